@@ -1,0 +1,1 @@
+"""Disk to tensors and back: safetensors, diffusers folders, training state."""

@@ -1,0 +1,57 @@
+"""What the network is told besides the noisy latent and its noise level."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+__all__ = ["Conditioning"]
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """A batch of conditions; every field has the same first dimension B.
+
+    Shapes: `context` (B, L, D) text states for cross-attention; `pooled` (B, P) one vector a prompt (SDXL);
+    `size_ids` (B, 6) in px: original height and width, crop top and left, target height and width (SDXL);
+    `concat` (B, C', h, w) extra input channels (inpainting: mask and masked latents).
+    """
+
+    context: Tensor
+    pooled: Tensor | None = None
+    size_ids: Tensor | None = None
+    concat: Tensor | None = None
+
+    def __len__(self) -> int:
+        """Number of conditions B."""
+        return self.context.shape[0]
+
+    def _map(self, change) -> "Conditioning":
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Conditioning(**{name: None if v is None else change(v) for name, v in values.items()})
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Conditioning":
+        """Return the same conditions on `device` in `dtype`."""
+        return self._map(lambda v: v.to(device=device, dtype=dtype))
+
+    def repeat_interleave(self, count: int) -> "Conditioning":
+        """Return each condition `count` times in a row: (B, ...) -> (B * count, ...)."""
+        return self._map(lambda v: v.repeat_interleave(count, dim=0))
+
+    def __getitem__(self, rows: slice) -> "Conditioning":
+        """Return a slice of the batch."""
+        return self._map(lambda v: v[rows])
+
+    @staticmethod
+    def cat(parts: Sequence["Conditioning"]) -> "Conditioning":
+        """Join batches along B; a field must be set in all parts or in none."""
+
+        def join(name: str) -> Tensor | None:
+            values = [getattr(part, name) for part in parts]
+            present = [v for v in values if v is not None]
+            if present and len(present) != len(values):
+                raise ValueError(f"cannot join conditionings: `{name}` is set in {len(present)} of {len(values)} parts")
+            return torch.cat(present) if present else None
+
+        return Conditioning(**{f.name: join(f.name) for f in fields(Conditioning)})

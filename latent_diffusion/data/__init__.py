@@ -1,0 +1,1 @@
+"""Pictures and captions: reading, choosing, batching."""

@@ -1,0 +1,50 @@
+"""The errors a user can cause, each with the exit code the command line ends with.
+
+An error message is one line: what, where (file, line, field), what was found, what is allowed, what to do.
+Anything else that escapes is our bug: exit code 70.
+"""
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "DivergedError",
+    "LatentDiffusionError",
+    "ResourceError",
+]
+
+
+class LatentDiffusionError(Exception):
+    """Base of every error a user can cause; `exit_code` is what the process ends with."""
+
+    exit_code = 70
+
+
+class ConfigError(LatentDiffusionError, ValueError):
+    """The command line, an argument or a configuration is wrong (exit code 2)."""
+
+    exit_code = 2
+
+
+class DataError(LatentDiffusionError, ValueError):
+    """An image, mask, caption or data set is missing, broken or of another size (exit code 3)."""
+
+    exit_code = 3
+
+
+class CheckpointError(LatentDiffusionError, ValueError):
+    """A model or checkpoint is missing, damaged or does not fit (exit code 4)."""
+
+    exit_code = 4
+
+
+class DivergedError(LatentDiffusionError, ArithmeticError):
+    """A loss, gradient or picture became NaN or infinite (exit code 5)."""
+
+    exit_code = 5
+
+
+class ResourceError(LatentDiffusionError, OSError):
+    """Disk, memory, device, port, lock or output folder cannot be had (exit code 6)."""
+
+    exit_code = 6

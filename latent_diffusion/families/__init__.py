@@ -1,0 +1,1 @@
+"""Model families as pure data: values only, found by name."""

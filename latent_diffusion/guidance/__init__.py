@@ -1,0 +1,1 @@
+"""One guidance a file, found by its name."""

@@ -1,0 +1,1 @@
+"""The networks: U-Net, autoencoder, text encoder, discriminator and judges."""

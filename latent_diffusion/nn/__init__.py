@@ -1,0 +1,1 @@
+"""Layers the networks are made of; no diffusion mathematics here."""

@@ -1,0 +1,1 @@
+"""Speed has one home: precision, threads, allocator."""

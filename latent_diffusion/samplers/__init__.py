@@ -1,0 +1,1 @@
+"""One sampler a file, found by its name."""

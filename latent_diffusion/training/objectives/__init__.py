@@ -1,0 +1,1 @@
+"""One training objective a file, found by its name."""
