@@ -1,0 +1,128 @@
+"""What the trainer asks of the thing it trains: an objective with one or more players.
+
+An objective is one file in `training/objectives/`; `objective: {name: unet, ...}` in a run's YAML finds it. The first
+name of the file's `__all__` is its class:
+
+    class UNetObjective(Objective):
+        settings_type = UNetSettings        # pydantic: the keys beside `name` in the `objective:` section
+        data_type = DataConfig              # pydantic: the `data:` section
+
+        def __init__(self, settings, data, run): ...
+
+Rules that make a resumed run equal an uninterrupted one, and one process equal many:
+
+- `__init__` may use torch's global generator (the trainer seeds it with `run.seed` before): same weights everywhere.
+- after that nothing draws from a global generator: every draw is keyed with `batch.sample` (`randomness.py`),
+  the audit of the first steps fails otherwise. No dropout layers, no BatchNorm.
+- losses are per picture; the trainer divides their sum by the global batch, over all micro-batches and processes.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+
+import torch
+from pydantic import BaseModel
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from PIL.Image import Image
+
+__all__ = ["Batch", "Losses", "Objective", "Player"]
+
+
+class Batch(Protocol):
+    """One micro-batch of this process; the trainer reads `sample` only (`data/loader.py` has the usual one)."""
+
+    @property
+    def sample(self) -> tuple[int, ...]:
+        """Global number of each sample drawn in the run, (B,): the key of all its random decisions."""
+        ...
+
+    def to(self, device: torch.device) -> Self:
+        """Return the batch with its tensors on `device` (dtype unchanged)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What one player returns for one micro-batch.
+
+    Attributes:
+        total: (B,) float32 or float64, one loss per picture, with its graph. Each picture's term of the mean over the
+            global batch.
+        logs: figures for the log, by name: (B,) is averaged over the global batch, a scalar over micro-batches and
+            processes. Tensors on the device, never `.item()`. The same names in every micro-batch of a step.
+    """
+
+    total: Tensor
+    logs: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Player(nn.Module, ABC):
+    """One set of weights trained by one optimizer; wrapped for several processes on its own.
+
+    Only ITS trainable parameters are registered in it. What it reads but does not train (a GAN's opponent, a frozen
+    autoencoder, a perceptual network) is held outside registration, for example `self.held = (discriminator,)`.
+    Every trainable parameter takes part in every forward (several processes need it). While one player is on the
+    move the parameters of the others do not require gradients: gradients pass through them, none are stored.
+    """
+
+    @abstractmethod
+    def forward(self, batch: Any, step: int) -> Losses:
+        """Return the losses of one micro-batch in update number `step` (from 0)."""
+
+    def active(self, step: int) -> bool:
+        """Return whether this player moves in update `step`; a function of the step alone (a GAN's start step)."""
+        return True
+
+
+class Objective(ABC):
+    """Everything one kind of training knows; the trainer knows none of it."""
+
+    settings_type: ClassVar[type[BaseModel]]  # pydantic model (extra="forbid") of the `objective:` section, less `name`
+    data_type: ClassVar[type[BaseModel]]  # pydantic model (extra="forbid") of the `data:` section
+    couples_samples: ClassVar[bool] = False  # True: a picture's loss depends on the others (CLIP): accumulation refused
+
+    players: dict[str, Player]  # updated in this order within one step, all with the step's micro-batches
+    ema_modules: dict[str, nn.Module]  # parts whose moving average is kept, saved and exported
+    frozen: dict[str, nn.Module]  # parts that must not change (T21); may be empty
+
+    @abstractmethod
+    def __init__(self, settings: Any, data: Any, run: Any) -> None:
+        """Build from the parsed sections and the whole `RunConfig` (seed, precision, sample, gradient_checkpointing).
+
+        Modules are float32, on the CPU and in training mode where they train. Cheap checks of the data belong here.
+        """
+
+    @abstractmethod
+    def prepare(self, accelerator: "Accelerator", dtype: torch.dtype) -> None:
+        """Move every module to `accelerator.device` and `dtype` (float32, or float64 in tests); fill caches.
+
+        Called once, on every process, before the players are wrapped and the checkpoint is loaded.
+        """
+
+    @abstractmethod
+    def batches(self, numbers: Iterable[Sequence[int]]) -> Iterator[Batch]:
+        """Yield one batch per list of global sample numbers, in order."""
+
+    @abstractmethod
+    def export(self, folder: Path, *, averaged: bool) -> None:
+        """Write the trained parts, diffusers layout, into the empty `folder` (first process only).
+
+        With `averaged` the modules hold their moving average while this runs; they are put back afterwards.
+        """
+
+    def preview(self, step: int) -> "list[Image] | None":
+        """Return sample pictures after `step` updates (first process only, averaged weights in place), or None.
+
+        Must not disturb training: no global generator, train/eval mode put back.
+        """
+        return None
+
+    def fingerprint(self) -> dict[str, str]:
+        """Return what else decides the run (digest of the data, of the initial weights), compared on resume."""
+        return {}
