@@ -1,0 +1,155 @@
+"""Read one picture into plain RGB, and turn pictures into tensors and back.
+
+Whatever a file holds (turned by EXIF, transparent, 16-bit, palette, CMYK) leaves here as 8-bit RGB with the top of
+the picture on top, or as a `DataError` that names the file. A file is judged by its bytes, never by its suffix, and
+its size is judged from the header, before any pixel is decoded.
+"""
+
+import io
+import os
+import stat
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from latent_diffusion.errors import DataError
+
+__all__ = ["FORMATS", "MAX_PIXELS", "decode_image", "fit_square", "load_image", "to_pil", "to_tensor"]
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+"""Formats that are read. Others (EPS, PDF, PSD, TIFF, ICO, ...) have parsers nobody needs here."""
+MAX_PIXELS = 64_000_000
+"""Largest picture by default, in px: a 64 MP picture needs 192 MB decoded."""
+WHITE = (255, 255, 255)
+_LOOKS = {
+    b"<!doc": "an HTML page", b"<html": "an HTML page", b"<?xml": "an XML file", b"<svg": "an SVG drawing",
+    b"%pdf": "a PDF document", b"%!ps": "a PostScript file", b"gif8": "a GIF", b"ii*\0": "a TIFF", b"mm\0*": "a TIFF",
+    b"8bps": "a Photoshop file", b"pk\3\4": "a zip archive", b"versi": "a Git LFS pointer",
+}  # fmt: skip
+
+
+def load_image(
+    source: str | os.PathLike[str] | Image.Image,
+    *,
+    background: tuple[int, int, int] = WHITE,
+    max_pixels: int = MAX_PIXELS,
+) -> Image.Image:
+    """Return the picture in a file, or a PIL picture, as upright 8-bit RGB.
+
+    Args:
+        source: a file, or a picture that is open already.
+        background: the colour (0..255 each) seen through transparent parts.
+        max_pixels: refuse larger pictures, in px.
+
+    Raises:
+        DataError: absent, not a regular file, not a picture of `FORMATS`, too large or damaged.
+    """
+    if isinstance(source, Image.Image):
+        return _upright_rgb(source, name="the picture given", background=background, max_pixels=max_pixels)
+    path = Path(source)
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a FIFO would hang, a device would never end
+            raise DataError(f"{str(path)!r}: not a regular file")
+        data = path.read_bytes()
+    except (OSError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        why = getattr(error, "strerror", None) or str(error)
+        raise DataError(f"{str(path)!r}: cannot be read: {why}") from error
+    return decode_image(data, name=str(path), background=background, max_pixels=max_pixels)
+
+
+def decode_image(
+    data: bytes, *, name: str, background: tuple[int, int, int] = WHITE, max_pixels: int = MAX_PIXELS
+) -> Image.Image:
+    """Return the picture encoded in `data` as upright 8-bit RGB; `name` is what errors call it.
+
+    Raises:
+        DataError: as `load_image`.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own cap is lower and is an error
+            picture = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{name!r}: too large: {error}") from error
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, struct.error) as error:
+        raise DataError(f"{name!r}: not a picture of {', '.join(FORMATS)}, but {_look(data)}") from error
+    with picture:
+        return _upright_rgb(picture, name=name, background=background, max_pixels=max_pixels)
+
+
+def _look(data: bytes) -> str:
+    """Say in words what bytes that are no picture look like."""
+    if not data:
+        return "an empty file"
+    head = data[:5].lower()
+    for start, words in _LOOKS.items():
+        if head.startswith(start):
+            return words
+    if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in data[:64]):
+        return f"text starting {data[:16]!r}"
+    return f"{len(data)} bytes starting {data[:8]!r}"
+
+
+def _upright_rgb(picture: Image.Image, *, name: str, background: tuple[int, int, int], max_pixels: int) -> Image.Image:
+    width, height = picture.size
+    if width * height > max_pixels:
+        raise DataError(
+            f"{name!r}: {width}x{height} px is over the limit of {max_pixels} px (`max_pixels`); scale it down"
+        )
+    try:
+        picture.load()
+        picture = ImageOps.exif_transpose(picture)
+    except (OSError, SyntaxError, ValueError, struct.error, zlib.error, EOFError) as error:
+        raise DataError(f"{name!r}: damaged: {error}") from error
+    if picture.mode == "I" or picture.mode.startswith("I;16"):
+        picture = _eight_bit(picture, name)
+    if picture.mode == "F":
+        raise DataError(f"{name!r}: float pixels have no defined white; convert it to 8 bit")
+    if "transparency" in picture.info or picture.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+        picture = picture.convert("RGBA")
+        flat = Image.new("RGBA", picture.size, (*background, 255))
+        picture = Image.alpha_composite(flat, picture)
+    return picture.convert("RGB")
+
+
+def _eight_bit(picture: Image.Image, name: str) -> Image.Image:
+    """Scale 16-bit grey 0..65535 to 0..255; PIL's own conversion clips at 255 and turns such pictures white."""
+    values = np.asarray(picture).astype(np.float64)
+    if values.min() < 0 or values.max() > 65535:
+        raise DataError(f"{name!r}: 32-bit grey values up to {values.max():.0f} have no defined white")
+    return Image.fromarray(np.rint(values / 257).astype(np.uint8))
+
+
+def fit_square(picture: Image.Image, size: int, *, pad: bool = False, background: tuple[int, int, int] = WHITE):
+    """Return an RGB picture scaled to size x size px: its centre square, or all of it with borders (`pad`).
+
+    Filter: Lanczos over the full source, so that scaling down does not alias.
+    """
+    width, height = picture.size
+    if pad and width != height:
+        return ImageOps.pad(picture, (size, size), Image.Resampling.LANCZOS, color=background)
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    if (width, height) == (size, size):
+        return picture
+    return picture.resize((size, size), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side))
+
+
+def to_tensor(picture: Image.Image) -> Tensor:
+    """Return an RGB picture as (3, H, W) float32 in [-1, 1]."""
+    pixels = torch.from_numpy(np.array(picture.convert("RGB")))
+    return pixels.permute(2, 0, 1).float() / 127.5 - 1
+
+
+def to_pil(images: Tensor) -> list[Image.Image]:
+    """Return (B, 3, H, W) float in [-1, 1] as B RGB pictures; values outside are clipped, halves round to even."""
+    pixels = ((images.detach().float().cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return [Image.fromarray(p.numpy()) for p in pixels.permute(0, 2, 3, 1).contiguous()]

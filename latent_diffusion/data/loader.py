@@ -1,0 +1,86 @@
+"""Batches from samples, made ahead of time by threads.
+
+Pillow decodes outside the interpreter lock, so threads suffice: no worker processes, no shared memory to fill, and a
+fault keeps its own error. Order and draws do not depend on the number of workers, because samples carry keys.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from latent_diffusion.data.folder import ImageFolder, Sample
+
+__all__ = ["Batch", "batches", "collate"]
+
+_AHEAD = 2
+"""Batches that are being made while one is trained on."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples of one micro-batch.
+
+    `sample` (B,) global sample numbers, the keys of all further draws; `row` (B,) indices in the data set;
+    `images` (B, 3, H, W) float32 in [-1, 1]; `captions` (B,), "" where dropped; `flipped` (B,).
+    """
+
+    sample: tuple[int, ...]
+    row: tuple[int, ...]
+    images: Tensor
+    captions: tuple[str, ...]
+    flipped: tuple[bool, ...]
+
+    def __len__(self) -> int:
+        """Number of samples B."""
+        return len(self.sample)
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """Return the same batch with its images on `device`."""
+        return Batch(self.sample, self.row, self.images.to(device, non_blocking=True), self.captions, self.flipped)
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Return samples as one batch."""
+    images = torch.stack([sample.image for sample in samples]).float().div_(127.5).sub_(1)
+    return Batch(
+        sample=tuple(s.number for s in samples),
+        row=tuple(s.row for s in samples),
+        images=images,
+        captions=tuple(s.caption for s in samples),
+        flipped=tuple(s.flipped for s in samples),
+    )
+
+
+def batches(data: ImageFolder, numbers: Iterable[Sequence[int]], workers: int = 1) -> Iterator[Batch]:
+    """Yield one batch for every list of global sample numbers, in order.
+
+    Args:
+        data: the data set.
+        numbers: the sample numbers of each batch; may be endless, is read `_AHEAD` batches ahead.
+        workers: threads that make batches; 0 makes each when it is asked for.
+
+    Raises:
+        DataError: a picture vanished or was damaged since it was scanned.
+    """
+
+    def make(chosen: Sequence[int]) -> Batch:
+        return collate([data.sample(number) for number in chosen])
+
+    if workers == 0:
+        yield from map(make, numbers)
+        return
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="data")
+    waiting: deque[Future[Batch]] = deque()
+    try:
+        for chosen in numbers:
+            waiting.append(pool.submit(make, chosen))
+            if len(waiting) > max(_AHEAD, workers):
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
