@@ -37,14 +37,15 @@ _LOOKS = {
 def load_image(
     source: str | os.PathLike[str] | Image.Image,
     *,
-    background: tuple[int, int, int] = WHITE,
+    background: tuple[int, int, int] | None = WHITE,
     max_pixels: int = MAX_PIXELS,
 ) -> Image.Image:
     """Return the picture in a file, or a PIL picture, as upright 8-bit RGB.
 
     Args:
         source: a file, or a picture that is open already.
-        background: the colour (0..255 each) seen through transparent parts.
+        background: the colour (0..255 each) seen through transparent parts; None keeps transparency: such a picture
+            comes back as RGBA with its colours as they are.
         max_pixels: refuse larger pictures, in px.
 
     Raises:
@@ -66,7 +67,7 @@ def load_image(
 
 
 def decode_image(
-    data: bytes, *, name: str, background: tuple[int, int, int] = WHITE, max_pixels: int = MAX_PIXELS
+    data: bytes, *, name: str, background: tuple[int, int, int] | None = WHITE, max_pixels: int = MAX_PIXELS
 ) -> Image.Image:
     """Return the picture encoded in `data` as upright 8-bit RGB; `name` is what errors call it.
 
@@ -115,6 +116,8 @@ def _upright_rgb(picture: Image.Image, *, name: str, background: tuple[int, int,
         raise DataError(f"{name!r}: float pixels have no defined white; convert it to 8 bit")
     if "transparency" in picture.info or picture.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
         picture = picture.convert("RGBA")
+        if background is None:
+            return picture
         flat = Image.new("RGBA", picture.size, (*background, 255))
         picture = Image.alpha_composite(flat, picture)
     return picture.convert("RGB")

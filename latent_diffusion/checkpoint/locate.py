@@ -1,0 +1,39 @@
+"""From the name a user gives to the folder of a model: a bundled name, or a path."""
+
+import os
+from pathlib import Path
+
+from latent_diffusion.errors import CheckpointError
+from latent_diffusion.registry import nearest
+
+__all__ = ["bundled_models", "locate_model"]
+
+BUNDLED = Path(__file__).parent.parent / "bundled"
+INDEX = "model_index.json"
+
+
+def bundled_models() -> list[str]:
+    """Return the names of the models that come with the package, sorted."""
+    return sorted(index.parent.name for index in BUNDLED.glob(f"*/{INDEX}"))
+
+
+def locate_model(name: str | os.PathLike[str]) -> Path:
+    """Return the diffusers folder that `name` means.
+
+    A bundled name wins over a folder of the same name; write "./emoji" for the folder.
+
+    Raises:
+        CheckpointError: neither a bundled name nor a folder with a model_index.json.
+    """
+    names = bundled_models()
+    if str(name) in names:
+        return BUNDLED / str(name)
+    folder = Path(name)
+    known = f"bundled models are: {', '.join(names) or 'none'}{nearest(str(name), names)}"
+    if not folder.exists():
+        raise CheckpointError(f"no model {str(name)!r}: there is no such folder, and the {known}")
+    if not folder.is_dir():
+        raise CheckpointError(f"{str(name)!r} is a file, not a model folder with a {INDEX}")
+    if not (folder / INDEX).is_file():
+        raise CheckpointError(f"{str(name)!r} has no {INDEX}, so it is not a model folder; the {known}")
+    return folder
