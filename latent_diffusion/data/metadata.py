@@ -5,7 +5,6 @@ caption. Without a `metadata.jsonl` every picture is a row of its own and `name.
 """
 
 import json
-import math
 from pathlib import PurePosixPath
 
 from latent_diffusion.data.source import Source
@@ -110,11 +109,13 @@ def captions_of(row: Row, field: str) -> list[str]:
     texts = value if isinstance(value, list) else [value]
     if isinstance(value, list) and not value:
         raise DataError(f"row {row['file_name']!r}: `{field}` is an empty list")
+    captions: list[str] = []
     for text in texts:
-        if isinstance(text, float) and math.isfinite(text) or not isinstance(text, str):
+        if not isinstance(text, str):
             raise DataError(
                 f"row {row['file_name']!r}: `{field}` must be text or a list of text, found {type(text).__name__}"
             )
         if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
             raise DataError(f"row {row['file_name']!r}: `{field}` holds a NUL or a lone surrogate: {text!r}")
-    return [" ".join(text.split()) for text in texts if text.strip()]
+        captions.append(" ".join(text.split()))
+    return [text for text in captions if text]
