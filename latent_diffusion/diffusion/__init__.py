@@ -1,1 +1,1 @@
-"""The mathematics of diffusion; no network layers here."""
+"""The mathematics of diffusion: levels, forward process, posterior, predictions, losses, noise. No network in it."""

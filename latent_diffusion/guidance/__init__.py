@@ -1,1 +1,1 @@
-"""One guidance a file, found by its name."""
+"""Guidance: how several conditions become one denoiser; one file each, found by its name (`cfg`)."""

@@ -1,1 +1,1 @@
-"""One sampler a file, found by its name."""
+"""Samplers: one algorithm a file, found by its name (`ddpm`, `ddim`, `dpmpp_2m`)."""

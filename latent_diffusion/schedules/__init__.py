@@ -1,1 +1,1 @@
-"""One noise schedule a file, found by its name."""
+"""Noise schedules: one file each, found by its name (`linear`, `scaled_linear`, `cosine`)."""

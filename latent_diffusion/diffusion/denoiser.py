@@ -1,0 +1,81 @@
+"""A network seen as an estimator of the clean latent: the one place where its dtype and its output are translated.
+
+float32 in, float32 out; the network runs in its own dtype in between (Karras et al. 2022, arXiv:2206.00364, section 5,
+keep the sampler in high precision for the same reason).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from latent_diffusion.conditioning import Conditioning
+from latent_diffusion.diffusion.level import CLEAN_TIME, Denoise, Level, NoiseSchedule
+from latent_diffusion.diffusion.prediction import Prediction, check_prediction
+
+__all__ = ["DenoiseAt", "Denoiser", "Network"]
+
+DenoiseAt = Callable[[Tensor, Tensor], Tensor]
+"""(x (B, C, h, w), t (B,) int64) -> x0 (B, C, h, w): a denoiser whose images may be at different levels."""
+
+
+class Network(Protocol):
+    """What the mathematics asks of a network."""
+
+    def project(self, cond: Conditioning) -> Any:
+        """Return all that depends on the condition only."""
+        ...
+
+    def __call__(self, x: Tensor, t: Tensor, projected: Any) -> Tensor:
+        """Return the output (B, C, h, w) at x (B, C, h, w) and times t (B,)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """Network, noise law and the meaning of the network's output."""
+
+    network: Network
+    schedule: NoiseSchedule
+    prediction: Prediction
+    dtype: torch.dtype = torch.float32  # what the network computes in
+
+    def __post_init__(self) -> None:
+        check_prediction(self.prediction, self.schedule.level(self.schedule.num_train_timesteps - 1).alpha)
+
+    def bind(self, cond: Conditioning) -> Denoise:
+        """Fix the condition (B rows) and return `denoise(x, level) -> x0` for batches of B."""
+        projected = self.network.project(cond.to(dtype=self.dtype))
+
+        def denoise(x: Tensor, level: Level) -> Tensor:
+            t = torch.full((x.shape[0],), level.t, dtype=torch.float32, device=x.device)
+            output = self.network(x.to(self.dtype), t, projected).to(x.dtype)
+            before = self.schedule.level(max(level.t - 1.0, CLEAN_TIME))
+            return self.prediction.x0(output, x, level.alpha, level.sigma, (before.alpha, before.sigma))
+
+        return denoise
+
+    def bind_times(self, cond: Conditioning) -> DenoiseAt:
+        """Fix the condition and return `denoise(x, t) -> x0` with one training time per image (for `bound.py`)."""
+        projected = self.network.project(cond.to(dtype=self.dtype))
+
+        def denoise(x: Tensor, t: Tensor) -> Tensor:
+            output = self.network(x.to(self.dtype), t.float(), projected).to(x.dtype)
+            alpha, sigma, before = at_times(self.schedule, t, x)
+            return self.prediction.x0(output, x, alpha, sigma, before)
+
+        return denoise
+
+
+def at_times(schedule: NoiseSchedule, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """Return alpha, sigma and (alpha, sigma) one step earlier at integer times t (B,), shaped (B, 1, 1, 1) as x."""
+    shape = (-1, *[1] * (x.dim() - 1))
+
+    def shaped(time: Tensor) -> tuple[Tensor, Tensor]:
+        alpha, sigma = schedule.alpha_sigma(time)
+        return alpha.to(x).reshape(shape), sigma.to(x).reshape(shape)
+
+    alpha, sigma = shaped(t)
+    return alpha, sigma, shaped(t - 1)

@@ -1,0 +1,93 @@
+"""What a noise level is, and the protocols between schedule, denoiser and sampler.
+
+A noisy latent is x = alpha * x0 + sigma * noise (Kingma et al. 2021, arXiv:2107.00630, eq. 1). Levels are host floats
+in double precision: no step of a sampler reads a number back from the device.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, TypeAlias, runtime_checkable
+
+from torch import Tensor
+
+from latent_diffusion.diffusion.noise import NoiseSource
+
+__all__ = ["CLEAN_TIME", "Coefficient", "Denoise", "Level", "NoiseSchedule", "Sampler", "Step"]
+
+CLEAN_TIME = -1.0
+"""Time of the clean latent: one training step before time 0, the least noisy level the network knows."""
+
+Coefficient: TypeAlias = float | Tensor
+"""alpha or sigma: a host float, or a tensor that broadcasts against (B, C, h, w)."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """One noise level: x = alpha * x0 + sigma * noise.
+
+    `index` is its place among the levels that a sampler visits (0 = noisiest); `t` is what the network is told,
+    in training steps from 0 to num_train_timesteps - 1, or `CLEAN_TIME` for the clean latent.
+    """
+
+    index: int
+    t: float
+    alpha: float
+    sigma: float
+
+    @property
+    def log_snr(self) -> float:
+        """log(alpha^2 / sigma^2); +inf for the clean level, -inf where alpha is 0 (arXiv:2107.00630, eq. 2)."""
+        if self.sigma == 0.0:
+            return math.inf
+        return 2.0 * (math.log(self.alpha) - math.log(self.sigma)) if self.alpha > 0.0 else -math.inf
+
+
+Denoise: TypeAlias = Callable[[Tensor, Level], Tensor]
+"""(x (B, C, h, w), level) -> estimate of x0 (B, C, h, w), float32 both: the only thing a sampler knows."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a sampler yields after each step: `x` (B, C, h, w) at the next level and the `x0` it was made with."""
+
+    index: int
+    x: Tensor
+    x0: Tensor
+
+
+class NoiseSchedule(Protocol):
+    """The noise law: alpha and sigma as functions of time, for training (tensors) and sampling (host floats)."""
+
+    @property
+    def num_train_timesteps(self) -> int:
+        """Number T of levels the network is trained on; times run from 0 to T - 1."""
+        ...
+
+    def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return alpha and sigma, float64 (B,) each, for integer or fractional times t (B,)."""
+        ...
+
+    def level(self, t: float, index: int = 0) -> Level:
+        """Return the level at time t as host floats."""
+        ...
+
+    def time_of(self, log_snr: float) -> float:
+        """Return the time whose level has this log-SNR: the inverse of `level(t).log_snr`."""
+        ...
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """An algorithm from noise to latent; implementations are frozen dataclasses and keep no state between calls.
+
+    `order` is its order of convergence on the probability-flow ODE (of its noise-free form where it draws noise).
+    `intervals` says how diffusers spaces its times and is handed to `levels(..., intervals=sampler.intervals)`.
+    """
+
+    order: ClassVar[int]
+    intervals: ClassVar[bool]
+
+    def __call__(self, denoise: Denoise, x: Tensor, levels: Sequence[Level], noise: NoiseSource) -> Iterator[Step]:
+        """Yield one `Step` for each neighbouring pair of `levels`; x (B, C, h, w) is at levels[0]."""
+        ...

@@ -1,0 +1,37 @@
+"""Classifier-free guidance.
+
+    x0 = x0(negative) + scale * (x0(prompt) - x0(negative))
+
+Reference: Ho & Salimans 2022, arXiv:2207.12598, eq. 6, where w = scale - 1. The weights sum to one and x is the same in
+both rows, so combining x0 equals combining epsilon or v.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from latent_diffusion.conditioning import Conditioning
+from latent_diffusion.diffusion.denoiser import Denoiser
+from latent_diffusion.diffusion.level import Denoise, Level
+
+__all__ = ["CFG"]
+
+
+@dataclass(frozen=True)
+class CFG:
+    """Classifier-free guidance with a negative prompt, in one batched call of the network."""
+
+    scale: float = 7.5  # 1 = the prompt alone, at half the cost; larger follows the prompt more closely
+
+    def bind(self, denoiser: Denoiser, prompt: Conditioning, negative: Conditioning) -> Denoise:
+        """Fix both conditions (B rows each) and return the guided `denoise(x, level) -> x0`."""
+        if self.scale == 1.0:
+            return denoiser.bind(prompt)
+        both = denoiser.bind(Conditioning.cat([negative, prompt]))
+
+        def denoise(x: Tensor, level: Level) -> Tensor:
+            away, towards = both(torch.cat([x, x]), level).chunk(2)
+            return away + self.scale * (towards - away)
+
+        return denoise
