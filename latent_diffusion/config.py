@@ -1,0 +1,227 @@
+"""Reading a run's YAML: `read_config("configs/emoji/unet.yaml", ["steps=100", "optimizer.learning_rate=1e-4"])`.
+
+Every key has a type and a range, an unknown one is an error with the nearest name, and nothing can run code: YAML's
+safe loader, with YAML 1.2 numbers (`1e-4` is a number, `on` and `no` are words) and duplicate keys refused. The
+sections `objective:` and `data:` belong to the objective and are parsed by its own models with `parse_section`.
+"""
+
+import re
+from pathlib import Path
+from typing import Any, Literal, NoReturn, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from latent_diffusion.errors import ConfigError
+from latent_diffusion.registry import nearest
+
+__all__ = ["EmaConfig", "OptimizerConfig", "RunConfig", "SampleConfig", "Section", "parse_section", "read_config"]
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class Section(BaseModel):
+    """A part of a configuration: frozen, unknown keys refused, no NaN or infinity, no bool for a number."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_bool_for_number(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            for name, value in values.items():
+                known = cls.model_fields.get(name)
+                if isinstance(value, bool) and known is not None and known.annotation in (int, float):
+                    raise ValueError(f"`{name}` is {value}, a number is expected")
+        return values
+
+
+class OptimizerConfig(Section):
+    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
+
+    learning_rate: float = Field(default=1e-4, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(default=1e-2, ge=0)  # on tensors of two and more dimensions, not on biases and norms
+    eps: float = Field(default=1e-8, gt=0)
+
+    @field_validator("betas")
+    @classmethod
+    def _betas(cls, betas: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"betas {list(betas)} must lie in [0, 1)")
+        return betas
+
+
+class EmaConfig(Section):
+    """Moving average of the weights; the decay of update n is min(decay, (1 + n) / (warmup + n))."""
+
+    decay: float = Field(default=0.9999, ge=0, lt=1)
+    warmup: float = Field(default=10.0, ge=1)  # updates; larger averages less in the beginning
+
+
+class CheckpointConfig(Section):
+    """How often the whole state is saved and how many are kept."""
+
+    every: int = Field(default=1000, ge=1)  # updates; one more after the last
+    keep: int = Field(default=2, ge=1)
+
+
+class SampleConfig(Section):
+    """Sample pictures during training, written to `samples/` (what they show is the objective's business)."""
+
+    every: int = Field(default=1000, ge=1)  # updates
+    prompts: list[str] = Field(default_factory=list)
+    steps: int = Field(default=20, ge=1, le=1000)
+    guidance_scale: float = Field(default=4.0, ge=0)
+    seed: int = Field(default=0, ge=0, le=2**32 - 1)
+
+
+class RunConfig(Section):
+    """One training run."""
+
+    output: Path  # folder of everything the run writes; running the same command again continues there
+    objective: dict[str, Any]  # name: file in training/objectives, and its settings
+    data: dict[str, Any]
+    seed: int = Field(default=0, ge=0, le=2**32 - 1)
+    steps: int = Field(ge=1)  # updates in all
+    batch_size: int = Field(ge=1)  # pictures per update, over all processes and micro-batches
+    accumulation: int = Field(default=1, ge=1)  # micro-batches per update
+    precision: Literal["float32", "bfloat16", "float64"] = "float32"  # bfloat16: autocast over float32 weights
+    optimizer: OptimizerConfig = OptimizerConfig()
+    warmup: int = Field(default=0, ge=0)  # updates
+    decay: Literal["constant", "cosine", "linear"] = "constant"  # of the learning rate after the warm-up, to zero
+    clip_norm: float | None = Field(default=1.0, gt=0)
+    ema: EmaConfig | None = None
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    log_every: int = Field(default=10, ge=1)  # updates
+    sample: SampleConfig | None = None
+    gradient_checkpointing: bool = False
+    threads: int | None = Field(default=None, ge=1)  # of each process; null: cores // processes on this machine
+    resume: Literal["auto", "never"] = "auto"
+    allow_drift: bool = False  # continue although the configuration or data differ from the checkpoint's
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "RunConfig":
+        if self.batch_size % self.accumulation:
+            raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulation {self.accumulation}")
+        if self.decay != "constant" and self.warmup >= self.steps:
+            raise ValueError(f"warmup {self.warmup} leaves nothing of {self.steps} steps for decay: {self.decay}")
+        if "name" not in self.objective:
+            raise ValueError("objective.name is missing; it names a file of training/objectives")
+        return self
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's core numbers and booleans; a duplicate key is an error, not the last one's victory."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is not a string", key_node.start_mark)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key!r}", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
+    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", list("tTfF")),
+    ("int", r"^[-+]?[0-9]{1,18}$", list("-+0123456789")),
+    ("float", r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$", list("-+.0123456789")),
+    ("float", r"^(?:[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$", list("-+.")),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)
+# decimal whatever the leading zeros; PyYAML's own would read 010 as 8
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node)))
+
+
+def read_config(path: str | Path, overrides: list[str] | None = None) -> RunConfig:
+    """Return the run that the YAML file `path` describes, with `key=value` overrides ("optimizer.eps=1e-6") applied.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, or a key or value is wrong; the message names which.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as fault:
+        raise ConfigError(
+            f"{path}: cannot read the configuration: {getattr(fault, 'strerror', None) or fault}"
+        ) from None
+    values = _parse_yaml(text, str(path))
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: a configuration is `key: value` lines, found {type(values).__name__}")
+    for override in overrides or []:
+        _override(values, override)
+    return parse_section(RunConfig, values, str(path))
+
+
+def parse_section(model: type[M], values: dict[str, Any], where: str) -> M:
+    """Return `values` as `model`; `where` opens the message ("run.yaml" or "run.yaml: objective").
+
+    Raises:
+        ConfigError: naming the first wrong field, what was found and what is expected.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as fault:
+        _refuse(model, fault, where)
+
+
+def _parse_yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)  # a SafeLoader
+    except yaml.YAMLError as fault:
+        mark = getattr(fault, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark is not None else ""
+        problem = getattr(fault, "problem", None) or str(fault).splitlines()[0]
+        raise ConfigError(f"{where}{line}: not valid YAML: {problem}") from None
+    except (RecursionError, ValueError) as fault:
+        raise ConfigError(f"{where}: not valid YAML: {type(fault).__name__}") from None
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"override {override!r} is not of the form key=value")
+    *parents, last = key.strip().split(".")
+    place = values
+    for parent in parents:
+        if place.get(parent) is None:
+            place[parent] = {}
+        place = place[parent]
+        if not isinstance(place, dict):
+            raise ConfigError(f"override {override!r}: `{parent}` is a value, not a section")
+    place[last] = _parse_yaml(value, f"override {override!r}")
+
+
+def _refuse(model: type[BaseModel], fault: ValidationError, where: str) -> NoReturn:
+    error = fault.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in error["loc"])
+    name = f"`{field}`" if field else "configuration"
+    more = f" (and {fault.error_count() - 1} more)" if fault.error_count() > 1 else ""
+    if error["type"] == "extra_forbidden":
+        known = _fields_at(model, error["loc"][:-1])
+        raise ConfigError(
+            f"{where}: unknown key {name}{nearest(str(error['loc'][-1]), known)}; allowed: {', '.join(known)}{more}"
+        ) from None
+    if error["type"] == "missing":
+        raise ConfigError(f"{where}: {name} is missing{more}") from None
+    message = error["msg"].removeprefix("Value error, ")
+    found = error.get("input")
+    shown = "" if isinstance(found, dict | list) or error["type"] == "value_error" else f", found {found!r}"
+    raise ConfigError(f"{where}: {name}: {message[:1].lower() + message[1:]}{shown}{more}") from None
+
+
+def _fields_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    """Return the keys allowed at `loc`, following nested sections (also `Section | None`)."""
+    for part in loc:
+        known = model.model_fields.get(str(part))
+        if known is None:
+            continue
+        options = getattr(known.annotation, "__args__", ()) or (known.annotation,)
+        model = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), model)
+    return list(model.model_fields)

@@ -1,0 +1,26 @@
+"""Keep glibc from giving large blocks back to the kernel after every step.
+
+By default malloc serves blocks above 128 KiB .. 32 MiB with mmap and returns them at once; training then spends a
+good part of its time in page faults, zeroing the same pages again. Two thresholds end that.
+"""
+
+import ctypes
+import sys
+
+__all__ = ["keep_large_blocks"]
+
+_M_TRIM_THRESHOLD = -1  # malloc.h
+_M_MMAP_THRESHOLD = -3
+_NEVER = 2**31 - 1  # mallopt takes an int
+
+
+def keep_large_blocks() -> bool:
+    """Make malloc keep freed blocks for reuse; return False where there is no glibc (then nothing changes)."""
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return False
+    # 1 GiB: the largest mmap threshold that glibc accepts is HEAP_MAX_SIZE / 2 for arenas, but the main one takes more
+    return bool(mallopt(_M_MMAP_THRESHOLD, 2**30)) and bool(mallopt(_M_TRIM_THRESHOLD, _NEVER))

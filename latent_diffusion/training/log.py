@@ -1,0 +1,159 @@
+"""What a run tells: a progress bar or plain lines, `log.jsonl`, and TensorBoard files.
+
+A line of `log.jsonl` holds the means over the updates since the line before. The open sums are part of a checkpoint,
+so the lines of a resumed run equal those of an uninterrupted one (but for time and speed).
+"""
+
+import json
+import logging
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from latent_diffusion.config import RunConfig
+from latent_diffusion.training.optimizer import learning_rate
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from latent_diffusion.training.trainer import Trainer
+
+__all__ = ["RunLog", "console"]
+
+logger = logging.getLogger(__name__)
+console = Console(stderr=True)
+"""Where everything for people goes, so that lines and the bar do not tear each other."""
+
+
+class RunLog:
+    """The log of the first process; `start` opens it at the update the run starts from."""
+
+    def __init__(self, folder: Path, run: RunConfig):
+        self._folder, self._run = folder, run
+        self._sums: dict[str, float] = {}
+        self._count = 0
+        self._clock, self._timed = time.perf_counter(), 0  # start of the interval, updates in it
+        self._file = self._board = self._bar = self._task = None
+
+    def start(self, done: int) -> None:
+        """Open the files, dropping lines that were written after update `done` by a run that was killed later."""
+        path = self._folder / "log.jsonl"
+        _drop_lines_after(path, done)
+        self._file = path.open("a", encoding="utf-8")
+        self._board = _open_board(self._folder / "tensorboard", done)
+        if console.is_terminal:
+            self._bar = Progress(
+                TextColumn("training"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[now]}"),
+                console=console,
+            )
+            self._task = self._bar.add_task("training", total=self._run.steps, completed=done, now="")
+            self._bar.start()
+        self._clock = time.perf_counter()
+
+    def after_backward(self, player: str, step: int) -> None:
+        """Nothing to log between backward and update."""
+
+    def after_update(self, trainer: "Trainer", figures: Mapping[str, float]) -> None:
+        """Take the figures of the update just made; write a line when one is due."""
+        done = trainer.done
+        for name, value in figures.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        self._count += 1
+        self._timed += 1
+        seconds = time.perf_counter() - self._clock
+        speed = self._timed * self._run.batch_size / max(seconds, 1e-9)
+        left = (self._run.steps - done) * seconds / self._timed
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=done, now=_short(figures, speed, left))
+        if done % self._run.log_every and done != self._run.steps:
+            return
+        means = {name: total / self._count for name, total in self._sums.items()}
+        self._write(done, means, learning_rate(done - 1, self._run), speed)
+        if self._bar is None:
+            console.print(f"step {done}/{self._run.steps}  {_short(means, speed, left)}", highlight=False)
+        self._sums, self._count = {}, 0
+        self._clock, self._timed = time.perf_counter(), 0
+
+    def _write(self, done: int, means: dict[str, float], rate: float, speed: float) -> None:
+        line: dict[str, Any] = {"step": done, "samples": done * self._run.batch_size, "learning_rate": rate}
+        line |= {name: value if math.isfinite(value) else None for name, value in means.items()}
+        line |= {"images_per_second": round(speed, 3), "time": round(time.time(), 3)}
+        try:
+            if self._file is not None:
+                self._file.write(json.dumps(line, allow_nan=False) + "\n")
+                self._file.flush()
+            if self._board is not None:
+                for name, value in {**means, "learning_rate": rate, "images_per_second": speed}.items():
+                    self._board.add_scalar(name, value, done)
+        except OSError as fault:  # a full disk must not end the training; the next checkpoint decides
+            logger.warning("the log can no longer be written (%s); training goes on without it", fault)
+            self._file = self._board = None
+
+    def pictures(self, done: int, images: "list[Image]") -> None:
+        """Write sample pictures to `samples/step-00001000-0.png` and to TensorBoard."""
+        folder = self._folder / "samples"
+        folder.mkdir(exist_ok=True)
+        for index, image in enumerate(images):
+            image.save(folder / f"step-{done:08d}-{index}.png")
+            if self._board is not None:
+                import numpy
+
+                self._board.add_image(f"samples/{index}", numpy.asarray(image.convert("RGB")), done, dataformats="HWC")
+        self._clock, self._timed = time.perf_counter(), 0
+
+    def state(self) -> dict[str, Any]:
+        """Return the open sums, for a checkpoint."""
+        return {"sums": dict(self._sums), "count": self._count}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Continue the sums of a checkpoint."""
+        self._sums, self._count = dict(state["sums"]), int(state["count"])
+
+    def close(self) -> None:
+        """Close files and bar; may be called twice."""
+        for part in (self._file, self._board):
+            if part is not None:
+                part.close()
+        if self._bar is not None:
+            self._bar.stop()
+        self._file = self._board = self._bar = None
+
+
+def _short(figures: Mapping[str, float], speed: float, left: float) -> str:
+    losses = "  ".join(f"{name} {value:.4g}" for name, value in figures.items() if name.endswith("loss"))
+    minutes, seconds = divmod(int(left), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{losses}  {speed:.3g} images/s  {hours}:{minutes:02d}:{seconds:02d} left"
+
+
+def _drop_lines_after(path: Path, done: int) -> None:
+    """Rewrite the log without lines of later updates or a last line that was cut."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            if json.loads(line)["step"] <= done:
+                kept.append(line + "\n")
+        except (ValueError, KeyError, TypeError):
+            continue
+    temporary = path.with_name(".tmp-log.jsonl")
+    temporary.write_text("".join(kept), encoding="utf-8")
+    temporary.replace(path)
+
+
+def _open_board(folder: Path, done: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        logger.info("tensorboard is not installed: curves go to log.jsonl only")
+        return None
+    return SummaryWriter(str(folder), purge_step=done + 1)

@@ -1,0 +1,170 @@
+"""The training loop, for every objective, on one process or many.
+
+    for each player:  losses of every micro-batch -> backward -> check -> clip -> AdamW
+    then the moving average, the log, and now and then a checkpoint and sample pictures
+
+The gradient is that of (1/G) sum of the losses of the G pictures of the global batch. DistributedDataParallel averages
+over W processes, so each process scales its sum by W / G. The check comes before clipping and updating: one NaN would
+make every gradient NaN through the norm, and AdamW would keep it for ever.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from latent_diffusion.config import RunConfig
+from latent_diffusion.errors import DivergedError
+from latent_diffusion.runtime.precision import autocast, weight_dtype
+from latent_diffusion.training.ema import MovingAverage
+from latent_diffusion.training.numbers import sample_numbers
+from latent_diffusion.training.objective import Batch, Objective
+from latent_diffusion.training.optimizer import build_optimizer, gradient_norm, learning_rate, scale_gradients
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+__all__ = ["Observer", "Trainer"]
+
+
+class Observer(Protocol):
+    """Something that watches the updates of one process: the log, the checkpoints, the audit."""
+
+    def after_backward(self, player: str, step: int) -> None:
+        """See the gradients of a player before they are clipped and used."""
+        ...
+
+    def after_update(self, trainer: "Trainer", figures: dict[str, float]) -> None:
+        """See the finished update `trainer.done - 1` and its figures."""
+        ...
+
+
+class Trainer:
+    """An objective's weights, their optimizers and averages, and the loop over updates.
+
+    Attributes:
+        done: finished updates.
+        stopped: True when the loop ended because some process was asked to stop.
+    """
+
+    def __init__(self, objective: Objective, run: RunConfig, accelerator: "Accelerator"):
+        self.objective, self.run, self.accelerator = objective, run, accelerator
+        objective.prepare(accelerator, weight_dtype(run.precision))
+        self.players = objective.players
+        self.trainable = {
+            name: {n: p for n, p in player.named_parameters() if p.requires_grad}
+            for name, player in self.players.items()
+        }
+        self.optimizers = {name: build_optimizer(player, run.optimizer) for name, player in self.players.items()}
+        self.ema = MovingAverage(objective.ema_modules, run.ema) if run.ema else None
+        self._wrapped: dict[str, nn.Module] = {
+            name: accelerator.prepare_model(player) for name, player in self.players.items()
+        }
+        self.done = 0
+        self.stopped = False
+
+    def fit(self, observers: Sequence[Observer] = (), stop: "StopFlag | None" = None) -> None:
+        """Train from update `done` to the last, or until a process is asked to stop.
+
+        Raises:
+            DivergedError: a loss or gradient is not finite; nothing was updated with it.
+        """
+        numbers = sample_numbers(
+            self.run, start=self.done, rank=self.accelerator.process_index, processes=self.accelerator.num_processes
+        )
+        batches = self.objective.batches(numbers)
+        while self.done < self.run.steps and not self.stopped:
+            micro_batches = [next(batches).to(self.accelerator.device) for _ in range(self.run.accumulation)]
+            figures = self._update(self.done, micro_batches, observers, asked=stop is not None and stop.asked)
+            self.done += 1
+            for observer in observers:
+                observer.after_update(self, figures)
+
+    def _update(
+        self, step: int, micro_batches: list[Batch], observers: Sequence[Observer], *, asked: bool
+    ) -> dict[str, float]:
+        """Make one update of every player and of the averages; return the figures of the global batch."""
+        rate = learning_rate(step, self.run)
+        figures: dict[str, float] = {}
+        for name, player in self.players.items():
+            if not player.active(step):
+                continue
+            with self._only(name):
+                parts = self._backward(name, micro_batches, step)
+            for observer in observers:
+                observer.after_backward(name, step)
+            parameters = list(self.trainable[name].values())
+            parts["gradient_norm"] = gradient_norm(parameters).double() / self.accelerator.num_processes
+            parts["asked"] = torch.tensor(float(asked), dtype=torch.float64)
+            seen = self._sum_over_processes(parts)
+            self.stopped |= seen.pop("asked") > 0
+            loss, norm = seen["loss"], seen["gradient_norm"]
+            if not (abs(loss) < float("inf") and norm < float("inf")):  # NaN compares false
+                raise DivergedError(self._describe(name, step, loss, norm, rate, micro_batches))
+            if self.run.clip_norm is not None:
+                scale_gradients(parameters, norm, self.run.clip_norm)
+            optimizer = self.optimizers[name]
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            figures |= {f"{name}/{key}": value for key, value in seen.items()}
+        if self.ema is not None:
+            self.ema.update(step)
+        return figures
+
+    def _backward(self, name: str, micro_batches: list[Batch], step: int) -> dict[str, Tensor]:
+        """Add up the gradients of all micro-batches; return this process's part of each figure's global mean."""
+        wrapped = self._wrapped[name]
+        processes, pictures = self.accelerator.num_processes, self.run.batch_size
+        parts: dict[str, Tensor] = {}
+        for index, batch in enumerate(micro_batches):
+            last = index == len(micro_batches) - 1
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(wrapped):
+                with autocast(self.run.precision, self.accelerator.device):
+                    losses = wrapped(batch, step)
+                (losses.total.sum() * (processes / pictures)).backward()
+            for key, value in {"loss": losses.total, **losses.logs}.items():
+                value = value.detach().double()
+                share = value.sum() / pictures if value.ndim else value / (processes * len(micro_batches))
+                parts[key] = parts[key] + share if key in parts else share
+        return parts
+
+    @contextlib.contextmanager
+    def _only(self, name: str) -> Iterator[None]:
+        """Let gradients stop at the weights of the other players: they pass through, none are stored."""
+        others = [p for other, held in self.trainable.items() if other != name for p in held.values()]
+        for parameter in others:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in others:
+                parameter.requires_grad_(True)
+
+    def _sum_over_processes(self, parts: dict[str, Tensor]) -> dict[str, float]:
+        """Return the figures summed over processes, on the host: the one wait for the device in an update."""
+        device = self.accelerator.device
+        stacked = torch.stack([value.to(device) for value in parts.values()])
+        if self.accelerator.num_processes > 1:
+            torch.distributed.all_reduce(stacked)
+        return dict(zip(parts, stacked.tolist()))
+
+    def _describe(self, name: str, step: int, loss: float, norm: float, rate: float, micro_batches: list[Batch]) -> str:
+        samples = [number for batch in micro_batches for number in batch.sample]
+        return (
+            f"diverged in update {step + 1}: {name} loss {loss}, gradient norm {norm}, learning rate {rate:g}, "
+            f"samples {samples[0]} .. {samples[-1]} of the run; no weight was changed by it; lower "
+            f"optimizer.learning_rate or set clip_norm, then run again to continue from the last checkpoint"
+        )
+
+
+class StopFlag(Protocol):
+    """Something that may ask the loop to stop after the update it is in."""
+
+    @property
+    def asked(self) -> bool:
+        """True once a stop is wanted."""
+        ...
