@@ -10,6 +10,7 @@ __all__ = [
     "DataError",
     "DivergedError",
     "LatentDiffusionError",
+    "LatentDiffusionWarning",
     "ResourceError",
 ]
 
@@ -48,3 +49,7 @@ class ResourceError(LatentDiffusionError, OSError):
     """Disk, memory, device, port, lock or output folder cannot be had (exit code 6)."""
 
     exit_code = 6
+
+
+class LatentDiffusionWarning(UserWarning):
+    """Something the user should know that is no error; the command line prints these, and only these."""

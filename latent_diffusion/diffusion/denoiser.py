@@ -51,11 +51,21 @@ class Denoiser:
 
         def denoise(x: Tensor, level: Level) -> Tensor:
             t = torch.full((x.shape[0],), level.t, dtype=torch.float32, device=x.device)
-            output = self.network(x.to(self.dtype), t, projected).to(x.dtype)
-            before = self.schedule.level(max(level.t - 1.0, CLEAN_TIME))
-            return self.prediction.x0(output, x, level.alpha, level.sigma, (before.alpha, before.sigma))
+            return self.x0(self.network(x.to(self.dtype), t, projected).to(x.dtype), x, level)
 
         return denoise
+
+    def x0(self, output: Tensor, x: Tensor, level: Level) -> Tensor:
+        """Return the x0 that the network's `output` (B, C, h, w) at `x` stands for."""
+        return self.prediction.x0(output, x, level.alpha, level.sigma, self._before(level))
+
+    def output(self, x0: Tensor, x: Tensor, level: Level) -> Tensor:
+        """Return the network output (B, C, h, w) that stands for `x0` at `x`."""
+        return self.prediction.output(x0, x, level.alpha, level.sigma, self._before(level))
+
+    def _before(self, level: Level) -> tuple[float, float]:
+        before = self.schedule.level(max(level.t - 1.0, CLEAN_TIME))
+        return before.alpha, before.sigma
 
     def bind_times(self, cond: Conditioning) -> DenoiseAt:
         """Fix the condition and return `denoise(x, t) -> x0` with one training time per image (for `bound.py`)."""

@@ -1,0 +1,100 @@
+"""Write a picture with its record into a file that did not exist before, and read the record back."""
+
+import contextlib
+import io
+import os
+import secrets
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
+
+from latent_diffusion.data.images import FORMATS
+from latent_diffusion.errors import ConfigError, DataError, ResourceError
+from latent_diffusion.pipeline.record import Record
+
+__all__ = ["LOSSY", "SUFFIXES", "read_texts", "write_picture"]
+
+SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+LOSSY = (".jpg", ".jpeg")  # WebP is written without loss
+JSON_KEY, TEXT_KEY = "latent_diffusion", "parameters"
+USER_COMMENT, EXIF_IFD = 0x9286, 0x8769
+
+
+def write_picture(picture: Image.Image, path: Path, record: Record | None = None) -> None:
+    """Write `picture` to the new file `path`, whole or not at all, with its record inside.
+
+    Raises:
+        ConfigError: a suffix that is none of `SUFFIXES`.
+        ResourceError: the file exists, or the folder or disk cannot take it.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise ConfigError(f"{str(path)!r}: cannot write {path.suffix!r} files; use {', '.join(SUFFIXES)}")
+    data = _encode(picture, SUFFIXES[path.suffix.lower()], record)
+    partial = path.parent / f".partial-{secrets.token_hex(8)}"
+    try:
+        with open(partial, "xb") as file:
+            file.write(data)
+        _publish(partial, path)
+    except FileExistsError as error:
+        raise ResourceError(f"{str(path)!r} exists; nothing is overwritten, choose another name") from error
+    except OSError as error:
+        raise ResourceError(f"{str(path)!r} cannot be written: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def _publish(partial: Path, path: Path) -> None:
+    """Give the finished file its name, unless that name is taken: a link, unlike a rename, never replaces a file."""
+    try:
+        os.link(partial, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        if path.exists():
+            raise FileExistsError(str(path)) from None
+        partial.rename(path)
+
+
+def _encode(picture: Image.Image, form: str, record: Record | None) -> bytes:
+    buffer = io.BytesIO()
+    if form == "PNG":
+        texts = PngInfo()
+        if record:
+            texts.add_text(TEXT_KEY, record.infotext().replace("\0", ""))
+            texts.add_text(JSON_KEY, record.to_json())
+        picture.save(buffer, form, pnginfo=texts)
+        return buffer.getvalue()
+    exif = Image.Exif()
+    if record:  # these have no text chunks; A1111 keeps its text in the EXIF comment
+        exif.get_ifd(EXIF_IFD)[USER_COMMENT] = b"UNICODE\0" + record.infotext().encode("utf-16-be")
+    if form == "JPEG":
+        picture.convert("RGB").save(buffer, form, quality=95, subsampling=0, exif=exif)
+    else:
+        picture.save(buffer, form, lossless=True, exact=True, exif=exif)
+    return buffer.getvalue()
+
+
+def read_texts(path: Path) -> tuple[str | None, Record | None]:
+    """Return the A1111 text and the exact record that the picture in `path` carries; None where there is none.
+
+    Raises:
+        DataError: no picture, or texts that cannot be read.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as picture:
+            picture.load()
+            info, exif = dict(picture.info), picture.getexif().get_ifd(EXIF_IFD)
+    except FileNotFoundError as error:
+        raise DataError(f"{str(path)!r}: there is no such file") from error
+    except UnidentifiedImageError as error:
+        raise DataError(f"{str(path)!r}: not a picture of {', '.join(FORMATS)}") from error
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataError(f"{str(path)!r}: cannot be read: {error}") from error
+    text = info.get(TEXT_KEY)
+    comment = exif.get(USER_COMMENT)
+    if text is None and isinstance(comment, bytes) and comment.startswith(b"UNICODE\0"):
+        text = comment[8:].decode("utf-16-be", "replace")
+    exact = info.get(JSON_KEY)
+    return (text if isinstance(text, str) else None), (Record.from_json(exact) if isinstance(exact, str) else None)

@@ -1,0 +1,122 @@
+"""What made a picture: every parameter that decides its pixels, written into the file and read back.
+
+A file carries it twice: as the A1111 web UI's `parameters` text, which most tools read, and exactly, as JSON under
+`latent_diffusion`. Reference for the text: github.com/AUTOMATIC1111/stable-diffusion-webui, modules/infotext_utils.py.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import latent_diffusion
+from latent_diffusion.errors import DataError
+
+__all__ = ["InpaintRecord", "Record"]
+
+_SAMPLERS = {"ddpm": "DDPM", "ddim": "DDIM", "dpmpp_2m": "DPM++ 2M"}  # our names -> A1111's
+_SPACINGS = {"karras": "Karras"}  # A1111 knows the others as the sampler's uniform times
+_CONTENTS = {"fill": "fill", "noise": "latent noise", "nothing": "latent nothing"}  # "original" is not written
+
+
+@dataclass(frozen=True)
+class InpaintRecord:
+    """How a part of a picture was repainted."""
+
+    image_sha256: str  # of the picture's 8-bit pixels, so that it can be recognised
+    mask_sha256: str  # of the mask, one byte a pixel
+    strength: float
+    masked_content: str
+    start_from: str
+    padding: int | None  # px around the mask's box; None = chosen by its size
+    feather: int  # px
+    box: tuple[int, int, int, int] | None  # left, top, right, bottom worked on, px; None = nothing was repainted
+    steps_run: int  # after strength
+
+
+@dataclass(frozen=True)
+class Record:
+    """What made one picture."""
+
+    model: str
+    prompt: str | None  # None = embeddings were given
+    negative_prompt: str | None
+    seed: int
+    num_inference_steps: int
+    guidance_scale: float
+    guidance_rescale: float
+    sampler: str
+    spacing: str
+    eta: float
+    clip_skip: int | None
+    width: int  # px, of the file
+    height: int
+    work_width: int  # px, that the model worked at
+    work_height: int
+    dtype: str
+    device: str
+    initial: str = "seed"  # "seed", or "latents" when the initial noise was given, or "generator"
+    stopped_after: int | None = None  # steps done when the caller stopped it
+    inpaint: InpaintRecord | None = None
+    software: str = f"latent_diffusion {latent_diffusion.__version__}"
+
+    def to_json(self) -> str:
+        """Return everything as one JSON object."""
+        return json.dumps(dataclasses.asdict(self), ensure_ascii=True, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Record":
+        """Read what `to_json` wrote.
+
+        Raises:
+            DataError: no JSON, or fields that are not a record's.
+        """
+        try:
+            values = json.loads(text)
+            inner = values.pop("inpaint")
+            if inner is not None:
+                box = inner.pop("box")
+                inner = InpaintRecord(**inner, box=None if box is None else tuple(box))
+            return cls(**values, inpaint=inner)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise DataError(f"the picture's `latent_diffusion` record cannot be read: {error}") from error
+
+    def infotext(self) -> str:
+        """Return the A1111 `parameters` text."""
+        lines = [self.prompt or ""]
+        if self.negative_prompt:
+            lines.append(f"Negative prompt: {self.negative_prompt}")
+        values: dict[str, Any] = {
+            "Steps": self.num_inference_steps,
+            "Sampler": _SAMPLERS.get(self.sampler, self.sampler),
+            "Schedule type": _SPACINGS.get(self.spacing, "Uniform"),
+            "CFG scale": _number(self.guidance_scale),
+            "Seed": self.seed,
+            "Size": f"{self.work_width}x{self.work_height}",
+            "Model": self.model,
+        }
+        if self.inpaint:
+            values["Denoising strength"] = _number(self.inpaint.strength)
+        if self.clip_skip:
+            values["Clip skip"] = self.clip_skip + 1  # A1111 counts from 1, diffusers from 0
+        values["RNG"] = "CPU"
+        if self.eta:
+            values["Eta"] = _number(self.eta)
+        if self.inpaint:
+            if self.inpaint.masked_content in _CONTENTS:
+                values["Masked content"] = _CONTENTS[self.inpaint.masked_content]
+            values["Inpaint area"] = "Only masked"
+            if self.inpaint.padding is not None:
+                values["Masked area padding"] = self.inpaint.padding
+        values["Version"] = self.software
+        lines.append(", ".join(f"{key}: {_quoted(value)}" for key, value in values.items()))
+        return "\n".join(lines)
+
+
+def _number(value: float) -> str:
+    return f"{value:g}"
+
+
+def _quoted(value: object) -> str:
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if any(mark in text for mark in ",:\n") else text

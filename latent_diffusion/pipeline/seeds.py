@@ -1,0 +1,61 @@
+"""From a `seed` or `generator` argument to one independent noise stream per image."""
+
+import secrets
+from collections.abc import Sequence
+
+import torch
+
+from latent_diffusion.diffusion.noise import NoiseSource
+from latent_diffusion.errors import ConfigError
+from latent_diffusion.randomness import MAX_SEED
+
+__all__ = ["noise_for"]
+
+
+def noise_for(
+    seed: int | Sequence[int] | None, generator: torch.Generator | Sequence[torch.Generator] | None, count: int
+) -> tuple[NoiseSource, list[int]]:
+    """Return the noise streams of `count` images and the seed of each.
+
+    Args:
+        seed: an int gives image k the seed + k; a list has one seed per image; None draws one.
+        generator: used instead of seeds, as in diffusers: one per image, or one that all images draw from in turn.
+        count: number of images.
+
+    Raises:
+        ConfigError: both given, a seed that is no int in 0 .. 2^32 - 1, or a list of another length.
+    """
+    if generator is not None:
+        if seed is not None:
+            raise ConfigError("`seed` and `generator` exclude each other; give one of them")
+        generators = [generator] * count if isinstance(generator, torch.Generator) else list(generator)
+        _check_length("generator", len(generators), count)
+        return NoiseSource(generators), [g.initial_seed() for g in generators]
+    if seed is None:
+        seed = secrets.randbelow(MAX_SEED - count + 2)
+    if isinstance(seed, int) and not isinstance(seed, bool):
+        seeds = [_checked(seed) + k for k in range(count)]
+        if seeds[-1] > MAX_SEED:
+            raise ConfigError(
+                f"seed {seed} is out of range for {count} images, whose seeds count up from it; "
+                f"use 0 to {MAX_SEED - count + 1}"
+            )
+    elif isinstance(seed, Sequence) and not isinstance(seed, str):
+        seeds = [_checked(value) for value in seed]
+        _check_length("seed", len(seeds), count)
+    else:
+        raise ConfigError(f"seed {seed!r} is no integer; use 0 to {MAX_SEED}, a list of them, or None")
+    return NoiseSource(seeds), seeds
+
+
+def _checked(seed: int) -> int:
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise ConfigError(f"seed {seed!r} is no integer; use 0 to {MAX_SEED}")
+    if not 0 <= seed <= MAX_SEED:
+        raise ConfigError(f"seed {seed} is out of range; use 0 to {MAX_SEED}")
+    return seed
+
+
+def _check_length(name: str, found: int, count: int) -> None:
+    if found != count:
+        raise ConfigError(f"`{name}` has {found} entries for {count} images; give one per image")

@@ -1,0 +1,187 @@
+"""What decides a picture besides its prompt and seed: checked arguments, completed with the model's own choices."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+from latent_diffusion.checkpoint.components import Components
+from latent_diffusion.diffusion.level import Level, Sampler
+from latent_diffusion.diffusion.spacing import SPACINGS, levels
+from latent_diffusion.errors import ConfigError
+from latent_diffusion.registry import find, nearest
+
+__all__ = ["Defaults", "Settings", "check_size", "steps_after_strength"]
+
+SIZE_STEP = 8  # px; what diffusers asks for, and what every published autoencoder divides by
+MAX_SIZE = 8192  # px a side
+MAX_GUIDANCE = 100.0
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a model's folder chooses when the caller does not."""
+
+    height: int  # px
+    width: int  # px
+    num_inference_steps: int
+    guidance_scale: float
+    sampler: str
+    spacing: str
+
+    @classmethod
+    def of(cls, components: Components) -> "Defaults":
+        """Read the choices from the folder's default sampler."""
+        config = components.scheduler_config
+        kind = str(config.get("_class_name", ""))
+        sampler = {"DDIMScheduler": "ddim", "DDPMScheduler": "ddpm"}.get(kind, "dpmpp_2m")
+        spacing = "karras" if config.get("use_karras_sigmas") else str(config.get("timestep_spacing", "leading"))
+        side = components.unet.config.sample_size * components.autoencoder.factor
+        return cls(
+            height=side,
+            width=side,
+            num_inference_steps=50,
+            guidance_scale=7.5,
+            sampler=sampler,
+            spacing=spacing if spacing in SPACINGS else "leading",
+        )
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every number and name that decides the pixels, resolved."""
+
+    height: int  # px the model works at
+    width: int
+    num_inference_steps: int
+    guidance_scale: float
+    guidance_rescale: float
+    sampler: str
+    spacing: str
+    eta: float
+    clip_skip: int | None
+
+    @classmethod
+    def resolve(
+        cls,
+        components: Components,
+        defaults: Defaults,
+        *,
+        height: int | None,
+        width: int | None,
+        num_inference_steps: int | None,
+        guidance_scale: float | None,
+        guidance_rescale: float,
+        sampler: str | None,
+        spacing: str | None,
+        eta: float,
+        clip_skip: int | None,
+    ) -> "Settings":
+        """Check the arguments and fill in the model's choices for those that are None.
+
+        Raises:
+            ConfigError: an argument outside its range, an unknown name, or one that could take no effect.
+        """
+        limit = components.schedule.num_train_timesteps
+        settings = cls(
+            height=defaults.height if height is None else check_size("height", height),
+            width=defaults.width if width is None else check_size("width", width),
+            num_inference_steps=_integer(
+                "num_inference_steps",
+                defaults.num_inference_steps if num_inference_steps is None else num_inference_steps,
+                1,
+                limit,
+            ),
+            guidance_scale=_number(
+                "guidance_scale", defaults.guidance_scale if guidance_scale is None else guidance_scale, MAX_GUIDANCE
+            ),
+            guidance_rescale=_number("guidance_rescale", guidance_rescale, 1.0),
+            sampler=defaults.sampler if sampler is None else sampler,
+            spacing=defaults.spacing if spacing is None else spacing,
+            eta=_number("eta", eta, 1.0),
+            clip_skip=None if clip_skip is None else _integer("clip_skip", clip_skip, 0, 99),
+        )
+        if settings.spacing not in SPACINGS:
+            raise ConfigError(
+                f"unknown spacing {settings.spacing!r}; there are {', '.join(SPACINGS)}"
+                f"{nearest(str(settings.spacing), SPACINGS)}"
+            )
+        settings.build_sampler()
+        return settings
+
+    @property
+    def guided(self) -> bool:
+        """Whether the negative prompt has any part in the picture."""
+        return self.guidance_scale != 1.0
+
+    def build_sampler(self) -> Sampler:
+        """Return the sampler.
+
+        Raises:
+            ConfigError: no such sampler, or `eta` for one that draws no noise by choice.
+        """
+        if not isinstance(self.sampler, str):
+            raise ConfigError(f"sampler {self.sampler!r} is no name")
+        kind = find("latent_diffusion.samplers", self.sampler)
+        if "eta" in {field.name for field in fields(kind)}:
+            return kind(eta=self.eta)
+        if self.eta:
+            raise ConfigError(f"sampler {self.sampler!r} has no eta; use --sampler ddim, or eta 0")
+        return kind()
+
+    def levels(self, components: Components) -> Sequence[Level]:
+        """Return the noise levels to visit, the clean one last."""
+        config = components.scheduler_config
+        ends_early = {
+            "ddim": config.get("set_alpha_to_one") is False,
+            "dpmpp_2m": config.get("final_sigmas_type") == "sigma_min",
+        }
+        return levels(
+            components.schedule,
+            self.spacing,
+            self.num_inference_steps,
+            steps_offset=int(config.get("steps_offset", 0)),
+            final="first" if ends_early.get(self.sampler) else "zero",
+            intervals=self.build_sampler().intervals,
+        )
+
+
+def steps_after_strength(steps: int, strength: float) -> int:
+    """Return how many of `steps` are run at `strength`: floor(steps * strength), as in diffusers.
+
+    Raises:
+        ConfigError: strength outside [0, 1], or so small that no step is left (0 itself is allowed).
+    """
+    strength = _number("strength", strength, 1.0)
+    run = int(steps * strength + 1e-6)  # 0.29 * 100 is a hair below 29
+    if strength and not run:
+        raise ConfigError(
+            f"strength {strength:g} of {steps} steps is less than one step; use at least {1 / steps:.3g}, or more steps"
+        )
+    return run
+
+
+def check_size(name: str, value: int) -> int:
+    """Return a height or width in px.
+
+    Raises:
+        ConfigError: no multiple of 8 in 8 .. 8192.
+    """
+    _integer(name, value, SIZE_STEP, MAX_SIZE)
+    if value % SIZE_STEP:
+        below = value // SIZE_STEP * SIZE_STEP
+        raise ConfigError(f"{name} {value} is not a multiple of {SIZE_STEP}; use {below} or {below + SIZE_STEP}")
+    return value
+
+
+def _integer(name: str, value: int, least: int, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ConfigError(f"{name} {value!r} is not an integer from {least} to {most}")
+    return value
+
+
+def _number(name: str, value: float, most: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value <= most:
+        raise ConfigError(f"{name} {value!r} is not a number from 0 to {most:g}")  # NaN fails the comparison too
+    if not math.isfinite(value):
+        raise ConfigError(f"{name} {value!r} is not finite")
+    return float(value)
