@@ -1,0 +1,214 @@
+"""Text encoder and tokenizer <-> the `text_encoder/` and `tokenizer/` folders of a diffusers model.
+
+What transformers 5 writes is not what other readers need: a text model built from a config is saved without the
+`text_model.` prefix, and a tokenizer as `tokenizer.json` alone. We always write the prefix, and vocab.json, merges.txt,
+special_tokens_map.json too, so that transformers 4 and 5, ComfyUI and single-file converters all read the folder.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from latent_diffusion.checkpoint.safetensors_file import read_tensors, write_tensors
+from latent_diffusion.errors import CheckpointError, ConfigError
+from latent_diffusion.models.text_encoder import TextEncoder
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+__all__ = ["load_text_encoder", "save_text_encoder", "text_state", "with_prefix"]
+
+PREFIX = "text_model."
+WEIGHTS = ("model.safetensors", "model.fp16.safetensors")
+TOKENIZER_VERSION = "#version: 0.2 - byte pairs, one merge a line"
+
+
+def load_text_encoder(folder: Path | str, dtype: torch.dtype = torch.float32) -> TextEncoder:
+    """Read `folder/text_encoder` and `folder/tokenizer`; nothing is looked up anywhere else.
+
+    Returns:
+        The text encoder in evaluation mode, its weights in `dtype`, on the CPU.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, keys or shapes do not fit, or the vocabulary does not fit.
+    """
+    folder = Path(folder)
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    model = load_text_model(folder / "text_encoder").to(dtype).eval()
+    try:
+        return TextEncoder(model, tokenizer)
+    except ConfigError as error:
+        raise CheckpointError(f"{folder}: text_encoder/ and tokenizer/ do not belong together: {error}") from None
+
+
+def load_text_model(folder: Path) -> "CLIPTextModel":
+    """Read a `CLIPTextModel`, with or without the `text_model.` prefix, strictly; float32.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or keys or shapes do not fit the config.
+    """
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    values = read_json(folder / "config.json")
+    try:
+        config = CLIPTextConfig(**{k: v for k, v in values.items() if k not in NOT_OF_THE_MODEL})
+        with torch.device("meta"):
+            names = {k: v.shape for k, v in CLIPTextModel(config).state_dict().items()}
+        model = CLIPTextModel(config)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder / 'config.json'}: not a CLIP text model: {error}") from None
+    file = next((folder / name for name in WEIGHTS if (folder / name).is_file()), folder / WEIGHTS[0])
+    found = without_prefix(read_tensors(file))
+    wanted = {bare(name): shape for name, shape in names.items()}
+    check_tensors(file, found, wanted)
+    model.load_state_dict({name: found[bare(name)].float() for name in names})
+    return model
+
+
+NOT_OF_THE_MODEL = {"architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "_name_or_path"}
+CONFIG_KEYS = (
+    *("model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    *("max_position_embeddings", "projection_dim", "hidden_act", "layer_norm_eps", "attention_dropout"),
+    *("initializer_range", "initializer_factor", "bos_token_id", "eos_token_id", "pad_token_id"),
+)
+IGNORED = ("embeddings.position_ids", "text_projection.weight")  # a buffer of old files; a head the U-Net never sees
+
+
+def bare(name: str) -> str:
+    """Return a key without the `text_model.` prefix."""
+    return name.removeprefix(PREFIX)
+
+
+def without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a text model under bare names, leaving out what it does not use."""
+    return {bare(name): tensor for name, tensor in tensors.items() if bare(name) not in IGNORED}
+
+
+def with_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors under names with exactly one `text_model.` prefix."""
+    return {PREFIX + bare(name): tensor for name, tensor in tensors.items()}
+
+
+def check_tensors(file: Path, found: dict[str, Tensor], wanted: dict[str, torch.Size]) -> None:
+    """Check names and shapes.
+
+    Raises:
+        CheckpointError: naming the first tensors that are missing, unknown or of another shape.
+    """
+    missing, unknown = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+    if missing or unknown:
+        what = [
+            f"{len(names)} {kind} ({', '.join(names[:3])})"
+            for kind, names in (("missing", missing), ("unknown", unknown))
+            if names
+        ]
+        raise CheckpointError(f"{file}: tensors do not fit config.json: {'; '.join(what)}")
+    for name, shape in wanted.items():
+        if found[name].shape != shape:
+            raise CheckpointError(f"{file}: {name} is {tuple(found[name].shape)}, config.json says {tuple(shape)}")
+
+
+def load_tokenizer(folder: Path) -> "CLIPTokenizer":
+    """Read a CLIP tokenizer from vocab.json and merges.txt, or from tokenizer.json where those are missing.
+
+    Raises:
+        CheckpointError: files are missing or damaged.
+    """
+    from transformers import CLIPTokenizer
+
+    pair, single = (folder / "vocab.json", folder / "merges.txt"), folder / "tokenizer.json"
+    missing = [file.name for file in pair if not file.is_file()]
+    if missing and not single.is_file():
+        raise CheckpointError(f"{folder}: {' and '.join(missing)} missing, and there is no tokenizer.json instead")
+    for file in (folder / "vocab.json", folder / "tokenizer_config.json", single):
+        if file.is_file():
+            read_json(file)
+    try:
+        return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except Exception as error:  # the tokenizers library raises bare Exception
+        raise CheckpointError(f"{folder}: not a CLIP tokenizer: {' '.join(str(error).split())[:200]}") from None
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read one JSON object.
+
+    Raises:
+        CheckpointError: the file is missing or is not one.
+    """
+    try:
+        values = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file}: cannot be read: {error}") from None
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{file}: a JSON object was expected, found {type(values).__name__}")
+    return values
+
+
+def write_json(file: Path, values: object) -> None:
+    """Write one JSON file."""
+    file.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def text_state(text_encoder: TextEncoder, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    """Return the text model's tensors under the names every reader knows (`text_model.` prefix), contiguous."""
+    tensors = with_prefix(without_prefix(dict(text_encoder.model.state_dict())))
+    return {name: tensor.detach().cpu().to(dtype or tensor.dtype).contiguous() for name, tensor in tensors.items()}
+
+
+def save_text_encoder(text_encoder: TextEncoder, folder: Path | str, dtype: torch.dtype | None = None) -> None:
+    """Write `folder/text_encoder` and `folder/tokenizer`; `dtype` None keeps the weights' own."""
+    folder = Path(folder)
+    target = folder / "text_encoder"
+    target.mkdir(parents=True, exist_ok=True)
+    tensors = text_state(text_encoder, dtype)
+    kept = next(iter(tensors.values())).dtype
+    config = {name: getattr(text_encoder.config, name) for name in CONFIG_KEYS}
+    config |= {"architectures": ["CLIPTextModel"], "torch_dtype": str(kept).removeprefix("torch.")}
+    write_json(target / "config.json", dict(sorted(config.items())))
+    write_tensors(target / WEIGHTS[0], tensors, {"format": "pt"})
+    save_tokenizer(text_encoder.tokenizer, folder / "tokenizer", text_encoder.context_length)
+
+
+def save_tokenizer(tokenizer: "CLIPTokenizer", folder: Path, context_length: int) -> None:
+    """Write the five files of a CLIP tokenizer."""
+    folder.mkdir(parents=True, exist_ok=True)
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    backend |= {"padding": None, "truncation": None}
+    vocabulary = tokenizer.get_vocab()
+    merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in backend["model"]["merges"]]
+    write_json(folder / "tokenizer.json", backend)
+    write_json(folder / "vocab.json", dict(sorted(vocabulary.items(), key=lambda item: item[1])))
+    (folder / "merges.txt").write_text("\n".join([TOKENIZER_VERSION, *merges]) + "\n", "utf-8")
+    special = {
+        name: {
+            "content": str(token),
+            "lstrip": False,
+            "normalized": name != "pad_token",
+            "rstrip": False,
+            "single_word": False,
+        }
+        for name, token in (
+            ("bos_token", tokenizer.bos_token),
+            ("eos_token", tokenizer.eos_token),
+            ("unk_token", tokenizer.unk_token),
+        )
+    }
+    write_json(folder / "special_tokens_map.json", {**special, "pad_token": str(tokenizer.pad_token)})
+    write_json(
+        folder / "tokenizer_config.json",
+        {
+            "add_prefix_space": False,
+            "bos_token": str(tokenizer.bos_token),
+            "clean_up_tokenization_spaces": True,
+            "do_lower_case": True,
+            "eos_token": str(tokenizer.eos_token),
+            "errors": "replace",
+            "model_max_length": context_length,
+            "pad_token": str(tokenizer.pad_token),
+            "tokenizer_class": "CLIPTokenizer",
+            "unk_token": str(tokenizer.unk_token),
+        },
+    )
