@@ -1,0 +1,96 @@
+"""`latent-diffusion generate`: pictures from text."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from latent_diffusion.cli.arguments import (
+    ClipSkip,
+    Device,
+    Dtype,
+    Eta,
+    GuidanceScale,
+    Height,
+    Model,
+    NegativePrompt,
+    NumImages,
+    Output,
+    SamplerName,
+    Seed,
+    SpacingName,
+    Steps,
+    Width,
+)
+
+__all__ = ["generate"]
+
+
+def generate(
+    prompt: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="PROMPT", help="What to draw; several prompts give several pictures.", show_default=False
+        ),
+    ] = None,
+    model: Model = "emoji",
+    negative_prompt: NegativePrompt = None,
+    prompts_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Read more prompts from a text file, one a line.", show_default=False),
+    ] = None,
+    output: Output = None,
+    num_images: NumImages = 1,
+    seed: Seed = None,
+    height: Height = None,
+    width: Width = None,
+    steps: Steps = None,
+    guidance_scale: GuidanceScale = None,
+    sampler: SamplerName = None,
+    spacing: SpacingName = None,
+    eta: Eta = 0.0,
+    clip_skip: ClipSkip = None,
+    device: Device = None,
+    dtype: Dtype = "auto",
+) -> None:
+    """Draw pictures from text.
+
+    Prints the path of each picture it writes. Every picture carries the parameters that made it.
+
+    **Examples**
+
+    `latent-diffusion generate "a 3d render of a red apple"`
+
+    `latent-diffusion generate "a flat icon of a cat" --num-images 4 --seed 7 --output cats/`
+
+    `latent-diffusion generate --prompts-file prompts.txt --model runs/my-model --steps 50`
+    """
+    from latent_diffusion.cli.output import plan_files
+    from latent_diffusion.cli.progress import progress
+    from latent_diffusion.cli.run import load_pipeline, read_prompts_file, seed_or_draw, write_pictures
+    from latent_diffusion.errors import ConfigError
+
+    prompts = list(prompt or []) + (read_prompts_file(prompts_file) if prompts_file else [])
+    if not prompts:
+        raise ConfigError("no prompt: say what to draw, or give --prompts-file")
+    count = len(prompts) * num_images
+    seed = seed_or_draw(seed, count)
+    files = plan_files(output, seed, count)
+    pipe = load_pipeline(model, device, dtype)
+    with progress("Drawing", steps or pipe.defaults.num_inference_steps) as on_step:
+        out = pipe(
+            prompts,
+            negative_prompt=negative_prompt,
+            height=height,
+            width=width,
+            num_images_per_prompt=num_images,
+            num_inference_steps=steps,
+            guidance_scale=guidance_scale,
+            sampler=sampler,
+            spacing=spacing,
+            eta=eta,
+            clip_skip=clip_skip,
+            seed=seed,
+            on_step=on_step,
+        )
+    write_pictures(out, files)

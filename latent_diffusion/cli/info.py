@@ -1,0 +1,134 @@
+"""`latent-diffusion info`: what made a picture, or what is in a model."""
+
+import json
+import os
+import struct
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from latent_diffusion.errors import CheckpointError
+
+__all__ = ["info"]
+
+MAX_HEADER = 100_000_000  # bytes; the file format's own limit
+
+
+def info(
+    file: Annotated[
+        str,
+        typer.Argument(metavar="FILE|NAME", help="A picture, a model folder, or a bundled name.", show_default=False),
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Show what made a picture, or what is in a model.
+
+    **Examples**
+
+    `latent-diffusion info outputs/20261121-120000-7.png`
+
+    `latent-diffusion info emoji`
+    """
+    from latent_diffusion.checkpoint.locate import bundled_models, locate_model
+
+    if file not in bundled_models() and Path(file).is_file():
+        facts = _picture(Path(file))
+    else:
+        facts = _model(locate_model(file))
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+    else:
+        _show(file, facts)
+
+
+def _picture(file: Path) -> dict[str, object]:
+    """Return size, A1111 text and, where we wrote it, the exact record."""
+    from PIL import Image
+
+    from latent_diffusion.data.images import load_image
+    from latent_diffusion.pipeline.picture_file import read_texts
+
+    size = load_image(file).size
+    text, record = read_texts(file)
+    with Image.open(file) as picture:
+        facts: dict[str, object] = {"format": picture.format, "size": f"{size[0]}x{size[1]} px"}
+    if record:
+        return facts | json.loads(record.to_json())
+    return facts | {"parameters": text or "none in this file"}
+
+
+def _model(folder: Path) -> dict[str, object]:
+    """Return what a diffusers folder says of itself, from its configs and the headers of its weights."""
+    facts: dict[str, object] = {"folder": os.path.relpath(folder)}
+    for part in ("unet", "vae", "text_encoder"):
+        files = sorted((folder / part).glob("*.safetensors"))
+        counts = [_weights(file) for file in files]
+        dtypes = sorted({dtype for count in counts for dtype in count[1]})
+        size = sum(file.stat().st_size for file in files)
+        facts[part] = (
+            f"{sum(count[0] for count in counts) / 1e6:.1f} M weights, {size / 1e6:.1f} MB, {', '.join(dtypes)}"
+        )
+    unet, vae = _config(folder / "unet"), _config(folder / "vae")
+    factor = 2 ** (len(vae.get("block_out_channels", [1])) - 1)
+    if isinstance(side := unet.get("sample_size"), int):
+        facts["picture size"] = f"{side * factor}x{side * factor} px"
+    facts["latents"] = f"{vae.get('latent_channels')} channels, 1 cell for {factor}x{factor} px"
+    scheduler = _config(folder / "scheduler", "scheduler_config.json")
+    for key in ("prediction_type", "num_train_timesteps", "beta_schedule", "timestep_spacing", "_class_name"):
+        if key in scheduler:
+            facts["sampler of the folder" if key == "_class_name" else key.replace("_", " ")] = scheduler[key]
+    card = folder / "README.md"
+    if card.is_file():
+        facts["model card"] = os.path.relpath(card)
+    return facts
+
+
+def _config(folder: Path, name: str = "config.json") -> dict:
+    try:
+        values = json.loads((folder / name).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{str(folder / name)!r} cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{str(folder / name)!r} is not a JSON object")
+    return values
+
+
+def _weights(file: Path) -> tuple[int, set[str]]:
+    """Return the number of weights in a safetensors file and their dtypes, reading its header only."""
+    try:
+        with open(file, "rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            header = json.loads(stream.read(length)) if length <= MAX_HEADER else None
+        tensors = [value for name, value in header.items() if name != "__metadata__"]
+        shapes, dtypes = [tensor["shape"] for tensor in tensors], {tensor["dtype"] for tensor in tensors}
+    except (OSError, ValueError, struct.error, AttributeError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{str(file)!r} is not a readable safetensors file: {error}") from error
+    count = 0
+    for shape in shapes:
+        size = 1
+        for side in shape:
+            size *= side
+        count += size
+    return count, dtypes
+
+
+def _show(title: str, facts: dict[str, object]) -> None:
+    """Print a table without reading markup out of the values: prompts come from strangers' files."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(title), show_header=False, box=None, title_justify="left", padding=(0, 2, 0, 0))
+    for key, value in facts.items():
+        if isinstance(value, dict):
+            for inner, item in value.items():
+                table.add_row(Text(f"{key} {inner}".replace("_", " "), style="bold"), Text(_clean(item)))
+        elif value is not None:
+            table.add_row(Text(key.replace("_", " "), style="bold"), Text(_clean(value)))
+    Console().print(table)
+
+
+def _clean(value: object) -> str:
+    """Return the value without control characters, which could steer a terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in str(value))

@@ -1,0 +1,121 @@
+"""The command `latent-diffusion`: one file a command; errors as one line on stderr with an exit code that says what.
+
+No module here imports torch at its top, so that help, completion and wrong arguments answer at once.
+"""
+
+import contextlib
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+import latent_diffusion
+from latent_diffusion.cli.generate import generate
+from latent_diffusion.cli.info import info
+from latent_diffusion.cli.inpaint import inpaint
+from latent_diffusion.cli.train import train
+from latent_diffusion.errors import LatentDiffusionError, LatentDiffusionWarning
+
+__all__ = ["main"]
+
+OUR_BUG = 70
+OUT_OF_MEMORY = 6
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="latent-diffusion",
+    help="Make pictures from text, repaint parts of pictures, and train the models that do it.",
+    epilog="Exit codes: 0 ok, 1 a check failed, 2 wrong argument or config, 3 data, 4 model, 5 diverged, "
+    "6 disk, memory or device, 70 a bug of ours.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command(rich_help_panel="Make pictures")(generate)
+app.command(rich_help_panel="Make pictures")(inpaint)
+app.command(rich_help_panel="Train and judge")(train)
+app.command(rich_help_panel="Train and judge")(info)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"latent-diffusion {latent_diffusion.__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; works anywhere.")] = False,
+) -> None:
+    """Declare the options of every command; `main` reads --debug itself, wherever it stands."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; never raises and prints no traceback unless --debug is given."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    warnings.showwarning = _one_line_warning
+    try:
+        code = app(args=arguments, prog_name="latent-diffusion", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except BrokenPipeError:  # the reader of our output left, as in `| head`
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (KeyboardInterrupt, typer.Abort):
+        _say("interrupted")
+        return INTERRUPTED
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        code, line = _describe(error)
+        if line:
+            _say(f"error: {line}")
+        return code
+
+
+def _describe(error: Exception) -> tuple[int, str]:
+    """Return the exit code of an error and its one line; "" when help was already printed."""
+    if isinstance(error, LatentDiffusionError):
+        return error.exit_code, str(error)
+    if isinstance(error, _ClickException):
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()
+            return error.exit_code, ""
+        context = getattr(error, "ctx", None)
+        hint = f"; see {context.command_path} --help" if context else ""
+        return error.exit_code, error.format_message().rstrip(".") + hint
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return OUT_OF_MEMORY, "out of memory; use a smaller size, fewer pictures at a time, or a lower --dtype"
+    if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
+        return OUT_OF_MEMORY, "out of memory; use a smaller size or fewer pictures at a time"
+    return OUR_BUG, f"a bug of ours: {type(error).__name__}: {error}; run again with --debug and report the traceback"
+
+
+def _say(message: str) -> None:
+    """Print one line on stderr, whatever line breaks the message holds and whatever the terminal can encode."""
+    encoding = sys.stderr.encoding or "utf-8"
+    line = " ".join(message.split())
+    print(line.encode(encoding, "backslashreplace").decode(encoding), file=sys.stderr)
+
+
+def _one_line_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    """Print our own warnings as one line each; other libraries' warnings are not for users of a command."""
+    if issubclass(category, LatentDiffusionWarning):
+        _say(f"warning: {message}")
+
+
+# typer publishes neither the class of usage errors nor, by one name in all its releases, its parent
+_ClickException = next(
+    base for base in typer.BadParameter.__mro__ if base.__name__ in ("ClickException", "TyperException")
+)

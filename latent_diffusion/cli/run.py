@@ -1,0 +1,65 @@
+"""What the picture commands do alike: load the model, choose the seed, write the files."""
+
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from latent_diffusion.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from latent_diffusion.pipeline.pipeline import LatentDiffusionPipeline, Output
+
+__all__ = ["load_pipeline", "read_prompts_file", "seed_or_draw", "write_pictures"]
+
+MAX_SEED = 2**32 - 1
+
+
+def load_pipeline(model: str, device: str | None, dtype: str) -> "LatentDiffusionPipeline":
+    """Load the model; this is where torch is first imported, after everything cheap has been checked."""
+    from latent_diffusion.checkpoint.locate import locate_model
+
+    locate_model(model)
+    from latent_diffusion.pipeline.pipeline import LatentDiffusionPipeline
+
+    return LatentDiffusionPipeline.from_pretrained(model, device=device, dtype=dtype)
+
+
+def seed_or_draw(seed: int | None, count: int) -> int:
+    """Return the first of `count` seeds that count up, drawn if None.
+
+    Raises:
+        ConfigError: a seed outside 0 .. 2^32 - 1.
+    """
+    if seed is None:
+        return secrets.randbelow(MAX_SEED - count + 2)
+    if not 0 <= seed <= MAX_SEED - count + 1:
+        raise ConfigError(f"--seed {seed} is out of range; use 0 to {MAX_SEED - count + 1} for {count} pictures")
+    return seed
+
+
+def read_prompts_file(path: Path) -> list[str]:
+    """Return the lines of a text file that are not empty.
+
+    Raises:
+        DataError: no readable UTF-8 text, or nothing in it.
+    """
+    try:
+        prompts = [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+    except OSError as error:
+        raise DataError(f"--prompts-file {str(path)!r} cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"--prompts-file {str(path)!r} is not UTF-8 text: byte {error.start}") from error
+    if not prompts:
+        raise DataError(f"--prompts-file {str(path)!r} holds no prompt; write one a line")
+    return prompts
+
+
+def write_pictures(out: "Output", files: list[Path]) -> None:
+    """Write each picture with its record and print its path."""
+    from latent_diffusion.pipeline.picture_file import write_picture
+
+    for picture, record, file in zip(out.images, out.records, files, strict=True):
+        write_picture(picture, file, record)
+        typer.echo(file)

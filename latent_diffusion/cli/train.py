@@ -1,0 +1,32 @@
+"""`latent-diffusion train`: one training run in this process."""
+
+from typing import Annotated
+
+import typer
+
+__all__ = ["train"]
+
+
+def train(
+    config: Annotated[
+        str, typer.Argument(metavar="CONFIG", help="A YAML file of `configs/`, or your own.", show_default=False)
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Change single keys, as in steps=200.", show_default=False),
+    ] = None,
+) -> int:
+    """Train a part of the model, or fine-tune all of it.
+
+    The same as `python -m latent_diffusion.train`, in this process. Ctrl-C saves a checkpoint; the same command goes
+    on from it. For several processes use `accelerate launch -m latent_diffusion.train CONFIG`.
+
+    **Examples**
+
+    `latent-diffusion train configs/finetune.yaml data.path=my-pictures output=runs/mine`
+
+    `latent-diffusion train configs/emoji/unet.yaml steps=200 batch_size=32`
+    """
+    from latent_diffusion.train import main
+
+    return main([config, *(overrides or [])])
