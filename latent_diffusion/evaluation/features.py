@@ -63,7 +63,8 @@ def extract(model: EfficientNetLite0, images: Tensor, batch_size: int = 32) -> F
 
 def _extract(model: EfficientNetLite0, images: Tensor) -> Features:
     device = next(model.parameters()).device
-    maps = model.stages(resize(images.float(), SIZE).to(device))
+    small = resize(images.float(), SIZE).to(device, memory_format=torch.channels_last)
+    maps = model.stages(small)
     moments = [torch.cat([m.mean(dim=(2, 3)), m.std(dim=(2, 3))], dim=1) for m in maps[:STYLE_STAGES]]
     return Features(
         texture=torch.cat(moments, dim=1).cpu(),

@@ -66,7 +66,8 @@ def build_gallery(
     """Measure all real pictures and fit the search on them; about 9 ms a picture on one CPU core."""
     features = features_of(network, pictures, pictures.rows, progress=progress)
     train = [row for row in pictures.rows if row.split == "train"]
-    if not pictures.has_concepts or len(train) < 2:
+    untaught = {row.style for row in pictures.rows} - {row.style for row in train}
+    if not pictures.has_concepts or untaught or len(train) < 2:
         return Gallery(pictures, features, None)
     order = torch.from_numpy(permutation(0, "evaluation copies", 0, len(train)))[:COPIES]
     shares = [[train[k] for k in part.tolist()] for part in order.tensor_split(len(DEGRADATIONS))]
