@@ -19,7 +19,7 @@ from latent_diffusion.models.text_encoder import TextEncoder
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
 
-__all__ = ["load_text_encoder", "save_text_encoder", "text_state", "with_prefix"]
+__all__ = ["check_tensors", "load_text_encoder", "read_json", "save_text_encoder", "text_config", "write_json"]
 
 PREFIX = "text_model."
 WEIGHTS = ("model.safetensors", "model.fp16.safetensors")
@@ -158,6 +158,11 @@ def text_state(text_encoder: TextEncoder, dtype: torch.dtype | None = None) -> d
     return {name: tensor.detach().cpu().to(dtype or tensor.dtype).contiguous() for name, tensor in tensors.items()}
 
 
+def text_config(text_encoder: TextEncoder) -> dict[str, Any]:
+    """Return the values of a text model's config.json that decide the model."""
+    return {name: getattr(text_encoder.config, name) for name in CONFIG_KEYS}
+
+
 def save_text_encoder(text_encoder: TextEncoder, folder: Path | str, dtype: torch.dtype | None = None) -> None:
     """Write `folder/text_encoder` and `folder/tokenizer`; `dtype` None keeps the weights' own."""
     folder = Path(folder)
@@ -165,7 +170,7 @@ def save_text_encoder(text_encoder: TextEncoder, folder: Path | str, dtype: torc
     target.mkdir(parents=True, exist_ok=True)
     tensors = text_state(text_encoder, dtype)
     kept = next(iter(tensors.values())).dtype
-    config = {name: getattr(text_encoder.config, name) for name in CONFIG_KEYS}
+    config = text_config(text_encoder)
     config |= {"architectures": ["CLIPTextModel"], "torch_dtype": str(kept).removeprefix("torch.")}
     write_json(target / "config.json", dict(sorted(config.items())))
     write_tensors(target / WEIGHTS[0], tensors, {"format": "pt"})

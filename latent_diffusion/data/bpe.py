@@ -8,6 +8,7 @@ units", algorithm 1). All 256 bytes are in the vocabulary, so any text has ids a
 Order of ids, as in CLIP's vocab.json: 256 bytes, 256 bytes with `</w>`, the merges, `<|startoftext|>`, `<|endoftext|>`.
 """
 
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -99,7 +100,7 @@ class Words:
 
     def _tally(self, index: int, sign: int) -> None:
         word = self.symbols[index]
-        for pair in zip(word, word[1:], strict=False):
+        for pair in itertools.pairwise(word):
             self.pairs[pair] += sign * self.times[index]
             self.where[pair].add(index)
 

@@ -1,0 +1,171 @@
+"""Train CLIP: pictures and their captions find each other within the global batch.
+
+Loss of one pair = half of -log softmax over all texts of its picture, half of that over all pictures of its text; the
+features of all processes are gathered with their gradients, so any number of processes computes one global batch.
+The vocabulary is learned from the captions first. What comes out is the text encoder of a diffusion model.
+Reference: Radford et al. 2021, arXiv:2103.00020, figure 3; open-clip's `ClipLoss`.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from latent_diffusion.config import Section
+from latent_diffusion.data.bpe import BytePairs, clip_tokenizer, train_byte_pairs
+from latent_diffusion.data.folder import DataConfig, ImageFolder
+from latent_diffusion.data.loader import Batch, batches
+from latent_diffusion.data.metadata import captions_of
+from latent_diffusion.errors import ConfigError
+from latent_diffusion.models.clip import CLIPConfig, TowerConfig, TwoTowers
+from latent_diffusion.training.objective import Losses, Objective, Player
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+__all__ = ["CLIPObjective", "CLIPSettings", "contrastive_loss"]
+
+
+class Tower(Section):
+    """Size of one transformer."""
+
+    width: int = Field(gt=0)
+    layers: int = Field(gt=0)
+    heads: int = Field(gt=0)
+    mlp_ratio: float = Field(default=4.0, gt=0)
+
+
+class CLIPSettings(Section):
+    """The `objective:` section."""
+
+    text: Tower
+    vision: Tower
+    embed_dim: int = Field(default=256, gt=0)
+    patch_size: int = Field(default=8, gt=0)
+    """Side of the image tower's patches, px; `data.size` is a multiple."""
+    context_length: int = Field(default=77, ge=3)
+    quick_gelu: bool = False
+    vocab_size: int = Field(default=3072, gt=0)
+    """Largest size of the vocabulary; fewer where the captions have fewer words."""
+    vocabulary_fields: list[str] = Field(default_factory=list)
+    """Metadata fields the vocabulary is learned from beside the captions."""
+    workers: int = Field(default=1, ge=0)
+
+
+def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the loss (B,) of each of this process's pairs, and whether each picture's best text is its own (B,).
+
+    Args:
+        image: unit features of this process's pictures, (B, E).
+        text: unit features of their captions, (B, E); B is the same on all processes.
+        scale: inverse temperature, ().
+    """
+    from open_clip.loss import ClipLoss
+
+    spread = torch.distributed.is_available() and torch.distributed.is_initialized()
+    rank, size = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if spread else (0, 1)
+    loss = ClipLoss(local_loss=True, gather_with_grad=True, rank=rank, world_size=size)
+    per_image, per_text = loss.get_logits(image, text, scale)
+    own = loss.get_ground_truth(image.device, len(image))
+    losses = [F.cross_entropy(logits, own, reduction="none") for logits in (per_image, per_text)]
+    return (losses[0] + losses[1]) / 2, (per_image.argmax(dim=1) == own)
+
+
+class Towers(Player):
+    """Both towers and the temperature."""
+
+    def __init__(self, towers: TwoTowers, tokenizer: Any) -> None:
+        super().__init__()
+        self.towers = towers
+        self.tokenizer = tokenizer
+        self._known: dict[str, list[int]] = {}
+
+    def ids(self, captions: Sequence[str]) -> Tensor:
+        """Return token ids (B, L), padded to the longest; a caption beyond the context is cut."""
+        length, end = self.towers.config.context_length, self.tokenizer.eos_token_id
+        for caption in {*captions} - self._known.keys():
+            ids = self.tokenizer(caption, verbose=False)["input_ids"]
+            self._known[caption] = ids if len(ids) <= length else [*ids[: length - 1], end]
+        rows = [torch.tensor(self._known[caption]) for caption in captions]
+        return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=end)
+
+    def forward(self, batch: Batch, step: int) -> Losses:
+        like = self.towers.model.logit_scale
+        ids = self.ids(batch.captions).to(like.device)
+        image, text = self.towers(batch.images.to(like.dtype), ids)
+        with torch.autocast(like.device.type, enabled=False):
+            scale = self.towers.logit_scale
+            loss, found = contrastive_loss(image.to(like.dtype), text.to(like.dtype), scale)
+        return Losses(loss, {"accuracy": found.to(like.dtype), "logit_scale": scale.detach()})
+
+
+class CLIPObjective(Objective):
+    """Two towers, contrastively; exports `text_encoder/`, `tokenizer/` and `clip/`."""
+
+    settings_type = CLIPSettings
+    data_type = DataConfig
+    couples_samples = True
+
+    def __init__(self, settings: CLIPSettings, data: DataConfig, run: Any) -> None:
+        """Read the pictures, learn the vocabulary, build the towers."""
+        if not data.captions:
+            raise ConfigError("data.captions: CLIP learns from captions; name the metadata fields that hold them")
+        if data.size % settings.patch_size:
+            raise ConfigError(f"data.size {data.size} px is not a multiple of patch_size {settings.patch_size} px")
+        for name, tower in (("text", settings.text), ("vision", settings.vision)):
+            if tower.width % tower.heads:
+                raise ConfigError(f"objective.{name}: width {tower.width} is not a multiple of heads {tower.heads}")
+        self.settings = settings
+        self.data = ImageFolder(data, run.seed)
+        self.byte_pairs = train_byte_pairs(_texts(self.data, settings.vocabulary_fields), settings.vocab_size)
+        self.tokenizer = clip_tokenizer(self.byte_pairs, settings.context_length)
+        self.towers = TwoTowers(_config(settings, data.size, self.byte_pairs))
+        self.towers.model.set_grad_checkpointing(run.gradient_checkpointing)
+        self.players = {"clip": Towers(self.towers, self.tokenizer)}
+        self.ema_modules: dict[str, nn.Module] = {"clip": self.towers}
+        self.frozen: dict[str, nn.Module] = {}
+
+    def prepare(self, accelerator: "Accelerator", dtype: torch.dtype) -> None:
+        """Move the towers."""
+        self.towers.to(device=accelerator.device, dtype=dtype)
+
+    def batches(self, numbers: Iterable[Sequence[int]]) -> Iterator[Batch]:
+        """Yield batches of pictures and captions."""
+        return batches(self.data, numbers, self.settings.workers)
+
+    def export(self, folder: Path, *, averaged: bool) -> None:
+        """Write the text encoder and its tokenizer (float32) and what CLIP scores need beside them (float16)."""
+        from latent_diffusion.checkpoint.clip_folder import from_towers, save_clip
+
+        save_clip(from_towers(self.towers, self.tokenizer), folder)
+
+    def fingerprint(self) -> dict[str, str]:
+        """Return the digest of the vocabulary."""
+        digest = hashlib.sha256(json.dumps(self.byte_pairs.merges).encode()).hexdigest()
+        return {"vocabulary": digest}
+
+
+def _texts(data: ImageFolder, fields: Sequence[str]) -> Iterator[str]:
+    """Yield every caption of every picture, and the texts of `fields`."""
+    for row, captions in zip(data.rows, data.captions, strict=True):
+        yield from (text for texts in captions for text in texts)
+        yield from (text for field in fields for text in captions_of(row, field))
+
+
+def _config(settings: CLIPSettings, image_size: int, pairs: BytePairs) -> CLIPConfig:
+    return CLIPConfig(
+        text=TowerConfig(**settings.text.model_dump()),
+        vision=TowerConfig(**settings.vision.model_dump()),
+        vocab_size=len(pairs.vocabulary),
+        embed_dim=settings.embed_dim,
+        image_size=image_size,
+        patch_size=settings.patch_size,
+        context_length=settings.context_length,
+        quick_gelu=settings.quick_gelu,
+    )
