@@ -1,1 +1,1 @@
-"""Layers the networks are made of; no diffusion mathematics here."""
+"""Layers that the models are made of; tensor names inside them are diffusers' names."""

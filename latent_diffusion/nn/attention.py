@@ -1,0 +1,85 @@
+"""Multi-head attention with the kernel in a field: softmax(q k^T / sqrt(d)) v.
+
+Reference: Vaswani et al. 2017, arXiv:1706.03762, eq. (1).
+"""
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["Attention", "ImageAttention", "Kernel", "KeysValues", "sdpa"]
+
+Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""A function of q, k, v (B, N, L, d) that returns the attended values (B, N, L, d)."""
+
+KeysValues = tuple[Tensor, Tensor]
+"""Keys and values of one attention layer, split into heads: each (B, N, L, d)."""
+
+
+def sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attend with torch's own choice of kernel; q (B, N, L, d), k and v (B, N, S, d) -> (B, N, L, d)."""
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """Return a view (B, N, L, d) of tokens (B, L, N * d)."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def join_heads(x: Tensor) -> Tensor:
+    """Return tokens (B, L, N * d) of heads (B, N, L, d)."""
+    return x.transpose(1, 2).flatten(2)
+
+
+class Attention(nn.Module):
+    """Attention of tokens over themselves or over a context that was projected before."""
+
+    def __init__(self, width: int, heads: int, context_width: int | None = None) -> None:
+        """Build the four projections.
+
+        Args:
+            width: channels D of the tokens, a multiple of `heads`.
+            heads: number of heads N.
+            context_width: channels of the context; None = self-attention.
+        """
+        super().__init__()
+        source = width if context_width is None else context_width
+        self.heads = heads
+        self.kernel: Kernel = sdpa
+        self.to_q = nn.Linear(width, width, bias=False)
+        self.to_k = nn.Linear(source, width, bias=False)
+        self.to_v = nn.Linear(source, width, bias=False)
+        self.to_out = nn.ModuleList([nn.Linear(width, width)])
+
+    def project(self, context: Tensor) -> KeysValues:
+        """Return the keys and values of `context` (B, S, context_width), each (B, N, S, d)."""
+        return split_heads(self.to_k(context), self.heads), split_heads(self.to_v(context), self.heads)
+
+    def forward(self, x: Tensor, keys_values: KeysValues | None = None) -> Tensor:
+        """Attend from tokens `x` (B, L, D) over `keys_values`, or over `x` itself when None."""
+        q = split_heads(self.to_q(x), self.heads)
+        k, v = self.project(x) if keys_values is None else keys_values
+        return self.to_out[0](join_heads(self.kernel(q, k, v)))
+
+
+class ImageAttention(nn.Module):
+    """Self-attention with one head over the pixels of a feature map, with norm and residual (the autoencoder's)."""
+
+    def __init__(self, channels: int, groups: int, eps: float) -> None:
+        """Build norm and projections for `channels` channels normed in `groups` groups."""
+        super().__init__()
+        self.kernel: Kernel = sdpa
+        self.group_norm = nn.GroupNorm(groups, channels, eps)
+        self.to_q = nn.Linear(channels, channels)
+        self.to_k = nn.Linear(channels, channels)
+        self.to_v = nn.Linear(channels, channels)
+        self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `x` (B, C, H, W) plus its attended values."""
+        height, width = x.shape[-2:]
+        tokens = self.group_norm(x).flatten(2).transpose(1, 2)  # (B, H * W, C)
+        q, k, v = (split_heads(layer(tokens), 1) for layer in (self.to_q, self.to_k, self.to_v))
+        out = self.to_out[0](join_heads(self.kernel(q, k, v)))
+        return x + out.transpose(1, 2).unflatten(2, (height, width))
