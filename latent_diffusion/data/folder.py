@@ -16,9 +16,10 @@ from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
+from latent_diffusion.config import Section
 from latent_diffusion.data.images import MAX_PIXELS, decode_image, fit_square
 from latent_diffusion.data.metadata import TABLE, Row, captions_of, read_rows
 from latent_diffusion.data.source import open_source
@@ -31,10 +32,8 @@ __all__ = ["DataConfig", "ImageFolder", "Sample"]
 logger = logging.getLogger(__name__)
 
 
-class DataConfig(BaseModel):
+class DataConfig(Section):
     """What to train on: the `data:` section of a run."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: str
     """An image folder, or a .zip of one; relative to where the command runs."""

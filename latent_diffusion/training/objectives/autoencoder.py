@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
+from latent_diffusion.config import Section
 from latent_diffusion.data.folder import DataConfig, ImageFolder
 from latent_diffusion.data.images import to_pil
 from latent_diffusion.data.loader import Batch, batches
@@ -42,10 +43,8 @@ logger = logging.getLogger(__name__)
 CHUNK = 32  # pictures at a time where nothing is learned
 
 
-class Adversarial(BaseModel):
+class Adversarial(Section):
     """The discriminator's part."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     start: int = Field(ge=0)
     """First update in which the discriminator moves and counts."""
@@ -57,10 +56,8 @@ class Adversarial(BaseModel):
     layers: int = 2
 
 
-class AutoencoderSettings(BaseModel):
+class AutoencoderSettings(Section):
     """The `objective:` section."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: dict[str, Any] | None = None
     """Fields of `AutoencoderConfig`: train from scratch."""
