@@ -1,7 +1,7 @@
 """A network seen as an estimator of the clean latent: the one place where its dtype and its output are translated.
 
-float32 in, float32 out; the network runs in its own dtype in between (Karras et al. 2022, arXiv:2206.00364, section 5,
-keep the sampler in high precision for the same reason).
+float32 in, float32 out; the network runs in its own dtype in between. That a sampler should see a denoiser, not a
+network, is Karras et al. 2022, arXiv:2206.00364, eq. 7.
 """
 
 from collections.abc import Callable

@@ -72,8 +72,8 @@ class DiscreteVP(ABC):
             values = torch.tensor([[lv.alpha, lv.sigma] for lv in levels], dtype=torch.float64, device=t.device)
             return values[:, 0].reshape(t.shape), values[:, 1].reshape(t.shape)
         if t.device not in self._device_tables:
-            tables = (self._alpha_table, self._sigma_table)
-            self._device_tables[t.device] = tuple(torch.from_numpy(table).to(t.device) for table in tables)
+            alpha, sigma = torch.from_numpy(self._alpha_table), torch.from_numpy(self._sigma_table)
+            self._device_tables[t.device] = alpha.to(t.device), sigma.to(t.device)
         alpha, sigma = self._device_tables[t.device]
         return alpha[t + 1], sigma[t + 1]
 

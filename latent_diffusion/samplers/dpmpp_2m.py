@@ -5,7 +5,7 @@ In half-log-SNR lambda = log(alpha / sigma), with h = lambda_t - lambda_s the st
     D   = x0 + (h / (2 h_before)) (x0 - x0_before)
     x_t = (sigma_t / sigma_s) x_s - alpha_t (exp(-h) - 1) D
 
-Reference: Lu et al. 2022, arXiv:2211.01095, algorithm 2 and eq. 12. The first step has no history, and the last one to
+Reference: Lu et al. 2022, arXiv:2211.01095, algorithm 2. The first step has no history, and the last one to
 the clean latent has an infinite h: both are of first order, which is DDIM.
 """
 
@@ -22,7 +22,7 @@ from latent_diffusion.diffusion.noise import NoiseSource
 __all__ = ["DPMpp2M"]
 
 FEW_STEPS = 15
-"""Below this many steps the last one is of first order wherever it ends (arXiv:2211.01095, section 5; diffusers)."""
+"""Below this many steps the last one is of first order wherever it ends, as in the authors' code and diffusers."""
 
 
 @dataclass(frozen=True)

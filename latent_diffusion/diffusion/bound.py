@@ -1,0 +1,153 @@
+"""The variational bound on -log p(x0), in nats per picture, and three ways to estimate it.
+
+With x_{-1} = x0, the times 0 .. T - 1 of the schedule, a standard normal prior and the reverse process
+
+    p(x_{t-1} | x_t) = N(posterior mean of (x_t, x0(x_t)), posterior variance)     for t > 0
+    p(x_{-1} | x_0)  = N(x0(x_0), sigma_0^2), the decoder, sigma_0^2 = beta_0       for t = 0
+
+the bound is written in two ways (Ho et al. 2020, arXiv:2006.11239, eq. 3 and eq. 5; derivation in appendix A):
+
+    L = E[ -log p(x_{T-1}) - sum_t log p(x_{t-1} | x_t) / q(x_t | x_{t-1}) ]                             (eq. 3)
+      = KL(q(x_{T-1} | x0) || p) + sum_{t>0} E[ KL(q(x_{t-1} | x_t, x0) || p(x_{t-1} | x_t)) ]
+        - E[ log p(x_{-1} | x_0) ]                                                                        (eq. 5)
+
+and has four functions here, equal in expectation, dearest first:
+
+    bound_trajectory    T samples: eq. 3 on a whole path x_0 .. x_{T-1} of the forward chain; T network evaluations
+    bound_all_levels    eq. 5 with every KL in closed form and one marginal draw per level; T network evaluations
+    bound_two_samples   one random t per picture, a pair (x_{t-1}, x_t), the log-ratio of eq. 5 before its
+                        expectation over x_{t-1} is taken in closed form; one network evaluation
+    bound_one_sample    one random t per picture, x_t alone, the KL in closed form ("Rao-Blackwellised", section 2)
+
+T, two and one count the noisy latents drawn per picture; on why fewer is better, Luo 2022, arXiv:2208.11970, eq. 45, 58.
+The decoder is Gaussian because latents are continuous; the paper's own (eq. 13) is for 8-bit pixels. x0's dtype is the
+dtype of all sums: in float64 the trajectory's large terms cancel without loss.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from latent_diffusion.diffusion.denoiser import DenoiseAt, at_times
+from latent_diffusion.diffusion.forward import add_noise, forward_step, transition
+from latent_diffusion.diffusion.level import NoiseSchedule
+from latent_diffusion.diffusion.posterior import posterior, posterior_mean
+
+__all__ = [
+    "bound_all_levels",
+    "bound_one_sample",
+    "bound_trajectory",
+    "bound_two_samples",
+    "level_term",
+    "prior_term",
+]
+
+Draw = Callable[[], Tensor]
+"""Returns fresh standard normal noise shaped as x0 (B, C, h, w)."""
+
+
+def prior_term(schedule: NoiseSchedule, x0: Tensor) -> Tensor:
+    """Return KL(q(x_{T-1} | x0) || N(0, I)), (B,) nats: no network in it. Reference: arXiv:2006.11239, eq. 5, L_T."""
+    last = schedule.level(schedule.num_train_timesteps - 1)
+    per_value = (last.alpha * x0) ** 2 + last.sigma**2 - 1.0 - 2.0 * math.log(last.sigma)
+    return 0.5 * per_value.flatten(1).sum(1)
+
+
+def level_term(schedule: NoiseSchedule, x0: Tensor, estimate: Tensor, t: Tensor) -> Tensor:
+    """Return the term of eq. 5 at times t (B,), (B,) nats, where `estimate` is the network's x0 at x_t.
+
+    For t > 0 the two Gaussians share their variance, so the KL is |difference of means|^2 / (2 variance), which is
+    (SNR(t - 1) - SNR(t)) |x0 - estimate|^2 / 2; for t = 0 it is the decoder's negative log-likelihood.
+
+    Reference: arXiv:2006.11239, eq. 8; Kingma et al. 2021, arXiv:2107.00630, section 4.
+    """
+    alpha, sigma, before = at_times(schedule, t, x0)
+    step = posterior(alpha, sigma, *before)
+    decoding = (t == 0).reshape(alpha.shape)
+    variance = torch.where(decoding, sigma**2, step.variance)
+    error = step.of_x0 * (x0 - estimate)  # at t = 0: of_x = 0 and of_x0 = 1
+    constant = torch.where(decoding, torch.log(2.0 * math.pi * variance), 0.0)
+    return 0.5 * (error**2 / variance + constant).flatten(1).sum(1)
+
+
+def bound_all_levels(denoise: DenoiseAt, schedule: NoiseSchedule, x0: Tensor, draw: Draw) -> Tensor:
+    """Return the bound (B,) nats with every term of eq. 5, each at one draw of its x_t.
+
+    Reference: arXiv:2006.11239, eq. 5.
+    """
+    total = prior_term(schedule, x0)
+    for time in range(schedule.num_train_timesteps):
+        t = torch.full((x0.shape[0],), time, dtype=torch.int64, device=x0.device)
+        total = total + _closed_form_at(denoise, schedule, x0, t, draw)
+    return total
+
+
+def bound_one_sample(denoise: DenoiseAt, schedule: NoiseSchedule, x0: Tensor, t: Tensor, draw: Draw) -> Tensor:
+    """Return an unbiased estimate of the bound (B,) nats from one x_t per picture.
+
+    Args:
+        denoise: (x, t) -> x0.
+        schedule: the noise law.
+        x0: clean latents (B, C, h, w).
+        t: times (B,) int64 drawn uniformly from 0 .. T - 1 by the caller.
+        draw: source of noise.
+
+    Reference: arXiv:2006.11239, eq. 5 and section 3.4 (t uniform).
+    """
+    return prior_term(schedule, x0) + schedule.num_train_timesteps * _closed_form_at(denoise, schedule, x0, t, draw)
+
+
+def bound_two_samples(denoise: DenoiseAt, schedule: NoiseSchedule, x0: Tensor, t: Tensor, draw: Draw) -> Tensor:
+    """Return an unbiased estimate of the bound (B,) nats from one pair (x_{t-1}, x_t) per picture.
+
+    The pair comes from the forward chain: x_{t-1} by the marginal, x_t by one step from it. The term is
+    log q(x_{t-1} | x_t, x0) - log p(x_{t-1} | x_t) for t > 0, and -log p(x0 | x_0) for t = 0. Its mean over x_{t-1} is
+    the KL of `bound_one_sample`, its variance larger. Arguments as there.
+
+    Reference: arXiv:2006.11239, eq. 5, the log-ratio inside L_{t-1} (appendix A, eq. 21).
+    """
+    alpha, sigma, before = at_times(schedule, t, x0)
+    x_before = add_noise(x0, draw(), *before)
+    x = forward_step(x_before, draw(), before, (alpha, sigma))
+    estimate = denoise(x, t)
+    step = posterior(alpha, sigma, *before)
+    decoding = (t == 0).reshape(alpha.shape)
+    variance = torch.where(decoding, sigma**2, step.variance)
+    missed = (x_before - posterior_mean(x, estimate, step)) ** 2
+    unavoidable = torch.where(decoding, 0.0, (x_before - posterior_mean(x, x0, step)) ** 2)
+    constant = torch.where(decoding, torch.log(2.0 * math.pi * variance), 0.0)
+    term = 0.5 * ((missed - unavoidable) / variance + constant).flatten(1).sum(1)
+    return prior_term(schedule, x0) + schedule.num_train_timesteps * term
+
+
+def bound_trajectory(denoise: DenoiseAt, schedule: NoiseSchedule, x0: Tensor, draw: Draw) -> Tensor:
+    """Return an unbiased estimate of the bound (B,) nats from one path of T noisy latents per picture.
+
+    Reference: arXiv:2006.11239, eq. 3.
+    """
+    x = x0
+    total = torch.zeros(x0.shape[0], dtype=x0.dtype, device=x0.device)
+    for time in range(schedule.num_train_timesteps):
+        before, level = schedule.level(time - 1), schedule.level(time)
+        ends = (before.alpha, before.sigma), (level.alpha, level.sigma)
+        x_before, x = x, forward_step(x, draw(), *ends)
+        ratio, added = transition(*ends[0], *ends[1])
+        total = total + _log_normal(x, ratio * x_before, float(added))  # log q(x_t | x_{t-1})
+        estimate = denoise(x, torch.full((x0.shape[0],), time, dtype=torch.int64, device=x0.device))
+        step = posterior(*ends[1], *ends[0])
+        variance = float(step.variance) if time > 0 else level.sigma**2
+        total = total - _log_normal(x_before, posterior_mean(x, estimate, step), variance)
+    return total - _log_normal(x, torch.zeros_like(x), 1.0)
+
+
+def _closed_form_at(denoise: DenoiseAt, schedule: NoiseSchedule, x0: Tensor, t: Tensor, draw: Draw) -> Tensor:
+    alpha, sigma, _ = at_times(schedule, t, x0)
+    return level_term(schedule, x0, denoise(add_noise(x0, draw(), alpha, sigma), t), t)
+
+
+def _log_normal(x: Tensor, mean: Tensor, variance: float) -> Tensor:
+    """Log N(x; mean, variance), summed over each picture: (B,)."""
+    per_value = (x - mean) ** 2 / variance + math.log(2.0 * math.pi * variance)
+    return -0.5 * per_value.flatten(1).sum(1)
