@@ -41,11 +41,11 @@ class DataConfig(Section):
     """Side of the training pictures, in px."""
     fit: Literal["crop", "pad"] = "crop"
     """Pictures that are not square: take the centre square, or all of it with white borders."""
-    where: dict[str, str | list[str]] = {}
+    where: dict[str, str | list[str]] = Field(default_factory=dict)
     """Keep rows whose metadata field has (one of) these values, for example `{split: train}`."""
-    where_not: dict[str, str | list[str]] = {}
+    where_not: dict[str, str | list[str]] = Field(default_factory=dict)
     """Leave out rows whose metadata field has (one of) these values."""
-    captions: list[str] = ["text"]
+    captions: list[str] = Field(default_factory=lambda: ["text"])
     """Metadata fields with captions: one field, then one of its texts, is drawn for every sample. [] = no captions."""
     missing_captions: Literal["error", "empty"] = "error"
     """A row without any caption: an error, or the empty prompt."""
