@@ -65,7 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = [argument for argument in arguments if argument != "--debug"]
     warnings.showwarning = _one_line_warning
     try:
-        code = app(args=arguments, prog_name="latent-diffusion", standalone_mode=False)
+        code = app(args=arguments, prog_name="latent-diffusion", standalone_mode=False, obj={"debug": debug})
+        if code == INTERRUPTED:
+            _say("interrupted")
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except BrokenPipeError:  # the reader of our output left, as in `| head`

@@ -8,6 +8,7 @@ __all__ = ["train"]
 
 
 def train(
+    context: typer.Context,
     config: Annotated[
         str, typer.Argument(metavar="CONFIG", help="A YAML file of `configs/`, or your own.", show_default=False)
     ],
@@ -29,4 +30,4 @@ def train(
     """
     from latent_diffusion.train import main
 
-    return main([config, *(overrides or [])])
+    return main([config, *(overrides or []), *(["--debug"] if context.obj["debug"] else [])])

@@ -1,0 +1,124 @@
+"""The whole pipeline with guidance against diffusers' `StableDiffusionPipeline`, from one folder and one noise.
+
+Bound 1e-4 on final latents: float32 sums are ordered differently in the two networks, and guidance amplifies that.
+"""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from latent_diffusion import LatentDiffusionPipeline
+
+BOUND = 1e-4
+STEPS = 12
+PROMPTS, NEGATIVE = ["a red apple", "the sun"], ["a blue car", ""]
+CASES = {
+    # our sampler, spacing, eta -> diffusers' scheduler and what it is told
+    "ddim": ("ddim", "leading", 0.0, "DDIMScheduler", {"timestep_spacing": "leading"}),
+    "ddim-eta": ("ddim", "leading", 1.0, "DDIMScheduler", {"timestep_spacing": "leading"}),
+    "ddim-trailing": ("ddim", "trailing", 0.0, "DDIMScheduler", {"timestep_spacing": "trailing"}),
+    "ddpm": ("ddpm", "leading", 0.0, "DDPMScheduler", {"timestep_spacing": "leading"}),
+    "dpmpp_2m": ("dpmpp_2m", "linspace", 0.0, "DPMSolverMultistepScheduler", {"timestep_spacing": "linspace"}),
+    "dpmpp_2m-karras": ("dpmpp_2m", "karras", 0.0, "DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
+}
+
+
+@pytest.fixture(scope="module", params=["epsilon", "v_prediction"])
+def folder(request, tiny_folder, tmp_path_factory):
+    """The tiny folder, once for each prediction."""
+    copy = shutil.copytree(tiny_folder, tmp_path_factory.mktemp(request.param) / "tiny")
+    file = copy / "scheduler" / "scheduler_config.json"
+    config = json.loads(file.read_text()) | {"prediction_type": request.param, "clip_sample": False}
+    file.write_text(json.dumps(config))
+    return copy
+
+
+@pytest.fixture(scope="module")
+def ours(folder):
+    return LatentDiffusionPipeline.from_pretrained(folder, device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def theirs(folder):
+    from diffusers import StableDiffusionPipeline
+
+    pipe = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def reschedule(pipe, scheduler, options):
+    """Give a diffusers pipeline another scheduler with the same noise law."""
+    import diffusers
+
+    keep = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps", "prediction_type", "steps_offset")
+    law = {key: pipe.scheduler.config[key] for key in keep if key in pipe.scheduler.config}
+    clip = {} if scheduler == "DPMSolverMultistepScheduler" else {"clip_sample": False}
+    pipe.scheduler = getattr(diffusers, scheduler)(**law, **clip, **options)
+
+
+def draw_theirs(pipe, eta=0.0, **arguments):
+    generators = [torch.Generator().manual_seed(seed) for seed in (21, 22)]
+    call = {"negative_prompt": NEGATIVE, "num_inference_steps": STEPS, "guidance_scale": 7.5, "output_type": "latent"}
+    side = pipe.unet.config.sample_size * pipe.vae_scale_factor
+    return pipe(PROMPTS, height=side, width=side, generator=generators, eta=eta, **(call | arguments)).images
+
+
+def draw_ours(pipe, **arguments):
+    call = {"negative_prompt": NEGATIVE, "num_inference_steps": STEPS, "guidance_scale": 7.5, "output_type": "latent"}
+    return pipe(PROMPTS, seed=21, **(call | arguments)).images
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_final_latents(ours, theirs, case):
+    sampler, spacing, eta, scheduler, options = CASES[case]
+    reschedule(theirs, scheduler, options)
+    expected = draw_theirs(theirs, eta)
+    assert expected.abs().max() > 0.5, "the pictures are not all alike"
+    found = draw_ours(ours, sampler=sampler, spacing=spacing, eta=eta)
+    assert (found - expected).abs().max() <= BOUND
+
+
+@pytest.mark.parametrize("arguments", [{"guidance_scale": 1.0}, {"guidance_rescale": 0.7}, {"clip_skip": 1}])
+def test_other_arguments_mean_the_same(ours, theirs, arguments):
+    reschedule(theirs, "DDIMScheduler", {"timestep_spacing": "leading"})
+    found = draw_ours(ours, sampler="ddim", spacing="leading", **arguments)
+    assert (found - draw_theirs(theirs, **arguments)).abs().max() <= BOUND
+
+
+def test_the_folders_own_sampler_is_the_default(ours, theirs, folder):
+    from diffusers import DDIMScheduler
+
+    theirs.scheduler = DDIMScheduler.from_pretrained(folder, subfolder="scheduler")
+    assert (draw_ours(ours) - draw_theirs(theirs)).abs().max() <= BOUND
+
+
+def test_images_and_their_rounding(ours, theirs):
+    reschedule(theirs, "DDIMScheduler", {"timestep_spacing": "leading"})
+    expected = draw_theirs(theirs, output_type="pil")
+    found = draw_ours(ours, sampler="ddim", spacing="leading", output_type="pil")
+    for a, b in zip(found, expected, strict=True):
+        assert np.abs(np.asarray(a).astype(int) - np.asarray(b)).max() <= 1
+
+
+def test_to_diffusers_shares_the_weights_and_draws_the_same(ours):
+    pipe = ours.to_diffusers()
+    pipe.set_progress_bar_config(disable=True)
+    assert (draw_theirs(pipe) - draw_ours(ours)).abs().max() <= BOUND
+    for name, part in (("unet", pipe.unet), ("autoencoder", pipe.vae)):
+        mine = dict(getattr(ours.components, name).named_parameters())
+        assert {n: p.data_ptr() for n, p in part.named_parameters()} == {n: p.data_ptr() for n, p in mine.items()}
+    assert pipe.text_encoder is ours.components.text_encoder.model
+    assert pipe.scheduler.config.prediction_type == ours.components.prediction.name
+
+
+def test_what_we_save_opens_in_diffusers(ours, tmp_path):
+    from diffusers import StableDiffusionPipeline
+
+    ours.save_pretrained(tmp_path / "saved")
+    pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "saved", local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    assert (draw_theirs(pipe) - draw_ours(ours)).abs().max() <= BOUND
