@@ -102,7 +102,7 @@ class AutoencoderKL(nn.Module):
         return self.decoder(self.post_quant_conv(z))
 
     def to_latents(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Return scaled latents (B, C, h, w) of `images` (B, 3, H, W) in [-1, 1]: the mean, or a sample with `noise`."""
+        """Return scaled latents (B, C, h, w) of `images` (B, 3, H, W) in [-1, 1]: the mean, or drawn with `noise`."""
         posterior = self.encode(images)
         return self.scale(posterior.mean if noise is None else posterior.sample(noise))
 

@@ -1,6 +1,7 @@
 """Patch discriminator that sharpens the autoencoder's pictures.
 
-GroupNorm in place of BatchNorm: its verdict on a picture does not depend on the rest of the batch, nor on the number of processes.
+GroupNorm in place of BatchNorm: its verdict on a picture does not depend on the rest of the batch, nor on the number
+of processes.
 Reference: Isola et al. 2017, arXiv:1611.07004, section 3.2 (PatchGAN).
 """
 
