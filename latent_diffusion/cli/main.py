@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 import latent_diffusion
+from latent_diffusion.cli.evaluate import evaluate
 from latent_diffusion.cli.generate import generate
 from latent_diffusion.cli.info import info
 from latent_diffusion.cli.inpaint import inpaint
@@ -39,6 +40,7 @@ app = typer.Typer(
 app.command(rich_help_panel="Make pictures")(generate)
 app.command(rich_help_panel="Make pictures")(inpaint)
 app.command(rich_help_panel="Train and judge")(train)
+app.command(rich_help_panel="Train and judge")(evaluate)
 app.command(rich_help_panel="Train and judge")(info)
 
 

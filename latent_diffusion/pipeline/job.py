@@ -48,7 +48,7 @@ class Job:
         """
         factor = self.components.autoencoder.factor
         shape = (
-            self.components.unet.config.in_channels,
+            self.components.autoencoder.config.latent_channels,
             self.settings.height // factor,
             self.settings.width // factor,
         )

@@ -65,7 +65,7 @@ def test_output_types_agree(tiny_pipeline):
     picture = draw(tiny_pipeline, output_type="pil").images[0]
     side = tiny_pipeline.defaults.height
     assert tensor.shape == (1, 3, side, side) and picture.size == (side, side)
-    assert 0 <= tensor.min() and tensor.max() <= 1
+    assert tensor.min() >= 0 and tensor.max() <= 1
     assert np.array_equal(array, tensor.permute(0, 2, 3, 1).numpy())
     assert np.abs(np.asarray(picture) / 255 - array[0]).max() <= 0.51 / 255
 
@@ -171,7 +171,7 @@ def with_nan(pipe, part):
     """The pipeline with one weight of a part broken; the shared parts stay whole."""
     broken = copy.deepcopy(getattr(pipe.components, part))
     with torch.no_grad():
-        next(broken.parameters()).flatten()[0] = torch.nan
+        list(broken.parameters())[-1].flatten()[0] = torch.nan
     return LatentDiffusionPipeline(dataclasses.replace(pipe.components, **{part: broken}), device="cpu")
 
 
