@@ -7,7 +7,7 @@ sections `objective:` and `data:` belong to the objective and are parsed by its 
 
 import re
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -27,12 +27,12 @@ class Section(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _no_bool_for_number(cls, values: Any) -> Any:
-        if isinstance(values, dict):
-            for name, value in values.items():
-                known = cls.model_fields.get(name)
-                if isinstance(value, bool) and known is not None and known.annotation in (int, float):
-                    raise ValueError(f"`{name}` is {value}, a number is expected")
+    def _only_numbers_for_numbers(cls, values: Any) -> Any:
+        """Refuse `steps: true` and `steps: "10"`, which pydantic would take."""
+        for name, value in values.items() if isinstance(values, dict) else ():
+            field = cls.model_fields.get(name)
+            if isinstance(value, bool | str) and field is not None and _is_number(field.annotation):
+                raise ValueError(f"`{name}` is {value!r}, a number is expected")
         return values
 
 
@@ -136,7 +136,7 @@ for _tag, _pattern, _first in (
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)
 # decimal whatever the leading zeros; PyYAML's own would read 010 as 8
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node)))
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
 
 
 def read_config(path: str | Path, overrides: list[str] | None = None) -> RunConfig:
@@ -169,6 +169,12 @@ def parse_section(model: type[M], values: dict[str, Any], where: str) -> M:
         return model.model_validate(values)
     except ValidationError as fault:
         _refuse(model, fault, where)
+
+
+def _is_number(annotation: Any) -> bool:
+    """Return whether a field is int or float, or one of them or None."""
+    kinds = set(get_args(annotation) or (annotation,)) - {type(None)}
+    return kinds in ({int}, {float}, {int, float})
 
 
 def _parse_yaml(text: str, where: str) -> Any:

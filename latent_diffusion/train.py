@@ -1,82 +1,214 @@
-"""`accelerate launch -m latent_diffusion.train CONFIG [key=value ...]`: configuration, objective, training, export."""
+"""`accelerate launch -m latent_diffusion.train CONFIG [key=value ...]`: configuration, objective, training, export.
 
+The same command started again continues from the newest checkpoint, or says that the run is finished.
+"""
+
+import contextlib
+import errno
 import logging
+import os
+import shutil
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from latent_diffusion.config import RunConfig, parse_section, read_config
-from latent_diffusion.errors import LatentDiffusionError
+from latent_diffusion.errors import ConfigError, LatentDiffusionError
 from latent_diffusion.registry import find
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from latent_diffusion.checkpoint.training_state import TrainingState
     from latent_diffusion.training.objective import Objective
+    from latent_diffusion.training.run_folder import RunFolder
+    from latent_diffusion.training.signals import StopSignals
+    from latent_diffusion.training.trainer import Trainer
 
 __all__ = ["main"]
 
 logger = logging.getLogger(__name__)
 
+_USAGE = "usage: python -m latent_diffusion.train CONFIG [key=value ...] [--debug]"
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train as CONFIG and the overrides say; return the exit code (errors.py has the list)."""
+    """Train as CONFIG and the overrides say; return the exit code (`errors.py` has the list)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
-    arguments = [a for a in arguments if a != "--debug"]
+    arguments = [argument for argument in arguments if argument != "--debug"]
     if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: python -m latent_diffusion.train CONFIG [key=value ...] [--debug]", file=sys.stderr)
+        print(_USAGE, file=sys.stderr)
         return 0 if arguments else 2
     try:
-        run = read_config(arguments[0], arguments[1:])
-        return train(run)
-    except LatentDiffusionError as error:
+        return train(read_config(arguments[0], arguments[1:]))
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
         if debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+            traceback.print_exc()
+        code, line = _describe(error)
+        print(f"error: {' '.join(line.split())}", file=sys.stderr)
+        return code
 
 
 def train(run: RunConfig) -> int:
-    """Train one run to its end, export it, and return the exit code."""
-    import torch
-
+    """Train one run to its end, or to a signal; return the exit code."""
+    from latent_diffusion.checkpoint.training_state import newest_state, set_aside_newer
     from latent_diffusion.runtime.allocator import keep_large_blocks
-    from latent_diffusion.runtime.threads import choose_threads, set_threads
-    from latent_diffusion.training.log import RunLog
-    from latent_diffusion.training.trainer import Trainer
+    from latent_diffusion.training.log import start_logging
+    from latent_diffusion.training.run_folder import RunFolder
+    from latent_diffusion.training.signals import StopSignals
 
     keep_large_blocks()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    accelerator = build_accelerator()
-    set_threads(choose_threads(accelerator.num_processes, wanted=run.threads))
-    logger.info(
-        "%d process(es), %d threads each, %s", accelerator.num_processes, torch.get_num_threads(), run.precision
-    )
-    run.output.mkdir(parents=True, exist_ok=True)
+    signals = StopSignals()
+    with signals.caught():
+        accelerator = build_accelerator()
+        first = accelerator.is_main_process
+        start_logging(logging.INFO if first else logging.ERROR)
+        folder = RunFolder(run.output)
+        folder.refuse_if_held()
+        state = newest_state(folder.checkpoints)
+        if state is not None and run.resume == "never":
+            raise ConfigError(f"resume: never, but {folder.checkpoints} has checkpoints; choose another output")
+        accelerator.wait_for_everyone()  # all have read the folder before the first writes in it
+        finished = state is not None and state.step >= run.steps and folder.finished_steps() == state.step
+        with folder.locked() if first and not finished else contextlib.nullcontext():
+            if first and not finished:
+                set_aside_newer(folder.checkpoints, state)
+            code = _run(run, folder, state, accelerator, signals, finished=finished)
+    accelerator.end_training()
+    return code
+
+
+def _run(
+    run: RunConfig,
+    folder: "RunFolder",
+    state: "TrainingState | None",
+    accelerator: "Accelerator",
+    signals: "StopSignals",
+    *,
+    finished: bool,
+) -> int:
+    """Build, continue from `state`, train and export."""
+    import torch
+
+    from latent_diffusion.checkpoint.training_state import write_json
+    from latent_diffusion.training.audit import Audit
+    from latent_diffusion.training.log import RunLog
+    from latent_diffusion.training.saving import Saver, describe_run, refuse_drift, restore, state_bytes
+    from latent_diffusion.training.trainer import Trainer
+
+    first = accelerator.is_main_process
+    threads = _choose_threads(run, state, accelerator)
     torch.manual_seed(run.seed)
     objective = build_objective(run)
-    trainer = Trainer(objective, run, accelerator)
-    log = RunLog(run.output, run)
-    log.start(trainer.done)
-    trainer.fit([log])
-    log.close()
+    described = describe_run(run, objective.fingerprint(), accelerator.num_processes, threads)
+    if state is not None:
+        refuse_drift(state, described, run)
+        if finished:
+            logger.info("%s is finished: %d steps, the model is in %s", run.output, state.step, folder.model)
+            return 0
+    with _told(folder, first):
+        if first:
+            write_json(folder.path / "config.json", described)
+        trainer = Trainer(objective, run, accelerator)
+        log = RunLog(run.output, run)
+        if state is not None:
+            restore(trainer, state)
+            log.load(state.values["log"])
+            logger.info("continuing after step %d from %s", state.step, state.folder)
+        if first:
+            folder.check_space(state_bytes(trainer), run.checkpoint.keep)
+            folder.tell(state="running", step=trainer.done, steps=run.steps, exit_code=None, message=None)
+            log.start(trainer.done)
+        with contextlib.closing(log):
+            audit = Audit(trainer)
+            signals.saving = True
+            trainer.fit([log, Saver(run, folder, log, described), audit] if first else [audit], signals)
+            signals.saving = False
+        if trainer.stopped:
+            logger.info("stopped after step %d of %d; run again to continue", trainer.done, run.steps)
+            if first:
+                folder.tell(state="interrupted", step=trainer.done, exit_code=signals.exit_code)
+            return signals.exit_code
+        if first:
+            _export(trainer, folder, described)
+            folder.tell(state="finished", step=trainer.done, exit_code=0)
+        accelerator.wait_for_everyone()
     return 0
 
 
+def _export(trainer: "Trainer", folder: "RunFolder", described: dict[str, Any]) -> None:
+    """Write the trained parts, with their averaged weights, to `model/` in one rename."""
+    from latent_diffusion.checkpoint.training_state import TEMPORARY, publish, write_json
+    from latent_diffusion.training.saving import averaged
+
+    temporary = folder.path / f"{TEMPORARY}model"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    with averaged(trainer):
+        trainer.objective.export(temporary, averaged=trainer.ema is not None)
+    write_json(temporary / "training.json", {"step": trainer.done, "averaged": trainer.ema is not None, **described})
+    publish(temporary, folder.model)
+    logger.info("finished: the model is in %s", folder.model)
+
+
+@contextlib.contextmanager
+def _told(folder: "RunFolder", first: bool) -> Iterator[None]:
+    """Write into `status.json` how a failure ended the run; a launcher hides the exit code and the message."""
+    from latent_diffusion.errors import DivergedError
+
+    try:
+        yield
+    except SystemExit as stop:
+        if first:
+            folder.tell(state="interrupted", exit_code=stop.code)
+        raise
+    except Exception as error:
+        if first:
+            code, line = _describe(error)
+            state = "diverged" if isinstance(error, DivergedError) else "failed"
+            folder.tell(state=state, exit_code=code, message=line, traceback=traceback.format_exc())
+        raise
+
+
+def _choose_threads(run: RunConfig, state: "TrainingState | None", accelerator: "Accelerator") -> int:
+    """Set and return the threads of this process: as configured, as before, or the cores shared out."""
+    from latent_diffusion.runtime.threads import choose_threads, set_threads
+
+    processes = accelerator.num_processes
+    wanted = run.threads
+    if wanted is None and state is not None and state.values["processes"] == processes:
+        wanted = state.values["threads"]  # sums in another order would end bit-equality
+    threads = choose_threads(int(os.environ.get("LOCAL_WORLD_SIZE", str(processes))), wanted=wanted)
+    set_threads(threads)
+    logger.info("%d process(es), %d thread(s) each, %s, %s", processes, threads, accelerator.device, run.precision)
+    return threads
+
+
 def build_accelerator() -> "Accelerator":
-    """Return accelerate's view of the processes; it gets neither the loader nor the curve, and no autocast."""
+    """Return accelerate's view of the processes; it gets neither the loader nor the curve, and no autocast.
+
+    Raises:
+        ConfigError: launched for a way of sharing work that the trainer does not know.
+    """
     from accelerate import Accelerator
     from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
-    return Accelerator(
+    accelerator = Accelerator(
         mixed_precision="no",
         kwargs_handlers=[
             DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
             InitProcessGroupKwargs(timeout=timedelta(minutes=30)),
         ],
     )
+    kind = accelerator.distributed_type.name
+    if kind not in ("NO", "MULTI_CPU", "MULTI_GPU"):
+        raise ConfigError(f"launched for {kind}; this trainer knows one process, several CPU processes, several GPUs")
+    return accelerator
 
 
 def build_objective(run: RunConfig) -> "Objective":
@@ -87,9 +219,22 @@ def build_objective(run: RunConfig) -> "Objective":
     """
     kind = find("latent_diffusion.training.objectives", str(run.objective["name"]))
     settings = {key: value for key, value in run.objective.items() if key != "name"}
+    if kind.couples_samples and run.accumulation > 1:
+        raise ConfigError(f"accumulation: objective {run.objective['name']!r} compares all pictures of a batch; use 1")
     return kind(
         parse_section(kind.settings_type, settings, "objective"), parse_section(kind.data_type, run.data, "data"), run
     )
+
+
+def _describe(error: Exception) -> tuple[int, str]:
+    """Return the exit code of an error and its one line."""
+    if isinstance(error, LatentDiffusionError):
+        return error.exit_code, str(error)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate" in str(error):
+        return 6, "out of memory; raise accumulation, set gradient_checkpointing: true or lower data.size"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        return 6, f"{error.filename or 'output'}: {error.strerror}; free some space or choose another output"
+    return 70, f"a bug of ours: {type(error).__name__}: {error}; run again with --debug and report the traceback"
 
 
 if __name__ == "__main__":

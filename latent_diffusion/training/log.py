@@ -23,11 +23,27 @@ if TYPE_CHECKING:
 
     from latent_diffusion.training.trainer import Trainer
 
-__all__ = ["RunLog", "console"]
+__all__ = ["RunLog", "console", "start_logging"]
 
 logger = logging.getLogger(__name__)
 console = Console(stderr=True)
 """Where everything for people goes, so that lines and the bar do not tear each other."""
+
+
+class _ToConsole(logging.Handler):
+    """Prints messages above the progress bar, one line each."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        warning = "warning: " if record.levelno >= logging.WARNING else ""
+        console.print(f"{warning}{record.getMessage()}", markup=False, highlight=False, soft_wrap=True)
+
+
+def start_logging(level: int) -> None:
+    """Send this package's messages from `level` on to the console."""
+    ours = logging.getLogger("latent_diffusion")
+    ours.handlers = [_ToConsole()]
+    ours.setLevel(level)
+    ours.propagate = False
 
 
 class RunLog:
@@ -78,7 +94,9 @@ class RunLog:
         means = {name: total / self._count for name, total in self._sums.items()}
         self._write(done, means, learning_rate(done - 1, self._run), speed)
         if self._bar is None:
-            console.print(f"step {done}/{self._run.steps}  {_short(means, speed, left)}", highlight=False)
+            console.print(
+                f"step {done}/{self._run.steps}  {_short(means, speed, left)}", highlight=False, soft_wrap=True
+            )
         self._sums, self._count = {}, 0
         self._clock, self._timed = time.perf_counter(), 0
 

@@ -126,7 +126,7 @@ class Trainer:
                 with autocast(self.run.precision, self.accelerator.device):
                     losses = wrapped(batch, step)
                 (losses.total.sum() * (processes / pictures)).backward()
-            for key, value in {"loss": losses.total, **losses.logs}.items():
+            for key, value in {**losses.logs, "loss": losses.total}.items():
                 value = value.detach().double()
                 share = value.sum() / pictures if value.ndim else value / (processes * len(micro_batches))
                 parts[key] = parts[key] + share if key in parts else share

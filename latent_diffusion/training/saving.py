@@ -1,0 +1,200 @@
+"""What of a trainer goes into a checkpoint and comes back, when it is saved, and whether a run may continue from it."""
+
+import logging
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from latent_diffusion.checkpoint.training_state import TrainingState, save_state
+from latent_diffusion.config import RunConfig
+from latent_diffusion.errors import CheckpointError, ConfigError
+from latent_diffusion.training.log import RunLog
+from latent_diffusion.training.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from latent_diffusion.training.trainer import Trainer
+
+__all__ = ["Saver", "averaged", "collect", "describe_run", "refuse_drift", "restore", "state_bytes"]
+
+logger = logging.getLogger(__name__)
+
+_FREE = {
+    "output", "accumulation", "checkpoint", "log_every", "sample", "gradient_checkpointing", "threads", "resume",
+    "allow_drift",
+}  # fmt: skip
+"""Keys that may change between the parts of one run: they do not change what is computed (but for rounding)."""
+
+
+class Saver:
+    """Writes checkpoints and sample pictures when they are due (the first process's observer)."""
+
+    def __init__(self, run: RunConfig, folder: RunFolder, log: RunLog, described: Mapping[str, Any]):
+        self._run, self._folder, self._log, self._described = run, folder, log, described
+
+    def after_backward(self, player: str, step: int) -> None:
+        """Nothing to save between backward and update."""
+
+    def after_update(self, trainer: "Trainer", figures: Mapping[str, float]) -> None:
+        """Save after every `checkpoint.every` updates, after the last, and when the run is asked to stop."""
+        done = trainer.done
+        if done % self._run.checkpoint.every == 0 or done == self._run.steps or trainer.stopped:
+            self.save(trainer)
+        sample = self._run.sample
+        if sample is not None and not trainer.stopped and (done % sample.every == 0 or done == self._run.steps):
+            self._preview(trainer)
+
+    def save(self, trainer: "Trainer") -> None:
+        """Write a checkpoint now."""
+        values = {**self._described, "log": self._log.state()}
+        save_state(self._folder.checkpoints, trainer.done, collect(trainer), values, keep=self._run.checkpoint.keep)
+        self._folder.tell(state="running", step=trainer.done, saved=trainer.done)
+
+    def _preview(self, trainer: "Trainer") -> None:
+        try:
+            with averaged(trainer), torch.no_grad():
+                images = trainer.objective.preview(trainer.done)
+            if images:
+                self._log.pictures(trainer.done, images)
+        except Exception as fault:  # pictures are for people: whatever is wrong with them, training is not
+            logger.warning("no sample pictures after step %d: %s: %s", trainer.done, type(fault).__name__, fault)
+
+
+def averaged(trainer: "Trainer") -> AbstractContextManager[None]:
+    """Return a context in which the objective's modules hold their moving average, where one is kept."""
+    return trainer.ema.in_place() if trainer.ema is not None else nullcontext()
+
+
+def collect(trainer: "Trainer") -> dict[str, dict[str, Tensor]]:
+    """Return everything that must come back: weights, AdamW's moments and counts, averages."""
+    groups: dict[str, dict[str, Tensor]] = {}
+    for name, player in trainer.players.items():
+        groups[name] = {key: value.detach() for key, value in player.state_dict().items()}
+        state = trainer.optimizers[name].state
+        groups[f"{name}.optimizer"] = {
+            f"{parameter_name}.{key}": value
+            for parameter_name, parameter in trainer.trainable[name].items()
+            for key, value in state.get(parameter, {}).items()
+        }
+    groups["ema"] = trainer.ema.tensors() if trainer.ema is not None else {}
+    return groups
+
+
+def state_bytes(trainer: "Trainer") -> int:
+    """Return about how large a checkpoint will be: weights, two moments of the trained ones, averages."""
+    total = 0
+    for name, player in trainer.players.items():
+        total += sum(t.numel() * t.element_size() for t in player.state_dict().values())
+        total += 2 * sum(p.numel() * p.element_size() for p in trainer.trainable[name].values())
+    if trainer.ema is not None:
+        total += sum(t.numel() * t.element_size() for t in trainer.ema.tensors().values())
+    return total
+
+
+@torch.no_grad()
+def restore(trainer: "Trainer", state: TrainingState) -> None:
+    """Put a checkpoint back, bit for bit.
+
+    Raises:
+        CheckpointError: names or shapes differ from this configuration's.
+    """
+    for name, player in trainer.players.items():
+        weights = player.state_dict()
+        saved = _matching(state, name, {key: value.shape for key, value in weights.items()})
+        for key, value in weights.items():
+            value.copy_(saved[key])
+        moments = state.tensors(f"{name}.optimizer")
+        if moments:
+            _restore_optimizer(trainer, name, state, moments)
+    if trainer.ema is not None:
+        live = trainer.ema.tensors()
+        trainer.ema.load(_matching(state, "ema", {key: value.shape for key, value in live.items()}))
+    trainer.done = state.step
+
+
+def _restore_optimizer(trainer: "Trainer", name: str, state: TrainingState, moments: Mapping[str, Tensor]) -> None:
+    optimizer = trainer.optimizers[name]
+    for parameter_name, parameter in trainer.trainable[name].items():
+        for key in ("step", "exp_avg", "exp_avg_sq"):
+            saved = moments.get(f"{parameter_name}.{key}")
+            if saved is None or (key != "step" and saved.shape != parameter.shape):
+                raise CheckpointError(f"{state.folder}: {name}.optimizer.safetensors has no {key} of {parameter_name}")
+            if key == "step":  # a fused optimizer keeps its counts beside the weights, others on the CPU
+                place = parameter.device if optimizer.defaults["fused"] else torch.device("cpu")
+                optimizer.state[parameter][key] = saved.to(place)
+            else:
+                optimizer.state[parameter][key] = torch.zeros_like(parameter).copy_(saved)
+
+
+def _matching(state: TrainingState, name: str, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+    saved = state.tensors(name)
+    found = {key: value.shape for key, value in saved.items()}
+    if found != dict(shapes):
+        differing = sorted(key for key in {*found, *shapes} if found.get(key) != shapes.get(key))
+        first = differing[0]
+        raise CheckpointError(
+            f"{state.folder}: {name}.safetensors does not fit this configuration: {len(differing)} tensors differ, "
+            f"first {first}: saved {found.get(first, 'absent')}, expected {shapes.get(first, 'absent')}"
+        )
+    return saved
+
+
+def describe_run(run: RunConfig, fingerprint: Mapping[str, str], processes: int, threads: int) -> dict[str, Any]:
+    """Return what a checkpoint says about its run; all of it is JSON."""
+    import accelerate
+
+    import latent_diffusion
+
+    versions = {"latent_diffusion": latent_diffusion.__version__, "torch": torch.__version__}
+    return {
+        "config": run.model_dump(mode="json"),
+        "fingerprint": dict(fingerprint),
+        "processes": processes,
+        "threads": threads,
+        "versions": {**versions, "accelerate": accelerate.__version__},
+    }
+
+
+def refuse_drift(state: TrainingState, described: Mapping[str, Any], run: RunConfig) -> None:
+    """Refuse to continue a checkpoint as another run: `key: saved -> now` for each difference that matters.
+
+    Longer training at a constant learning rate is the same run, and so is another number of processes.
+
+    Raises:
+        ConfigError: what differs, unless `allow_drift` is set.
+    """
+    before = _flat({k: v for k, v in state.values["config"].items() if k not in _FREE})
+    now = _flat({k: v for k, v in described["config"].items() if k not in _FREE})
+    if run.decay == "constant":
+        before.pop("steps", None)
+        now.pop("steps", None)
+    for place, digest in state.values["fingerprint"].items():
+        before[place] = digest  # where a path has a digest, the digest counts: data may be moved
+    for place, digest in described["fingerprint"].items():
+        now[place] = digest
+    lines = [
+        f"{key}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key)
+    ]
+    if not lines:
+        return
+    if run.allow_drift:
+        logger.warning("continuing %s although it differs: %s", state.folder, "; ".join(lines))
+        return
+    raise ConfigError(
+        f"{state.folder} was made by another configuration: {'; '.join(lines)}. Put it back, choose another output, "
+        f"or set allow_drift=true to continue all the same"
+    )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
