@@ -65,7 +65,7 @@ class DiffusionLoss:
         snr = (alpha / sigma) ** 2
         if self.weighting == "min_snr":
             return snr.clamp(max=self.gamma) / gain**2
-        # Half the fall of the SNR over the step (arXiv:2107.00630, section 4). The first step ends at infinite SNR: there
+        # Half the fall of the SNR over the step (arXiv:2107.00630, section 4). Step 0 falls from infinite SNR: there
         # a Gaussian decoder of variance sigma^2 stands in, as in `bound.py`.
         snr_before = (before[0] / before[1]) ** 2
         fall = torch.where(t == 0, 1.0 / sigma**2, snr_before - snr)
