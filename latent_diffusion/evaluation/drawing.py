@@ -22,7 +22,7 @@ Generate = Callable[[list[str], list[int]], Tensor]
 
 @dataclass(frozen=True)
 class Drawings:
-    """The pictures drawn for `asked`: `images` (prompts x per_prompt, 3, H, W) in [-1, 1], those of a prompt in a row."""
+    """The pictures drawn for `asked`: `images` (prompts x per_prompt, 3, H, W) in [-1, 1], a prompt's in a row."""
 
     asked: tuple[Picture, ...]
     images: Tensor
@@ -78,8 +78,9 @@ def score_drawings(
     scores = {} if gallery.retrieval is None else gallery.retrieval.search(features, asked).shares()
     # At the model's own size: sharpness that a 64 px model cannot have is not held against it here.
     real = gallery.pictures.load(drawings.asked, drawings.images.shape[-1])
-    real_head = extract(network, real).head
-    distance = kid(features.head, real_head) if min(len(real), len(asked)) > 1 else None
+    prompts = torch.arange(len(real))
+    groups = prompts.repeat_interleave(drawings.per_prompt), prompts
+    distance = kid(features.head, extract(network, real).head, *groups) if len(real) > 1 else None
     clips = (None, None)
     if clip is not None:
         texts = [row.text for row in drawings.asked]

@@ -117,9 +117,7 @@ def evaluate(
     seen_score, seen_grid = _examine(network, gallery, model, seen, settings, progress)
     unseen_score, unseen_grid = _examine(network, gallery, model, unseen, settings, progress)
     references = reference_rows(network, gallery, unseen)
-    return Report(
-        model.name, model.size, reconstruction, seen_score, unseen_score, references, seen_grid, unseen_grid
-    )
+    return Report(model.name, model.size, reconstruction, seen_score, unseen_score, references, seen_grid, unseen_grid)
 
 
 def _some(rows: list[Picture], count: int | None, seed: int) -> list[Picture]:
@@ -138,9 +136,7 @@ def _examine(
 ) -> tuple[DrawingScore | None, Image.Image | None]:
     if not asked:
         return None, None
-    drawings = draw(
-        model.generate, asked, settings.images_per_prompt, settings.seed, settings.batch_size, progress
-    )
+    drawings = draw(model.generate, asked, settings.images_per_prompt, settings.seed, settings.batch_size, progress)
     score = score_drawings(network, gallery, drawings, model.clip)
     return score, _sheet(gallery.pictures, drawings, settings.grid)
 

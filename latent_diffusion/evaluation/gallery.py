@@ -60,9 +60,7 @@ def features_of(
     return Features.cat(parts)
 
 
-def build_gallery(
-    network: EfficientNetLite0, pictures: RealPictures, progress: Progress = ignore_progress
-) -> Gallery:
+def build_gallery(network: EfficientNetLite0, pictures: RealPictures, progress: Progress = ignore_progress) -> Gallery:
     """Measure all real pictures and fit the search on them; about 9 ms a picture on one CPU core."""
     features = features_of(network, pictures, pictures.rows, progress=progress)
     train = [row for row in pictures.rows if row.split == "train"]

@@ -77,14 +77,14 @@ def read_pictures(path: str | os.PathLike[str]) -> RealPictures:
     table = read_rows(source, str(path))
     if not table:
         raise DataError(f"{path}: holds no pictures")
-    by_code = {(str(row.get("style")), str(row.get("codepoint"))): row for row in table}
+    by_code = {(row.get("style"), row["codepoint"]): row for row in table if "codepoint" in row}
     rows = []
     for row in table:
         captions = captions_of(row, "text")
         if not captions:
-            raise DataError(f"{path}: row {row['file_name']!r} has no `text`; evaluation needs a prompt for each picture")
+            raise DataError(f"{path}: row {row['file_name']!r} has no `text`; each picture needs a prompt")
         values = {key: str(row.get(key, "")) for key in ("style", "family", "group")}
-        twin = by_code.get((values["style"], str(row.get("dup_of"))))
+        twin = by_code.get((row.get("style"), row.get("dup_of")))
         if twin is not None:
             values["family"] = str(twin.get("family", ""))
         split = str(row.get("split", SPLIT))

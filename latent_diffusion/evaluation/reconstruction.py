@@ -43,7 +43,7 @@ class ReconstructionScore:
 
 
 def psnr(images: Tensor, references: Tensor) -> Tensor:
-    """Return the peak signal-to-noise ratio (B,) in dB of images (B, 3, H, W), clipped to [-1, 1], as 8-bit pictures."""
+    """Return the peak signal-to-noise ratio (B,) in dB of images (B, 3, H, W) in [-1, 1], taken as 8-bit pictures."""
     images = ((images.float().clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
     error = (images - references.float()).square().flatten(1).mean(dim=1).clamp(min=FLOOR)
     return 10 * torch.log10(RANGE**2 / error)
@@ -67,5 +67,6 @@ def score_reconstruction(
         progress("reconstructions", sum(map(len, ratios)), len(rows))
     ratio = torch.cat(ratios).double()
     pooled = -10 * torch.log10((10 ** (-ratio / 10)).mean())
-    distance = kid(Features.cat(after).head, Features.cat(before).head)
+    pairs = torch.arange(len(ratio))
+    distance = kid(Features.cat(after).head, Features.cat(before).head, pairs, pairs)
     return ReconstructionScore(len(ratio), size, float(ratio.mean()), float(pooled), distance)

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from latent_diffusion.evaluation.degrade import DEGRADATIONS
 from latent_diffusion.evaluation.features import Features
 from latent_diffusion.evaluation.gallery import Gallery, features_of
@@ -22,7 +24,7 @@ class ReferenceRow:
         what: the kind.
         pictures: how many queries (a prompt without such a picture is left out).
         scores: name1, name5, style, joint1, each 0..1.
-        kid: 1000 x KID against the real pictures of the prompts; None where the two sets are one and the same.
+        kid: 1000 x KID against the real pictures of the prompts, all at 128 px; None for fewer than two.
     """
 
     what: str
@@ -41,15 +43,19 @@ def reference_rows(network: EfficientNetLite0, gallery: Gallery, asked: Sequence
     if retrieval is None or not asked:
         return []
     real = gallery.features_of(asked)
+    number = {picture.file: k for k, picture in enumerate(asked)}
 
-    def row(what: str, rows: Sequence[Picture], features: Features, without: Sequence[Picture] | None) -> ReferenceRow:
+    def row(
+        what: str, rows: Sequence[Picture], features: Features, without: Sequence[Picture] | None = None
+    ) -> ReferenceRow:
         shares = retrieval.search(features, rows, without).shares()
-        distance = None if features is real or len(features) < 2 or len(real) < 2 else kid(features.head, real.head)
+        prompts = torch.tensor([number[picture.file] for picture in rows])
+        distance = kid(features.head, real.head, prompts, torch.arange(len(real))) if len(rows) > 1 else None
         return ReferenceRow(what, len(rows), shares, distance)
 
-    table = [row("the real picture", asked, real, None)]
+    table = [row("the real picture", asked, real)]
     for how in DEGRADATIONS:
-        table.append(row(f"real, {how}", asked, features_of(network, gallery.pictures, asked, how=how), None))
+        table.append(row(f"real, {how}", asked, features_of(network, gallery.pictures, asked, how=how)))
     for style in retrieval.styles:
         pairs = _copies(gallery.pictures.rows, asked, style)
         if pairs:
@@ -58,7 +64,7 @@ def reference_rows(network: EfficientNetLite0, gallery: Gallery, asked: Sequence
     random = _same_style(gallery.pictures.rows, asked)
     rows = [asked[k] for k in sorted(random)]
     if rows:
-        table.append(row("random, right style", rows, gallery.features_of([random[k] for k in sorted(random)]), None))
+        table.append(row("random, right style", rows, gallery.features_of([random[k] for k in sorted(random)])))
     return table
 
 
@@ -80,9 +86,7 @@ def _same_style(rows: Sequence[Picture], asked: Sequence[Picture]) -> dict[int, 
     drawn = {}
     for number, picture in enumerate(asked):
         others = [
-            row
-            for row in rows
-            if row.style == picture.style and row.split == "train" and row.family != picture.family
+            row for row in rows if row.style == picture.style and row.split == "train" and row.family != picture.family
         ]
         if others:
             drawn[number] = others[generator(0, "evaluation random picture", number).integers(len(others))]

@@ -100,9 +100,7 @@ class Retrieval:
     def _style_blocks(self, features: Features) -> Tensor:
         return torch.cat([self._white(features, block) for block in ("texture", "content", "head")], dim=1)
 
-    def search(
-        self, queries: Features, asked: Sequence[Picture], without: Sequence[Picture] | None = None
-    ) -> Hits:
+    def search(self, queries: Features, asked: Sequence[Picture], without: Sequence[Picture] | None = None) -> Hits:
         """Judge each query against the real picture whose prompt it was drawn from.
 
         Args:

@@ -1,0 +1,77 @@
+"""An evaluation on the terminal: progress while it runs, tables when it is done."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from latent_diffusion.evaluation import gallery
+    from latent_diffusion.evaluation.drawing import DrawingScore
+    from latent_diffusion.evaluation.evaluate import Report
+
+__all__ = ["print_tables", "show_progress"]
+
+SHARES = ("name1", "name5", "style", "joint1")
+
+
+@contextmanager
+def show_progress() -> "Iterator[gallery.Progress]":
+    """Yield a function that shows how far each part of the evaluation is, on stderr where someone is watching."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("starting", total=None)
+
+        def show(what: str, done: int, total: int) -> None:
+            nonlocal task
+            if bar.tasks[-1].description != what or done < bar.tasks[-1].completed:
+                bar.remove_task(task)
+                task = bar.add_task(what, total=total)
+            bar.update(task, completed=done)
+
+        yield show
+
+
+def print_tables(report: "Report") -> None:
+    """Print the report; a figure that was not measured is a dash."""
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    part = report.reconstruction
+    if part is not None:
+        table = Table(title=f"Autoencoder of {report.model}, {part.pictures} held-out pictures at {part.size} px")
+        for name in ("PSNR", "PSNR of the mean error", "rKID x1000"):
+            table.add_column(name, justify="right")
+        table.add_row(f"{part.psnr:.2f} dB", f"{part.psnr_pooled:.2f} dB", f"{part.rkid:.1f}")
+        console.print(table)
+    table = Table(title=f"Pictures of {report.model} at {report.size} px")
+    table.add_column("what")
+    for name in ("prompts", "pictures", "Name@1", "Name@5", "Style", "Joint@1", "KID x1000", "CLIP", "CLIP of real"):
+        table.add_column(name, justify="right")
+    for label, score in (("drawn, prompts seen", report.seen), ("drawn, prompts never seen", report.unseen)):
+        if score is not None:
+            table.add_row(label, *_cells(score))
+    table.add_section()
+    for row in report.references:
+        cells = [_share(row.scores, kind) for kind in SHARES]
+        table.add_row(row.what, str(row.pictures), str(row.pictures), *cells, _number(row.kid), "-", "-", style="dim")
+    console.print(table)
+    if report.references:
+        console.print("Dim rows: other answers to the prompts never seen.", style="dim")
+
+
+def _cells(score: "DrawingScore") -> list[str]:
+    shares = [_share(score.scores, kind) for kind in SHARES]
+    figures = [_number(score.kid), _number(score.clip), _number(score.clip_real)]
+    return [str(score.prompts), str(score.pictures), *shares, *figures]
+
+
+def _share(scores: dict[str, float], kind: str) -> str:
+    return f"{scores[kind]:.3f}" if kind in scores else "-"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"

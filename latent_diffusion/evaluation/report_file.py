@@ -1,0 +1,71 @@
+"""A report as JSON, and the two picture sheets beside it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+
+from latent_diffusion.errors import ConfigError, ResourceError
+from latent_diffusion.evaluation.evaluate import Report
+from latent_diffusion.registry import nearest
+
+__all__ = ["check", "figures", "report_to_dict", "write_report"]
+
+SHEETS = ("seen_grid", "unseen_grid")
+
+
+def report_to_dict(report: Report, settings: Mapping[str, object]) -> dict[str, object]:
+    """Return the report without its pictures, with the settings it was made with, ready for JSON."""
+    values = {
+        field.name: getattr(report, field.name) for field in fields(report) if field.name not in (*SHEETS, "references")
+    }
+    parts = {name: asdict(value) if hasattr(value, "__dataclass_fields__") else value for name, value in values.items()}
+    return {**parts, "references": [asdict(row) for row in report.references], "settings": dict(settings)}
+
+
+def figures(report: Report) -> dict[str, float]:
+    """Return every figure of the model under a dotted name, as in `seen.name1` or `reconstruction.psnr`."""
+    found: dict[str, float] = {}
+    for part in ("reconstruction", "seen", "unseen"):
+        score = getattr(report, part)
+        if score is None:
+            continue
+        values = asdict(score)
+        values |= values.pop("scores", {})
+        found |= {f"{part}.{name}": float(value) for name, value in values.items() if value is not None}
+    return found
+
+
+def check(found: Mapping[str, float], floors: Mapping[str, float]) -> list[str]:
+    """Return a line for every figure that is below its floor.
+
+    Raises:
+        ConfigError: a floor for a figure that the report has not.
+    """
+    lines = []
+    for name, floor in floors.items():
+        if name not in found:
+            raise ConfigError(f"no figure {name!r} in the report; there are {', '.join(found)}{nearest(name, found)}")
+        if not found[name] >= floor:
+            lines.append(f"{name} is {found[name]:.4g}, below {floor:g}")
+    return lines
+
+
+def write_report(report: Report, settings: Mapping[str, object], folder: Path) -> list[Path]:
+    """Write `evaluation.json`, `seen.png` and `unseen.png` (those there are) into `folder`; return their paths.
+
+    Raises:
+        ResourceError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        files = [folder / "evaluation.json"]
+        files[0].write_text(json.dumps(report_to_dict(report, settings), indent=2) + "\n", "utf-8")
+        for name in SHEETS:
+            sheet = getattr(report, name)
+            if sheet is not None:
+                files.append(folder / f"{name.removesuffix('_grid')}.png")
+                sheet.save(files[-1])
+    except OSError as error:
+        raise ResourceError(f"{str(folder)!r} cannot be written: {error.strerror or error}") from error
+    return files
