@@ -8,6 +8,8 @@ Every picture is decoded once before training (so a bad one is named before the 
 bytes in memory when all fit under `cache_bytes`; otherwise it is decoded again when its turn comes.
 """
 
+import hashlib
+import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -68,18 +70,19 @@ class DataConfig(Section):
 class Sample:
     """One training picture with all its draws made.
 
-    `image` is (3, size, size) uint8; `number` is n; `row` is the picture's index in the data set.
+    `image` is (3, size, size) uint8, or None where nobody asked for it; `number` is n; `row` is the picture's index in
+    the data set.
     """
 
     number: int
     row: int
     flipped: bool
-    image: Tensor
+    image: Tensor | None
     caption: str
 
 
 class ImageFolder:
-    """The samples of a data set.
+    """The samples of a data set; `digest` changes with any picture, caption or filter.
 
     Args:
         config: what to read.
@@ -142,14 +145,17 @@ class ImageFolder:
         size = self.config.size
         fits = len(rows) * 3 * size * size <= self.config.cache_bytes
         cache = torch.empty((len(rows) if fits else 0, 3, size, size), dtype=torch.uint8)
+        digest = hashlib.blake2b(digest_size=16)
         good: list[Row] = []
         bad: list[str] = []
         for done, row in enumerate(rows):
             try:
-                image = self._decode(row)
+                data = self._source.read(str(row["file_name"]))
+                image = self._decode(row, data)
             except DataError as error:
                 bad.append(str(error))
                 continue
+            digest.update(json.dumps(row, sort_keys=True).encode() + hashlib.blake2b(data).digest())
             if fits:
                 cache[len(good)] = image
             good.append(row)
@@ -162,14 +168,13 @@ class ImageFolder:
             if len(bad) > self.config.max_bad * len(rows) or not good:
                 raise DataError(f"{told}; that is more than data.max_bad={self.config.max_bad}")
             logger.warning("left out: %s", told)
+        self.digest = digest.hexdigest()
         return good, cache[: len(good)] if fits else None
 
-    def _decode(self, row: Row) -> Tensor:
+    def _decode(self, row: Row, data: bytes) -> Tensor:
         """Return one picture as (3, size, size) uint8."""
         name = str(row["file_name"])
-        picture = decode_image(
-            self._source.read(name), name=f"{self.config.path}/{name}", max_pixels=self.config.max_pixels
-        )
+        picture = decode_image(data, name=f"{self.config.path}/{name}", max_pixels=self.config.max_pixels)
         if min(picture.size) < self.config.min_side:
             width, height = picture.size
             raise DataError(f"{name!r}: {width}x{height} px, but the smallest side must be {self.config.min_side} px")
@@ -178,7 +183,9 @@ class ImageFolder:
 
     def image(self, row: int) -> Tensor:
         """Return the picture of a row as (3, size, size) uint8."""
-        return self._cache[row] if self._cache is not None else self._decode(self.rows[row])
+        if self._cache is not None:
+            return self._cache[row]
+        return self._decode(self.rows[row], self._source.read(str(self.rows[row]["file_name"])))
 
     def row_of(self, number: int) -> int:
         """Return which picture sample `number` shows."""
@@ -197,12 +204,14 @@ class ImageFolder:
         texts = fields[int(draw.integers(len(fields)))]
         return texts[int(draw.integers(len(texts)))]
 
-    def sample(self, number: int) -> Sample:
-        """Return sample n of the run, n = 0, 1, 2, ... without end."""
+    def sample(self, number: int, *, pixels: bool = True) -> Sample:
+        """Return sample n of the run, n = 0, 1, 2, ... without end; without `pixels` no picture is read."""
         row = self.row_of(number)
         flipped = self.config.flip and uniform(self.seed, "flip", number) < 0.5
-        image = self.image(row)
-        return Sample(number, row, flipped, image.flip(-1) if flipped else image, self.caption_of(number, row))
+        image = self.image(row) if pixels else None
+        if image is not None and flipped:
+            image = image.flip(-1)
+        return Sample(number, row, flipped, image, self.caption_of(number, row))
 
 
 def _values(row: Row, field: str) -> set[str]:

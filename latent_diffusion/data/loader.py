@@ -44,8 +44,9 @@ class Batch:
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Return samples as one batch."""
-    images = torch.stack([sample.image for sample in samples]).float().div_(127.5).sub_(1)
+    """Return samples as one batch; `images` is empty (B, 0) where they carry none."""
+    pixels = [sample.image for sample in samples if sample.image is not None]
+    images = torch.stack(pixels).float().div_(127.5).sub_(1) if pixels else torch.empty(len(samples), 0)
     return Batch(
         sample=tuple(s.number for s in samples),
         row=tuple(s.row for s in samples),
@@ -55,20 +56,23 @@ def collate(samples: Sequence[Sample]) -> Batch:
     )
 
 
-def batches(data: ImageFolder, numbers: Iterable[Sequence[int]], workers: int = 1) -> Iterator[Batch]:
+def batches(
+    data: ImageFolder, numbers: Iterable[Sequence[int]], workers: int = 1, *, pixels: bool = True
+) -> Iterator[Batch]:
     """Yield one batch for every list of global sample numbers, in order.
 
     Args:
         data: the data set.
         numbers: the sample numbers of each batch; may be endless, is read `_AHEAD` batches ahead.
         workers: threads that make batches; 0 makes each when it is asked for.
+        pixels: read the pictures; without it `images` is empty (B, 0).
 
     Raises:
         DataError: a picture vanished or was damaged since it was scanned.
     """
 
     def make(chosen: Sequence[int]) -> Batch:
-        return collate([data.sample(number) for number in chosen])
+        return collate([data.sample(number, pixels=pixels) for number in chosen])
 
     if workers == 0:
         yield from map(make, numbers)
