@@ -1,0 +1,27 @@
+"""The parts of one model, as they come from disk and go back."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from latent_diffusion.diffusion.level import NoiseSchedule
+from latent_diffusion.diffusion.prediction import Prediction
+from latent_diffusion.models.autoencoder import AutoencoderKL
+from latent_diffusion.models.text_encoder import TextEncoder
+from latent_diffusion.models.unet import UNet
+
+__all__ = ["Components"]
+
+
+@dataclass(frozen=True)
+class Components:
+    """Everything that makes pictures out of prompts."""
+
+    unet: UNet
+    autoencoder: AutoencoderKL
+    text_encoder: TextEncoder
+    schedule: NoiseSchedule  # the noise law it was trained with
+    prediction: Prediction  # what the U-Net's output means
+    scheduler_config: Mapping[str, Any]  # the folder's default sampler, with diffusers' field names
+    name: str  # for people: the folder's name
+    notes: tuple[str, ...] = ()  # what reading it had to change, such as casts

@@ -1,0 +1,191 @@
+"""Read and write one safetensors file, strictly and atomically.
+
+A file is 8 bytes of header length, a JSON header (name -> dtype, shape, byte range), then the tensors' bytes without a
+gap. The library checks most of that and never says which file it was; we check all of it before we hand the file over.
+Format: https://huggingface.co/docs/safetensors (sections "Format" and "Notes").
+"""
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from latent_diffusion.errors import CheckpointError, ResourceError
+
+__all__ = ["read_header", "read_tensors", "write_tensors"]
+
+MAX_HEADER = 25_000_000  # bytes; the header of a model of 10 000 tensors takes 2 MB
+BITS = {
+    **{"BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16},
+    **{"I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64},
+}
+LOOKS_LIKE = (
+    (b"version https://git-lfs", "a Git LFS pointer: fetch the real file with `git lfs pull`"),
+    (b"PK\x03\x04", "a pickle or zip file under another name: convert it to safetensors with the tool that made it"),
+    (b"\x80", "a pickle under another name: convert it to safetensors with the tool that made it"),
+    (b"<", "a web page: the download failed"),
+)
+
+
+def read_tensors(path: Path | str) -> dict[str, Tensor]:
+    """Return the tensors of a file by name, on the CPU, in the dtypes of the file.
+
+    Raises:
+        CheckpointError: the file is missing, is none of this format, or breaks the format anywhere.
+    """
+    path = Path(path)
+    read_header(path)
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: not a sound safetensors file: {error}") from None
+
+
+def read_header(path: Path | str) -> dict[str, dict[str, Any]]:
+    """Return name -> {dtype, shape, data_offsets} of a file, checked against its size.
+
+    Raises:
+        CheckpointError: the file is missing, is none of this format, or breaks the format anywhere.
+    """
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            start = file.read(64)
+            (length,) = struct.unpack("<Q", start[:8]) if len(start) >= 8 else (0,)
+            if len(start) < 8 or not 2 <= length <= min(size - 8, MAX_HEADER):
+                raise CheckpointError(f"{path}: {_unlike(start, size, length)}")
+            file.seek(8)
+            raw = file.read(length)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
+    try:
+        header = json.loads(raw.decode("utf-8"), object_pairs_hook=_without_repeats)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not a safetensors file: its header is no JSON ({str(error)[:100]})") from None
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{path}: not a safetensors file: its header is no JSON object")
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise CheckpointError(f"{path}: __metadata__ of the header must map names to strings")
+    _check_ranges(path, header, size - 8 - length)
+    return header
+
+
+def _unlike(start: bytes, size: int, length: int) -> str:
+    """Return what is wrong with a file whose first 8 bytes are no possible header length."""
+    for sign, what in LOOKS_LIKE:
+        if start.startswith(sign):
+            return f"not a safetensors file; it looks like {what}"
+    if size < 8:
+        return f"not a safetensors file: {size} bytes, a header needs 8" if size else "the file is empty"
+    limit = min(size - 8, MAX_HEADER)
+    return f"not a safetensors file: a header of {length} bytes was announced, at most {limit} are possible here"
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the name {repeated!r} appears twice")
+    return values
+
+
+def _check_ranges(path: Path, header: Mapping[str, Any], size: int) -> None:
+    """Check every entry, and that the byte ranges cover the `size` bytes after the header exactly once."""
+    ranges = sorted((*_byte_range(path, name, entry), name) for name, entry in header.items())
+    end = 0
+    for first, last, name in ranges:
+        if first != end:
+            raise CheckpointError(f"{path}: tensor {name!r} starts at byte {first}, the one before ends at {end}")
+        end = last
+    if end != size:
+        what = "is cut short" if end > size else "has bytes that belong to no tensor"
+        raise CheckpointError(f"{path}: the file {what}: its tensors take {end} bytes, there are {size}")
+
+
+def _byte_range(path: Path, name: str, entry: Any) -> tuple[int, int]:
+    """Return first and last byte of one entry after checking it against dtype and shape."""
+
+    def natural(values: Any) -> bool:
+        return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
+
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise CheckpointError(f"{path}: tensor {name!r}: the header must give dtype, shape and data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if dtype not in BITS:
+        raise CheckpointError(f"{path}: tensor {name!r}: unknown dtype {dtype!r}; there are {', '.join(BITS)}")
+    if not natural(shape) or not natural(offsets) or len(offsets) != 2:
+        raise CheckpointError(f"{path}: tensor {name!r}: bad shape {shape} or data_offsets {offsets}")
+    needed = math.prod(shape) * BITS[dtype] // 8
+    if offsets[1] - offsets[0] != needed:
+        raise CheckpointError(
+            f"{path}: tensor {name!r}: {dtype} of shape {shape} takes {needed} bytes, data_offsets are {offsets}"
+        )
+    return offsets[0], offsets[1]
+
+
+def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors to `path`, which holds either the old or the whole new file at every moment.
+
+    Args:
+        path: the file; its folder must exist.
+        tensors: on any device, in any memory order; copied to the CPU.
+        metadata: strings for the header; `format: pt`, which readers ask for, is added.
+
+    Raises:
+        ResourceError: the disk is full or the folder cannot be written; the old file is as it was.
+    """
+    path = Path(path)
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    plain = _unshared(plain)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file(plain, temporary, {"format": "pt", **(metadata or {})})
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except (SafetensorError, OSError) as error:
+        needed = sum(tensor.numel() * tensor.element_size() for tensor in plain.values())
+        raise ResourceError(f"{path}: cannot be written: {error} ({needed} bytes needed{_free(path.parent)})") from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copy tensors that lie in memory another one has: the format knows no sharing."""
+    seen: set[int] = set()
+    result = {}
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        result[name] = tensor.clone() if place in seen else tensor
+        seen.add(place)
+    return result
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name last: a rename is on disk only once its folder is."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _free(folder: Path) -> str:
+    try:
+        return f", {shutil.disk_usage(folder).free} free"
+    except OSError:
+        return ""
