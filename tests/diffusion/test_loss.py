@@ -9,7 +9,7 @@ from latent_diffusion.diffusion.bound import level_term
 from latent_diffusion.diffusion.denoiser import at_times
 from latent_diffusion.diffusion.forward import add_noise
 from latent_diffusion.diffusion.loss import DiffusionLoss
-from latent_diffusion.diffusion.prediction import EPSILON, MEAN, V, X0
+from latent_diffusion.diffusion.prediction import EPSILON, MEAN, X0, V
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.schedules.linear import LinearSchedule
 

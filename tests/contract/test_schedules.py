@@ -1,0 +1,89 @@
+"""What every file in schedules/ must fulfil, with and without zero terminal SNR."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from latent_diffusion.diffusion.discrete_vp import DiscreteVP
+from latent_diffusion.errors import ConfigError
+from latent_diffusion.registry import find, names
+
+NAMES = names("latent_diffusion.schedules")
+
+
+@pytest.fixture(params=NAMES)
+def kind(request):
+    return find("latent_diffusion.schedules", request.param)
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "zero_terminal_snr"])
+def schedule(request, kind) -> DiscreteVP:
+    return kind(zero_terminal_snr=request.param)
+
+
+def test_snr_strictly_falls(schedule):
+    log_snr = [schedule.level(t).log_snr for t in range(-1, 1000)]
+    assert log_snr[0] == math.inf
+    assert all(a > b for a, b in zip(log_snr, log_snr[1:], strict=False))
+
+
+def test_variance_is_preserved(schedule):
+    for t in (0, 1, 250.25, 998.5, 999):
+        level = schedule.level(t)
+        assert level.alpha**2 + level.sigma**2 == pytest.approx(1.0, abs=1e-14)
+
+
+def test_time_of_inverts_level(schedule):
+    for t in np.linspace(0.0, 999.0, 778).tolist():
+        assert schedule.time_of(schedule.level(t).log_snr) == pytest.approx(t, abs=1e-6)
+    assert schedule.time_of(math.inf) == -1.0
+    assert schedule.time_of(-1e9) == 999.0
+    assert schedule.time_of(1e9) == 0.0
+
+
+def test_fractional_times_lie_between_their_neighbours(schedule):
+    for t in (-1, 0, 500, 998):
+        values = [schedule.level(t + share).log_snr for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
+        assert values == sorted(values, reverse=True)
+        assert len(set(values)) == 5
+
+
+def test_host_and_tensor_paths_agree(schedule):
+    times = [-1, 0, 1, 500, 998, 999]
+    alpha, sigma = schedule.alpha_sigma(torch.tensor(times))
+    assert alpha.dtype == sigma.dtype == torch.float64
+    assert [(a, s) for a, s in zip(alpha.tolist(), sigma.tolist(), strict=True)] == [
+        (schedule.level(t).alpha, schedule.level(t).sigma) for t in times
+    ]
+    fractional = schedule.alpha_sigma(torch.tensor([0.5, 998.5]))[0].tolist()
+    assert fractional == [schedule.level(0.5).alpha, schedule.level(998.5).alpha]
+
+
+def test_n06_zero_terminal_snr_is_exact(kind):
+    """The last alpha-bar is exactly 0, the first is kept, and the last level is pure noise."""
+    plain, zero = kind(), kind(zero_terminal_snr=True)
+    assert zero.alphas_cumprod[-1] == 0.0
+    assert zero.alphas_cumprod[0] == pytest.approx(plain.alphas_cumprod[0], rel=1e-14)
+    last = zero.level(999)
+    assert (last.alpha, last.sigma, last.log_snr) == (0.0, 1.0, -math.inf)
+
+
+def test_levels_are_host_floats(schedule):
+    level = schedule.level(10)
+    assert all(type(value) is float for value in (level.t, level.alpha, level.sigma, level.log_snr))
+
+
+def test_times_off_the_table_are_refused(schedule):
+    for t in (-1.5, 999.5, 1000):
+        with pytest.raises(ConfigError, match="outside"):
+            schedule.level(t)
+
+
+def test_schedules_are_values(kind):
+    assert kind() == kind()
+    assert hash(kind()) == hash(kind())
+    assert kind(num_train_timesteps=50).alphas_cumprod.shape == (50,)
+    with pytest.raises(ConfigError, match="num_train_timesteps"):
+        kind(num_train_timesteps=1)
