@@ -83,6 +83,8 @@ def decode_image(
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, struct.error) as error:
         raise DataError(f"{name!r}: not a picture of {', '.join(FORMATS)}, but {_look(data)}") from error
     with picture:
+        if picture.format == "PNG" and b"IEND\xaeB\x60\x82" not in data[-65536:]:  # Pillow does not miss it
+            raise DataError(f"{name!r}: damaged: the file ends before the picture does")
         return _upright_rgb(picture, name=name, background=background, max_pixels=max_pixels)
 
 

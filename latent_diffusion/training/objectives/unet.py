@@ -150,7 +150,7 @@ class UNetObjective(Objective):
             module.to(device=accelerator.device, dtype=dtype, memory_format=torch.channels_last)
         parts.text_encoder.to(accelerator.device)
         latents = Latents(parts.autoencoder, self.data, self.run.seed)
-        # Under autocast the U-Net rounds text states to bfloat16 before anything else: rounding them now changes nothing.
+        # Under autocast the U-Net rounds text states to bfloat16 before all else: rounding them here changes nothing.
         texts = TextStates(parts.text_encoder, torch.bfloat16 if self.run.precision == "bfloat16" else torch.float32)
         self.player.held = (latents, texts)
         latents.fill(settings.latent_cache_bytes)
