@@ -37,7 +37,7 @@ PARTS = {
     "unet": ["diffusers", "UNet2DConditionModel"],
     "vae": ["diffusers", "AutoencoderKL"],
 }
-ABSENT = dict.fromkeys(("feature_extractor", "image_encoder", "safety_checker"), [None, None])
+ABSENT = {part: [None, None] for part in ("feature_extractor", "image_encoder", "safety_checker")}
 
 
 def load_folder(path: Path | str, dtype: torch.dtype = torch.float32) -> Components:

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import shutil
+import stat
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -147,12 +148,14 @@ def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Map
         ResourceError: the disk is full or the folder cannot be written; the old file is as it was.
     """
     path = Path(path)
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    plain = _unshared(plain)
+    plain = _unshared({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        with open(temporary, "wb") as file:
+            mode = os.fstat(file.fileno()).st_mode  # what the user's umask allows; the library makes files private
         save_file(plain, temporary, {"format": "pt", **(metadata or {})})
         with open(temporary, "rb+") as file:
+            os.fchmod(file.fileno(), stat.S_IMODE(mode))
             os.fsync(file.fileno())
         os.replace(temporary, path)
         _sync_folder(path.parent)

@@ -1,0 +1,136 @@
+"""Properties of the U-Net that do not need a reference."""
+
+import pytest
+import torch
+
+from latent_diffusion.conditioning import Conditioning
+from latent_diffusion.errors import ConfigError
+from latent_diffusion.families import tiny
+from latent_diffusion.models.unet import Projected, UNet, UNetConfig
+from latent_diffusion.nn.attention import Attention
+
+WIDTH = tiny.UNET.cross_attention_dim
+
+
+@pytest.fixture
+def unet():
+    torch.manual_seed(0)
+    return UNet(tiny.UNET)
+
+
+def inputs(count: int = 3):
+    torch.manual_seed(1)
+    return torch.randn(count, 4, 8, 8), torch.arange(count) * 400, Conditioning(torch.randn(count, 5, WIDTH))
+
+
+def relative(found, expected) -> float:
+    return ((found.float() - expected).norm() / expected.norm()).item()
+
+
+def test_gradient_reaches_every_weight_and_the_context(unet):
+    x, t, cond = inputs()
+    cond.context.requires_grad_()
+    unet(x, t, unet.project(cond)).square().sum().backward()
+    for name, weight in unet.named_parameters():
+        assert weight.grad is not None and weight.grad.abs().sum() > 0, name
+    assert cond.context.grad is not None and cond.context.grad.abs().sum() > 0
+
+
+@torch.no_grad()
+def test_an_image_does_not_depend_on_its_batch(unet):
+    x, t, cond = inputs()
+    whole = unet(x, t, unet.project(cond))
+    for row in range(3):
+        rows = slice(row, row + 1)
+        assert relative(unet(x[rows], t[rows], unet.project(cond[rows])), whole[rows]) <= 1e-5
+        assert relative(unet(x[rows], t[rows], unet.project(cond)[rows]), whole[rows]) <= 1e-5
+
+
+@torch.no_grad()
+def test_projections_join_repeat_and_cast(unet):
+    _, _, cond = inputs()
+    cond = Conditioning(cond.context, concat=torch.randn(3, 5, 8, 8))
+    projected = unet.project(cond)
+    assert len(projected) == 3
+    joined = Projected.cat([projected[:1], projected[1:]])
+    for (k, v), (k2, v2) in zip(projected.keys_values, joined.keys_values, strict=True):
+        assert torch.equal(k, k2) and torch.equal(v, v2)
+    assert joined.concat is not None and torch.equal(joined.concat, cond.concat)
+    assert len(projected.repeat_interleave(2)) == 6
+    assert projected.to(dtype=torch.bfloat16).keys_values[0][0].dtype == torch.bfloat16
+    with pytest.raises(ValueError, match="concat"):
+        Projected.cat([projected, Projected(projected.keys_values)])
+
+
+def test_checkpointing_changes_memory_not_numbers(unet):
+    x, t, cond = inputs()
+    gradients = []
+    for enabled in (False, True):
+        unet.zero_grad()
+        unet.enable_gradient_checkpointing(enabled)
+        unet(x, t, unet.project(cond)).square().sum().backward()
+        gradients.append({name: weight.grad.clone() for name, weight in unet.named_parameters()})
+    for name, gradient in gradients[0].items():
+        assert torch.equal(gradient, gradients[1][name]), name
+
+
+@torch.no_grad()
+def test_channels_last_and_bfloat16(unet):
+    x, t, cond = inputs()
+    expected = unet(x, t, unet.project(cond))
+    unet.to(memory_format=torch.channels_last)
+    assert relative(unet(x.to(memory_format=torch.channels_last), t, unet.project(cond)), expected) <= 1e-5
+    with torch.autocast("cpu", torch.bfloat16):
+        assert relative(unet(x, t, unet.project(cond)), expected) <= 0.03
+    unet.to(torch.bfloat16)
+    found = unet(x.bfloat16(), t, unet.project(cond.to(dtype=torch.bfloat16)))
+    assert found.dtype == torch.bfloat16 and relative(found, expected) <= 0.03
+
+
+@torch.no_grad()
+def test_times_may_be_floats(unet):
+    x, t, cond = inputs()
+    projected = unet.project(cond)
+    assert torch.equal(unet(x, t, projected), unet(x, t.float(), projected))
+    assert not torch.equal(unet(x, t, projected), unet(x, t + 0.5, projected))
+
+
+@torch.no_grad()
+def test_the_kernel_is_a_field(unet):
+    x, t, cond = inputs()
+    calls = []
+
+    def plain(q, k, v):
+        calls.append(q.shape)
+        return torch.softmax(q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5, dim=-1) @ v
+
+    expected = unet(x, t, unet.project(cond))
+    layers = [module for module in unet.modules() if isinstance(module, Attention)]
+    for layer in layers:
+        layer.kernel = plain
+    assert relative(unet(x, t, unet.project(cond)), expected) <= 1e-5
+    assert len(calls) == len(layers)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"num_attention_heads": (3, 2)}, "num_attention_heads 3"),
+        ({"norm_num_groups": 12}, "norm_num_groups 12"),
+        ({"cross_attention": (True,)}, "cross_attention has 1"),
+        ({"block_out_channels": ()}, "block_out_channels is empty"),
+    ],
+)
+def test_sizes_are_checked(change, named):
+    values = {
+        "sample_size": 8,
+        "block_out_channels": [16, 32],
+        "layers_per_block": 1,
+        "cross_attention": [True, True],
+        "num_attention_heads": [2, 2],
+        "cross_attention_dim": 8,
+        "norm_num_groups": 8,
+    }
+    assert UNetConfig(**values).block_out_channels == (16, 32)
+    with pytest.raises(ConfigError, match=named):
+        UNetConfig(**(values | change))
