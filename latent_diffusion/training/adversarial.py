@@ -1,6 +1,7 @@
 """The hinge game between autoencoder and discriminator, and the weight that balances it.
 
-Reference: Lim & Ye 2017, arXiv:1705.02894 (hinge loss); Esser et al. 2021, arXiv:2012.09841, eq. (7) (adaptive weight).
+Reference: Lim & Ye 2017, arXiv:1705.02894 (hinge loss); Esser et al. 2021, arXiv:2012.09841, eq. (7) (adaptive weight);
+Karras et al. 2018, arXiv:1710.10196, appendix A.1 (drift).
 """
 
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 __all__ = ["adaptive_weight", "discriminator_loss", "generator_loss"]
 
+DRIFT = 1e-3  # holds the logits' mean, which the hinge leaves free as long as both kinds lie within its margin
 EPSILON = 1e-4  # in eq. (7); relative to the gradient of one picture
 
 
@@ -20,8 +22,9 @@ def generator_loss(logits: Tensor) -> Tensor:
 
 
 def discriminator_loss(real: Tensor, made: Tensor) -> Tensor:
-    """Return the hinge loss of each pair, (B,), from the patch logits (B, 1, h, w) of real and made pictures."""
-    return 0.5 * (F.relu(1 - real) + F.relu(1 + made)).flatten(1).mean(1)
+    """Return the hinge loss of each pair, with drift, (B,), from the logits (B, 1, h, w) of real and made pictures."""
+    hinge = 0.5 * (F.relu(1 - real) + F.relu(1 + made))
+    return (hinge + DRIFT * real.square()).flatten(1).mean(1)
 
 
 def adaptive_weight(

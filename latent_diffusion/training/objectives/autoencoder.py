@@ -135,8 +135,11 @@ class Discriminator(Player):
 
     def forward(self, batch: Batch, step: int) -> Losses:
         made = self.held[0].made.pop(batch.sample)
-        real = self.model(batch.images.to(made.dtype, memory_format=torch.channels_last)).float()
-        false = self.model(made).float()
+        like = next(self.model.parameters()).dtype
+        # Not in bfloat16: inside the margin the two halves of the hinge cancel but for their last bits.
+        with torch.autocast(made.device.type, enabled=False):
+            real = self.model(batch.images.to(like, memory_format=torch.channels_last))
+            false = self.model(made.to(like))
         loss = discriminator_loss(real, false)
         logs = {"loss": loss, "real": real.mean((1, 2, 3)), "made": false.mean((1, 2, 3))}
         return Losses(loss, {name: value.detach() for name, value in logs.items()})
