@@ -19,13 +19,12 @@ def tiny_folder(tmp_path_factory) -> Path:
 
     from latent_diffusion.checkpoint.components import Components
     from latent_diffusion.checkpoint.diffusers_folder import save_folder
+    from latent_diffusion.checkpoint.scheduler_config import read_schedule
     from latent_diffusion.data.bpe import clip_tokenizer, train_byte_pairs
-    from latent_diffusion.diffusion.prediction import EPSILON
     from latent_diffusion.families import tiny
     from latent_diffusion.models.autoencoder import AutoencoderKL
     from latent_diffusion.models.text_encoder import TextEncoder
     from latent_diffusion.models.unet import UNet
-    from latent_diffusion.schedules.scaled_linear import ScaledLinearSchedule
 
     folder = tmp_path_factory.mktemp("models") / "tiny"
     with torch.random.fork_rng(devices=[]):
@@ -42,13 +41,14 @@ def tiny_folder(tmp_path_factory) -> Path:
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
+        schedule, prediction = read_schedule(tiny.SCHEDULER)
         components = Components(
             unet=UNet(tiny.UNET),
             autoencoder=AutoencoderKL(tiny.AUTOENCODER),
             text_encoder=TextEncoder(CLIPTextModel(text), tokenizer),
-            schedule=ScaledLinearSchedule(),
-            prediction=EPSILON,
-            scheduler_config={"_class_name": "DDIMScheduler", "timestep_spacing": "leading", "steps_offset": 1},
+            schedule=schedule,
+            prediction=prediction,
+            scheduler_config=tiny.SCHEDULER,
             name="tiny",
         )
     save_folder(components, folder)

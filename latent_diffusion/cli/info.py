@@ -99,7 +99,7 @@ def _weights(file: Path) -> tuple[int, set[str]]:
     try:
         with open(file, "rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(length)) if length <= MAX_HEADER else None
+            header = json.loads(stream.read(length if length <= MAX_HEADER else 0))
         tensors = [value for name, value in header.items() if name != "__metadata__"]
         shapes, dtypes = [tensor["shape"] for tensor in tensors], {tensor["dtype"] for tensor in tensors}
     except (OSError, ValueError, struct.error, AttributeError, TypeError, KeyError) as error:

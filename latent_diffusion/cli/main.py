@@ -23,6 +23,7 @@ from latent_diffusion.errors import LatentDiffusionError, LatentDiffusionWarning
 
 __all__ = ["main"]
 
+COMMAND_LINE = 2
 OUR_BUG = 70
 OUT_OF_MEMORY = 6
 INTERRUPTED = 130
@@ -92,13 +93,14 @@ def _describe(error: Exception) -> tuple[int, str]:
     """Return the exit code of an error and its one line; "" when help was already printed."""
     if isinstance(error, LatentDiffusionError):
         return error.exit_code, str(error)
-    if isinstance(error, _ClickException):
-        if type(error).__name__ == "NoArgsIsHelpError":
-            error.show()
-            return error.exit_code, ""
+    if isinstance(error, _USAGE):
         context = getattr(error, "ctx", None)
+        if type(error).__name__ == "NoArgsIsHelpError" and context:
+            print(context.get_help(), file=sys.stderr)
+            return COMMAND_LINE, ""
         hint = f"; see {context.command_path} --help" if context else ""
-        return error.exit_code, error.format_message().rstrip(".") + hint
+        message = getattr(error, "format_message", error.__str__)()
+        return COMMAND_LINE, message.rstrip(".") + hint
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return OUT_OF_MEMORY, "out of memory; use a smaller size, fewer pictures at a time, or a lower --dtype"
     if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
@@ -119,7 +121,5 @@ def _one_line_warning(message, category, filename, lineno, file=None, line=None)
         _say(f"warning: {message}")
 
 
-# typer publishes neither the class of usage errors nor, by one name in all its releases, its parent
-_ClickException = next(
-    base for base in typer.BadParameter.__mro__ if base.__name__ in ("ClickException", "TyperException")
-)
+# typer publishes the errors of single parameters, but not their common class
+_USAGE = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "UsageError")

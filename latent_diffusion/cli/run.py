@@ -58,8 +58,11 @@ def read_prompts_file(path: Path) -> list[str]:
 
 def write_pictures(out: "Output", files: list[Path]) -> None:
     """Write each picture with its record and print its path."""
+    from PIL import Image
+
     from latent_diffusion.pipeline.picture_file import write_picture
 
     for picture, record, file in zip(out.images, out.records, files, strict=True):
+        assert isinstance(picture, Image.Image), 'output_type "pil" gives pictures'
         write_picture(picture, file, record)
         typer.echo(file)

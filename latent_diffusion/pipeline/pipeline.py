@@ -127,7 +127,7 @@ class LatentDiffusionPipeline:
             spacing: "leading", "linspace", "trailing" or "karras".
             eta: noise that "ddim" adds, 0 .. 1.
             guidance_rescale: 0 .. 1, against overexposure by strong guidance.
-            clip_skip: last layers of the text model to leave out, as in diffusers.
+            clip_skip: last layers of the text model to leave out, for both prompts (diffusers: for `prompt` only).
             seed: an int gives image k the seed + k; a list has one per image; None draws one and reports it.
             generator: torch generators instead of seeds, as in diffusers.
             latents: initial noise (B, C, h, w) of unit variance.

@@ -78,7 +78,7 @@ def read_prompts(
             )
         negative = negative.repeat_interleave(images_per_prompt)
     if len(negative_texts) == 1:
-        negative_texts = negative_texts * count
+        negative_texts = list(negative_texts) * count
     return Prompts(
         texts=[text for text in texts for _ in range(images_per_prompt)],
         negative_texts=[text for text in negative_texts for _ in range(images_per_prompt)],
@@ -89,7 +89,7 @@ def read_prompts(
 
 def _one_side(
     name: str, encoder: TextEncoder, prompt: str | Sequence[str] | None, embeds: Tensor | None, clip_skip: int | None
-) -> tuple[list[str | None], Conditioning]:
+) -> tuple[Sequence[str | None], Conditioning]:
     if embeds is None:
         texts = _texts(name, prompt)
         return texts, encoder([text or "" for text in texts], clip_skip=clip_skip)
@@ -100,7 +100,7 @@ def _one_side(
     return [None] * len(embeds), Conditioning(context=embeds.float())
 
 
-def _texts(name: str, prompt: str | Sequence[str] | None) -> list[str | None]:
+def _texts(name: str, prompt: str | Sequence[str] | None) -> Sequence[str | None]:
     if prompt is None:
         return [None]
     texts = [prompt] if isinstance(prompt, str) else list(prompt)

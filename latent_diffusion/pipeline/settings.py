@@ -30,7 +30,11 @@ class Defaults:
 
     @classmethod
     def of(cls, components: Components) -> "Defaults":
-        """Read the choices from the folder's default sampler."""
+        """Read the choices from the folder's default sampler.
+
+        Steps and guidance have no place in diffusers' files; we keep them there under `_num_inference_steps` and
+        `_guidance_scale`, private names that diffusers passes over, and else take its own defaults.
+        """
         config = components.scheduler_config
         kind = str(config.get("_class_name", ""))
         sampler = {"DDIMScheduler": "ddim", "DDPMScheduler": "ddpm"}.get(kind, "dpmpp_2m")
@@ -39,8 +43,8 @@ class Defaults:
         return cls(
             height=side,
             width=side,
-            num_inference_steps=50,
-            guidance_scale=7.5,
+            num_inference_steps=int(config.get("_num_inference_steps", 50)),
+            guidance_scale=float(config.get("_guidance_scale", 7.5)),
             sampler=sampler,
             spacing=spacing if spacing in SPACINGS else "leading",
         )

@@ -46,7 +46,7 @@ def choose_dtype(dtype: str | torch.dtype, device: torch.device, num_weights: in
             return torch.float32
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     chosen = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if chosen not in DTYPES.values():
+    if chosen is None or chosen not in DTYPES.values():
         known = ("auto", *DTYPES)
         raise ConfigError(f"unknown dtype {str(dtype)!r}; there are {', '.join(known)}{nearest(str(dtype), known)}")
     return chosen

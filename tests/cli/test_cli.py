@@ -137,7 +137,7 @@ GENERATE_MISTAKES = [
     (["--width", "100000"], 2, "width 100000"),
     (["--seed", "4294967296"], 2, "out of range; use 0 to 4294967295"),
     (["--seed", "-1"], 2, "out of range"),
-    (["--seed", "one"], 2, "one"),
+    (["--seed", "one"], 2, "--seed"),
     (["--steps", "0"], 2, "num_inference_steps 0"),
     (["--guidance-scale", "nan"], 2, "guidance_scale nan"),
     (["--num-images", "0"], 2, "num"),

@@ -13,7 +13,7 @@ import torch
 from latent_diffusion import LatentDiffusionPipeline
 
 BOUND = 1e-4
-STEPS = 12
+STEPS = 10  # divides 1000: diffusers' DDIM steps by 1000 // steps whatever the spacing
 PROMPTS, NEGATIVE = ["a red apple", "the sun"], ["a blue car", ""]
 CASES = {
     # our sampler, spacing, eta -> diffusers' scheduler and what it is told
@@ -56,8 +56,11 @@ def reschedule(pipe, scheduler, options):
 
     keep = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps", "prediction_type", "steps_offset")
     law = {key: pipe.scheduler.config[key] for key in keep if key in pipe.scheduler.config}
-    clip = {} if scheduler == "DPMSolverMultistepScheduler" else {"clip_sample": False}
-    pipe.scheduler = getattr(diffusers, scheduler)(**law, **clip, **options)
+    own = {
+        "DDIMScheduler": {"clip_sample": False, "set_alpha_to_one": False},  # as in the folder
+        "DDPMScheduler": {"clip_sample": False},
+    }
+    pipe.scheduler = getattr(diffusers, scheduler)(**law, **own.get(scheduler, {}), **options)
 
 
 def draw_theirs(pipe, eta=0.0, **arguments):
@@ -82,7 +85,14 @@ def test_final_latents(ours, theirs, case):
     assert (found - expected).abs().max() <= BOUND
 
 
-@pytest.mark.parametrize("arguments", [{"guidance_scale": 1.0}, {"guidance_rescale": 0.7}, {"clip_skip": 1}])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"guidance_scale": 1.0},
+        {"guidance_rescale": 0.7},
+        {"clip_skip": 1, "guidance_scale": 1.0},  # diffusers skips in the prompt only, we in the negative prompt too
+    ],
+)
 def test_other_arguments_mean_the_same(ours, theirs, arguments):
     reschedule(theirs, "DDIMScheduler", {"timestep_spacing": "leading"})
     found = draw_ours(ours, sampler="ddim", spacing="leading", **arguments)

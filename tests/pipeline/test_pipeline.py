@@ -185,7 +185,8 @@ def test_half_precision_runs_and_stays_close(tiny_folder, tiny_pipeline):
     half = LatentDiffusionPipeline.from_pretrained(tiny_folder, device="cpu", dtype="bfloat16")
     out = draw(half)
     assert out.records[0].dtype == "bfloat16" and out.images.dtype == torch.float32
-    assert (out.images - draw(tiny_pipeline).images).abs().max() < 0.3
+    exact = draw(tiny_pipeline).images
+    assert (out.images - exact).abs().max() < 0.1 * exact.abs().max()
 
 
 def test_models_and_devices_that_are_not_there(tiny_folder, tmp_path):
