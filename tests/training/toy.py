@@ -6,6 +6,7 @@ processes of their own, some with faults planted by `FAULTS`.
 
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,7 @@ class Maker(Player):
 
     def forward(self, batch: ToyBatch, step: int) -> Losses:
         s = self.settings
+        time.sleep(s.seconds)
         noise = normal(self.seed, "noise", batch.sample, (SIZE,)).to(batch.values)
         if s.global_draw:
             noise = noise + torch.randn_like(noise)
