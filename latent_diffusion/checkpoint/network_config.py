@@ -107,6 +107,10 @@ def read_unet_config(file: Path) -> UNetConfig:
         raise CheckpointError(
             f"{file}: up_block_types is {up}; only the mirror of down_block_types, {mirrored}, is read"
         )
+    side = values["sample_size"]
+    if side is None:
+        raise CheckpointError(f"{file}: sample_size is missing; give the latent px a side the U-Net was trained at")
+    values["sample_size"] = _single(file, "sample_size", side)
     values["cross_attention"] = [known[name] for name in down]
     heads = values.pop("attention_head_dim")  # number of heads, see above
     values["num_attention_heads"] = heads if isinstance(heads, list) else [heads] * len(widths)
@@ -197,7 +201,7 @@ def _single(file: Path, name: str, value: Any) -> Any:
     if not isinstance(value, list):
         return value
     if len(set(value)) != 1:
-        raise CheckpointError(f"{file}: {name} is {value}; only the same value for every level is supported")
+        raise CheckpointError(f"{file}: {name} is {value}; only one value throughout is supported")
     return value[0]
 
 

@@ -73,10 +73,12 @@ def read_shards(index: Path) -> dict[str, Tensor]:
     places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
         raise CheckpointError(f"{index}: weight_map must map names of tensors to names of files")
-    tensors: dict[str, Tensor] = {}
-    for name in sorted(set(places.values())):
+    names = sorted(set(places.values()))
+    for name in names:  # all of them before any is opened
         if Path(name).name != name or not name.endswith(".safetensors"):
             raise CheckpointError(f"{index}: shard {name!r} must be a .safetensors file in the same folder")
+    tensors: dict[str, Tensor] = {}
+    for name in names:
         shard = read_tensors(index.parent / name)
         promised = {key for key, place in places.items() if place == name}
         if shard.keys() != promised:

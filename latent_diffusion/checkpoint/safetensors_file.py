@@ -32,7 +32,7 @@ BITS = {
 LOOKS_LIKE = (
     (b"version https://git-lfs", "a Git LFS pointer: fetch the real file with `git lfs pull`"),
     (b"PK\x03\x04", "a pickle or zip file under another name: convert it to safetensors with the tool that made it"),
-    (b"\x80", "a pickle under another name: convert it to safetensors with the tool that made it"),
+    *((b"\x80" + bytes([v]), "a pickle under another name: convert it to safetensors") for v in range(2, 6)),
     (b"<", "a web page: the download failed"),
 )
 
@@ -124,7 +124,7 @@ def _byte_range(path: Path, name: str, entry: Any) -> tuple[int, int]:
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise CheckpointError(f"{path}: tensor {name!r}: the header must give dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if dtype not in BITS:
+    if not isinstance(dtype, str) or dtype not in BITS:
         raise CheckpointError(f"{path}: tensor {name!r}: unknown dtype {dtype!r}; there are {', '.join(BITS)}")
     if not natural(shape) or not natural(offsets) or len(offsets) != 2:
         raise CheckpointError(f"{path}: tensor {name!r}: bad shape {shape} or data_offsets {offsets}")

@@ -1,0 +1,43 @@
+"""Noise law and prediction survive scheduler_config.json, and diffusers reads the same law from it."""
+
+import numpy as np
+import pytest
+
+from latent_diffusion.checkpoint.scheduler_config import read_schedule, write_schedule
+from latent_diffusion.diffusion.prediction import EPSILON, X0, V
+from latent_diffusion.families import emoji, sd1, tiny
+from latent_diffusion.schedules.cosine import CosineSchedule
+from latent_diffusion.schedules.linear import LinearSchedule
+from latent_diffusion.schedules.scaled_linear import ScaledLinearSchedule
+
+
+@pytest.mark.parametrize("sampler", ["DDIMScheduler", "DDPMScheduler", "DPMSolverMultistepScheduler"])
+@pytest.mark.parametrize(
+    ("schedule", "prediction"),
+    [
+        (ScaledLinearSchedule(), EPSILON),
+        (LinearSchedule(num_train_timesteps=500), X0),
+        (CosineSchedule(), V),
+        (ScaledLinearSchedule(zero_terminal_snr=True), V),
+    ],
+)
+def test_round_trip_and_diffusers(schedule, prediction, sampler):
+    import diffusers
+
+    config = write_schedule(schedule, prediction, {"_class_name": sampler, "timestep_spacing": "trailing"})
+    assert read_schedule(config) == (schedule, prediction)
+    theirs = getattr(diffusers, sampler).from_config(config)
+    assert theirs.config.timestep_spacing == "trailing"
+    assert theirs.config.get("clip_sample", False) is False
+    bound = 1e-5  # theirs is a float32 table
+    expected = theirs.alphas_cumprod.numpy()
+    if schedule.zero_terminal_snr and sampler.startswith("DPM"):
+        expected, bound = expected[:-1], 1e-5  # it replaces the last 0 by 2^-24
+    assert np.abs(expected - schedule.alphas_cumprod[: len(expected)]).max() <= bound
+
+
+def test_families_say_the_laws_they_are_trained_with():
+    for family in (sd1, emoji, tiny):
+        schedule, prediction = read_schedule(family.SCHEDULER)
+        assert isinstance(schedule, ScaledLinearSchedule) and prediction.name in ("epsilon", "v_prediction")
+        assert write_schedule(schedule, prediction, family.SCHEDULER) == family.SCHEDULER
