@@ -166,7 +166,9 @@ class Decoder(nn.Module):
     @property
     def last_layer(self) -> nn.Parameter:
         """The weight of the last convolution, where the adversarial weight compares gradients."""
-        return self.conv_out.weight
+        weight = self.conv_out.weight
+        assert isinstance(weight, nn.Parameter), "a convolution's weight is one"
+        return weight
 
     def forward(self, z: Tensor) -> Tensor:
         """Decode `z` (B, C, h, w)."""
