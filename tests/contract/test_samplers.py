@@ -26,11 +26,9 @@ def curved(x, level):
     return 0.6 * torch.tanh(x.roll(1, -1) + 0.3 * x) + 0.1 * level.alpha
 
 
-def run(
-    sampler, seeds=(1, 2, 3, 4), *, denoise=curved, steps=8, spacing="trailing", schedule=SCHEDULE, shape=(4, 8, 8)
-):
+def run(sampler, seeds=(1, 2, 3, 4), *, denoise=curved, steps=8, spacing="trailing", schedule=SCHEDULE):
     noise = NoiseSource(seeds)
-    x = noise.draw(shape)
+    x = noise.draw((4, 8, 8))
     visited = levels(schedule, spacing, steps, intervals=sampler.intervals)
     return list(sampler(denoise, x, visited, noise))
 

@@ -1,6 +1,7 @@
 """What every file in schedules/ must fulfil, with and without zero terminal SNR."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ def schedule(request, kind) -> DiscreteVP:
 def test_snr_strictly_falls(schedule):
     log_snr = [schedule.level(t).log_snr for t in range(-1, 1000)]
     assert log_snr[0] == math.inf
-    assert all(a > b for a, b in zip(log_snr, log_snr[1:], strict=False))
+    assert all(a > b for a, b in pairwise(log_snr))
 
 
 def test_variance_is_preserved(schedule):

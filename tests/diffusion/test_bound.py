@@ -1,7 +1,7 @@
 """The variational bound and its estimators, where everything is known in closed form.
 
-A denoiser linear in x, x0(x) = k_t x + c, makes the reverse chain Gaussian. So the bound of a picture is a sum of squares
-(no sampling), and the model's own density p(x0) is a Gaussian found by carrying mean and variance down the chain.
+A denoiser linear in x, x0(x) = k_t x + c, makes the reverse chain Gaussian. So the bound of a picture is a sum of
+squares (no sampling), and the model's own density p(x0) is a Gaussian found by carrying its moments down the chain.
 """
 
 import math

@@ -14,7 +14,7 @@ def estimate(x, level):
 
 
 def test_equals_blending_the_noised_picture_after_every_step():
-    """With DDIM: start on alpha known + sigma noise, and the blend x = m x + (1 - m)(alpha known + sigma noise) agrees."""
+    """With DDIM, started on the noised picture: the same as x = m x + (1 - m)(alpha known + sigma noise) each step."""
     generator = torch.Generator().manual_seed(0)
     known, noise = torch.randn(2, 1, 4, 8, 8, generator=generator)
     mask = (torch.rand(1, 1, 8, 8, generator=generator) > 0.5).float()

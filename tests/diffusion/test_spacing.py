@@ -1,5 +1,7 @@
 """Spacings: N07 over every number of steps, and the levels they end in."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +16,7 @@ TABLE = ["leading", "linspace", "trailing"]
 
 def check(ts, steps, total):
     assert len(ts) == steps
-    assert all(a > b for a, b in zip(ts, ts[1:], strict=False))
+    assert all(a > b for a, b in pairwise(ts))
     assert ts[-1] >= 0
     assert ts[0] <= total - 1
 
@@ -43,8 +45,8 @@ def test_n07_any_table(data):
 def test_levels_fall_to_the_clean_latent(spacing, steps):
     visited = levels(CosineSchedule(), spacing, steps, intervals=True)
     assert [level.index for level in visited] == list(range(steps + 1))
-    assert all(a.log_snr < b.log_snr for a, b in zip(visited, visited[1:], strict=False))
-    assert all(a.t >= b.t for a, b in zip(visited, visited[1:], strict=False))
+    assert all(a.log_snr < b.log_snr for a, b in pairwise(visited))
+    assert all(a.t >= b.t for a, b in pairwise(visited))
     assert (visited[-1].alpha, visited[-1].sigma, visited[-1].t) == (1.0, 0.0, -1.0)
 
 

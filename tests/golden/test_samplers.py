@@ -1,0 +1,50 @@
+"""N09: what each sampler makes with a tiny seeded model has not changed, to 1e-4.
+
+A new sampler needs `python scripts/make_golden.py` once; a changed number needs a reason.
+"""
+
+import json
+import math
+import runpy
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+GOLDEN = json.loads((ROOT / "tests" / "golden" / "samplers.json").read_text())
+TOLERANCE = 1e-4
+
+
+def compare(got, wanted):
+    """Finite first: a NaN compares as neither near nor far."""
+    assert all(math.isfinite(value) for value in (*got, *wanted)), "not finite"
+    assert len(got) == len(wanted)
+    worst = max(abs(a - b) for a, b in zip(got, wanted, strict=True))
+    assert worst <= TOLERANCE, worst
+
+
+@pytest.fixture(scope="module")
+def slices():
+    return runpy.run_path(str(ROOT / "scripts" / "make_golden.py"))["golden_slices"]()
+
+
+@pytest.mark.parametrize("key", sorted(GOLDEN))
+def test_n09_golden_slice(slices, key):
+    compare(slices[key], GOLDEN[key])
+
+
+def test_every_sampler_has_golden_slices(slices):
+    assert set(slices) == set(GOLDEN), "run scripts/make_golden.py"
+
+
+def test_golden_slices_differ():
+    """A sampler or spacing that changed nothing would prove nothing."""
+    assert len({tuple(values) for values in GOLDEN.values()}) == len(GOLDEN)
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_the_comparer_refuses_what_is_not_finite(broken):
+    with pytest.raises(AssertionError, match="not finite"):
+        compare([broken], [broken])
+    with pytest.raises(AssertionError, match="not finite"):
+        compare([broken], [1.0])
