@@ -30,6 +30,7 @@ from latent_diffusion.errors import ConfigError
 from latent_diffusion.models.unet import UNet, UNetConfig
 from latent_diffusion.randomness import normal, permutation, uniform
 from latent_diffusion.registry import names, nearest
+from latent_diffusion.runtime.precision import autocast
 from latent_diffusion.training.drawing import draw_sheet
 from latent_diffusion.training.frozen_states import Latents, TextStates
 from latent_diffusion.training.objective import Losses, Objective, Player
@@ -195,13 +196,14 @@ class UNetObjective(Objective):
             chosen = tuple(self.held_out.captions[row][0][0] for row in rows)
             batch = Batch(rows, rows, pixels, chosen, (False,) * len(rows))
             x0 = latents(batch).float()
-            network = self.player.network(captions(chosen))
+            cond = captions(chosen).to(x0.device)
             for band in range(bands):
                 place = torch.tensor(rows, dtype=torch.float64) / len(self.held_out)
                 t = ((band + place) / bands * total).long().to(x0.device)
                 keys = [row * bands + band for row in rows]
                 noise = normal(self.run.seed, "validation noise", keys, x0.shape[1:]).to(x0)
-                losses.append(self.player.loss(network, x0, t, noise).view(1, -1))
+                with autocast(self.run.precision, x0.device):
+                    losses.append(self.player.loss(self.player.network(cond), x0, t, noise).view(1, -1))
         table = torch.cat([torch.cat(losses[band::bands], dim=1) for band in range(bands)])
         figures = {f"validation_loss_{band}": float(table[band].mean()) for band in range(bands)}
         return {"validation_loss": float(table.mean()), **figures}
@@ -231,8 +233,10 @@ def _components(settings: UNetSettings) -> Components:
     config, scheduler = _sizes(settings.unet)
     scheduler = {**scheduler, **settings.scheduler}
     schedule, prediction = read_schedule(scheduler)
+    unet = UNet(config)
+    nn.init.zeros_(unet.conv_out.weight)  # starts by predicting 0, the mean of the target
     return Components(
-        unet=UNet(config),
+        unet=unet,
         autoencoder=load_autoencoder(Path(settings.parts.vae), torch.float32),
         text_encoder=load_text_encoder(Path(settings.parts.text_encoder)),
         schedule=schedule,

@@ -76,7 +76,7 @@ def test_times_cover_every_part_of_the_global_batch(tiny_folder, make_run):
     assert times.tolist() != sorted(times.tolist())
     free = build_objective(make_run(tune(tiny_folder, stratified=False), CAPTIONED, batch_size=8))
     many = free.player.times(range(4000)).double()
-    assert abs(many.mean() - 499.5) < 15 and 0 <= many.min() and many.max() <= 999
+    assert abs(many.mean() - 499.5) < 15 and many.min() >= 0 and many.max() <= 999
 
 
 def test_a_dropped_caption_is_the_empty_prompt_of_sampling(tiny_folder, make_run):
@@ -120,10 +120,9 @@ def test_fine_tuning_lowers_the_loss_and_keeps_the_prediction(tiny_folder, make_
     run = make_run(
         tune(tiny_folder, validation={"split": "train"}),
         {"captions": ["text"]},
-        steps=40,
-        batch_size=8,
-        optimizer={"learning_rate": 3e-3},
-        warmup=5,
+        steps=20,
+        optimizer={"learning_rate": 5e-3},
+        warmup=3,
     )
     torch.manual_seed(0)
     built = build_objective(run)
@@ -131,8 +130,8 @@ def test_fine_tuning_lowers_the_loss_and_keeps_the_prediction(tiny_folder, make_
     before = built.evaluate(0)
     assert before == built.evaluate(0)  # a fixed lattice
     trainer.fit()
-    after = built.evaluate(40)
-    assert after["validation_loss"] < 0.8 * before["validation_loss"]
+    after = built.evaluate(20)
+    assert after["validation_loss"] < 0.9 * before["validation_loss"]
     assert built.components.prediction is EPSILON
 
 
