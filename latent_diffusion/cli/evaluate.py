@@ -102,17 +102,21 @@ def evaluate(
     from latent_diffusion.cli.run import load_pipeline
     from latent_diffusion.evaluation.pictures import read_pictures
     from latent_diffusion.evaluation.pipeline_examined import examine_pipeline
-    from latent_diffusion.evaluation.report_file import check, figures, write_report
+    from latent_diffusion.evaluation.report_file import check, figures, require_names, write_report
     from latent_diffusion.models.efficientnet_lite import load_efficientnet_lite0
     from latent_diffusion.runtime.allocator import keep_large_blocks
 
+    require_names(floors)
     keep_large_blocks()
     place = locate_model(model)
     recorded = read_trained_on(place)
     network, pictures = load_efficientnet_lite0(), read_pictures(data)
     pipe = load_pipeline(model, device, dtype)
     clip = load_clip(place).to(pipe.device) if (place / "clip").is_dir() else None
-    examined = examine_pipeline(pipe, model, steps=steps, guidance_scale=guidance_scale, sampler=sampler, clip=clip)
+    steps = steps or pipe.defaults.num_inference_steps
+    scale = pipe.defaults.guidance_scale if guidance_scale is None else guidance_scale
+    sampler = sampler or pipe.defaults.sampler
+    examined = examine_pipeline(pipe, place.name, steps=steps, guidance_scale=scale, sampler=sampler, clip=clip)
     asked = examination.Settings(
         prompts=prompts,
         images_per_prompt=images_per_prompt,
@@ -132,9 +136,9 @@ def evaluate(
         "where_not": dict(asked.where_not),
         "limit": limit,
         "seed": seed,
-        "num_inference_steps": steps or pipe.defaults.num_inference_steps,
-        "guidance_scale": pipe.defaults.guidance_scale if guidance_scale is None else guidance_scale,
-        "sampler": sampler or pipe.defaults.sampler,
+        "num_inference_steps": steps,
+        "guidance_scale": scale,
+        "sampler": sampler,
     }
     files = write_report(report, settings, folder)
     print_tables(report)

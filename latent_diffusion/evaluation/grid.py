@@ -24,7 +24,7 @@ class Column:
     drawn: Sequence[Image.Image]
 
 
-def draw_grid(columns: Sequence[Column], per_row: int = 8, cell: int = 96) -> Image.Image:
+def draw_grid(columns: Sequence[Column], per_row: int = 12, cell: int = 96) -> Image.Image:
     """Return a sheet with `per_row` prompts side by side: label, real picture, a rule, the drawn pictures.
 
     Args:

