@@ -53,11 +53,16 @@ def train(output: Path, *overrides: str, **options) -> int:
 
 def train_together(output: Path, *overrides: str, processes: int = 2, run: Callable = toy.run) -> list[int]:
     """Run one training shared by several processes (gloo on loopback); return their exit codes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     ranks = [start(output, *overrides, run=run, rank=r, processes=processes, port=port) for r in range(processes)]
     return [finish(rank) for rank in ranks]
+
+
+def free_port() -> int:
+    """Return a port of loopback that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def state_of(output: Path) -> dict[str, torch.Tensor]:

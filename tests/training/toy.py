@@ -66,6 +66,9 @@ class Maker(Player):
         noise = normal(self.seed, "noise", batch.sample, (SIZE,)).to(batch.values)
         if s.global_draw:
             noise = noise + torch.randn_like(noise)
+        if s.thaw:
+            with torch.no_grad():
+                next(self.held[1].parameters()).add_(0.01)
         made = self.net(batch.values + 0.3 * noise)
         if s.nan_gradient_at == step and int(os.environ.get("RANK", "0")) == s.nan_rank:
             made.register_hook(lambda gradient: gradient * float("nan"))
@@ -76,9 +79,6 @@ class Maker(Player):
             total = total - 0.05 * opponent(made).squeeze(1)
         if s.nan_loss_at == step and int(os.environ.get("RANK", "0")) == s.nan_rank:
             total = total * float("nan")
-        if s.thaw:
-            with torch.no_grad():
-                next(frozen.parameters()).add_(0.01)
         return Losses(total, {"distance": (made - batch.values).detach().abs().mean(1), "one": total.new_ones(())})
 
 

@@ -1,6 +1,7 @@
 """Runs on four small pictures."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from latent_diffusion.config import RunConfig
+
+sys.path.insert(0, str(Path(__file__).parent))  # `real`, also for the processes tests start
 
 COLOURS = ("red", "green", "blue", "orange", "purple", "black")
 
