@@ -179,8 +179,9 @@ def load_clip(folder: Path | str, dtype: torch.dtype = torch.float32) -> CLIP:
     values = read_json(folder / "clip" / "config.json")
     try:
         vision = CLIPVisionModelWithProjection(CLIPVisionConfig(**_known(values["vision_config"])))
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder / 'clip' / 'config.json'}: not a CLIP config: {error}") from None
+    except Exception as error:  # the strict configs of transformers raise their own kind
+        why = " ".join(str(error).split())
+        raise CheckpointError(f"{folder / 'clip' / 'config.json'}: not a CLIP config: {why}") from None
     clip = CLIP(load_text_encoder(folder), vision)
     found = read_tensors(file)
     names = {name: name for name in vision.state_dict() if not name.endswith("position_ids")}

@@ -26,6 +26,10 @@ LARGEST_SCALE = 100.0
 """Upper bound of the logit scale (Radford et al. 2021, section 2.5)."""
 
 
+TEXTS_AT_ONCE = 32
+"""Texts computed together; short captions among long ones would cost as much as the longest."""
+
+
 @dataclass(frozen=True)
 class TowerConfig:
     """Size of one transformer.
@@ -74,7 +78,7 @@ class CLIPConfig:
 
 
 class TwoTowers(nn.Module):
-    """open-clip's `CustomTextCLIP`, with texts computed no further than the longest of the batch.
+    """open-clip's `CustomTextCLIP`, with texts of like length computed together and no further than the longest.
 
     Padding comes after the end token and the mask is causal, so the cut changes no feature and no gradient.
     """
@@ -114,15 +118,20 @@ class TwoTowers(nn.Module):
         """Inverse temperature of the similarities, (), at most `LARGEST_SCALE`."""
         return self.model.logit_scale.clamp(max=math.log(LARGEST_SCALE)).exp()
 
-    def encode_text(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Return features (B, E), not normalised, and token states (B, L', D) of token ids (B, L), L' <= L."""
+    def encode_text(self, ids: Tensor) -> Tensor:
+        """Return features (B, E), not normalised, of token ids (B, L)."""
+        ends = (ids == self.config.vocab_size - 1).int().argmax(dim=1)
+        order = ends.argsort(stable=True)
+        parts = [self._end_features(ids[rows], ends[rows]) for rows in order.split(TEXTS_AT_ONCE)]
+        return torch.cat(parts)[order.argsort()]
+
+    def _end_features(self, ids: Tensor, ends: Tensor) -> Tensor:
         tower: Any = self.model.text
-        ends = (ids == tower.eos_id).int().argmax(dim=1)
         length = int(ends.max()) + 1
         x = tower.token_embedding(ids[:, :length]) + tower.positional_embedding[:length]
         x = tower.transformer(x, attn_mask=tower.attn_mask[:length, :length])
-        states = tower.ln_final(x)
-        return states[torch.arange(len(ids), device=ids.device), ends] @ tower.text_projection, states
+        x = x[torch.arange(len(ids), device=ids.device), ends]
+        return tower.ln_final(x) @ tower.text_projection
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Return features (B, E), not normalised, of images (B, 3, S, S) in [-1, 1]."""
@@ -130,7 +139,7 @@ class TwoTowers(nn.Module):
 
     def forward(self, images: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Return image and text features (B, E) of unit length."""
-        return F.normalize(self.encode_image(images), dim=1), F.normalize(self.encode_text(ids)[0], dim=1)
+        return F.normalize(self.encode_image(images), dim=1), F.normalize(self.encode_text(ids), dim=1)
 
 
 class CLIP(nn.Module):
