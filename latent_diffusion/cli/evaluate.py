@@ -94,7 +94,6 @@ def evaluate(
 
     floors = _floors(at_least or [])
     given = parse_filters(where or []), parse_filters(where_not or [])
-    folder = _result_folder(output)
     import latent_diffusion.evaluation.evaluate as examination
     from latent_diffusion.checkpoint.clip_folder import load_clip
     from latent_diffusion.checkpoint.locate import locate_model
@@ -111,6 +110,7 @@ def evaluate(
     place = locate_model(model)
     recorded = read_trained_on(place)
     network, pictures = load_efficientnet_lite0(), read_pictures(data)
+    folder = _result_folder(output)
     pipe = load_pipeline(model, device, dtype)
     clip = load_clip(place).to(pipe.device) if (place / "clip").is_dir() else None
     steps = steps or pipe.defaults.num_inference_steps

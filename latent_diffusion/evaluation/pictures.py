@@ -2,14 +2,14 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from latent_diffusion.data.images import decode_image, fit_square, to_tensor
-from latent_diffusion.data.metadata import captions_of, read_rows
+from latent_diffusion.data.metadata import Row, captions_of, read_rows
 from latent_diffusion.data.source import Source, open_source
 from latent_diffusion.errors import ConfigError, DataError
 from latent_diffusion.registry import nearest
@@ -25,6 +25,7 @@ class Picture:
 
     `family` is what retrieval ranks: pictures of one concept share it ("" = unknown). Where a picture is a near twin of
     another concept's (`dup_of`), `family` is that concept's, since nobody can tell the two apart, and `twin` is True.
+    `table` is the whole row of `metadata.jsonl`.
     """
 
     file: str
@@ -34,6 +35,7 @@ class Picture:
     group: str
     split: str
     twin: bool = False
+    table: Row = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -88,27 +90,33 @@ def read_pictures(path: str | os.PathLike[str]) -> RealPictures:
         if twin is not None:
             values["family"] = str(twin.get("family", ""))
         split = str(row.get("split", SPLIT))
-        rows.append(Picture(str(row["file_name"]), captions[0], **values, split=split, twin=twin is not None))
+        name = str(row["file_name"])
+        rows.append(Picture(name, captions[0], **values, split=split, twin=twin is not None, table=row))
     return RealPictures(source, tuple(rows), Path(path).name)
 
 
 def select(rows: Sequence[Picture], where: Mapping[str, Sequence[str]]) -> list[Picture]:
-    """Return the rows whose every named field has one of the values listed for it.
+    """Return the rows whose every named field of the table has (one of) the values listed for it.
 
     Args:
         rows: pictures.
-        where: field (style, group, split or family) -> accepted values.
+        where: field of `metadata.jsonl` -> accepted values, as in a run's `data.where`.
 
     Raises:
-        ConfigError: a field that cannot be filtered by, or a value no row has.
+        ConfigError: a field or a value no row has.
     """
-    fields = ("style", "group", "split", "family")
+    fields = sorted({field for row in rows for field in row.table})
     for field, accepted in where.items():
         if field not in fields:
-            raise ConfigError(f"cannot filter by {field!r}; use {', '.join(fields)}{nearest(field, fields)}")
-        present = sorted({getattr(row, field) for row in rows})
+            raise ConfigError(f"cannot filter by {field!r}; there are {', '.join(fields)}{nearest(field, fields)}")
+        present = sorted({value for row in rows for value in _values(row, field)})
         for value in accepted:
             if value not in present:
                 shown = ", ".join(present[:12]) + (", ..." if len(present) > 12 else "")
                 raise ConfigError(f"no picture has {field}={value}; there are {shown}{nearest(value, present)}")
-    return [row for row in rows if all(getattr(row, field) in accepted for field, accepted in where.items())]
+    return [row for row in rows if all(_values(row, field) & set(accepted) for field, accepted in where.items())]
+
+
+def _values(row: Picture, field: str) -> set[str]:
+    value = row.table.get(field, [])
+    return {str(item) for item in value} if isinstance(value, list) else {str(value)}

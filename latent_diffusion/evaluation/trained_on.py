@@ -1,7 +1,7 @@
 """What part of a data set a model was trained on, as its folder records it.
 
-A model folder may hold `training.json`, an object whose `data` has the `where` and `where_not` of the U-Net's `data:`
-section, for example `{"data": {"where": {"style": ["noto"], "split": "train"}, "where_not": {"group": "symbols"}}}`.
+Training writes `training.json` into the model folder; its `config.data` is the `data:` section of the run, for example
+`{"config": {"data": {"where": {"style": ["noto"], "split": "train"}, "where_not": {"group": "symbols"}}}}`.
 """
 
 import json
@@ -35,10 +35,10 @@ def read_trained_on(folder: Path) -> TrainedOn:
     if not file.is_file():
         return TrainedOn({}, {})
     try:
-        data = json.loads(file.read_text("utf-8")).get("data", {})
+        data = json.loads(file.read_text("utf-8"))["config"]["data"]
         return TrainedOn(_filter(data.get("where")), _filter(data.get("where_not")))
-    except (OSError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{str(file)!r} is not a training record: {error}") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{str(file)!r} is not a training record: {type(error).__name__}: {error}") from error
 
 
 def _filter(values: object) -> Filter:

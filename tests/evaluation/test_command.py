@@ -45,7 +45,7 @@ def test_prints_tables_and_writes_the_report(run, capsys, tmp_path):
 def test_asks_what_the_model_was_trained_on_and_checks_floors(run, tiny_folder, capsys, tmp_path):
     model = tmp_path / "model"
     shutil.copytree(tiny_folder, model)
-    (model / "training.json").write_text(json.dumps({"data": {"where": {"style": "outline"}}}))
+    (model / "training.json").write_text(json.dumps({"config": {"data": {"where": {"style": "outline"}}}}))
     assert run("--at-least", "seen.prompts=3", "-o", str(tmp_path / "result"), model=model) == 1
     assert "check failed: seen.prompts is 2, below 3" in capsys.readouterr().err
     assert json.loads((tmp_path / "result/evaluation.json").read_text())["settings"]["where"] == {"style": ["outline"]}

@@ -154,7 +154,8 @@ def test_clip_score_is_the_mean_cosine():
 
 def test_the_training_record_is_read(tmp_path):
     assert read_trained_on(tmp_path).where == {}
-    (tmp_path / "training.json").write_text('{"data": {"where": {"style": "noto", "split": "train"}, "where_not": {}}}')
+    data = {"path": "x.zip", "where": {"style": "noto", "split": "train"}, "where_not": {}}
+    (tmp_path / "training.json").write_text(json.dumps({"config": {"data": data}}))
     assert read_trained_on(tmp_path).where == {"style": ["noto"]}
     (tmp_path / "training.json").write_text("[1]")
     with pytest.raises(CheckpointError, match=r"training\.json"):
