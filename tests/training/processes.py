@@ -20,9 +20,10 @@ import toy
 from latent_diffusion.checkpoint.safetensors_file import read_tensors
 
 _context = multiprocessing.get_context("forkserver")
-# torch imports its compiler with the first optimizer: several seconds that each fork would pay again
+# torch imports its compiler with the first optimizer: several seconds that each fork would pay again, as for the others
 _context.set_forkserver_preload(
-    ["torch", "torch._dynamo", "torch.utils.tensorboard", "accelerate", "toy", "latent_diffusion.training.saving"]
+    ["torch", "torch._dynamo", "torch.utils.tensorboard", "accelerate", "open_clip", "transformers.models.clip", "toy"]
+    + [f"latent_diffusion.training.objectives.{name}" for name in ("autoencoder", "clip", "unet")]
 )
 
 

@@ -11,7 +11,17 @@ from pathlib import Path
 import pytest
 
 import toy
-from processes import assert_equal_states, finish, free_port, last_step, losses_of, start, state_of, train, train_together
+from processes import (
+    assert_equal_states,
+    finish,
+    free_port,
+    last_step,
+    losses_of,
+    start,
+    state_of,
+    train,
+    train_together,
+)
 
 ROOT = Path(__file__).parents[2]
 

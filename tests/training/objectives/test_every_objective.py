@@ -1,0 +1,98 @@
+"""Every objective with tiny models: killed and resumed it ends bit-equal, and two processes make the losses of one."""
+
+import json
+import random
+import signal
+import time
+
+import pytest
+
+import real
+from processes import assert_equal_states, finish, last_step, losses_of, start, train, train_together
+
+OBJECTIVES = ("autoencoder", "unet", "clip")
+GAN_FROM = 5
+
+
+@pytest.fixture(scope="module")
+def config_of(tiny_folder, pictures, tmp_path_factory):
+    """Return a function that writes the run of an objective, 30 updates on four pictures, and returns its file."""
+    tower = {"width": 16, "layers": 1, "heads": 2}
+    objectives = {
+        "autoencoder": {
+            "name": "autoencoder", "perceptual": 0.05, "equivariance": 0.25,
+            "model": {"block_out_channels": [8, 16], "layers_per_block": 1, "latent_channels": 4, "norm_num_groups": 8},
+            "adversarial": {"start": GAN_FROM, "weight": 0.05, "width": 8, "layers": 1},
+        },
+        "unet": {"name": "unet", "init": str(tiny_folder)},
+        "clip": {"name": "clip", "embed_dim": 8, "patch_size": 16, "vocab_size": 600, "text": tower, "vision": tower},
+    }  # fmt: skip
+
+    def write(name: str, **changes) -> str:
+        captions = [] if name == "autoencoder" else ["text", "text_alt"]
+        run = {
+            "output": "unused", "objective": objectives[name], "steps": 30, "batch_size": 4, "ema": {"decay": 0.9},
+            "data": {"path": str(pictures), "size": 32, "captions": captions, "flip": name != "clip"},
+            "optimizer": {"learning_rate": 1e-3}, "warmup": 5, "log_every": 1, "threads": 1,
+            "checkpoint": {"every": 4, "keep": 1}, **changes,
+        }  # fmt: skip
+        file = tmp_path_factory.mktemp("configs") / f"{name}.yaml"
+        file.write_text(json.dumps(run))
+        return str(file)
+
+    return write
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_killed_and_resumed_equals_uninterrupted(config_of, tmp_path, name):
+    kill_at_random_steps(config_of(name, steps=12), tmp_path, name, kills=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_killed_five_times_and_resumed_equals_uninterrupted(config_of, tmp_path, name):
+    kill_at_random_steps(config_of(name), tmp_path, name, kills=5)
+
+
+def kill_at_random_steps(config, folder, name, kills):
+    """Kill within a save first, then at random moments of random steps."""
+    straight, killed = folder / "straight", folder / "killed"
+    assert train(straight, config, run=real.run) == 0
+    steps = losses_of(straight)[-1]["step"]
+    assert train(killed, config, run=real.run, fault=("within a tensor file", 7)) == -signal.SIGKILL
+    chance = random.Random(name)
+    for target in sorted(chance.sample(range(GAN_FROM + 1, steps - 1), kills - 1)):
+        process = start(killed, config, run=real.run)
+        while last_step(killed) < target and process.is_alive():
+            time.sleep(0.003)
+        time.sleep(chance.uniform(0, 0.2))
+        process.kill()
+        assert finish(process) in (-signal.SIGKILL, 0)
+    assert train(killed, config, run=real.run) == 0
+    assert_equal_states(killed, straight)
+    assert losses_of(killed) == losses_of(straight)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_two_processes_make_the_losses_of_one_in_float64(config_of, tmp_path, name):
+    compare_one_and_two(config_of(name, precision="float64"), tmp_path, before=1e-9, after=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_two_processes_make_the_losses_of_one_in_float32(config_of, tmp_path, name):
+    compare_one_and_two(config_of(name), tmp_path, before=1e-5, after=1e-4 if name == "autoencoder" else 1e-5)
+
+
+def compare_one_and_two(config, folder, *, before, after):
+    """Compare the losses of 30 updates: relative `before` the GAN plays, and `after`."""
+    one, two = folder / "one", folder / "two"
+    assert train(one, config, run=real.run) == 0
+    assert train_together(two, config, run=real.run) == [0, 0]
+    assert json.loads((two / "config.json").read_text())["processes"] == 2
+    alone, shared = losses_of(one), losses_of(two)
+    assert len(alone) == len(shared) == 30
+    for expected, line in zip(alone, shared, strict=True):
+        bound = before if line["step"] <= GAN_FROM else after
+        losses = {key: value for key, value in line.items() if key.endswith("loss")}
+        assert losses == pytest.approx({key: expected[key] for key in losses}, rel=bound, abs=bound), line["step"]
