@@ -106,15 +106,15 @@ def select(rows: Sequence[Picture], where: Mapping[str, Sequence[str]]) -> list[
         ConfigError: a field or a value no row has.
     """
     fields = sorted({field for row in rows for field in row.table})
-    for field, accepted in where.items():
-        if field not in fields:
-            raise ConfigError(f"cannot filter by {field!r}; there are {', '.join(fields)}{nearest(field, fields)}")
-        present = sorted({value for row in rows for value in _values(row, field)})
+    for name, accepted in where.items():
+        if name not in fields:
+            raise ConfigError(f"cannot filter by {name!r}; there are {', '.join(fields)}{nearest(name, fields)}")
+        present = sorted({value for row in rows for value in _values(row, name)})
         for value in accepted:
             if value not in present:
                 shown = ", ".join(present[:12]) + (", ..." if len(present) > 12 else "")
-                raise ConfigError(f"no picture has {field}={value}; there are {shown}{nearest(value, present)}")
-    return [row for row in rows if all(_values(row, field) & set(accepted) for field, accepted in where.items())]
+                raise ConfigError(f"no picture has {name}={value}; there are {shown}{nearest(value, present)}")
+    return [row for row in rows if all(_values(row, name) & set(accepted) for name, accepted in where.items())]
 
 
 def _values(row: Picture, field: str) -> set[str]:
