@@ -32,6 +32,7 @@ from latent_diffusion.training.adversarial import adaptive_weight, discriminator
 from latent_diffusion.training.latent_scale import fold_latent_scale, latent_statistics
 from latent_diffusion.training.objective import Losses, Objective, Player
 from latent_diffusion.training.perceptual import PerceptualLoss
+from latent_diffusion.training.weights_digest import weights_digest
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -226,6 +227,11 @@ class AutoencoderObjective(Objective):
 
         mean, std = latent_statistics(self.model, self._pictures(self.data, self.settings.scale_pictures))
         save_autoencoder(fold_latent_scale(self.model, mean, std), folder / "vae", torch.float32)
+
+    def fingerprint(self) -> dict[str, str]:
+        """Return the digests of the data and of the weights the run starts from, as read from their files."""
+        prints = {"data.path": self.data.digest}
+        return prints if self.settings.init is None else {**prints, "objective.init": weights_digest(self.model)}
 
 
 def _autoencoder(settings: AutoencoderSettings) -> AutoencoderKL:
