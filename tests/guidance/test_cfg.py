@@ -58,12 +58,12 @@ def test_one_batched_call_and_one_projection():
 
 @pytest.mark.parametrize("prediction", [EPSILON, V], ids=lambda p: p.name)
 def test_rescale_is_the_papers(prediction):
-    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
-
     x, prompt, negative = drawn()
     network = Mixing()
     towards, away = outputs(network, x, prompt, negative)
-    mixed = rescale_noise_cfg(away + 7.5 * (towards - away), towards, guidance_rescale=0.7)
+    mixed = away + 7.5 * (towards - away)
+    same_spread = mixed * (towards.std((1, 2, 3)) / mixed.std((1, 2, 3)))[:, None, None, None]  # eq. 15
+    mixed = 0.7 * same_spread + 0.3 * mixed  # eq. 16
     wanted = prediction.x0(mixed, x, LEVEL.alpha, LEVEL.sigma)
     got = CFG(7.5, rescale=0.7).bind(Denoiser(network, SCHEDULE, prediction), prompt, negative)(x, LEVEL)
     torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
