@@ -1,0 +1,47 @@
+"""Put a trained model into the package: float16 weights, the CLIP for scores, the record of its training.
+
+    python scripts/pack_bundled.py runs/emoji/unet/model runs/emoji/clip/model latent_diffusion/bundled/emoji
+
+The card (README.md) of the target folder is kept. Refuses a package over 40 MB.
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+
+from latent_diffusion.checkpoint.diffusers_folder import load_folder, save_folder
+from latent_diffusion.checkpoint.safetensors_file import read_tensors, write_tensors
+
+LARGEST = 40_000_000  # bytes
+
+
+def compact(file: Path) -> None:
+    """Write a JSON file without the blanks; the tokenizer's is a third smaller so."""
+    values = json.loads(file.read_text())
+    file.write_text(json.dumps(values, ensure_ascii=False, separators=(",", ":")))
+
+
+def main(model: Path, clip: Path, target: Path) -> None:
+    save_folder(load_folder(model), target, torch.float16)
+    (target / "clip").mkdir(exist_ok=True)
+    for file in (clip / "clip").iterdir():
+        if file.suffix == ".safetensors":
+            tensors = {name: t.half() if t.is_floating_point() else t for name, t in read_tensors(file).items()}
+            write_tensors(target / "clip" / file.name, tensors, {"format": "pt"})
+        else:
+            shutil.copy(file, target / "clip" / file.name)
+    record = json.loads((model / "training.json").read_text())
+    record["config"]["output"] = "runs/emoji/unet"  # wherever it was trained
+    (target / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+    compact(target / "tokenizer" / "tokenizer.json")
+    size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
+    print(f"{target}: {size / 1e6:.2f} MB")
+    if size > LARGEST:
+        sys.exit(f"error: the bundled model is {size} bytes, more than {LARGEST}")
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:4]))
