@@ -7,7 +7,7 @@ from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.families import tiny
 from latent_diffusion.models.unet import Projected, UNet, UNetConfig
-from latent_diffusion.nn.attention import Attention
+from latent_diffusion.nn.attention import Attention, automatic, sdpa, written_out
 
 WIDTH = tiny.UNET.cross_attention_dim
 
@@ -110,6 +110,16 @@ def test_the_kernel_is_a_field(unet):
         layer.kernel = plain
     assert relative(unet(x, t, unet.project(cond)), expected) <= 1e-5
     assert len(calls) == len(layers)
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-6), (torch.bfloat16, 0.02)])
+def test_kernels_agree(dtype, bound):
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 3, length, 16) for length in (10, 7, 7))
+    expected = sdpa(q, k, v)
+    for kernel in (automatic, written_out, sdpa):
+        found = kernel(q.to(dtype), k.to(dtype), v.to(dtype))
+        assert found.dtype == dtype and relative(found, expected) <= bound
 
 
 @pytest.mark.parametrize(
