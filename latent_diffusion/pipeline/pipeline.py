@@ -20,7 +20,7 @@ from latent_diffusion.checkpoint.diffusers_folder import load_folder, save_folde
 from latent_diffusion.checkpoint.locate import locate_model
 from latent_diffusion.data.images import to_pil
 from latent_diffusion.diffusion.known import keep_known
-from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
+from latent_diffusion.errors import CheckpointError, ConfigError, LatentDiffusionWarning
 from latent_diffusion.pipeline.inpaint import Canvas, Known, choose_start
 from latent_diffusion.pipeline.job import Job
 from latent_diffusion.pipeline.prompts import Prompts, read_prompts
@@ -59,7 +59,18 @@ class LatentDiffusionPipeline:
     def __init__(
         self, components: Components, *, device: torch.device | str | None = None, dtype: str | torch.dtype = "auto"
     ) -> None:
-        """Put the parts on `device`; the U-Net computes in `dtype`, the small parts in float32."""
+        """Put the parts on `device`; the U-Net computes in `dtype`, the small parts in float32.
+
+        Raises:
+            CheckpointError: a U-Net with more input than latent channels, which wants a picture beside the prompt.
+            ConfigError: unknown device or dtype.
+        """
+        channels, latents = components.unet.config.in_channels, components.autoencoder.config.latent_channels
+        if channels != latents:
+            raise CheckpointError(
+                f"{components.name}: the U-Net has {channels} input channels, the latents {latents}; "
+                "inpainting, depth and edit U-Nets are not supported"
+            )
         self.components = components
         self.device = choose_device(device)
         self.dtype = choose_dtype(dtype, self.device, sum(p.numel() for p in components.unet.parameters()))

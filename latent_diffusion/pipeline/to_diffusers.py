@@ -1,6 +1,6 @@
 """The exit door: our parts as a ready diffusers pipeline that shares their weights."""
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 __all__ = ["to_diffusers"]
 
-Module = TypeVar("Module", bound=nn.Module)
-
 
 def to_diffusers(components: Components) -> "StableDiffusionPipeline":
     """Return a `StableDiffusionPipeline` on the same weights: nothing is copied, a change in one is one in the other.
@@ -27,25 +25,26 @@ def to_diffusers(components: Components) -> "StableDiffusionPipeline":
     import diffusers
 
     config = write_schedule(components.schedule, components.prediction, components.scheduler_config)
-    kind = getattr(diffusers, str(config["_class_name"]), None)
+    kind: Any = getattr(diffusers, str(config["_class_name"]), None)
     if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
         raise CheckpointError(f"diffusers {diffusers.__version__} has no scheduler {config['_class_name']!r}")
     with torch.device("meta"):  # no memory: the weights come from ours
         unet = diffusers.UNet2DConditionModel.from_config(unet_values(components.unet.config))
         vae = diffusers.AutoencoderKL.from_config(autoencoder_values(components.autoencoder.config))
+    absent: Any = None  # optional parts, which diffusers declares as if they were not
     return diffusers.StableDiffusionPipeline(
         vae=_sharing(vae, components.autoencoder),
         text_encoder=components.text_encoder.model,
         tokenizer=components.text_encoder.tokenizer,
         unet=_sharing(unet, components.unet),
         scheduler=kind.from_config(config),
-        safety_checker=None,
-        feature_extractor=None,
+        safety_checker=absent,
+        feature_extractor=absent,
         requires_safety_checker=False,
     )
 
 
-def _sharing(theirs: Module, ours: nn.Module) -> Module:
+def _sharing(theirs: Any, ours: nn.Module) -> Any:
     """Give their network our tensors; the names are the same."""
     theirs.load_state_dict(dict(ours.named_parameters()), assign=True)
     return theirs.eval()
