@@ -101,7 +101,9 @@ def _look(data: bytes) -> str:
     return f"{len(data)} bytes starting {data[:8]!r}"
 
 
-def _upright_rgb(picture: Image.Image, *, name: str, background: tuple[int, int, int], max_pixels: int) -> Image.Image:
+def _upright_rgb(
+    picture: Image.Image, *, name: str, background: tuple[int, int, int] | None, max_pixels: int
+) -> Image.Image:
     width, height = picture.size
     if width * height > max_pixels:
         raise DataError(

@@ -7,7 +7,6 @@ the half-size latents (`equivariance`): that keeps latents smooth, which the dif
 Reference: Rombach et al. 2022, arXiv:2112.10752, appendix G; Kouzelis et al. 2025, arXiv:2502.09509 (equivariance).
 """
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
 
 __all__ = ["AutoencoderObjective", "AutoencoderSettings"]
 
-logger = logging.getLogger(__name__)
 CHUNK = 32  # pictures at a time where nothing is learned
 
 
@@ -178,7 +176,7 @@ class AutoencoderObjective(Objective):
         """Move the networks and measure the perceptual network's channels."""
         for module in (*self.players.values(), self.perceptual):
             if module is not None:
-                module.to(device=accelerator.device, dtype=dtype, memory_format=torch.channels_last)
+                module.to(device=accelerator.device, dtype=dtype).to(memory_format=torch.channels_last)
         generator = self.players["generator"]
         assert isinstance(generator, Generator), "the first player is the autoencoder"
         generator.sum_over_processes = lambda tensor: _summed(accelerator, tensor)
@@ -213,8 +211,6 @@ class AutoencoderObjective(Objective):
     def preview(self, step: int) -> "list[Image] | None":
         """Return one picture: originals above their reconstructions."""
         data = self.held_out or self.data
-        for name, value in self.evaluate(step).items():
-            logger.info("step %d: %s %.2f", step, name, value)
         real = next(self._pictures(data, 16))
         made = self.model.decode(self.model.encode(real).mean)
         rows = [torch.cat(list(images), dim=-1) for images in (real, made)]

@@ -7,7 +7,6 @@ Reference: Rombach et al. 2022, arXiv:2112.10752, eq. (3); Ho & Salimans 2022, a
 """
 
 import importlib
-import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
 
 __all__ = ["UNetObjective", "UNetSettings"]
 
-logger = logging.getLogger(__name__)
 FAMILIES = "latent_diffusion.families"
 
 
@@ -148,7 +146,7 @@ class UNetObjective(Objective):
         """Move the parts, then encode pictures and captions."""
         parts, settings = self.components, self.settings
         for module in (parts.unet, parts.autoencoder):
-            module.to(device=accelerator.device, dtype=dtype, memory_format=torch.channels_last)
+            module.to(device=accelerator.device, dtype=dtype).to(memory_format=torch.channels_last)
         parts.text_encoder.to(accelerator.device)
         latents = Latents(parts.autoencoder, self.data, self.run.seed)
         # Under autocast the U-Net rounds text states to bfloat16 before all else: rounding them here changes nothing.
@@ -211,9 +209,6 @@ class UNetObjective(Objective):
     @torch.no_grad()
     def preview(self, step: int) -> "list[Image] | None":
         """Return one sheet with a picture of each of the run's prompts; prompt k has seed `sample.seed` + k."""
-        figures = self.evaluate(step)
-        if figures:
-            logger.info("step %d: %s", step, ", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
         if self.run.sample is None or not self.run.sample.prompts:
             return None
         return [draw_sheet(self.components, self.run.sample, self.data.config.size, self.run.precision)]
