@@ -78,8 +78,11 @@ class RunLog:
         """Nothing to log between backward and update."""
 
     def after_update(self, trainer: "Trainer", figures: Mapping[str, float]) -> None:
-        """Take the figures of the update just made; write a line when one is due."""
-        done = trainer.done
+        """Take the figures of the update just made."""
+        self.update(trainer.done, figures)
+
+    def update(self, done: int, figures: Mapping[str, float]) -> None:
+        """Take the figures of the update that made it `done`; write a line when one is due."""
         for name, value in figures.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._count += 1
@@ -92,7 +95,9 @@ class RunLog:
         if done % self._run.log_every and done != self._run.steps:
             return
         means = {name: total / self._count for name, total in self._sums.items()}
-        self._write(done, means, learning_rate(done - 1, self._run), speed)
+        rate = learning_rate(done - 1, self._run)
+        more = {"samples": done * self._run.batch_size, "learning_rate": rate, "images_per_second": round(speed, 3)}
+        self._write(done, means, more)
         if self._bar is None:
             console.print(
                 f"step {done}/{self._run.steps}  {_short(means, speed, left)}", highlight=False, soft_wrap=True
@@ -100,16 +105,20 @@ class RunLog:
         self._sums, self._count = {}, 0
         self._clock, self._timed = time.perf_counter(), 0
 
-    def _write(self, done: int, means: dict[str, float], rate: float, speed: float) -> None:
-        line: dict[str, Any] = {"step": done, "samples": done * self._run.batch_size, "learning_rate": rate}
-        line |= {name: value if math.isfinite(value) else None for name, value in means.items()}
-        line |= {"images_per_second": round(speed, 3), "time": round(time.time(), 3)}
+    def held_out(self, done: int, figures: Mapping[str, float]) -> None:
+        """Write figures of held-out pictures after `done` updates, as a line of their own."""
+        logger.info("step %d/%d  %s", done, self._run.steps, "  ".join(f"{k} {v:.4g}" for k, v in figures.items()))
+        self._write(done, figures, {})
+
+    def _write(self, done: int, figures: Mapping[str, float], more: Mapping[str, float]) -> None:
+        """Write one line of `log.jsonl`; curves of it all but the clock to TensorBoard."""
+        line = {"step": done, **{k: v if math.isfinite(v) else None for k, v in {**figures, **more}.items()}}
         try:
             if self._file is not None:
-                self._file.write(json.dumps(line, allow_nan=False) + "\n")
+                self._file.write(json.dumps(line | {"time": round(time.time(), 3)}, allow_nan=False) + "\n")
                 self._file.flush()
             if self._board is not None:
-                for name, value in {**means, "learning_rate": rate, "images_per_second": speed}.items():
+                for name, value in {**figures, **more}.items():
                     self._board.add_scalar(name, value, done)
         except OSError as fault:  # a full disk must not end the training; the next checkpoint decides
             logger.warning("the log can no longer be written (%s); training goes on without it", fault)

@@ -116,6 +116,10 @@ class Objective(ABC):
         With `averaged` the modules hold their moving average while this runs; they are put back afterwards.
         """
 
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Return figures on held-out pictures after `step` updates, for the log; as `preview`, and beside it."""
+        return {}
+
     def preview(self, step: int) -> "list[Image] | None":
         """Return sample pictures after `step` updates (first process only, averaged weights in place), or None.
 

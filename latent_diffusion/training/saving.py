@@ -55,7 +55,10 @@ class Saver:
     def _preview(self, trainer: "Trainer") -> None:
         try:
             with averaged(trainer), torch.no_grad():
+                figures = trainer.objective.evaluate(trainer.done)
                 images = trainer.objective.preview(trainer.done)
+            if figures:
+                self._log.held_out(trainer.done, figures)
             if images:
                 self._log.pictures(trainer.done, images)
         except Exception as fault:  # pictures are for people: whatever is wrong with them, training is not

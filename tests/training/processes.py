@@ -15,8 +15,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
-
 import toy
+
 from latent_diffusion.checkpoint.safetensors_file import read_tensors
 
 _context = multiprocessing.get_context("forkserver")
@@ -28,9 +28,14 @@ _context.set_forkserver_preload(
 
 
 def start(
-    output: Path, *overrides: str, run: Callable = toy.run, fault: tuple[str, int] | None = None, rank: int | None = None,
-    processes: int = 1, port: int = 0,
-) -> BaseProcess:  # fmt: skip
+    output: Path,
+    *overrides: str,
+    run: Callable = toy.run,
+    fault: tuple[str, int] | None = None,
+    rank: int | None = None,
+    processes: int = 1,
+    port: int = 0,
+) -> BaseProcess:
     """Start one training process; `fault` is the name of a point of `FAULTS` and how often it is passed unharmed."""
     process = _context.Process(target=_child, args=(output, overrides, run, fault, rank, processes, port))
     process.start()

@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 import toy
 from processes import (
     assert_equal_states,

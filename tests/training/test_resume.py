@@ -6,9 +6,8 @@ import shutil
 import signal
 import time
 
-import pytest
-
 import processes
+import pytest
 from processes import FAULTS, assert_equal_states, finish, last_step, losses_of, start, train
 
 

@@ -65,8 +65,15 @@ def mangle(folder):
     (folder / "manifest.json").write_text('{"format": 1, "files"')
 
 
-DAMAGES = {"emptied": empty, "cut": cut, "one bit flipped": flip, "manifest lost": lose("manifest.json"),
-           "state lost": lose("state.json"), "tensors lost": lose("net.safetensors"), "manifest cut": mangle}  # fmt: skip
+DAMAGES = {
+    "emptied": empty,
+    "cut": cut,
+    "one bit flipped": flip,
+    "manifest lost": lose("manifest.json"),
+    "state lost": lose("state.json"),
+    "tensors lost": lose("net.safetensors"),
+    "manifest cut": mangle,
+}
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
@@ -120,7 +127,7 @@ def test_a_failing_disk_loses_nothing(tmp_path, monkeypatch, code, place):
 
     with monkeypatch.context() as patched:
         patched.setattr(training_state, place, fail)
-        with pytest.raises(ResourceError, match="the disk says no.*needed.*free"):
+        with pytest.raises(ResourceError, match=r"the disk says no.*needed.*free"):
             save(tmp_path, 2, keep=1)
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
     assert newest_state(tmp_path).step == 1

@@ -34,6 +34,7 @@ class ToySettings(BaseModel):
     thaw: bool = False
     seconds: float = 0.0
     preview_fails: bool = False
+    held_out: bool = False
 
 
 class ToyData(BaseModel):
@@ -132,6 +133,9 @@ class ToyObjective(Objective):
         from latent_diffusion.checkpoint.safetensors_file import write_tensors
 
         write_tensors(folder / "toy.safetensors", dict(self.maker.net.state_dict()), {"format": "pt"})
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        return {"held_out": float(next(self.maker.parameters()).sum())} if self.settings.held_out else {}
 
     def preview(self, step: int) -> "list[Image.Image]":
         torch.randn(5)  # a careless preview: training must not notice

@@ -6,7 +6,6 @@ import signal
 import time
 
 import pytest
-
 import real
 from processes import assert_equal_states, finish, last_step, losses_of, start, train, train_together
 
@@ -81,7 +80,9 @@ def test_two_processes_make_the_losses_of_one_in_float64(config_of, tmp_path, na
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_two_processes_make_the_losses_of_one_in_float32(config_of, tmp_path, name):
-    compare_one_and_two(config_of(name), tmp_path, before=1e-5, after=1e-4 if name == "autoencoder" else 1e-5)
+    # AdamW makes whole steps of the rounding in gradients that are 0 but for it: not larger than fine-tuning's
+    config = config_of(name, optimizer={"learning_rate": 1e-4})
+    compare_one_and_two(config, tmp_path, before=1e-5, after=1e-4 if name == "autoencoder" else 1e-5)
 
 
 def compare_one_and_two(config, folder, *, before, after):
