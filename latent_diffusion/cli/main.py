@@ -3,8 +3,6 @@
 No module here imports torch at its top, so that help, completion and wrong arguments answer at once.
 """
 
-import contextlib
-import os
 import sys
 import traceback
 import warnings
@@ -71,12 +69,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = app(args=arguments, prog_name="latent-diffusion", standalone_mode=False, obj={"debug": debug})
         if code == INTERRUPTED:
             _say("interrupted")
-        sys.stdout.flush()
+        if sys.stdout is not None:  # None when the caller closed it
+            sys.stdout.flush()
         return code if isinstance(code, int) else 0
-    except BrokenPipeError:  # the reader of our output left, as in `| head`
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except SystemExit as stop:  # typer's answer to a reader that left, as in `| head`
+        return stop.code if isinstance(stop.code, int) else OUR_BUG
     except (KeyboardInterrupt, typer.Abort):
         _say("interrupted")
         return INTERRUPTED
@@ -110,6 +107,8 @@ def _describe(error: Exception) -> tuple[int, str]:
 
 def _say(message: str) -> None:
     """Print one line on stderr, whatever line breaks the message holds and whatever the terminal can encode."""
+    if sys.stderr is None:  # closed by the caller: nobody listens
+        return
     encoding = sys.stderr.encoding or "utf-8"
     line = " ".join(message.split())
     print(line.encode(encoding, "backslashreplace").decode(encoding), file=sys.stderr)

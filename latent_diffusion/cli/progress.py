@@ -14,7 +14,7 @@ __all__ = ["progress"]
 @contextmanager
 def progress(label: str, steps: int) -> Iterator["Callable[[Step], None] | None"]:
     """Yield what a pipeline's `on_step` takes: a function that moves a bar, or None without a terminal."""
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console

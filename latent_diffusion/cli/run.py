@@ -1,6 +1,8 @@
 """What the picture commands do alike: load the model, choose the seed, write the files."""
 
+import os
 import secrets
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,4 +67,7 @@ def write_pictures(out: "Output", files: list[Path]) -> None:
     for picture, record, file in zip(out.images, out.records, files, strict=True):
         assert isinstance(picture, Image.Image), 'output_type "pil" gives pictures'
         write_picture(picture, file, record)
-        typer.echo(file)
+        try:
+            typer.echo(file)
+        except BrokenPipeError:  # whoever read the paths left; the other pictures are still wanted
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -26,7 +26,7 @@ def to_diffusers(components: Components) -> "StableDiffusionPipeline":
 
     config = write_schedule(components.schedule, components.prediction, components.scheduler_config)
     kind: Any = getattr(diffusers, str(config["_class_name"]), None)
-    if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
+    if not hasattr(kind, "from_config") or diffusers.SchedulerMixin not in kind.__mro__:
         raise CheckpointError(f"diffusers {diffusers.__version__} has no scheduler {config['_class_name']!r}")
     with torch.device("meta"):  # no memory: the weights come from ours
         unet = diffusers.UNet2DConditionModel.from_config(unet_values(components.unet.config))

@@ -94,6 +94,42 @@ def test_the_same_second_gives_another_name(generate, here, monkeypatch):
     ]  # fmt: skip
 
 
+def test_closed_streams_do_no_harm(generate, here, monkeypatch):
+    monkeypatch.setattr("sys.stdout", None)
+    monkeypatch.setattr("sys.stderr", None)
+    assert generate("a cat", "-o", "a.png") == 0
+    assert (here / "a.png").exists()
+    assert generate("a cat", "-o", "a.png") == 6
+
+
+def test_a_reader_that_leaves_loses_no_picture(tiny_folder, tmp_path):
+    code = "import sys; from latent_diffusion.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    arguments = [
+        "generate",
+        "a cat",
+        "-k",
+        "2",
+        "--steps",
+        "1",
+        "-o",
+        str(tmp_path / "a.png"),
+        "--model",
+        str(tiny_folder),
+    ]
+    process = subprocess.Popen([sys.executable, "-u", "-c", code, *arguments], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.wait(timeout=300) == 0
+    assert len(list(tmp_path.glob("*.png"))) == 2
+
+
+def test_a_bar_is_shown_on_a_terminal(generate, here, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    assert generate("a cat", "-o", "a.png") == 0
+    out, err = capsys.readouterr()
+    assert out == "a.png\n" and "Drawing" in err
+
+
 def test_prompts_file(generate, here, capsys):
     (here / "prompts.txt").write_text("a cat\n\n  a dog \n")
     assert generate("--prompts-file", "prompts.txt", "-o", "pets.png") == 0
