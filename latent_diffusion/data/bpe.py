@@ -12,7 +12,7 @@ import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from latent_diffusion.errors import ConfigError
 
@@ -149,18 +149,17 @@ def count_words(texts: Iterable[str]) -> Counter[str]:
 
 def byte_pair_model(pairs: BytePairs) -> "Tokenizer":
     """Return the bare tokenizer: CLIP's normalisation, word pattern and byte-pair model, without special tokens."""
-    from transformers import CLIPTokenizer
-
-    return CLIPTokenizer(vocab=pairs.vocabulary, merges=list(pairs.merges)).backend_tokenizer  # pyright: ignore
+    return clip_tokenizer(pairs).backend_tokenizer
 
 
 def clip_tokenizer(pairs: BytePairs, context_length: int = 77) -> "CLIPTokenizer":
     """Return transformers' tokenizer over `pairs`; begin, end and padding as in Stable Diffusion 1 (padding = end)."""
     from transformers import CLIPTokenizer
 
+    merges: Any = list(pairs.merges)  # annotated as a list of strings, which it reads too
     return CLIPTokenizer(
         vocab=pairs.vocabulary,
-        merges=list(pairs.merges),
+        merges=merges,
         bos_token=BOS,
         eos_token=EOS,
         unk_token=EOS,

@@ -165,7 +165,7 @@ class CLIP(nn.Module):
     @property
     def image_size(self) -> int:
         """Side of the image tower's input, px."""
-        return self.vision.config.image_size
+        return int(self.vision.config.image_size)  # pyright: ignore[reportArgumentType]
 
     @torch.no_grad()
     def image_features(self, images: Tensor) -> Tensor:
@@ -181,6 +181,6 @@ class CLIP(nn.Module):
         """Return unit features (B, E) of B texts."""
         encoder, like = self.text_encoder, self.text_projection.weight
         ids = encoder.tokenize(list(texts))
-        ends = (ids == encoder.tokenizer.eos_token_id).int().argmax(dim=1)
+        ends = ids.eq(encoder.end_id).int().argmax(dim=1)
         states = encoder.encode(ids)[torch.arange(len(ids)), ends]
         return F.normalize(self.text_projection(states.to(like.dtype)), dim=1)

@@ -64,6 +64,12 @@ class TextEncoder(nn.Module):
         return self.config.max_position_embeddings
 
     @property
+    def end_id(self) -> int:
+        """Id of the end token; its first occurrence closes a prompt."""
+        end: Any = self.tokenizer.eos_token_id
+        return end
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.model.parameters()).device
@@ -84,7 +90,8 @@ class TextEncoder(nn.Module):
             ConfigError: a prompt is not valid Unicode (a lone surrogate).
         """
         length = self.context_length
-        rows = torch.full((len(prompts), length), self.tokenizer.pad_token_id, dtype=torch.int64)
+        padding: Any = self.tokenizer.pad_token_id
+        rows = torch.full((len(prompts), length), padding, dtype=torch.int64)
         for index, ids in enumerate(self._ids(prompts)):
             if len(ids) > length:
                 self._warn_cut(prompts[index], len(ids))

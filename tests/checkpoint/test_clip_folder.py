@@ -93,5 +93,5 @@ def test_damage_is_named(tmp_path):
     with pytest.raises(CheckpointError, match="vision_config"):
         load_clip(tmp_path)
     shutil.rmtree(tmp_path / "clip")
-    with pytest.raises(CheckpointError, match="config.json"):
+    with pytest.raises(CheckpointError, match=r"config\.json"):
         load_clip(tmp_path)
