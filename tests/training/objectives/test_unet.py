@@ -135,6 +135,17 @@ def test_fine_tuning_lowers_the_loss_and_keeps_the_prediction(tiny_folder, make_
     assert built.components.prediction is EPSILON
 
 
+def test_attention_over_one_cell_is_left_alone(tiny_folder, make_run):
+    """8 px are 2 latent px, 1 at the U-Net's lower level; the audit would stop there."""
+    run = make_run(tune(tiny_folder), {"captions": ["text"], "size": 8}, steps=6)
+    assert train(run) == 0
+    built = build_objective(run)
+    idle = {name for name, p in built.components.unet.named_parameters() if not p.requires_grad}
+    assert "mid_block.attentions.0.transformer_blocks.0.attn1.to_q.weight" in idle
+    assert all(name.endswith(("attn1.to_q.weight", "attn1.to_k.weight")) for name in idle)
+    assert not any(name.startswith("down_blocks.0") for name in idle)
+
+
 def test_digests_follow_data_and_weights(tiny_folder, make_run):
     one = build_objective(make_run(tune(tiny_folder), {"captions": ["text"]})).fingerprint()
     assert one == build_objective(make_run(tune(tiny_folder), {"captions": ["text"]})).fingerprint()
