@@ -47,7 +47,9 @@ Output = Annotated[
 ]
 NumImages = Annotated[
     int,
-    typer.Option("--num-images", "-k", metavar="N", help="Pictures for each prompt.", rich_help_panel=PICTURE),
+    typer.Option(
+        "--num-images", "-k", min=1, max=10_000, metavar="N", help="Pictures for each prompt.", rich_help_panel=PICTURE
+    ),
 ]
 Seed = Annotated[
     int | None,

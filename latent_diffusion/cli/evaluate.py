@@ -97,7 +97,8 @@ def evaluate(
     import latent_diffusion.evaluation.evaluate as examination
     from latent_diffusion.checkpoint.clip_folder import load_clip
     from latent_diffusion.checkpoint.locate import locate_model
-    from latent_diffusion.cli.evaluation_table import print_tables, show_progress
+    from latent_diffusion.cli.evaluation_table import print_tables
+    from latent_diffusion.cli.progress import parts_progress
     from latent_diffusion.cli.run import load_pipeline
     from latent_diffusion.evaluation.pictures import read_pictures
     from latent_diffusion.evaluation.pipeline_examined import examine_pipeline
@@ -113,7 +114,7 @@ def evaluate(
     folder = _result_folder(output)
     pipe = load_pipeline(model, device, dtype)
     clip = load_clip(place).to(pipe.device) if (place / "clip").is_dir() else None
-    steps = steps or pipe.defaults.num_inference_steps
+    steps = pipe.defaults.num_inference_steps if steps is None else steps
     scale = pipe.defaults.guidance_scale if guidance_scale is None else guidance_scale
     sampler = sampler or pipe.defaults.sampler
     examined = examine_pipeline(pipe, place.name, steps=steps, guidance_scale=scale, sampler=sampler, clip=clip)
@@ -126,7 +127,7 @@ def evaluate(
         seed=seed,
         batch_size=batch_size,
     )
-    with show_progress() as progress:
+    with parts_progress() as progress:
         report = examination.evaluate(examined, pictures, network.to(pipe.device), asked, progress)
     settings = {
         "data": str(data),

@@ -1,45 +1,23 @@
-"""An evaluation on the terminal: progress while it runs, tables when it is done."""
+"""An evaluation on the terminal, as tables."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from latent_diffusion.evaluation import gallery
     from latent_diffusion.evaluation.drawing import DrawingScore
     from latent_diffusion.evaluation.evaluate import Report
 
-__all__ = ["print_tables", "show_progress"]
+__all__ = ["print_tables"]
 
 SHARES = ("name1", "name5", "style", "joint1")
 
 
-@contextmanager
-def show_progress() -> "Iterator[gallery.Progress]":
-    """Yield a function that shows how far each part of the evaluation is, on stderr where someone is watching."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("starting", total=None)
-
-        def show(what: str, done: int, total: int) -> None:
-            nonlocal task
-            if bar.tasks[-1].description != what or done < bar.tasks[-1].completed:
-                bar.remove_task(task)
-                task = bar.add_task(what, total=total)
-            bar.update(task, completed=done)
-
-        yield show
-
-
 def print_tables(report: "Report") -> None:
     """Print the report; a figure that was not measured is a dash."""
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = Console(width=None if sys.stdout is not None and sys.stdout.isatty() else 120)
     part = report.reconstruction
     if part is not None:
         table = Table(title=f"Autoencoder of {report.model}, {part.pictures} held-out pictures at {part.size} px")

@@ -112,7 +112,10 @@ def inpaint(
     if files[0].suffix.lower() in LOSSY:
         typer.echo(f"warning: {files[0].suffix} loses detail everywhere; write .png to keep every pixel", err=True)
     pipe = load_pipeline(model, device, dtype)
-    with progress("Repainting", int(strength * (steps or pipe.defaults.num_inference_steps))) as on_step:
+    from latent_diffusion.pipeline.settings import steps_after_strength
+
+    run = steps_after_strength(steps or pipe.defaults.num_inference_steps, strength)
+    with progress("Repainting", run) as on_step:
         out = pipe.inpaint(
             prompt,
             image=image,

@@ -213,6 +213,10 @@ def test_mistakes_of_inpaint(inpaint, here, capsys):
         ([], {"image": "half.png"}, 3, "half.png"),
         ([], {"mask": "small.png"}, 3, "the mask is 7x9 px but the picture is 70x50 px"),
         (["--strength", "2"], {}, 2, "strength 2"),
+        (["--strength", "nan"], {}, 2, "strength nan"),
+        (["--num-images", "0"], {}, 2, "--num-images"),
+        (["--num-images", "99999999999"], {}, 2, "--num-images"),
+        (["--steps", "0"], {}, 2, "num_inference_steps 0"),
         (["--masked-content", "black"], {}, 2, "original, fill, noise, nothing"),
     ):
         assert inpaint(*arguments, **files) == code
