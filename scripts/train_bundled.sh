@@ -8,4 +8,4 @@ for part in autoencoder clip unet; do
     accelerate launch --num_processes 1 -m latent_diffusion.train "configs/emoji/$part.yaml" "$@"
 done
 python scripts/pack_bundled.py runs/emoji/unet/model runs/emoji/clip/model latent_diffusion/bundled/emoji
-latent-diffusion evaluate emoji --data assets/emoji-128.zip --output runs/emoji/evaluation
+latent-diffusion evaluate emoji --data assets/emoji-128.zip --output "runs/emoji/evaluation-$(date +%Y%m%d-%H%M%S)"
