@@ -243,12 +243,13 @@ def _flush(folder: Path) -> None:
 
 
 def _cannot_write(target: Path, fault: Exception, needed: int) -> ResourceError:
-    reason = fault.strerror if isinstance(fault, OSError) else str(fault)
+    # `write_tensors` has put the disk's own error into words; it stands behind its ResourceError
+    cause = fault.__context__ if isinstance(fault, ResourceError) else fault
+    reason = getattr(cause, "strerror", None) or str(fault)
     try:
         free = f"{shutil.disk_usage(target.parent).free / 2**20:.0f} MiB free"
     except OSError:
         free = "free space unknown"
-    cause = fault if isinstance(fault, OSError) else fault.__cause__
     full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
     advice = "free some space" if full else "make the folder writable"
     return ResourceError(

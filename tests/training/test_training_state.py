@@ -133,6 +133,15 @@ def test_a_failing_disk_loses_nothing(tmp_path, monkeypatch, code, place):
     assert newest_state(tmp_path).step == 1
 
 
+def test_a_full_disk_is_named_from_within_a_tensor_file(tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("latent_diffusion.checkpoint.safetensors_file.save_file", full)
+    with pytest.raises(ResourceError, match=r"\(No space left on device; .*free some space and run again"):
+        save(tmp_path, 1)
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_never_writes_what_is_not_finite(tmp_path, bad):
     with pytest.raises(DivergedError, match="net holds a NaN or infinity in w"):
