@@ -4,6 +4,8 @@ An error message is one line: what, where (file, line, field), what was found, w
 Anything else that escapes is our bug: exit code 70.
 """
 
+import errno
+
 __all__ = [
     "CheckpointError",
     "ConfigError",
@@ -12,6 +14,7 @@ __all__ = [
     "LatentDiffusionError",
     "LatentDiffusionWarning",
     "ResourceError",
+    "describe",
 ]
 
 
@@ -53,3 +56,18 @@ class ResourceError(LatentDiffusionError, OSError):
 
 class LatentDiffusionWarning(UserWarning):
     """Something the user should know that is no error; the command line prints these, and only these."""
+
+
+def describe(error: Exception, *, out_of_memory: str) -> tuple[int, str]:
+    """Return the exit code of an error and its one line; `out_of_memory` is what to do when memory runs out."""
+    if isinstance(error, LatentDiffusionError):
+        return error.exit_code, str(error)
+    kind, text = type(error).__name__, str(error)
+    # torch raises a kind of its own on GPUs, and on CPUs a RuntimeError that only its words tell from others
+    short = isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)
+    if isinstance(error, MemoryError) or kind == "OutOfMemoryError" or short:
+        return ResourceError.exit_code, f"out of memory; {out_of_memory}"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        place = error.filename or "output"
+        return ResourceError.exit_code, f"{place}: {error.strerror}; free some space or choose another output"
+    return 70, f"a bug of ours: {kind}: {text}; run again with --debug and report the traceback"

@@ -4,7 +4,6 @@ The same command started again continues from the newest checkpoint, or says tha
 """
 
 import contextlib
-import errno
 import logging
 import os
 import shutil
@@ -15,7 +14,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from latent_diffusion.config import RunConfig, parse_section, read_config
-from latent_diffusion.errors import ConfigError, LatentDiffusionError
+from latent_diffusion.errors import ConfigError, DivergedError, describe
 from latent_diffusion.registry import find
 
 if TYPE_CHECKING:
@@ -32,6 +31,7 @@ __all__ = ["main"]
 logger = logging.getLogger(__name__)
 
 _USAGE = "usage: python -m latent_diffusion.train CONFIG [key=value ...] [--debug]"
+_LESS_MEMORY = "raise accumulation, set gradient_checkpointing: true or lower data.size"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        code, line = _describe(error)
+        code, line = describe(error, out_of_memory=_LESS_MEMORY)
         print(f"error: {' '.join(line.split())}", file=sys.stderr)
         return code
 
@@ -159,8 +159,6 @@ def _export(trainer: "Trainer", folder: "RunFolder", described: dict[str, Any]) 
 @contextlib.contextmanager
 def _told(folder: "RunFolder", first: bool) -> Iterator[None]:
     """Write into `status.json` how a failure ended the run; a launcher hides the exit code and the message."""
-    from latent_diffusion.errors import DivergedError
-
     try:
         yield
     except SystemExit as stop:
@@ -169,7 +167,7 @@ def _told(folder: "RunFolder", first: bool) -> Iterator[None]:
         raise
     except Exception as error:
         if first:
-            code, line = _describe(error)
+            code, line = describe(error, out_of_memory=_LESS_MEMORY)
             state = "diverged" if isinstance(error, DivergedError) else "failed"
             folder.tell(state=state, exit_code=code, message=line, traceback=traceback.format_exc())
         raise
@@ -224,17 +222,6 @@ def build_objective(run: RunConfig) -> "Objective":
     return kind(
         parse_section(kind.settings_type, settings, "objective"), parse_section(kind.data_type, run.data, "data"), run
     )
-
-
-def _describe(error: Exception) -> tuple[int, str]:
-    """Return the exit code of an error and its one line."""
-    if isinstance(error, LatentDiffusionError):
-        return error.exit_code, str(error)
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate" in str(error):
-        return 6, "out of memory; raise accumulation, set gradient_checkpointing: true or lower data.size"
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-        return 6, f"{error.filename or 'output'}: {error.strerror}; free some space or choose another output"
-    return 70, f"a bug of ours: {type(error).__name__}: {error}; run again with --debug and report the traceback"
 
 
 if __name__ == "__main__":

@@ -17,13 +17,12 @@ from latent_diffusion.cli.generate import generate
 from latent_diffusion.cli.info import info
 from latent_diffusion.cli.inpaint import inpaint
 from latent_diffusion.cli.train import train
-from latent_diffusion.errors import LatentDiffusionError, LatentDiffusionWarning
+from latent_diffusion.errors import LatentDiffusionWarning, describe
 
 __all__ = ["main"]
 
 COMMAND_LINE = 2
 OUR_BUG = 70
-OUT_OF_MEMORY = 6
 INTERRUPTED = 130
 
 app = typer.Typer(
@@ -88,8 +87,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _describe(error: Exception) -> tuple[int, str]:
     """Return the exit code of an error and its one line; "" when help was already printed."""
-    if isinstance(error, LatentDiffusionError):
-        return error.exit_code, str(error)
     if isinstance(error, _USAGE):
         context = getattr(error, "ctx", None)
         if type(error).__name__ == "NoArgsIsHelpError" and context:
@@ -98,11 +95,7 @@ def _describe(error: Exception) -> tuple[int, str]:
         hint = f"; see {context.command_path} --help" if context else ""
         message = getattr(error, "format_message", error.__str__)()
         return COMMAND_LINE, message.rstrip(".") + hint
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return OUT_OF_MEMORY, "out of memory; use a smaller size, fewer pictures at a time, or a lower --dtype"
-    if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
-        return OUT_OF_MEMORY, "out of memory; use a smaller size or fewer pictures at a time"
-    return OUR_BUG, f"a bug of ours: {type(error).__name__}: {error}; run again with --debug and report the traceback"
+    return describe(error, out_of_memory="use a smaller size, fewer pictures at a time, or a lower --dtype")
 
 
 def _say(message: str) -> None:
