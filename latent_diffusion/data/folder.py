@@ -23,7 +23,7 @@ from torch import Tensor
 
 from latent_diffusion.config import Section
 from latent_diffusion.data.images import MAX_PIXELS, decode_image, fit_square
-from latent_diffusion.data.metadata import TABLE, Row, captions_of, read_rows
+from latent_diffusion.data.metadata import TABLE, Row, captions_of, read_rows, values_of
 from latent_diffusion.data.source import open_source
 from latent_diffusion.errors import ConfigError, DataError
 from latent_diffusion.randomness import generator, permutation, uniform
@@ -124,7 +124,7 @@ class ImageFolder:
         for filters, wanted in ((self.config.where, True), (self.config.where_not, False)):
             for field, values in filters.items():
                 allowed = {values} if isinstance(values, str) else set(values)
-                kept = [row for row in kept if bool(_values(row, field) & allowed) is wanted]
+                kept = [row for row in kept if bool(values_of(row, field) & allowed) is wanted]
                 steps.append(f"{len(kept)} after {field} {'in' if wanted else 'not in'} {sorted(allowed)}")
         if not kept:
             raise DataError(f"no picture of {self.config.path!r} is left: {', '.join(steps)}")
@@ -212,10 +212,3 @@ class ImageFolder:
         if image is not None and flipped:
             image = image.flip(-1)
         return Sample(number, row, flipped, image, self.caption_of(number, row))
-
-
-def _values(row: Row, field: str) -> set[str]:
-    value = row.get(field)
-    if value is None:
-        return set()
-    return {str(v) for v in value} if isinstance(value, list) else {str(value)}

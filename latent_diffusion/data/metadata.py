@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from latent_diffusion.data.source import Source
 from latent_diffusion.errors import DataError
 
-__all__ = ["TABLE", "Row", "captions_of", "read_rows"]
+__all__ = ["TABLE", "Row", "captions_of", "read_rows", "values_of"]
 
 Row = dict[str, object]
 TABLE = "metadata.jsonl"
@@ -119,3 +119,11 @@ def captions_of(row: Row, field: str) -> list[str]:
             raise DataError(f"row {row['file_name']!r}: `{field}` holds a NUL or a lone surrogate: {text!r}")
         captions.append(" ".join(text.split()))
     return [text for text in captions if text]
+
+
+def values_of(row: Row, field: str) -> set[str]:
+    """Return the values a filter finds under `field`: none, one, or those of a list, as text."""
+    value = row.get(field)
+    if value is None:
+        return set()
+    return {str(item) for item in value} if isinstance(value, list) else {str(value)}

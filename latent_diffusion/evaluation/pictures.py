@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from latent_diffusion.data.images import decode_image, fit_square, to_tensor
-from latent_diffusion.data.metadata import Row, captions_of, read_rows
+from latent_diffusion.data.metadata import Row, captions_of, read_rows, values_of
 from latent_diffusion.data.source import Source, open_source
 from latent_diffusion.errors import ConfigError, DataError
 from latent_diffusion.registry import nearest
@@ -109,14 +109,9 @@ def select(rows: Sequence[Picture], where: Mapping[str, Sequence[str]]) -> list[
     for name, accepted in where.items():
         if name not in fields:
             raise ConfigError(f"cannot filter by {name!r}; there are {', '.join(fields)}{nearest(name, fields)}")
-        present = sorted({value for row in rows for value in _values(row, name)})
+        present = sorted({value for row in rows for value in values_of(row.table, name)})
         for value in accepted:
             if value not in present:
                 shown = ", ".join(present[:12]) + (", ..." if len(present) > 12 else "")
                 raise ConfigError(f"no picture has {name}={value}; there are {shown}{nearest(value, present)}")
-    return [row for row in rows if all(_values(row, name) & set(accepted) for name, accepted in where.items())]
-
-
-def _values(row: Picture, field: str) -> set[str]:
-    value = row.table.get(field, [])
-    return {str(item) for item in value} if isinstance(value, list) else {str(value)}
+    return [row for row in rows if all(values_of(row.table, name) & set(accepted) for name, accepted in where.items())]
