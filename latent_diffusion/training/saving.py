@@ -173,10 +173,10 @@ def refuse_drift(state: TrainingState, described: Mapping[str, Any], run: RunCon
     if run.decay == "constant":
         before.pop("steps", None)
         now.pop("steps", None)
+    digests = described["fingerprint"]
     for place, digest in state.values["fingerprint"].items():
         before[place] = digest  # where a path has a digest, the digest counts: data may be moved
-    for place, digest in described["fingerprint"].items():
-        now[place] = digest
+        now[place] = digests.get(place, "absent")  # what the checkpoint has no digest of is compared as a path
     lines = [
         f"{key}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}"
         for key in sorted({*before, *now})

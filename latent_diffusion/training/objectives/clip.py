@@ -146,9 +146,9 @@ class CLIPObjective(Objective):
         save_clip(from_towers(self.towers, self.tokenizer), folder)
 
     def fingerprint(self) -> dict[str, str]:
-        """Return the digest of the vocabulary."""
+        """Return the digests of the data and of the vocabulary."""
         digest = hashlib.sha256(json.dumps(self.byte_pairs.merges).encode()).hexdigest()
-        return {"vocabulary": digest}
+        return {"data.path": self.data.digest, "vocabulary": digest}
 
 
 def _texts(data: ImageFolder, fields: Sequence[str]) -> Iterator[str]:
