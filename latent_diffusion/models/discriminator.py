@@ -7,7 +7,7 @@ Reference: Isola et al. 2017, arXiv:1611.07004, section 3.2 (PatchGAN).
 
 from torch import Tensor, nn
 
-__all__ = ["PatchDiscriminator"]
+__all__ = ["GROUPS", "PatchDiscriminator"]
 
 GROUPS = 8  # of every GroupNorm
 MAX_GROWTH = 8  # widths double a layer up to this multiple of the first

@@ -4,15 +4,15 @@ Silent versions of these faults have each cost people months: a text encoder tha
 moved, a discriminator that was never updated, all processes drawing the same noise.
 """
 
-import zlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from latent_diffusion.errors import LatentDiffusionError
 from latent_diffusion.training.optimizer import learning_rate
+from latent_diffusion.training.weights_digest import weights_digest
 
 if TYPE_CHECKING:
     from latent_diffusion.training.trainer import Trainer
@@ -32,7 +32,7 @@ class Audit:
 
     def __init__(self, trainer: "Trainer"):
         self._trainer = trainer
-        self._frozen = {name: _checksums(module) for name, module in trainer.objective.frozen.items()}
+        self._frozen = {name: weights_digest(module) for name, module in trainer.objective.frozen.items()}
         self._seen = dict.fromkeys(trainer.trainable, 0)
         self._before: dict[str, dict[str, Tensor]] = {}
         self._largest: dict[str, dict[str, Tensor]] = {}
@@ -83,7 +83,7 @@ class Audit:
         pushed = [name for name in weights if largest[name] > 10 * trainer.run.optimizer.eps]
         still = [n for n in pushed if torch.equal(weights[n], before[n]) and rate > _smallest_visible(weights[n])]
         _refuse(still, f"player {player!r}: trainable, but did not move in {_UPDATES} updates")
-        changed = [n for n, module in trainer.objective.frozen.items() if _checksums(module) != self._frozen[n]]
+        changed = [n for n, module in trainer.objective.frozen.items() if weights_digest(module) != self._frozen[n]]
         _refuse(changed, "frozen, but changed")
         if trainer.ema is not None and self._average is not None:
             now = trainer.ema.tensors()
@@ -108,14 +108,6 @@ class Audit:
 def _smallest_visible(tensor: Tensor) -> float:
     """Return a learning rate below which rounding may hide an update of the largest element."""
     return 4 * torch.finfo(tensor.dtype).eps * float(tensor.abs().max())
-
-
-def _checksums(module: nn.Module) -> dict[str, int]:
-    """Return a checksum of the bytes of every parameter and buffer."""
-    result = {}
-    for name, tensor in module.state_dict().items():
-        result[name] = zlib.crc32(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return result
 
 
 def _refuse(names: list[str], fault: str) -> None:

@@ -23,7 +23,7 @@ from latent_diffusion.data.images import to_pil
 from latent_diffusion.data.loader import Batch, batches
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.models.autoencoder import AutoencoderConfig, AutoencoderKL
-from latent_diffusion.models.discriminator import PatchDiscriminator
+from latent_diffusion.models.discriminator import GROUPS, PatchDiscriminator
 from latent_diffusion.models.efficientnet_lite import load_efficientnet_lite0
 from latent_diffusion.randomness import normal, uniform
 from latent_diffusion.registry import nearest
@@ -51,8 +51,9 @@ class Adversarial(Section):
     """Times the adaptive weight."""
     largest: float = Field(default=100.0, gt=0)
     """The adaptive weight is clamped to this."""
-    width: int = 32
-    layers: int = 2
+    width: int = Field(default=32, gt=0, multiple_of=GROUPS)
+    """Channels after the discriminator's first convolution."""
+    layers: int = Field(default=2, ge=1)
 
 
 class AutoencoderSettings(Section):
