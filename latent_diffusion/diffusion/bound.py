@@ -19,7 +19,7 @@ and has four functions here, equal in expectation, dearest first:
                         expectation over x_{t-1} is taken in closed form; one network evaluation
     bound_one_sample    one random t per picture, x_t alone, the KL in closed form ("Rao-Blackwellised", section 2)
 
-T, two and one count the noisy latents drawn per picture; why fewer is better: Luo 2022, arXiv:2208.11970, eq. 45 and 58.
+T, two and one count the noisy latents of a picture; why fewer is better: Luo 2022, arXiv:2208.11970, eq. 45 and 58.
 The decoder is Gaussian because latents are continuous; the paper's own (eq. 13) is for 8-bit pixels. x0's dtype is the
 dtype of all sums: in float64 the trajectory's large terms cancel without loss.
 """
