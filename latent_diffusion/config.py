@@ -185,8 +185,10 @@ def _parse_yaml(text: str, where: str) -> Any:
         line = f":{mark.line + 1}" if mark is not None else ""
         problem = getattr(fault, "problem", None) or str(fault).splitlines()[0]
         raise ConfigError(f"{where}{line}: not valid YAML: {problem}") from None
-    except (RecursionError, ValueError) as fault:
-        raise ConfigError(f"{where}: not valid YAML: {type(fault).__name__}") from None
+    except RecursionError:
+        raise ConfigError(f"{where}: not valid YAML: nested too deeply") from None
+    except (ValueError, LookupError, TypeError, AttributeError) as fault:  # PyYAML on `!!bool maybe` and the like
+        raise ConfigError(f"{where}: not valid YAML: a tag (!!) does not fit its value: {fault!r:.100}") from None
 
 
 def _override(values: dict[str, Any], override: str) -> None:

@@ -30,7 +30,7 @@ def locate_model(name: str | os.PathLike[str]) -> Path:
         return BUNDLED / str(name)
     folder = Path(name)
     known = f"bundled models are: {', '.join(names) or 'none'}{nearest(str(name), names)}"
-    if not folder.exists():
+    if not os.path.exists(folder):  # unlike Path.exists, False for names too long to be one
         raise CheckpointError(f"no model {str(name)!r}: there is no such folder, and the {known}")
     if not folder.is_dir():
         raise CheckpointError(f"{str(name)!r} is a file, not a model folder with a {INDEX}")

@@ -4,6 +4,7 @@ The oddest: `attention_head_dim` of a U-Net is the NUMBER of heads (huggingface/
 mean whatever the class had as default when it was written.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
@@ -87,6 +88,14 @@ AUTOENCODER_DEFAULTS: dict[str, Any] = {
     "use_post_quant_conv": True,
     "mid_block_add_attention": True,
 }
+LARGEST = {
+    "sample_size": 8192,
+    **dict.fromkeys(("in_channels", "out_channels", "latent_channels"), 1024),
+    **dict.fromkeys(("block_out_channels", "cross_attention_dim"), 2**16),
+    **dict.fromkeys(("layers_per_block", "transformer_layers_per_block"), 64),
+    **dict.fromkeys(("norm_num_groups", "attention_head_dim"), 2**12),
+}
+"""The largest value of each size that is built: a file may not ask for more time and memory than any model has."""
 AUTOENCODER_FIXED: dict[str, Any] = {"act_fn": "silu", "latents_mean": None, "latents_std": None}
 
 
@@ -143,7 +152,7 @@ def read_autoencoder_config(file: Path) -> AutoencoderConfig:
         if found is not None and set(found) != {kind}:
             raise CheckpointError(f"{file}: {name} is {found}; each must be {kind}")
     if isinstance(values["sample_size"], list):
-        values["sample_size"] = values["sample_size"][0]
+        values["sample_size"] = max(values["sample_size"], default=AUTOENCODER_DEFAULTS["sample_size"])
     return _build(file, AutoencoderConfig, values)
 
 
@@ -179,6 +188,13 @@ def _read(file: Path, kind: str, defaults: Mapping[str, Any], fixed: Mapping[str
     for name, default in defaults.items():
         if not _fits(values[name], default):
             raise CheckpointError(f"{file}: {name} is {values[name]!r}, of the wrong type")
+        for item in values[name] if isinstance(values[name], list) else [values[name]]:
+            if name in LARGEST and item is not None and not (type(item) is int and 1 <= item <= LARGEST[name]):
+                raise CheckpointError(
+                    f"{file}: {name} is {values[name]!r}; integers from 1 to {LARGEST[name]} are read"
+                )
+            if isinstance(item, float) and not math.isfinite(item):
+                raise CheckpointError(f"{file}: {name} is {values[name]!r}, not a finite number")
     return values
 
 
@@ -200,7 +216,7 @@ def _single(file: Path, name: str, value: Any) -> Any:
     """Return the one value of a field that may also be a list with one entry a level."""
     if not isinstance(value, list):
         return value
-    if len(set(value)) != 1:
+    if not value or value.count(value[0]) != len(value):
         raise CheckpointError(f"{file}: {name} is {value}; only one value throughout is supported")
     return value[0]
 

@@ -119,7 +119,7 @@ def _byte_range(path: Path, name: str, entry: Any) -> tuple[int, int]:
     """Return first and last byte of one entry after checking it against dtype and shape."""
 
     def natural(values: Any) -> bool:
-        return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
+        return isinstance(values, list) and all(type(value) is int and 0 <= value < 2**63 for value in values)
 
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise CheckpointError(f"{path}: tensor {name!r}: the header must give dtype, shape and data_offsets")
@@ -127,7 +127,7 @@ def _byte_range(path: Path, name: str, entry: Any) -> tuple[int, int]:
     if not isinstance(dtype, str) or dtype not in BITS:
         raise CheckpointError(f"{path}: tensor {name!r}: unknown dtype {dtype!r}; there are {', '.join(BITS)}")
     if not natural(shape) or not natural(offsets) or len(offsets) != 2:
-        raise CheckpointError(f"{path}: tensor {name!r}: bad shape {shape} or data_offsets {offsets}")
+        raise CheckpointError(f"{path}: tensor {name!r}: bad shape {shape!r:.100} or data_offsets {offsets!r:.100}")
     needed = math.prod(shape) * BITS[dtype] // 8
     if offsets[1] - offsets[0] != needed:
         raise CheckpointError(

@@ -16,7 +16,14 @@ from latent_diffusion.schedules.scaled_linear import ScaledLinearSchedule
 
 __all__ = ["read_schedule", "write_schedule"]
 
+LARGEST = 1_000_000  # of any number; also keeps NaN and infinity out
 NO_CLIPPING = ("DDIMScheduler", "DDPMScheduler")  # these clip x0 to [-1, 1] unless told not to; latents are not bounded
+SAMPLING: tuple[tuple[str, float, type], ...] = (
+    ("steps_offset", 0, int),
+    ("_num_inference_steps", 50, int),
+    ("_guidance_scale", 7.5, float),
+)
+"""What the pipeline reads of the file, checked here where the file has a name."""
 
 
 def read_schedule(config: Mapping[str, Any]) -> tuple[NoiseSchedule, Prediction]:
@@ -27,6 +34,9 @@ def read_schedule(config: Mapping[str, Any]) -> tuple[NoiseSchedule, Prediction]
     """
     if config.get("trained_betas") is not None:
         raise CheckpointError("trained_betas is set; only linear, scaled_linear and squaredcos_cap_v2 betas are read")
+    for name, default, number in SAMPLING:
+        if _number(config, name, default, number) < 0:
+            raise CheckpointError(f"{name} is {config[name]!r}, a number from 0 up was expected")
     kind = config.get("beta_schedule", "linear")
     constants = {
         "num_train_timesteps": _number(config, "num_train_timesteps", 1000, int),
@@ -72,6 +82,11 @@ def write_schedule(
 
 def _number(config: Mapping[str, Any], name: str, default: float, kind: type) -> Any:
     value = config.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise CheckpointError(f"{name} is {value!r}, a number was expected")
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not abs(value) <= LARGEST
+        or kind(value) != value
+    ):
+        raise CheckpointError(f"{name} is {value!r}, {'an integer' if kind is int else 'a number'} was expected")
     return kind(value)

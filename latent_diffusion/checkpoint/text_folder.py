@@ -53,11 +53,15 @@ def load_text_model(folder: Path) -> "CLIPTextModel":
     from transformers import CLIPTextConfig, CLIPTextModel
 
     values = read_json(folder / "config.json")
+    layers = values.get("num_hidden_layers", 12)
+    if not isinstance(layers, int) or not 0 <= layers <= MAX_LAYERS:  # a million layers take an hour, even empty ones
+        raise CheckpointError(
+            f"{folder / 'config.json'}: num_hidden_layers is {layers!r}; at most {MAX_LAYERS} are read"
+        )
     try:
         config = CLIPTextConfig(**{k: v for k, v in values.items() if k not in NOT_OF_THE_MODEL})
         with torch.device("meta"):
             names = {k: v.shape for k, v in CLIPTextModel(config).state_dict().items()}
-        model = CLIPTextModel(config)
     except Exception as error:  # the strict configs of transformers raise their own kind
         why = " ".join(str(error).split())
         raise CheckpointError(f"{folder / 'config.json'}: not a CLIP text model: {why}") from None
@@ -65,6 +69,10 @@ def load_text_model(folder: Path) -> "CLIPTextModel":
     found = without_prefix(read_tensors(file))
     wanted = {bare(name): shape for name, shape in names.items()}
     check_tensors(file, found, wanted)
+    for name, tensor in found.items():
+        if not tensor.is_floating_point() or not torch.isfinite(tensor.sum(dtype=torch.float64)):
+            raise CheckpointError(f"{file}: {name} holds no finite floating-point numbers; the file is damaged")
+    model = CLIPTextModel(config)  # memory is taken only now that the weights are known to fill it
     model.load_state_dict({name: found[bare(name)].float() for name in names})
     return model
 
@@ -75,6 +83,7 @@ CONFIG_KEYS = (
     *("max_position_embeddings", "projection_dim", "hidden_act", "layer_norm_eps", "attention_dropout"),
     *("initializer_range", "initializer_factor", "bos_token_id", "eos_token_id", "pad_token_id"),
 )
+MAX_LAYERS = 200  # of a text model; published ones have up to 32
 IGNORED = ("embeddings.position_ids", "text_projection.weight")  # a buffer of old files; a head the U-Net never sees
 
 
@@ -141,7 +150,7 @@ def read_json(file: Path) -> dict[str, Any]:
     """
     try:
         values = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{file}: cannot be read: {error}") from None
     if not isinstance(values, dict):
         raise CheckpointError(f"{file}: a JSON object was expected, found {type(values).__name__}")

@@ -25,6 +25,8 @@ from latent_diffusion.cli.arguments import (
 
 __all__ = ["generate"]
 
+MAX_PICTURES = 10_000
+
 
 def generate(
     prompt: Annotated[
@@ -65,7 +67,7 @@ def generate(
 
     `latent-diffusion generate --prompts-file prompts.txt --model runs/my-model --steps 50`
     """
-    from latent_diffusion.cli.output import plan_files
+    from latent_diffusion.cli.output import names_a_file, plan_files
     from latent_diffusion.cli.progress import progress
     from latent_diffusion.cli.run import load_pipeline, read_prompts_file, seed_or_draw, write_pictures
     from latent_diffusion.errors import ConfigError
@@ -74,6 +76,8 @@ def generate(
     if not prompts:
         raise ConfigError("no prompt: say what to draw, or give --prompts-file")
     count = len(prompts) * num_images
+    if count > MAX_PICTURES:
+        raise ConfigError(f"{len(prompts)} prompts with {num_images} pictures each; at most {MAX_PICTURES} in one run")
     seed = seed_or_draw(seed, count)
     files = plan_files(output, seed, count)
     pipe = load_pipeline(model, device, dtype)
@@ -93,4 +97,4 @@ def generate(
             seed=seed,
             on_step=on_step,
         )
-    write_pictures(out, files)
+    write_pictures(out, files, named=names_a_file(output))

@@ -1,6 +1,7 @@
 """`latent-diffusion info`: what made a picture, or what is in a model."""
 
 import json
+import math
 import os
 import struct
 from pathlib import Path
@@ -13,6 +14,7 @@ from latent_diffusion.errors import CheckpointError
 __all__ = ["info"]
 
 MAX_HEADER = 100_000_000  # bytes; the file format's own limit
+MAX_LEVELS = 16  # of an autoencoder; published ones have four
 
 
 def info(
@@ -32,7 +34,7 @@ def info(
     """
     from latent_diffusion.checkpoint.locate import bundled_models, locate_model
 
-    if file not in bundled_models() and Path(file).is_file():
+    if file not in bundled_models() and os.path.isfile(file):
         facts = _picture(Path(file))
     else:
         facts = _model(locate_model(file))
@@ -63,6 +65,8 @@ def _model(folder: Path) -> dict[str, object]:
     facts: dict[str, object] = {"folder": os.path.relpath(folder)}
     for part in ("unet", "vae", "text_encoder"):
         files = sorted((folder / part).glob("*.safetensors"))
+        if not files:
+            raise CheckpointError(f"{str(folder / part)!r} holds no .safetensors file; fetch the model again")
         counts = [_weights(file) for file in files]
         dtypes = sorted({dtype for count in counts for dtype in count[1]})
         size = sum(file.stat().st_size for file in files)
@@ -70,7 +74,10 @@ def _model(folder: Path) -> dict[str, object]:
             f"{sum(count[0] for count in counts) / 1e6:.1f} M weights, {size / 1e6:.1f} MB, {', '.join(dtypes)}"
         )
     unet, vae = _config(folder / "unet"), _config(folder / "vae")
-    factor = 2 ** (len(vae.get("block_out_channels", [1])) - 1)
+    blocks = vae.get("block_out_channels", [1])
+    if not isinstance(blocks, list) or not 1 <= len(blocks) <= MAX_LEVELS:
+        raise CheckpointError(f"{str(folder / 'vae' / 'config.json')!r}: block_out_channels is no list of levels")
+    factor = 2 ** (len(blocks) - 1)
     if isinstance(side := unet.get("sample_size"), int):
         facts["picture size"] = f"{side * factor}x{side * factor} px"
     facts["latents"] = f"{vae.get('latent_channels')} channels, 1 cell for {factor}x{factor} px"
@@ -87,7 +94,7 @@ def _model(folder: Path) -> dict[str, object]:
 def _config(folder: Path, name: str = "config.json") -> dict:
     try:
         values = json.loads((folder / name).read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{str(folder / name)!r} cannot be read: {error}") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{str(folder / name)!r} is not a JSON object")
@@ -101,16 +108,16 @@ def _weights(file: Path) -> tuple[int, set[str]]:
             (length,) = struct.unpack("<Q", stream.read(8))
             header = json.loads(stream.read(length if length <= MAX_HEADER else 0))
         tensors = [value for name, value in header.items() if name != "__metadata__"]
-        shapes, dtypes = [tensor["shape"] for tensor in tensors], {tensor["dtype"] for tensor in tensors}
-    except (OSError, ValueError, struct.error, AttributeError, TypeError, KeyError) as error:
+        dtypes = {str(tensor["dtype"]) for tensor in tensors}
+        ends = [0, *(int(tensor["data_offsets"][1]) for tensor in tensors)]
+        if 8 + length + max(ends) != file.stat().st_size:
+            raise ValueError("its size is not the one its header announces")
+        count = sum(math.prod(map(int, tensor["shape"])) for tensor in tensors)
+        if not 0 <= count <= 8 * max(ends):
+            raise ValueError("its shapes take more than its bytes")
+        return count, dtypes
+    except (OSError, ValueError, struct.error, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{str(file)!r} is not a readable safetensors file: {error}") from error
-    count = 0
-    for shape in shapes:
-        size = 1
-        for side in shape:
-            size *= side
-        count += size
-    return count, dtypes
 
 
 def _show(title: str, facts: dict[str, object]) -> None:

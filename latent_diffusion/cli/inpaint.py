@@ -1,5 +1,6 @@
 """`latent-diffusion inpaint`: repaint a part of a picture."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +27,7 @@ from latent_diffusion.cli.arguments import (
 __all__ = ["inpaint"]
 
 REPAINTING = "Repainting"
+MOST_STEPS = 10**6  # that the bar counts; the pipeline refuses far fewer
 
 
 def inpaint(
@@ -99,13 +101,13 @@ def inpaint(
 
     `latent-diffusion inpaint "a hat" -i portrait.jpg --mask head.png --masked-content fill --strength 0.8`
     """
-    from latent_diffusion.cli.output import LOSSY, plan_files
+    from latent_diffusion.cli.output import LOSSY, names_a_file, plan_files
     from latent_diffusion.cli.progress import progress
     from latent_diffusion.cli.run import load_pipeline, seed_or_draw, write_pictures
     from latent_diffusion.errors import DataError
 
     for name, file in (("--image", image), ("--mask", mask)):
-        if not file.is_file():
+        if not os.path.isfile(file):
             raise DataError(f"{name} {str(file)!r}: there is no such file")
     seed = seed_or_draw(seed, num_images)
     files = plan_files(output, seed, num_images)
@@ -114,7 +116,7 @@ def inpaint(
     pipe = load_pipeline(model, device, dtype)
     from latent_diffusion.pipeline.settings import steps_after_strength
 
-    run = steps_after_strength(steps or pipe.defaults.num_inference_steps, strength)
+    run = steps_after_strength(min(steps or pipe.defaults.num_inference_steps, MOST_STEPS), strength)
     with progress("Repainting", run) as on_step:
         out = pipe.inpaint(
             prompt,
@@ -138,4 +140,4 @@ def inpaint(
             seed=seed,
             on_step=on_step,
         )
-    write_pictures(out, files)
+    write_pictures(out, files, named=names_a_file(output))

@@ -1,13 +1,14 @@
 """Where pictures go: names that no file has yet, and a folder that can be written, both found before any compute."""
 
 import contextlib
+import os
 import secrets
 import time
 from pathlib import Path
 
 from latent_diffusion.errors import ConfigError, ResourceError
 
-__all__ = ["LOSSY", "plan_files"]
+__all__ = ["LOSSY", "names_a_file", "plan_files"]
 
 FOLDER = Path("outputs")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -27,7 +28,7 @@ def plan_files(output: Path | None, seed: int, count: int) -> list[Path]:
         ResourceError: a named file exists, or the folder cannot be written.
     """
     output = output or FOLDER
-    if output.suffix and not output.is_dir():
+    if names_a_file(output):
         if output.suffix.lower() not in SUFFIXES:
             raise ConfigError(f"--output {str(output)!r}: cannot write {output.suffix!r}; use {', '.join(SUFFIXES)}")
         _check_folder(output.parent)
@@ -45,6 +46,11 @@ def plan_files(output: Path | None, seed: int, count: int) -> list[Path]:
     raise ResourceError(f"--output {str(output)!r}: every name for this second is taken; try again")
 
 
+def names_a_file(output: Path | None) -> bool:
+    """Whether the caller chose the file's name himself: `output` has a suffix and is no folder."""
+    return output is not None and bool(output.suffix) and not os.path.isdir(output)
+
+
 def _numbered(stem: Path, suffix: str, count: int) -> list[Path]:
     if count == 1:
         return [stem.with_name(stem.name + suffix)]
@@ -52,8 +58,18 @@ def _numbered(stem: Path, suffix: str, count: int) -> list[Path]:
 
 
 def _exists(file: Path) -> bool:
-    """Whether the name is taken, also by a link to nothing."""
-    return file.exists() or file.is_symlink()
+    """Whether the name is taken, also by a link to nothing.
+
+    Raises:
+        ResourceError: no file can have the name.
+    """
+    try:
+        os.lstat(file)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise ResourceError(f"--output {str(file)!r} cannot be written: {error.strerror}; choose another") from error
+    return True
 
 
 def _check_folder(folder: Path) -> None:

@@ -2,13 +2,14 @@
 
 import os
 import secrets
+import stat
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from latent_diffusion.errors import ConfigError, DataError
+from latent_diffusion.errors import ConfigError, DataError, ResourceError
 
 if TYPE_CHECKING:
     from latent_diffusion.pipeline.pipeline import LatentDiffusionPipeline, Output
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["load_pipeline", "read_prompts_file", "seed_or_draw", "write_pictures"]
 
 MAX_SEED = 2**32 - 1
+MAX_PROMPTS_FILE = 100_000_000  # bytes
 
 
 def load_pipeline(model: str, device: str | None, dtype: str) -> "LatentDiffusionPipeline":
@@ -48,7 +50,14 @@ def read_prompts_file(path: Path) -> list[str]:
         DataError: no readable UTF-8 text, or nothing in it.
     """
     try:
-        prompts = [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode):  # a pipe could hang, a device never end
+            raise DataError(f"--prompts-file {str(path)!r} is no regular file; write the prompts into one, one a line")
+        if facts.st_size > MAX_PROMPTS_FILE:
+            raise DataError(
+                f"--prompts-file {str(path)!r} has {facts.st_size} bytes; at most {MAX_PROMPTS_FILE} are read"
+            )
+        prompts = [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
     except OSError as error:
         raise DataError(f"--prompts-file {str(path)!r} cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
@@ -58,15 +67,28 @@ def read_prompts_file(path: Path) -> list[str]:
     return prompts
 
 
-def write_pictures(out: "Output", files: list[Path]) -> None:
-    """Write each picture with its record and print its path."""
+def write_pictures(out: "Output", files: list[Path], *, named: bool) -> None:
+    """Write each picture with its record and print its path.
+
+    Args:
+        out: the pictures.
+        files: a name for each.
+        named: whether the caller chose the names. Where we did, one that another run took in the meantime (several
+            started in one second) gets an ending of its own.
+    """
     from PIL import Image
 
     from latent_diffusion.pipeline.picture_file import write_picture
 
     for picture, record, file in zip(out.images, out.records, files, strict=True):
         assert isinstance(picture, Image.Image), 'output_type "pil" gives pictures'
-        write_picture(picture, file, record)
+        try:
+            write_picture(picture, file, record)
+        except ResourceError as error:
+            if named or not isinstance(error.__cause__, FileExistsError):
+                raise
+            file = file.with_stem(f"{file.stem}-{secrets.token_hex(4)}")
+            write_picture(picture, file, record)
         try:
             typer.echo(file)
         except BrokenPipeError:  # whoever read the paths left; the other pictures are still wanted

@@ -18,6 +18,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from latent_diffusion.data.source import check_bytes
 from latent_diffusion.errors import DataError
 
 __all__ = ["FORMATS", "MAX_PIXELS", "decode_image", "fit_square", "load_image", "to_pil", "to_tensor"]
@@ -55,8 +56,10 @@ def load_image(
         return _upright_rgb(source, name="the picture given", background=background, max_pixels=max_pixels)
     path = Path(source)
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a FIFO would hang, a device would never end
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode):  # a FIFO would hang, a device would never end
             raise DataError(f"{str(path)!r}: not a regular file")
+        check_bytes(facts.st_size, str(path))
         data = path.read_bytes()
     except (OSError, ValueError) as error:
         if isinstance(error, DataError):

@@ -13,7 +13,10 @@ from typing import Protocol
 
 from latent_diffusion.errors import DataError
 
-__all__ = ["FolderSource", "Source", "ZipSource", "open_source"]
+__all__ = ["MAX_BYTES", "FolderSource", "Source", "ZipSource", "check_bytes", "open_source"]
+
+MAX_BYTES = 2**29
+"""Largest file that is read, unpacked; the largest picture by default, 64 MP, takes half of it without compression."""
 
 
 class Source(Protocol):
@@ -46,6 +49,16 @@ def open_source(path: str | os.PathLike[str]) -> Source:
     if not path.is_file() or not zipfile.is_zipfile(path):
         raise DataError(f"data path {str(path)!r} is neither a folder nor a zip archive")
     return ZipSource(path)
+
+
+def check_bytes(size: int, name: str) -> None:
+    """Refuse a file of more than `MAX_BYTES` before it is read or unpacked.
+
+    Raises:
+        DataError: too large; `name` is what the error calls it.
+    """
+    if size > MAX_BYTES:
+        raise DataError(f"{name!r}: {size} bytes, but at most {MAX_BYTES} are read; it is no ordinary picture or table")
 
 
 def _inside(name: str, where: str) -> str:
@@ -83,6 +96,7 @@ class FolderSource:
                 raise DataError(f"{str(path)!r}: is a link to a file outside the data set")
             if not stat.S_ISREG(real.stat().st_mode):
                 raise DataError(f"{str(path)!r}: not a regular file")
+            check_bytes(real.stat().st_size, str(path))
             return real.read_bytes()
         except DataError:
             raise
@@ -132,7 +146,13 @@ class ZipSource:
         member = self._prefix + _inside(name, str(self.path))
         try:
             with self._lock:
-                return self._open().read(member)
+                archive = self._open()
+                size = archive.getinfo(member).file_size
+                check_bytes(size, str(self.path / name))
+                with archive.open(member) as stream:
+                    return stream.read(size)  # never more than announced, whatever the member unpacks to
+        except DataError:
+            raise
         except KeyError as error:
             raise DataError(f"{str(self.path / name)!r}: no such member in the archive") from error
         except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:

@@ -26,6 +26,7 @@ __all__ = ["STARTS", "Canvas", "Known", "choose_start"]
 
 STARTS = ("noise", "noised_image")
 MAX_FEATHER = 64  # px
+MAX_PADDING = 1_000_000  # px; more than any picture has a side
 Source = str | os.PathLike[str] | Image.Image
 
 
@@ -50,15 +51,21 @@ class Canvas:
             DataError: one cannot be read, or their sizes differ.
             ConfigError: padding or feather outside its range.
         """
-        if padding is not None and (isinstance(padding, bool) or not isinstance(padding, int) or padding < 0):
-            raise ConfigError(f"padding_mask_crop {padding!r} is not a number of px from 0 up, or None")
+        natural = isinstance(padding, int) and not isinstance(padding, bool) and 0 <= padding <= MAX_PADDING
+        if padding is not None and not natural:
+            raise ConfigError(
+                f"padding_mask_crop {padding!r:.50} is not a number of px from 0 to {MAX_PADDING}, or None"
+            )
         if isinstance(feather, bool) or not isinstance(feather, int) or not 0 <= feather <= MAX_FEATHER:
             raise ConfigError(f"feather {feather!r} is not an integer from 0 to {MAX_FEATHER} px")
         picture = load_image(image, background=None)
         alpha = picture.getchannel("A") if picture.mode == "RGBA" else None
         mask = load_mask(mask_image, picture.size)
         region = Region.around(mask, work, padding) if mask.any() else None
-        return cls(picture.convert("RGB"), alpha, mask, region, feather, picture.info.get("icc_profile"))
+        profile = picture.info.get("icc_profile")
+        if not isinstance(profile, bytes) or profile[16:20] != b"RGB ":
+            profile = None  # of the grey or CMYK picture this was, which says nothing about RGB values
+        return cls(picture.convert("RGB"), alpha, mask, region, feather, profile)
 
     def unchanged(self) -> Image.Image:
         """Return the input as it was read."""
@@ -79,6 +86,7 @@ class Canvas:
     def _finish(self, picture: Image.Image) -> Image.Image:
         if self.alpha is not None:
             picture.putalpha(self.alpha)
+        picture.info.pop("icc_profile", None)
         if self.profile:
             picture.info["icc_profile"] = self.profile
         return picture

@@ -4,13 +4,14 @@ import contextlib
 import io
 import os
 import secrets
+import warnings
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from latent_diffusion.data.images import FORMATS
-from latent_diffusion.errors import ConfigError, DataError, ResourceError
+from latent_diffusion.errors import ConfigError, DataError, LatentDiffusionWarning, ResourceError
 from latent_diffusion.pipeline.record import Record
 
 __all__ = ["LOSSY", "SUFFIXES", "read_texts", "write_picture"]
@@ -19,18 +20,24 @@ SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 LOSSY = (".jpg", ".jpeg")  # WebP is written without loss
 JSON_KEY, TEXT_KEY = "latent_diffusion", "parameters"
 USER_COMMENT, EXIF_IFD = 0x9286, 0x8769
+MAX_COMMENT = 60_000  # bytes; all of a JPEG's EXIF must fit into 65533
 
 
 def write_picture(picture: Image.Image, path: Path, record: Record | None = None) -> None:
     """Write `picture` to the new file `path`, whole or not at all, with its record inside.
 
     Raises:
-        ConfigError: a suffix that is none of `SUFFIXES`.
+        ConfigError: a suffix that is none of `SUFFIXES`, or a picture that such a file cannot hold.
         ResourceError: the file exists, or the folder or disk cannot take it.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise ConfigError(f"{str(path)!r}: cannot write {path.suffix!r} files; use {', '.join(SUFFIXES)}")
-    data = _encode(picture, SUFFIXES[path.suffix.lower()], record)
+    form = SUFFIXES[path.suffix.lower()]
+    try:
+        data = _encode(picture, form, record)
+    except (OSError, ValueError, SystemError) as error:  # WebP ends at 16383 px a side, JPEG at 65535
+        size = f"{picture.width}x{picture.height} px"
+        raise ConfigError(f"{str(path)!r}: a {form} file cannot hold this picture of {size}; use .png") from error
     partial = path.parent / f".partial-{secrets.token_hex(8)}"
     try:
         with open(partial, "xb") as file:
@@ -62,13 +69,18 @@ def _encode(picture: Image.Image, form: str, record: Record | None) -> bytes:
     if form == "PNG":
         texts = PngInfo()
         if record:
-            texts.add_text(TEXT_KEY, record.infotext().replace("\0", ""))
+            plain = record.infotext().replace("\0", "")  # a folder's name may be no valid text
+            texts.add_text(TEXT_KEY, plain.encode("utf-8", "replace").decode("utf-8"))
             texts.add_text(JSON_KEY, record.to_json())
         picture.save(buffer, form, pnginfo=texts)
         return buffer.getvalue()
     exif = Image.Exif()
     if record:  # these have no text chunks; A1111 keeps its text in the EXIF comment
-        exif.get_ifd(EXIF_IFD)[USER_COMMENT] = b"UNICODE\0" + record.infotext().encode("utf-16-be")
+        text = record.infotext().encode("utf-16-be", "replace")
+        if len(text) > MAX_COMMENT:
+            warnings.warn(f"the prompt is too long for a {form} file and is cut there", LatentDiffusionWarning, 3)
+            text = text[-MAX_COMMENT:]  # the settings stand at the end
+        exif.get_ifd(EXIF_IFD)[USER_COMMENT] = b"UNICODE\0" + text
     if form == "JPEG":
         picture.convert("RGB").save(buffer, form, quality=95, subsampling=0, exif=exif)
     else:
