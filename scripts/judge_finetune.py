@@ -2,8 +2,8 @@
 
     python scripts/judge_finetune.py emoji runs/finetune/model assets/iconpark.zip assets/emoji-128.zip OUTPUT
 
-The style rule of `latent-diffusion evaluate` is fitted with the new style beside those of the reference pictures. Writes
-OUTPUT.json and OUTPUT.png: for each test concept the real picture, one drawn before, one drawn after.
+The style rule of `latent-diffusion evaluate` is fitted with the new style beside those of the reference pictures.
+Writes OUTPUT.json and OUTPUT.png: for each test concept the real picture, one drawn before, one drawn after.
 """
 
 import json

@@ -30,6 +30,8 @@ SCHEDULER = {
     "beta_schedule": "scaled_linear",
     "beta_start": 0.00085,
     "final_sigmas_type": "zero",
+    "_guidance_scale": 4.0,  # of our own, passed over by other tools
+    "_num_inference_steps": 20,
     "num_train_timesteps": 1000,
     "prediction_type": "v_prediction",
     "solver_order": 2,
