@@ -8,12 +8,14 @@ The card (README.md) of the target folder is kept. Refuses a package over 40 MB.
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from latent_diffusion.checkpoint.diffusers_folder import load_folder, save_folder
 from latent_diffusion.checkpoint.safetensors_file import read_tensors, write_tensors
+from latent_diffusion.families import emoji
 
 LARGEST = 40_000_000  # bytes
 
@@ -25,7 +27,8 @@ def compact(file: Path) -> None:
 
 
 def main(model: Path, clip: Path, target: Path) -> None:
-    save_folder(load_folder(model), target, torch.float16)
+    # the family's own sampler, steps and guidance, chosen after training
+    save_folder(replace(load_folder(model), scheduler_config=emoji.SCHEDULER), target, torch.float16)
     (target / "clip").mkdir(exist_ok=True)
     for file in (clip / "clip").iterdir():
         if file.suffix == ".safetensors":

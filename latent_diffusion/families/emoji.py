@@ -24,16 +24,16 @@ UNET = UNetConfig(
 )
 
 SCHEDULER = {
-    "_class_name": "DPMSolverMultistepScheduler",
-    "algorithm_type": "dpmsolver++",
+    "_class_name": "DDPMScheduler",
+    "_guidance_scale": 1.5,  # this and the steps: our own fields, passed over by other tools
+    "_num_inference_steps": 25,
     "beta_end": 0.012,
     "beta_schedule": "scaled_linear",
     "beta_start": 0.00085,
-    "final_sigmas_type": "zero",
-    "_guidance_scale": 4.0,  # of our own, passed over by other tools
-    "_num_inference_steps": 20,
+    "clip_sample": False,
     "num_train_timesteps": 1000,
     "prediction_type": "v_prediction",
-    "solver_order": 2,
+    "steps_offset": 1,
     "timestep_spacing": "trailing",
+    "variance_type": "fixed_small",
 }
