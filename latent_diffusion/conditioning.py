@@ -1,6 +1,6 @@
 """What the network is told besides the noisy latent and its noise level."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -27,9 +27,9 @@ class Conditioning:
         """Number of conditions B."""
         return self.context.shape[0]
 
-    def _map(self, change) -> "Conditioning":
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Conditioning(**{name: None if v is None else change(v) for name, v in values.items()})
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "Conditioning":
+        rest = {name: None if v is None else change(v) for name, v in vars(self).items() if name != "context"}
+        return Conditioning(change(self.context), **rest)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Conditioning":
         """Return the same conditions on `device` in `dtype`."""
@@ -48,10 +48,10 @@ class Conditioning:
         """Join batches along B; a field must be set in all parts or in none."""
 
         def join(name: str) -> Tensor | None:
-            values = [getattr(part, name) for part in parts]
-            present = [v for v in values if v is not None]
-            if present and len(present) != len(values):
-                raise ValueError(f"cannot join conditionings: `{name}` is set in {len(present)} of {len(values)} parts")
+            present = [v for part in parts if (v := getattr(part, name)) is not None]
+            if present and len(present) != len(parts):
+                raise ValueError(f"cannot join conditionings: `{name}` is set in {len(present)} of {len(parts)} parts")
             return torch.cat(present) if present else None
 
-        return Conditioning(**{f.name: join(f.name) for f in fields(Conditioning)})
+        rest = {f.name: join(f.name) for f in fields(Conditioning) if f.name != "context"}
+        return Conditioning(torch.cat([part.context for part in parts]), **rest)

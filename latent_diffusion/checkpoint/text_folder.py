@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from latent_diffusion.checkpoint.safetensors_file import read_tensors, write_tensors
 from latent_diffusion.errors import CheckpointError, ConfigError
@@ -37,7 +37,8 @@ def load_text_encoder(folder: Path | str, dtype: torch.dtype = torch.float32) ->
     """
     folder = Path(folder)
     tokenizer = load_tokenizer(folder / "tokenizer")
-    model = load_text_model(folder / "text_encoder").to(dtype).eval()
+    model = load_text_model(folder / "text_encoder").eval()
+    nn.Module.to(model, dtype)  # in place; transformers' own `to` hides its arguments from type checkers
     try:
         return TextEncoder(model, tokenizer)
     except ConfigError as error:
