@@ -63,7 +63,7 @@ def generate(
 
     `latent-diffusion generate "a 3d render of a red apple"`
 
-    `latent-diffusion generate "a flat icon of a cat" --num-images 4 --seed 7 --output cats/`
+    `latent-diffusion generate "a flat vector illustration of a cat" --num-images 4 --seed 7 --output cats/`
 
     `latent-diffusion generate --prompts-file prompts.txt --model runs/my-model --steps 50`
     """

@@ -317,8 +317,9 @@ class LatentDiffusionPipeline:
         return Job(self.components, self.device, self.dtype, settings, prompts, noise, seeds, initial)
 
     def _size_of(self, latents: Tensor, height: int | None, width: int | None) -> tuple[int, int]:
-        if latents.ndim != 4:
-            raise ConfigError(f"latents must be (images, channels, height, width), not {tuple(latents.shape)}")
+        if not isinstance(latents, Tensor) or latents.ndim != 4:
+            found = tuple(latents.shape) if isinstance(latents, Tensor) else f"a {type(latents).__name__}"
+            raise ConfigError(f"latents must be a tensor (images, channels, height, width), not {found}")
         size = tuple(side * self.components.autoencoder.factor for side in latents.shape[-2:])
         if (height or size[0], width or size[1]) != size:
             raise ConfigError(f"latents are for {size[1]}x{size[0]} px; height and width must say so or be None")

@@ -95,14 +95,20 @@ def _one_side(
         return texts, encoder([text or "" for text in texts], clip_skip=clip_skip)
     if prompt is not None:
         raise ConfigError(f"`{name}` and `{name}_embeds` exclude each other; give one of them")
-    if embeds.ndim != 3 or not embeds.isfinite().all():
-        raise ConfigError(f"`{name}_embeds` must be finite (prompts, tokens, width), not {tuple(embeds.shape)}")
+    if not isinstance(embeds, Tensor):
+        raise ConfigError(f"`{name}_embeds` is a {type(embeds).__name__}; give a tensor (prompts, tokens, width)")
+    if embeds.ndim != 3 or 0 in embeds.shape or embeds.shape[-1] != encoder.width or not embeds.isfinite().all():
+        raise ConfigError(
+            f"`{name}_embeds` must be finite (prompts, tokens, {encoder.width}), found {tuple(embeds.shape)}"
+        )
     return [None] * len(embeds), Conditioning(context=embeds.float())
 
 
 def _texts(name: str, prompt: str | Sequence[str] | None) -> Sequence[str | None]:
     if prompt is None:
         return [None]
+    if not isinstance(prompt, Sequence):
+        raise ConfigError(f"`{name}` is {prompt!r}; give a text, or a list of texts")
     texts = [prompt] if isinstance(prompt, str) else list(prompt)
     if not texts:
         raise ConfigError(f"`{name}` is an empty list; give at least one text")

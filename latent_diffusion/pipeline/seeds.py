@@ -28,7 +28,10 @@ def noise_for(
     if generator is not None:
         if seed is not None:
             raise ConfigError("`seed` and `generator` exclude each other; give one of them")
-        generators = [generator] * count if isinstance(generator, torch.Generator) else list(generator)
+        one = isinstance(generator, torch.Generator)
+        generators = [generator] * count if one else list(generator) if isinstance(generator, Sequence) else []
+        if not generators or not all(isinstance(g, torch.Generator) for g in generators):
+            raise ConfigError(f"generator {generator!r} is no torch.Generator; give one, or a list with one per image")
         _check_length("generator", len(generators), count)
         return NoiseSource(generators), [g.initial_seed() for g in generators]
     if seed is None:

@@ -1,13 +1,14 @@
 """What decides a picture besides its prompt and seed: checked arguments, completed with the model's own choices."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.diffusion.level import Level, Sampler
 from latent_diffusion.diffusion.spacing import SPACINGS, levels
-from latent_diffusion.errors import ConfigError
+from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
 from latent_diffusion.registry import find, nearest
 
 __all__ = ["Defaults", "Settings", "check_size", "steps_after_strength"]
@@ -15,6 +16,7 @@ __all__ = ["Defaults", "Settings", "check_size", "steps_after_strength"]
 SIZE_STEP = 8  # px; what diffusers asks for, and what every published autoencoder divides by
 MAX_SIZE = 8192  # px a side
 MAX_GUIDANCE = 100.0
+OURS = {"DDIMScheduler": "ddim", "DDPMScheduler": "ddpm", "DPMSolverMultistepScheduler": "dpmpp_2m"}
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,13 @@ class Defaults:
         """
         config = components.scheduler_config
         kind = str(config.get("_class_name", ""))
-        sampler = {"DDIMScheduler": "ddim", "DDPMScheduler": "ddpm"}.get(kind, "dpmpp_2m")
+        sampler = OURS.get(kind, "dpmpp_2m")
+        if kind not in OURS:
+            warnings.warn(
+                f"the model's own sampler {kind or '(none named)'} is not among {', '.join(OURS)}; using {sampler}",
+                LatentDiffusionWarning,
+                stacklevel=2,
+            )
         spacing = "karras" if config.get("use_karras_sigmas") else str(config.get("timestep_spacing", "leading"))
         side = components.unet.config.sample_size * components.autoencoder.factor
         return cls(

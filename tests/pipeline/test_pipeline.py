@@ -3,6 +3,8 @@
 import copy
 import dataclasses
 import inspect
+import json
+import shutil
 import threading
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 import torch
 
 from latent_diffusion import LatentDiffusionPipeline
-from latent_diffusion.errors import CheckpointError, ConfigError, DivergedError, ResourceError
+from latent_diffusion.errors import CheckpointError, ConfigError, DivergedError, LatentDiffusionWarning, ResourceError
 from latent_diffusion.registry import names
 
 SAMPLERS = names("latent_diffusion.samplers")
@@ -217,3 +219,30 @@ def test_argument_names_are_diffusers_names():
     )
     own = {"sampler", "spacing", "seed", "on_step"}
     assert set(ours) - set(theirs) == own
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"prompt": 7},
+        {"prompt": "x", "negative_prompt": 7},
+        {"prompt": "x", "generator": 7},
+        {"prompt": "x", "generator": ["a"]},
+        {"prompt": None, "prompt_embeds": [[1.0]]},
+        {"prompt": None, "prompt_embeds": torch.zeros(0, 77, 32)},
+        {"prompt": None, "prompt_embeds": torch.zeros(1, 77, 5)},
+        {"prompt": "x", "latents": [1.0]},
+    ],
+    ids=str,
+)
+def test_arguments_of_a_wrong_type_are_named(tiny_pipeline, wrong):
+    with pytest.raises(ConfigError, match=next(reversed(wrong))):
+        tiny_pipeline(num_inference_steps=1, **wrong)
+
+
+def test_a_sampler_we_do_not_have_is_said(tiny_folder, tmp_path):
+    copy = shutil.copytree(tiny_folder, tmp_path / "pndm")
+    file = copy / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"_class_name": "PNDMScheduler"}))
+    with pytest.warns(LatentDiffusionWarning, match="PNDMScheduler is not among"):
+        assert LatentDiffusionPipeline.from_pretrained(copy).defaults.sampler == "dpmpp_2m"
