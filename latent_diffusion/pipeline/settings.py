@@ -4,11 +4,13 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.diffusion.level import Level, Sampler
 from latent_diffusion.diffusion.spacing import SPACINGS, levels
 from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
+from latent_diffusion.pipeline.options import Options
 from latent_diffusion.registry import find, nearest
 
 __all__ = ["Defaults", "Settings", "check_size", "steps_after_strength"]
@@ -77,39 +79,33 @@ class Settings:
         cls,
         components: Components,
         defaults: Defaults,
-        *,
-        height: int | None,
-        width: int | None,
-        num_inference_steps: int | None,
-        guidance_scale: float | None,
-        guidance_rescale: float,
-        sampler: str | None,
-        spacing: str | None,
-        eta: float,
-        clip_skip: int | None,
+        options: Options,
     ) -> "Settings":
-        """Check the arguments and fill in the model's choices for those that are None.
+        """Check the options and fill in the model's choices for those that are absent or None.
 
         Raises:
-            ConfigError: an argument outside its range, an unknown name, or one that could take no effect.
+            ConfigError: an option outside its range, an unknown name, or one that could take no effect.
         """
-        limit = components.schedule.num_train_timesteps
+
+        def chosen(name: str, default: Any) -> Any:
+            value = options.get(name)
+            return default if value is None else value
+
+        clip_skip = options.get("clip_skip")
         settings = cls(
-            height=defaults.height if height is None else check_size("height", height),
-            width=defaults.width if width is None else check_size("width", width),
+            height=check_size("height", chosen("height", defaults.height)),
+            width=check_size("width", chosen("width", defaults.width)),
             num_inference_steps=_integer(
                 "num_inference_steps",
-                defaults.num_inference_steps if num_inference_steps is None else num_inference_steps,
+                chosen("num_inference_steps", defaults.num_inference_steps),
                 1,
-                limit,
+                components.schedule.num_train_timesteps,
             ),
-            guidance_scale=_number(
-                "guidance_scale", defaults.guidance_scale if guidance_scale is None else guidance_scale, MAX_GUIDANCE
-            ),
-            guidance_rescale=_number("guidance_rescale", guidance_rescale, 1.0),
-            sampler=defaults.sampler if sampler is None else sampler,
-            spacing=defaults.spacing if spacing is None else spacing,
-            eta=_number("eta", eta, 1.0),
+            guidance_scale=_number("guidance_scale", chosen("guidance_scale", defaults.guidance_scale), MAX_GUIDANCE),
+            guidance_rescale=_number("guidance_rescale", chosen("guidance_rescale", 0.0), 1.0),
+            sampler=chosen("sampler", defaults.sampler),
+            spacing=chosen("spacing", defaults.spacing),
+            eta=_number("eta", chosen("eta", 0.0), 1.0),
             clip_skip=None if clip_skip is None else _integer("clip_skip", clip_skip, 0, 99),
         )
         if settings.spacing not in SPACINGS:

@@ -13,6 +13,7 @@ import torch
 
 from latent_diffusion import LatentDiffusionPipeline
 from latent_diffusion.errors import CheckpointError, ConfigError, DivergedError, LatentDiffusionWarning, ResourceError
+from latent_diffusion.pipeline.options import Options
 from latent_diffusion.registry import names
 
 SAMPLERS = names("latent_diffusion.samplers")
@@ -214,11 +215,19 @@ def test_a_saved_model_makes_the_same_pictures(tiny_pipeline, tmp_path):
 def test_argument_names_are_diffusers_names():
     from diffusers import StableDiffusionPipeline
 
-    ours, theirs = (
-        inspect.signature(c.__call__).parameters for c in (LatentDiffusionPipeline, StableDiffusionPipeline)
+    theirs = set(inspect.signature(StableDiffusionPipeline.__call__).parameters)
+    ours = (
+        set(inspect.signature(LatentDiffusionPipeline.__call__).parameters) - {"options"}
+        | Options.__annotations__.keys()
     )
-    own = {"sampler", "spacing", "seed", "on_step"}
-    assert set(ours) - set(theirs) == own
+    callbacks = {"callback_on_step_end", "callback_on_step_end_tensor_inputs", "kwargs", "return_dict"}
+    adapters = {"cross_attention_kwargs", "ip_adapter_image", "ip_adapter_image_embeds"}
+    assert theirs - ours - callbacks - adapters <= {"timesteps", "sigmas"}
+
+
+def test_an_unknown_argument_names_the_nearest(tiny_pipeline):
+    with pytest.raises(ConfigError, match=r"'guidance_scal'.*guidance_scale"):
+        tiny_pipeline("x", guidance_scal=3.0)
 
 
 @pytest.mark.parametrize(
