@@ -1,7 +1,7 @@
 """What the network is told besides the noisy latent and its noise level."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -14,7 +14,8 @@ class Conditioning:
     """A batch of conditions; every field has the same first dimension B.
 
     Shapes: `context` (B, L, D) text states for cross-attention; `pooled` (B, P) one vector a prompt (SDXL);
-    `size_ids` (B, 6) in px: original height and width, crop top and left, target height and width (SDXL);
+    `size_ids` (B, 6) in px: original height and width, crop top and left, target height and width (SDXL), or (B, 5)
+    with an aesthetic score in place of the target (its refiner); they stay float32, bfloat16 has no 1023;
     `concat` (B, C', h, w) extra input channels (inpainting: mask and masked latents).
     """
 
@@ -33,7 +34,10 @@ class Conditioning:
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Conditioning":
         """Return the same conditions on `device` in `dtype`."""
-        return self._map(lambda v: v.to(device=device, dtype=dtype))
+        moved = self._map(lambda v: v.to(device=device, dtype=dtype))
+        if self.size_ids is None:
+            return moved
+        return replace(moved, size_ids=self.size_ids.to(device=device))
 
     def repeat_interleave(self, count: int) -> "Conditioning":
         """Return each condition `count` times in a row: (B, ...) -> (B * count, ...)."""

@@ -7,7 +7,7 @@ from typing import Any
 from latent_diffusion.diffusion.level import NoiseSchedule
 from latent_diffusion.diffusion.prediction import Prediction
 from latent_diffusion.models.autoencoder import AutoencoderKL
-from latent_diffusion.models.text_encoder import TextEncoder
+from latent_diffusion.models.text_encoder import TextEncoder, TextEncoders
 from latent_diffusion.models.unet import UNet
 
 __all__ = ["Components"]
@@ -19,9 +19,10 @@ class Components:
 
     unet: UNet
     autoencoder: AutoencoderKL
-    text_encoder: TextEncoder
+    text_encoder: TextEncoder | TextEncoders  # one tower, or SDXL base's two; `.towers` has them in order
     schedule: NoiseSchedule  # the noise law it was trained with
     prediction: Prediction  # what the U-Net's output means
     scheduler_config: Mapping[str, Any]  # the folder's default sampler, with diffusers' field names
     name: str  # for people: the folder's name
-    notes: tuple[str, ...] = ()  # what reading it had to change, such as casts
+    notes: tuple[str, ...] = ()  # what reading it had to change or leave out, such as casts
+    zeros_for_empty_prompt: bool = False  # an empty negative prompt is zeros, not the states of "" (SDXL base)

@@ -39,6 +39,9 @@ UNET_DEFAULTS: dict[str, Any] = {
     "attention_head_dim": 8,
     "use_linear_projection": False,
     "upcast_attention": False,
+    "addition_embed_type": None,
+    "addition_time_embed_dim": None,
+    "projection_class_embeddings_input_dim": None,
 }
 UNET_FIXED: dict[str, Any] = {
     "center_input_sample": False,
@@ -56,7 +59,6 @@ UNET_FIXED: dict[str, Any] = {
     "num_attention_heads": None,
     "dual_cross_attention": False,
     "class_embed_type": None,
-    "addition_embed_type": None,
     "num_class_embeds": None,
     "resnet_time_scale_shift": "default",
     "resnet_skip_time_act": False,
@@ -91,9 +93,9 @@ AUTOENCODER_DEFAULTS: dict[str, Any] = {
 LARGEST = {
     "sample_size": 8192,
     **dict.fromkeys(("in_channels", "out_channels", "latent_channels"), 1024),
-    **dict.fromkeys(("block_out_channels", "cross_attention_dim"), 2**16),
+    **dict.fromkeys(("block_out_channels", "cross_attention_dim", "projection_class_embeddings_input_dim"), 2**16),
     **dict.fromkeys(("layers_per_block", "transformer_layers_per_block"), 64),
-    **dict.fromkeys(("norm_num_groups", "attention_head_dim"), 2**12),
+    **dict.fromkeys(("norm_num_groups", "attention_head_dim", "addition_time_embed_dim"), 2**12),
 }
 """The largest value of each size that is built: a file may not ask for more time and memory than any model has."""
 AUTOENCODER_FIXED: dict[str, Any] = {"act_fn": "silu", "latents_mean": None, "latents_std": None}
@@ -123,9 +125,24 @@ def read_unet_config(file: Path) -> UNetConfig:
     values["cross_attention"] = [known[name] for name in down]
     heads = values.pop("attention_head_dim")  # number of heads, see above
     values["num_attention_heads"] = heads if isinstance(heads, list) else [heads] * len(widths)
-    for name in ("layers_per_block", "cross_attention_dim", "transformer_layers_per_block"):
+    for name in ("layers_per_block", "cross_attention_dim"):
         values[name] = _single(file, name, values[name])
+    values |= _added(file, values)
     return _build(file, UNetConfig, values)
+
+
+def _added(file: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """Take what SDXL is told beside the states out of `values` and return it under our names."""
+    kind, size = values.pop("addition_embed_type"), values.pop("addition_time_embed_dim")
+    width = values.pop("projection_class_embeddings_input_dim")
+    if kind is None:
+        return {}
+    if kind != "text_time" or size is None or width is None:
+        raise CheckpointError(
+            f"{file}: addition_embed_type is {kind!r}; only 'text_time' (SDXL) with addition_time_embed_dim and "
+            "projection_class_embeddings_input_dim is supported"
+        )
+    return {"added_width": width, "size_width": size}
 
 
 def unet_values(config: UNetConfig) -> dict[str, Any]:
@@ -136,6 +153,12 @@ def unet_values(config: UNetConfig) -> dict[str, Any]:
     values["up_block_types"] = ["CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)]
     heads = values.pop("num_attention_heads")
     values["attention_head_dim"] = heads[0] if len(set(heads)) == 1 else heads  # number of heads, see above
+    width, size = values.pop("added_width"), values.pop("size_width")
+    values |= {
+        "addition_embed_type": None if width is None else "text_time",
+        "addition_time_embed_dim": None if width is None else size,
+        "projection_class_embeddings_input_dim": width,
+    }
     return _written("UNet2DConditionModel", values | UNET_FIXED)
 
 

@@ -1,12 +1,14 @@
 """Prompts -> text states: a CLIP text model and its tokenizer, both from transformers.
 
-As in Stable Diffusion 1: every prompt is cut or padded to the model's context length (77), padding takes part like any
-other token (the mask is causal, so it cannot change the tokens before it), and the states after the last layer norm
-feed the cross-attention.
+As in Stable Diffusion: every prompt is cut or padded to the model's context length (77), padding takes part like any
+other token (the mask is causal, so it cannot change the tokens before it). SD 1 and 2 feed the states after the last
+layer norm to the cross-attention (SD 2's folder leaves out OpenCLIP's last layer); SDXL feeds those before the last
+layer, without the norm, and one projected vector a prompt (Podell et al. 2023, arXiv:2307.01952, section 2.1).
 """
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,18 +18,37 @@ from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
 
 if TYPE_CHECKING:
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-__all__ = ["TextEncoder"]
+__all__ = ["Encoded", "TextEncoder", "TextEncoders", "join_towers"]
 
 SPECIAL_TOKENS = 2  # begin and end
 
 
-class TextEncoder(nn.Module):
-    """A transformers `CLIPTextModel` and `CLIPTokenizer`, as one function from prompts to `Conditioning`."""
+@dataclass(frozen=True)
+class Encoded:
+    """What one text tower makes of B rows of tokens; float32."""
 
-    def __init__(self, model: "CLIPTextModel", tokenizer: "CLIPTokenizer") -> None:
+    states: Tensor  # (B, L, D), a vector a token
+    pooled: Tensor | None  # (B, P), a vector a row: the end token's, projected; None for a tower without projection
+
+
+class TextEncoder(nn.Module):
+    """A transformers text model and its tokenizer, as one function from prompts to `Conditioning`: one tower."""
+
+    def __init__(
+        self,
+        model: "CLIPTextModel | CLIPTextModelWithProjection",
+        tokenizer: "CLIPTokenizer",
+        *,
+        penultimate: bool = False,
+    ) -> None:
         """Take a model and the tokenizer it was trained with.
+
+        Args:
+            model: with a projection it also gives a pooled vector.
+            tokenizer: what turns prompts into the model's ids.
+            penultimate: take the states before the last layer, without the final norm (SDXL).
 
         Raises:
             ConfigError: the tokenizer's ids do not fit the model's embedding rows or its begin and end ids.
@@ -35,7 +56,13 @@ class TextEncoder(nn.Module):
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
+        self.penultimate = penultimate
         self._check_ids()
+
+    @property
+    def towers(self) -> tuple["TextEncoder", ...]:
+        """This one; `TextEncoders` has two."""
+        return (self,)
 
     def _check_ids(self) -> None:
         config, tokenizer = self.config, self.tokenizer
@@ -57,6 +84,11 @@ class TextEncoder(nn.Module):
     def width(self) -> int:
         """Channels D of the text states."""
         return self.config.hidden_size
+
+    @property
+    def pooled_width(self) -> int:
+        """Channels P of the pooled vector; 0 where the model has no projection."""
+        return self.config.projection_dim if hasattr(self.model, "text_projection") else 0
 
     @property
     def context_length(self) -> int:
@@ -119,29 +151,104 @@ class TextEncoder(nn.Module):
         return prompt if len(prompt) <= reach else " ".join(prompt.split())[:reach]
 
     def encode(self, ids: Tensor, clip_skip: int | None = None) -> Tensor:
-        """Return text states (B, L, D) float32 for token ids (B, L) on any device.
+        """Return the states alone of `run`: (B, L, D) float32."""
+        return self.run(ids, clip_skip).states
+
+    def run(self, ids: Tensor, clip_skip: int | None = None) -> Encoded:
+        """Return text states and, where the model has a projection, the pooled vector.
 
         Args:
-            ids: token ids.
-            clip_skip: number of last layers to leave out (0 or None: none, 1: "clip skip 2" of other tools). The final
-                layer norm is applied in any case, as diffusers does.
+            ids: token ids (B, L), int64, on any device.
+            clip_skip: number of last layers to leave out (0 or None: none, 1: "clip skip 2" of other tools), counted
+                from where this tower's states come from. The final layer norm is applied where it is without
+                `clip_skip`, as diffusers does. The pooled vector always comes from the last layer.
 
         Raises:
             ConfigError: there are not that many layers.
         """
-        ids = ids.to(self.device)
-        if not clip_skip:
-            return self.model(input_ids=ids).last_hidden_state.float()
-        layers = self.config.num_hidden_layers
-        if not 0 < clip_skip < layers:
-            raise ConfigError(f"clip_skip: {clip_skip}; this text encoder has {layers} layers, so 0 to {layers - 1}")
-        states = self.model(input_ids=ids, output_hidden_states=True).hidden_states[-1 - clip_skip]
-        body = getattr(self.model, "text_model", self.model)  # transformers 5.6 took this level out
-        return body.final_layer_norm(states).float()
+        skipped, layers = (clip_skip or 0) + self.penultimate, self.config.num_hidden_layers
+        if not self.penultimate <= skipped < layers:
+            most = layers - 1 - self.penultimate
+            raise ConfigError(f"clip_skip: {clip_skip}; this text encoder has {layers} layers, so 0 to {most}")
+        result: Any = self.model(input_ids=ids.to(self.device), output_hidden_states=bool(skipped))
+        states = result.hidden_states[-1 - skipped] if skipped else result.last_hidden_state
+        if skipped and not self.penultimate:
+            body: Any = getattr(self.model, "text_model", self.model)  # only a model with projection has this level
+            states = body.final_layer_norm(states)
+        pooled = result.text_embeds.float() if self.pooled_width else None
+        return Encoded(states.float(), pooled)
 
     def forward(self, prompts: Sequence[str], clip_skip: int | None = None) -> Conditioning:
         """Return the conditioning of B prompts: context (B, L, D) float32 on the model's device."""
-        return Conditioning(context=self.encode(self.tokenize(list(prompts)), clip_skip))
+        return join_towers([self.run(self.tokenize(list(prompts)), clip_skip)])
+
+
+class TextEncoders(nn.Module):
+    """Two towers that read the same prompts; their states lie side by side (SDXL)."""
+
+    def __init__(self, first: TextEncoder, second: TextEncoder) -> None:
+        """Take both towers; the pooled vector is the second's.
+
+        Raises:
+            ConfigError: they read different numbers of tokens.
+        """
+        super().__init__()
+        self.first, self.second = first, second
+        if first.context_length != second.context_length:
+            raise ConfigError(
+                f"the first text encoder reads {first.context_length} tokens, the second {second.context_length}"
+            )
+
+    @property
+    def towers(self) -> tuple[TextEncoder, ...]:
+        """Both, in the order in which their states are joined."""
+        return self.first, self.second
+
+    @property
+    def width(self) -> int:
+        """Channels D of the joined states."""
+        return self.first.width + self.second.width
+
+    @property
+    def pooled_width(self) -> int:
+        """Channels P of the pooled vector."""
+        return self.second.pooled_width
+
+    @property
+    def context_length(self) -> int:
+        """Number of tokens L a prompt is cut or padded to, begin and end included."""
+        return self.first.context_length
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.first.device
+
+    def token_counts(self, prompts: Sequence[str]) -> list[int]:
+        """Return the larger of both towers' token counts of each prompt, begin and end not counted."""
+        return [max(pair) for pair in zip(*(tower.token_counts(prompts) for tower in self.towers), strict=True)]
+
+    def forward(
+        self, prompts: Sequence[str], clip_skip: int | None = None, second: Sequence[str] | None = None
+    ) -> Conditioning:
+        """Return the conditioning of B prompts, float32 on the model's device.
+
+        Args:
+            prompts: what both towers read.
+            clip_skip: layers left out in both towers, before the penultimate.
+            second: what the second tower reads instead.
+
+        Returns:
+            context (B, L, D1 + D2) and pooled (B, P).
+        """
+        texts = (list(prompts), list(prompts if second is None else second))
+        rows = zip(self.towers, texts, strict=True)
+        return join_towers([tower.run(tower.tokenize(part), clip_skip) for tower, part in rows])
+
+
+def join_towers(parts: Sequence[Encoded]) -> Conditioning:
+    """Return the conditioning of what each tower made of the same B rows: states side by side, the last's pooled."""
+    return Conditioning(torch.cat([part.states for part in parts], dim=-1), pooled=parts[-1].pooled)
 
 
 LONGEST_TOKEN = 128

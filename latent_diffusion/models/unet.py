@@ -1,11 +1,13 @@
 """U-Net that predicts from a noisy latent, its noise level and text states.
 
-The prompt enters only through keys and values of the cross-attentions, so `project` computes them once for all steps.
+The prompt enters only through keys and values of the cross-attentions and, in SDXL, through a vector added to that of
+the noise level, so `project` computes both once for all steps.
 Tensor names are those of diffusers' `UNet2DConditionModel`.
-Reference: Ho et al. 2020, arXiv:2006.11239, appendix B; Rombach et al. 2022, arXiv:2112.10752, section 3.
+Reference: Ho et al. 2020, arXiv:2006.11239, appendix B; Rombach et al. 2022, arXiv:2112.10752, section 3; Podell et al.
+2023, arXiv:2307.01952, sections 2.1 and 2.2 (SDXL).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,11 +38,13 @@ class UNetConfig:
     cross_attention_dim: int  # channels D of the context
     in_channels: int = 4  # latent channels, plus those of `Conditioning.concat`
     out_channels: int = 4  # latent channels
-    transformer_layers_per_block: int = 1  # transformer blocks at each place
+    transformer_layers_per_block: int | tuple[int, ...] = 1  # transformer blocks at each place of a level; middle: last
     use_linear_projection: bool = False  # linear layers (SD 2) or 1x1 convolutions (SD 1) around them
     norm_num_groups: int = 32  # groups of every GroupNorm; divides every entry of block_out_channels
     norm_eps: float = 1e-5  # epsilon of the residual blocks' GroupNorms
     upcast_attention: bool = False  # a hint for other tools in float16; our kernels accumulate in float32 anyway
+    added_width: int | None = None  # SDXL: channels of pooled vector and embedded sizes together; None = told neither
+    size_width: int = 256  # channels that one size number is embedded in
 
     def __post_init__(self) -> None:
         """Check the sizes; lists become tuples.
@@ -53,8 +57,11 @@ class UNetConfig:
         levels = len(self.block_out_channels)
         if not levels:
             raise ConfigError("unet: block_out_channels is empty; give the channels of each level")
-        for name in ("cross_attention", "num_attention_heads"):
-            if len(getattr(self, name)) != levels:
+        layers = self.transformer_layers_per_block
+        if not isinstance(layers, int):  # one number is kept as it is: it stands for all levels
+            object.__setattr__(self, "transformer_layers_per_block", tuple(layers))
+        for name in ("cross_attention", "num_attention_heads", "transformer_layers_per_block"):
+            if not isinstance(getattr(self, name), int) and len(getattr(self, name)) != levels:
                 raise ConfigError(
                     f"unet: {name} has {len(getattr(self, name))} entries for {levels} levels; give one a level"
                 )
@@ -63,17 +70,23 @@ class UNetConfig:
                 if divisor < 1 or channels % divisor:
                     raise ConfigError(f"unet: block_out_channels has {channels}, not a multiple of {name} {divisor}")
 
+    def transformer_layers(self, level: int) -> int:
+        """Return the number of transformer blocks at each place of `level`; -1 is the last level, and the middle."""
+        layers = self.transformer_layers_per_block
+        return layers if isinstance(layers, int) else layers[level]
+
 
 @dataclass(frozen=True)
 class Projected:
     """All that depends on the condition only, for a batch of B conditions.
 
     `keys_values` holds for each cross-attention, in the order the U-Net runs them, keys and values (B, N, L, d) each;
-    `concat` (B, C', h, w) are extra input channels, or None.
+    `concat` (B, C', h, w) are extra input channels, or None; `added` (B, E) joins the embedded noise level, or None.
     """
 
     keys_values: tuple[KeysValues, ...]
     concat: Tensor | None = None
+    added: Tensor | None = None
 
     def __len__(self) -> int:
         """Number of conditions B."""
@@ -93,17 +106,22 @@ class Projected:
 
     @staticmethod
     def cat(parts: Sequence["Projected"]) -> "Projected":
-        """Join batches along B; `concat` must be set in all parts or in none."""
-        concats = [part.concat for part in parts if part.concat is not None]
-        if concats and len(concats) != len(parts):
-            raise ValueError(f"cannot join projections: `concat` is set in {len(concats)} of {len(parts)} parts")
+        """Join batches along B; `concat` and `added` must each be set in all parts or in none."""
+
+        def join(name: str) -> Tensor | None:
+            present = [v for part in parts if (v := getattr(part, name)) is not None]
+            if present and len(present) != len(parts):
+                raise ValueError(f"cannot join projections: `{name}` is set in {len(present)} of {len(parts)} parts")
+            return torch.cat(present) if present else None
+
         layers = zip(*(part.keys_values for part in parts), strict=True)
         joined = tuple((torch.cat([k for k, _ in layer]), torch.cat([v for _, v in layer])) for layer in layers)
-        return Projected(joined, torch.cat(concats) if concats else None)
+        return Projected(joined, join("concat"), join("added"))
 
-    def _map(self, change) -> "Projected":
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "Projected":
         pairs = tuple((change(k), change(v)) for k, v in self.keys_values)
-        return Projected(pairs, None if self.concat is None else change(self.concat))
+        rest = {name: None if v is None else change(v) for name, v in vars(self).items() if name != "keys_values"}
+        return Projected(pairs, **rest)
 
 
 class UNet(nn.Module):
@@ -117,6 +135,8 @@ class UNet(nn.Module):
         plan = LevelPlan(config, TIME_GROWTH * widths[0])
         self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
         self.time_embedding = TimeEmbedding(widths[0], plan.time_width)
+        if config.added_width is not None:
+            self.add_embedding = TimeEmbedding(config.added_width, plan.time_width)
         self.down_blocks = nn.ModuleList(DownLevel(plan, level) for level in range(len(widths)))
         self.mid_block = Middle(plan)
         self.up_blocks = nn.ModuleList(UpLevel(plan, level) for level in reversed(range(len(widths))))
@@ -124,9 +144,32 @@ class UNet(nn.Module):
         self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
 
     def project(self, cond: Conditioning) -> Projected:
-        """Return keys and values of every cross-attention for `cond.context` (B, L, D); gradients flow through them."""
+        """Return keys and values of every cross-attention for `cond.context` (B, L, D), and the added vector.
+
+        Gradients flow through both.
+
+        Raises:
+            ConfigError: SDXL without `cond.pooled` or `cond.size_ids`, or of other widths than it was built for.
+        """
         blocks = (module for module in self.modules() if isinstance(module, TransformerBlock))
-        return Projected(tuple(block.attn2.project(cond.context) for block in blocks), cond.concat)
+        keys_values = tuple(block.attn2.project(cond.context) for block in blocks)
+        return Projected(keys_values, cond.concat, self._added(cond))
+
+    def _added(self, cond: Conditioning) -> Tensor | None:
+        """Embed the pooled vector and the sizes: (B, E); None for a U-Net that is told neither."""
+        wanted = self.config.added_width
+        if wanted is None:
+            return None
+        if cond.pooled is None or cond.size_ids is None:
+            raise ConfigError("this U-Net (SDXL) needs `pooled` and `size_ids` beside the text states")
+        sizes = sinusoids(cond.size_ids.flatten(), self.config.size_width).reshape(len(cond), -1)
+        features = torch.cat([cond.pooled, sizes.to(cond.pooled.dtype)], dim=-1)
+        if features.shape[-1] != wanted:
+            raise ConfigError(
+                f"pooled vector ({cond.pooled.shape[-1]}) and {cond.size_ids.shape[-1]} sizes "
+                f"(of {self.config.size_width} each) are {features.shape[-1]} channels; this U-Net reads {wanted}"
+            )
+        return self.add_embedding(features)
 
     def forward(self, x: Tensor, t: Tensor, projected: Projected) -> Tensor:
         """Return the prediction (B, C, h, w).
@@ -140,7 +183,10 @@ class UNet(nn.Module):
             x = torch.cat([x, projected.concat], dim=1)
         context = iter(projected.keys_values)
         features = sinusoids(t, self.config.block_out_channels[0]).to(x.dtype)
-        time = F.silu(self.time_embedding(features))  # every residual block wants it after its SiLU
+        time = self.time_embedding(features)
+        if projected.added is not None:
+            time = time + projected.added
+        time = F.silu(time)  # every residual block wants it after its SiLU
         x = self.conv_in(x)
         skips = [x]
         for level in self.down_blocks:
@@ -186,7 +232,7 @@ class LevelPlan:
                 c.block_out_channels[level],
                 c.num_attention_heads[level],
                 c.cross_attention_dim,
-                layers=c.transformer_layers_per_block,
+                layers=c.transformer_layers(level),
                 groups=c.norm_num_groups,
                 linear_projection=c.use_linear_projection,
             )
