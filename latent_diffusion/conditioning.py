@@ -1,12 +1,13 @@
 """What the network is told besides the noisy latent and its noise level."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
-__all__ = ["Conditioning"]
+__all__ = ["Blend", "Conditioning"]
 
 
 @dataclass(frozen=True)
@@ -59,3 +60,45 @@ class Conditioning:
 
         rest = {f.name: join(f.name) for f in fields(Conditioning) if f.name != "context"}
         return Conditioning(torch.cat([part.context for part in parts]), **rest)
+
+
+@dataclass(frozen=True)
+class Blend:
+    """Several prompts that all hold at once (AND), each with a weight; where guidance takes a prompt, it takes a blend.
+
+        x0(blend) = x0(negative) + sum_i weight_i * (x0(prompt_i) - x0(negative))
+
+    A weight below zero moves away from its prompt. Each term is a batch of the same B conditions; terms may have
+    contexts of different lengths. Reference: Liu et al. 2022, arXiv:2206.01714, eq. 11.
+    """
+
+    terms: tuple[tuple[Conditioning, float], ...]
+
+    def __post_init__(self) -> None:
+        assert self.terms, "a blend has at least one term"
+        assert len({len(cond) for cond, _ in self.terms}) == 1, "all terms of a blend have the same number of rows"
+
+    def __len__(self) -> int:
+        """Number of conditions B."""
+        return len(self.terms[0][0])
+
+    def __getitem__(self, rows: slice) -> "Blend":
+        """Return a slice of the batch."""
+        return self.map(lambda cond: cond[rows])
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Blend":
+        """Return the same conditions on `device` in `dtype`."""
+        return self.map(lambda cond: cond.to(device, dtype))
+
+    def repeat_interleave(self, count: int) -> "Blend":
+        """Return each condition `count` times in a row: (B, ...) -> (B * count, ...)."""
+        return self.map(lambda cond: cond.repeat_interleave(count))
+
+    def map(self, change: Callable[[Conditioning], Conditioning]) -> "Blend":
+        """Return the blend with every term's condition changed, weights as they are."""
+        return Blend(tuple((change(cond), weight) for cond, weight in self.terms))
+
+    @property
+    def rest(self) -> float:
+        """Weight left to the negative prompt: 1 - sum of the weights; where it is 0 no negative is needed."""
+        return 1.0 - math.fsum(weight for _, weight in self.terms)
