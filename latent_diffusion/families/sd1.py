@@ -4,9 +4,10 @@ Reference: Rombach et al. 2022, arXiv:2112.10752; huggingface.co/stable-diffusio
 """
 
 from latent_diffusion.models.autoencoder import AutoencoderConfig
+from latent_diffusion.models.text_config import TextConfig
 from latent_diffusion.models.unet import UNetConfig
 
-__all__ = ["AUTOENCODER", "SCHEDULER", "UNET"]
+__all__ = ["AUTOENCODER", "SCHEDULER", "TEXT", "UNET"]
 
 AUTOENCODER = AutoencoderConfig(
     block_out_channels=(128, 256, 512, 512),
@@ -24,6 +25,8 @@ UNET = UNetConfig(
     num_attention_heads=(8, 8, 8, 8),
     cross_attention_dim=768,
 )
+
+TEXT = (TextConfig(width=768, layers=12, heads=12),)  # OpenAI's CLIP ViT-L/14
 
 SCHEDULER = {
     "_class_name": "PNDMScheduler",
