@@ -95,7 +95,7 @@ def _run(
     """Build, continue from `state`, train and export."""
     import torch
 
-    from latent_diffusion.checkpoint.training_state import write_json
+    from latent_diffusion.checkpoint.json_file import write_json
     from latent_diffusion.training.audit import Audit
     from latent_diffusion.training.log import RunLog
     from latent_diffusion.training.saving import Saver, describe_run, refuse_drift, restore, state_bytes
@@ -143,7 +143,8 @@ def _run(
 
 def _export(trainer: "Trainer", folder: "RunFolder", described: dict[str, Any]) -> None:
     """Write the trained parts, with their averaged weights, to `model/` in one rename."""
-    from latent_diffusion.checkpoint.training_state import TEMPORARY, publish, write_json
+    from latent_diffusion.checkpoint.atomic import TEMPORARY, publish
+    from latent_diffusion.checkpoint.json_file import write_json
     from latent_diffusion.training.saving import averaged
 
     temporary = folder.path / f"{TEMPORARY}model"

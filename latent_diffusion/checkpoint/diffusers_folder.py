@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from latent_diffusion.checkpoint.components import Components
+from latent_diffusion.checkpoint.json_file import read_json, write_json
 from latent_diffusion.checkpoint.network_config import (
     autoencoder_values,
     diffusers_version,
@@ -15,7 +16,7 @@ from latent_diffusion.checkpoint.network_config import (
 )
 from latent_diffusion.checkpoint.network_weights import load_weights, save_weights
 from latent_diffusion.checkpoint.scheduler_config import read_schedule, write_schedule
-from latent_diffusion.checkpoint.text_folder import load_text_encoder, read_json, save_text_encoder, write_json
+from latent_diffusion.checkpoint.text_folder import load_text_encoder, save_text_encoder
 from latent_diffusion.errors import CheckpointError, ResourceError
 from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.models.unet import UNet

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
-from latent_diffusion.checkpoint.text_folder import read_json
+from latent_diffusion.checkpoint.json_file import read_json
 from latent_diffusion.errors import CheckpointError, ConfigError
 from latent_diffusion.models.autoencoder import AutoencoderConfig
 from latent_diffusion.models.unet import UNetConfig

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from latent_diffusion.checkpoint.json_file import read_json
 from latent_diffusion.checkpoint.safetensors_file import read_tensors, write_tensors
-from latent_diffusion.checkpoint.text_folder import read_json
 from latent_diffusion.errors import CheckpointError
 
 __all__ = ["load_weights", "save_weights"]

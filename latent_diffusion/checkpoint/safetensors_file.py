@@ -5,12 +5,9 @@ gap. The library checks most of that and never says which file it was; we check 
 Format: https://huggingface.co/docs/safetensors (sections "Format" and "Notes").
 """
 
-import contextlib
 import json
 import math
-import os
 import shutil
-import stat
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from latent_diffusion.checkpoint.atomic import replacing
 from latent_diffusion.errors import CheckpointError, ResourceError
 
 __all__ = ["read_header", "read_tensors", "write_tensors"]
@@ -149,22 +147,12 @@ def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Map
     """
     path = Path(path)
     plain = _unshared({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            mode = os.fstat(file.fileno()).st_mode  # what the user's umask allows; the library makes files private
-        save_file(plain, temporary, {"format": "pt", **(metadata or {})})
-        with open(temporary, "rb+") as file:
-            os.fchmod(file.fileno(), stat.S_IMODE(mode))
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
+        with replacing(path) as temporary:
+            save_file(plain, temporary, {"format": "pt", **(metadata or {})})
     except (SafetensorError, OSError) as error:
         needed = sum(tensor.numel() * tensor.element_size() for tensor in plain.values())
         raise ResourceError(f"{path}: cannot be written: {error} ({needed} bytes needed{_free(path.parent)})") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -176,15 +164,6 @@ def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         result[name] = tensor.clone() if place in seen else tensor
         seen.add(place)
     return result
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new name last: a rename is on disk only once its folder is."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _free(folder: Path) -> str:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from latent_diffusion.checkpoint.json_file import read_json, write_json
+from latent_diffusion.checkpoint.network_weights import check_fit, check_values
 from latent_diffusion.checkpoint.safetensors_file import read_tensors, write_tensors
 from latent_diffusion.errors import CheckpointError, ConfigError
 from latent_diffusion.models.text_encoder import TextEncoder
@@ -19,7 +21,7 @@ from latent_diffusion.models.text_encoder import TextEncoder
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
 
-__all__ = ["check_tensors", "load_text_encoder", "read_json", "save_text_encoder", "text_config", "write_json"]
+__all__ = ["load_text_encoder", "save_text_encoder", "text_config"]
 
 PREFIX = "text_model."
 WEIGHTS = ("model.safetensors", "model.fp16.safetensors")
@@ -69,10 +71,8 @@ def load_text_model(folder: Path) -> "CLIPTextModel":
     file = next((folder / name for name in WEIGHTS if (folder / name).is_file()), folder / WEIGHTS[0])
     found = without_prefix(read_tensors(file))
     wanted = {bare(name): shape for name, shape in names.items()}
-    check_tensors(file, found, wanted)
-    for name, tensor in found.items():
-        if not tensor.is_floating_point() or not torch.isfinite(tensor.sum(dtype=torch.float64)):
-            raise CheckpointError(f"{file}: {name} holds no finite floating-point numbers; the file is damaged")
+    check_fit(file, found, wanted)
+    check_values(file, found)
     model = CLIPTextModel(config)  # memory is taken only now that the weights are known to fill it
     model.load_state_dict({name: found[bare(name)].float() for name in names})
     return model
@@ -103,25 +103,6 @@ def with_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {PREFIX + bare(name): tensor for name, tensor in tensors.items()}
 
 
-def check_tensors(file: Path, found: dict[str, Tensor], wanted: dict[str, torch.Size]) -> None:
-    """Check names and shapes.
-
-    Raises:
-        CheckpointError: naming the first tensors that are missing, unknown or of another shape.
-    """
-    missing, unknown = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
-    if missing or unknown:
-        what = [
-            f"{len(names)} {kind} ({', '.join(names[:3])})"
-            for kind, names in (("missing", missing), ("unknown", unknown))
-            if names
-        ]
-        raise CheckpointError(f"{file}: tensors do not fit config.json: {'; '.join(what)}")
-    for name, shape in wanted.items():
-        if found[name].shape != shape:
-            raise CheckpointError(f"{file}: {name} is {tuple(found[name].shape)}, config.json says {tuple(shape)}")
-
-
 def load_tokenizer(folder: Path) -> "CLIPTokenizer":
     """Read a CLIP tokenizer from vocab.json and merges.txt, or from tokenizer.json where those are missing.
 
@@ -141,26 +122,6 @@ def load_tokenizer(folder: Path) -> "CLIPTokenizer":
         return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # the tokenizers library raises bare Exception
         raise CheckpointError(f"{folder}: not a CLIP tokenizer: {' '.join(str(error).split())[:200]}") from None
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """Read one JSON object.
-
-    Raises:
-        CheckpointError: the file is missing or is not one.
-    """
-    try:
-        values = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file}: cannot be read: {error}") from None
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{file}: a JSON object was expected, found {type(values).__name__}")
-    return values
-
-
-def write_json(file: Path, values: object) -> None:
-    """Write one JSON file."""
-    file.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
 def text_state(text_encoder: TextEncoder, dtype: torch.dtype | None = None) -> dict[str, Tensor]:

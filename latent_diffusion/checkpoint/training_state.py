@@ -13,7 +13,6 @@ import errno
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,27 +22,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from latent_diffusion.checkpoint.atomic import TEMPORARY, publish
+from latent_diffusion.checkpoint.json_file import write_json
 from latent_diffusion.checkpoint.safetensors_file import read_tensors, write_tensors
 from latent_diffusion.errors import CheckpointError, DivergedError, ResourceError
 
-__all__ = [
-    "TEMPORARY",
-    "TrainingState",
-    "newest_state",
-    "publish",
-    "save_state",
-    "set_aside_newer",
-    "sweep",
-    "write_json",
-]
+__all__ = ["TrainingState", "newest_state", "save_state", "set_aside_newer"]
 
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
 """Number of this layout, in `state.json`."""
-
-TEMPORARY = ".tmp-"
-"""How every name that does not count begins; swept at the next start."""
 
 
 @dataclass(frozen=True)
@@ -141,35 +130,6 @@ def set_aside_newer(root: Path, state: TrainingState | None) -> None:
         folder.rename(aside)
 
 
-def sweep(folder: Path) -> None:
-    """Remove what a killed run left half-written directly in `folder`."""
-    if folder.is_dir():
-        for path in folder.glob(f"{TEMPORARY}*"):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def publish(temporary: Path, target: Path) -> None:
-    """Give a finished folder its final name in one rename; an older `target` is moved aside first, then removed."""
-    _flush(temporary)
-    aside = target.with_name(f"{TEMPORARY}old-{target.name}")
-    if target.exists():
-        shutil.rmtree(aside, ignore_errors=True)
-        target.rename(aside)
-    temporary.rename(target)
-    _flush(target.parent)
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Replace `path` by `values` so that a reader sees the old file or the new one, whole."""
-    temporary = path.with_name(f"{TEMPORARY}{path.name}")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(values, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
 def _published(root: Path) -> list[Path]:
     """Return the checkpoint folders, newest first by their number, not by a clock."""
     numbered = []
@@ -231,15 +191,6 @@ def _prune(root: Path, keep: int) -> None:
         shutil.rmtree(aside, ignore_errors=True)
         folder.rename(aside)
         shutil.rmtree(aside, ignore_errors=True)
-
-
-def _flush(folder: Path) -> None:
-    """Make names in `folder` durable (a rename lives in its parent until the disk has it)."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _cannot_write(target: Path, fault: Exception, needed: int) -> ResourceError:

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import struct
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +12,6 @@ from latent_diffusion.errors import CheckpointError
 
 __all__ = ["info"]
 
-MAX_HEADER = 100_000_000  # bytes; the file format's own limit
 MAX_LEVELS = 16  # of an autoencoder; published ones have four
 
 
@@ -62,6 +60,8 @@ def _picture(file: Path) -> dict[str, object]:
 
 def _model(folder: Path) -> dict[str, object]:
     """Return what a diffusers folder says of itself, from its configs and the headers of its weights."""
+    from latent_diffusion.checkpoint.json_file import read_json
+
     facts: dict[str, object] = {"folder": os.path.relpath(folder)}
     for part in ("unet", "vae", "text_encoder"):
         files = sorted((folder / part).glob("*.safetensors"))
@@ -73,7 +73,7 @@ def _model(folder: Path) -> dict[str, object]:
         facts[part] = (
             f"{sum(count[0] for count in counts) / 1e6:.1f} M weights, {size / 1e6:.1f} MB, {', '.join(dtypes)}"
         )
-    unet, vae = _config(folder / "unet"), _config(folder / "vae")
+    unet, vae = read_json(folder / "unet" / "config.json"), read_json(folder / "vae" / "config.json")
     blocks = vae.get("block_out_channels", [1])
     if not isinstance(blocks, list) or not 1 <= len(blocks) <= MAX_LEVELS:
         raise CheckpointError(f"{str(folder / 'vae' / 'config.json')!r}: block_out_channels is no list of levels")
@@ -81,7 +81,7 @@ def _model(folder: Path) -> dict[str, object]:
     if isinstance(side := unet.get("sample_size"), int):
         facts["picture size"] = f"{side * factor}x{side * factor} px"
     facts["latents"] = f"{vae.get('latent_channels')} channels, 1 cell for {factor}x{factor} px"
-    scheduler = _config(folder / "scheduler", "scheduler_config.json")
+    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
     for key in ("prediction_type", "num_train_timesteps", "beta_schedule", "timestep_spacing", "_class_name"):
         if key in scheduler:
             facts["sampler of the folder" if key == "_class_name" else key.replace("_", " ")] = scheduler[key]
@@ -91,33 +91,13 @@ def _model(folder: Path) -> dict[str, object]:
     return facts
 
 
-def _config(folder: Path, name: str = "config.json") -> dict:
-    try:
-        values = json.loads((folder / name).read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{str(folder / name)!r} cannot be read: {error}") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{str(folder / name)!r} is not a JSON object")
-    return values
-
-
 def _weights(file: Path) -> tuple[int, set[str]]:
     """Return the number of weights in a safetensors file and their dtypes, reading its header only."""
-    try:
-        with open(file, "rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(length if length <= MAX_HEADER else 0))
-        tensors = [value for name, value in header.items() if name != "__metadata__"]
-        dtypes = {str(tensor["dtype"]) for tensor in tensors}
-        ends = [0, *(int(tensor["data_offsets"][1]) for tensor in tensors)]
-        if 8 + length + max(ends) != file.stat().st_size:
-            raise ValueError("its size is not the one its header announces")
-        count = sum(math.prod(map(int, tensor["shape"])) for tensor in tensors)
-        if not 0 <= count <= 8 * max(ends):
-            raise ValueError("its shapes take more than its bytes")
-        return count, dtypes
-    except (OSError, ValueError, struct.error, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{str(file)!r} is not a readable safetensors file: {error}") from error
+    from latent_diffusion.checkpoint.safetensors_file import read_header
+
+    header = read_header(file)
+    count = sum(math.prod(entry["shape"]) for entry in header.values())
+    return count, {entry["dtype"] for entry in header.values()}
 
 
 def _show(title: str, facts: dict[str, object]) -> None:

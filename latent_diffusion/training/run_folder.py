@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from latent_diffusion.checkpoint.training_state import TEMPORARY, sweep, write_json
+from latent_diffusion.checkpoint.atomic import TEMPORARY, sweep
+from latent_diffusion.checkpoint.json_file import write_json
 from latent_diffusion.errors import ConfigError, ResourceError
 
 __all__ = ["RunFolder"]

@@ -125,7 +125,7 @@ def test_a_full_disk_leaves_the_old_file(call, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(safetensors_file if call == "save_file" else safetensors_file.os, call, full)
+    monkeypatch.setattr(safetensors_file if call == "save_file" else os, call, full)
     with pytest.raises(ResourceError, match=r"No space left.*16 bytes needed, .* free") as caught:
         write_tensors(path, {"a": torch.zeros(4)})
     monkeypatch.undo()

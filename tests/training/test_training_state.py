@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from latent_diffusion.checkpoint import training_state
-from latent_diffusion.checkpoint.training_state import newest_state, save_state, set_aside_newer, sweep
+from latent_diffusion.checkpoint.atomic import sweep
+from latent_diffusion.checkpoint.training_state import newest_state, save_state, set_aside_newer
 from latent_diffusion.errors import CheckpointError, DivergedError, ResourceError
 
 
