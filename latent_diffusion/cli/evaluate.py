@@ -55,7 +55,7 @@ def evaluate(
             "--output",
             "-o",
             metavar="FOLDER",
-            help="For evaluation.json, seen.png and unseen.png; must be new or empty.",
+            help="For evaluation.json and the picture sheets; must be new or empty.",
             show_default="outputs/evaluation-<time>",
             rich_help_panel=RESULT,
         ),

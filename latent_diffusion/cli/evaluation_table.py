@@ -37,6 +37,13 @@ def print_tables(report: "Report") -> None:
         cells = [_share(row.scores, kind) for kind in SHARES]
         table.add_row(row.what, str(row.pictures), str(row.pictures), *cells, _number(row.kid), "-", "-", style="dim")
     console.print(table)
+    if report.copying is not None:
+        part = report.copying
+        console.print(
+            f"Nearest training picture: {part.nearest:.1f} grey levels (rms) from {part.pictures} drawings, "
+            f"{part.between:.1f} between the {part.searched} training pictures. "
+            f"{part.copies:.0%} of the drawings are nearer than nine in ten training pictures are to each other."
+        )
     if report.references:
         console.print("Dim rows: other answers to the prompts never seen.", style="dim")
 

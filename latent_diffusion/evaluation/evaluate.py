@@ -8,6 +8,7 @@ from PIL import Image
 from latent_diffusion.data.images import to_pil
 from latent_diffusion.errors import ConfigError, DataError
 from latent_diffusion.evaluation.clip_score import ImageTextModel
+from latent_diffusion.evaluation.copying import CopyingScore, score_copying
 from latent_diffusion.evaluation.drawing import Drawings, DrawingScore, Generate, draw, score_drawings
 from latent_diffusion.evaluation.gallery import Gallery, Progress, build_gallery, ignore_progress
 from latent_diffusion.evaluation.grid import Column, draw_grid
@@ -72,7 +73,8 @@ class Settings:
 class Report:
     """What was found. `seen`/`unseen` are prompts of the training set / never seen; `references` belong to `unseen`.
 
-    `seen_grid` and `unseen_grid` show the real picture above the drawn ones.
+    `seen_grid` and `unseen_grid` show the real picture above the drawn ones, `nearest_grid` each drawing below the
+    training picture nearest to it.
     """
 
     model: str
@@ -80,9 +82,11 @@ class Report:
     reconstruction: ReconstructionScore | None
     seen: DrawingScore | None
     unseen: DrawingScore | None
+    copying: CopyingScore | None
     references: list[ReferenceRow]
     seen_grid: Image.Image | None
     unseen_grid: Image.Image | None
+    nearest_grid: Image.Image | None
 
 
 def evaluate(
@@ -114,10 +118,22 @@ def evaluate(
     if model.reconstruct is not None and len(held_out) > 1:
         reconstruction = score_reconstruction(network, model.reconstruct, pictures, held_out, model.size, progress)
     gallery = build_gallery(network, pictures, progress)
-    seen_score, seen_grid = _examine(network, gallery, model, seen, settings, progress)
-    unseen_score, unseen_grid = _examine(network, gallery, model, unseen, settings, progress)
-    references = reference_rows(network, gallery, unseen)
-    return Report(model.name, model.size, reconstruction, seen_score, unseen_score, references, seen_grid, unseen_grid)
+    drawn, score = _examine(network, gallery, model, seen, settings, progress)
+    drawn_new, score_new = _examine(network, gallery, model, unseen, settings, progress)
+    trained = [row for row in chosen if row.split == "train"]
+    copying = score_copying(pictures, drawn, trained, progress) if drawn and len(trained) > 1 else None
+    return Report(
+        model=model.name,
+        size=model.size,
+        reconstruction=reconstruction,
+        seen=score,
+        unseen=score_new,
+        copying=copying,
+        references=reference_rows(network, gallery, unseen),
+        seen_grid=_sheet(pictures, drawn, settings.grid),
+        unseen_grid=_sheet(pictures, drawn_new, settings.grid),
+        nearest_grid=_nearest_sheet(pictures, drawn, trained, copying),
+    )
 
 
 def _some(rows: list[Picture], count: int | None, seed: int) -> list[Picture]:
@@ -133,18 +149,31 @@ def _examine(
     asked: list[Picture],
     settings: Settings,
     progress: Progress,
-) -> tuple[DrawingScore | None, Image.Image | None]:
+) -> tuple[Drawings | None, DrawingScore | None]:
     if not asked:
         return None, None
     drawings = draw(model.generate, asked, settings.images_per_prompt, settings.seed, settings.batch_size, progress)
-    score = score_drawings(network, gallery, drawings, model.clip)
-    return score, _sheet(gallery.pictures, drawings, settings.grid)
+    return drawings, score_drawings(network, gallery, drawings, model.clip)
 
 
-def _sheet(pictures: RealPictures, drawings: Drawings, count: int) -> Image.Image:
+def _sheet(pictures: RealPictures, drawings: Drawings | None, count: int) -> Image.Image | None:
+    if drawings is None:
+        return None
     asked = drawings.asked[:count]
     real = to_pil(pictures.load(asked, drawings.images.shape[-1]))
     drawn = to_pil(drawings.images[: len(asked) * drawings.per_prompt])
     step = drawings.per_prompt
     columns = [Column(row.text, real[k], drawn[k * step : (k + 1) * step]) for k, row in enumerate(asked)]
     return draw_grid(columns)
+
+
+def _nearest_sheet(
+    pictures: RealPictures, drawings: Drawings | None, trained: Sequence[Picture], copying: CopyingScore | None
+) -> Image.Image | None:
+    if drawings is None or copying is None:
+        return None
+    found = [trained[number] for number in copying.found]
+    real = to_pil(pictures.load(found, drawings.images.shape[-1]))
+    drawn = to_pil(drawings.images[:: drawings.per_prompt][: copying.pictures])
+    columns = [Column(row.text, real[k], [drawn[k]]) for k, row in enumerate(drawings.asked[: copying.pictures])]
+    return draw_grid(columns, per_row=20)

@@ -1,4 +1,4 @@
-"""A report as JSON, and the two picture sheets beside it."""
+"""A report as JSON, and the picture sheets beside it."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -15,10 +15,11 @@ DRAWN = ("prompts", "pictures", "name1", "name5", "style", "joint1", "kid", "cli
 FIGURES = (
     *(f"reconstruction.{name}" for name in ("pictures", "size", "psnr", "psnr_pooled", "rkid")),
     *(f"{part}.{name}" for part in ("seen", "unseen") for name in DRAWN),
+    *(f"copying.{name}" for name in ("pictures", "searched", "nearest", "between", "copies")),
 )
 """Every figure of a model that a report can have."""
 
-SHEETS = ("seen_grid", "unseen_grid")
+SHEETS = ("seen_grid", "unseen_grid", "nearest_grid")
 
 
 def report_to_dict(report: Report, settings: Mapping[str, object]) -> dict[str, object]:
@@ -33,12 +34,13 @@ def report_to_dict(report: Report, settings: Mapping[str, object]) -> dict[str, 
 def figures(report: Report) -> dict[str, float]:
     """Return every figure of the model under a dotted name, as in `seen.name1` or `reconstruction.psnr`."""
     found: dict[str, float] = {}
-    for part in ("reconstruction", "seen", "unseen"):
+    for part in ("reconstruction", "seen", "unseen", "copying"):
         score = getattr(report, part)
         if score is None:
             continue
         values = asdict(score)
         values |= values.pop("scores", {})
+        values.pop("found", None)  # numbers of pictures, no figure
         found |= {f"{part}.{name}": float(value) for name, value in values.items() if value is not None}
     return found
 
@@ -66,7 +68,7 @@ def require_names(names: Iterable[str]) -> None:
 
 
 def write_report(report: Report, settings: Mapping[str, object], folder: Path) -> list[Path]:
-    """Write `evaluation.json`, `seen.png` and `unseen.png` (those there are) into `folder`; return their paths.
+    """Write `evaluation.json` and the sheets there are into `folder`; return their paths.
 
     Raises:
         ResourceError: the folder cannot be written.

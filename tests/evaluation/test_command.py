@@ -39,7 +39,12 @@ def test_prints_tables_and_writes_the_report(run, capsys, tmp_path):
     assert (report["model"], report["size"]) == ("tiny", 32)
     assert report["settings"]["where"] == {"style": ["filled"]}
     assert report["settings"]["num_inference_steps"] == 1
-    assert {file.name for file in (tmp_path / "result").iterdir()} == {"evaluation.json", "seen.png", "unseen.png"}
+    assert {file.name for file in (tmp_path / "result").iterdir()} == {
+        "evaluation.json",
+        "seen.png",
+        "unseen.png",
+        "nearest.png",
+    }
 
 
 def test_asks_what_the_model_was_trained_on_and_checks_floors(run, tiny_folder, capsys, tmp_path):
