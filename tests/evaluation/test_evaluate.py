@@ -116,7 +116,7 @@ def test_a_perfect_model_is_found_perfect(network, folder, tmp_path):
     assert set(found) == set(FIGURES)
     assert check({}, {"seen.name1": 0.3}) == ["seen.name1 was not measured"]
     files = write_report(report, {"seed": 5}, tmp_path / "result")
-    assert [file.name for file in files] == ["evaluation.json", "seen.png", "unseen.png"]
+    assert [file.name for file in files] == ["evaluation.json", "seen.png", "unseen.png", "nearest.png"]
     assert json.loads(files[0].read_text())["seen"]["scores"]["name1"] == 1
     assert report_to_dict(report, {})["references"]
 
