@@ -7,14 +7,23 @@ Where the picture is known its x0 is known, so the estimate is replaced by it:
 Every sampler builds the next x from x and x0, and ends on x0 itself; so the known part follows its own noising path and
 arrives unchanged. With DDIM this equals blending in the noised picture after every step (Lugmayr et al. 2022,
 arXiv:2201.09865, eq. 8, without resampling), and with DDPM the known part is a draw of q(x_{t-1} | x_t, known).
+
+With a strength for each place instead of a mask, a place is known until only its share of the steps is left: a place of
+strength 0.5 is the noised picture for the first half of the steps and drawn freely for the second, as image to image
+with that strength would do. Reference: Levin & Fried 2023, arXiv:2306.00950, algorithm 1 ("differential diffusion").
 """
+
+from bisect import bisect_right
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from latent_diffusion.diffusion.level import Denoise, Level
 
-__all__ = ["keep_known"]
+__all__ = ["keep_known", "release_known"]
+
+ROUNDING = 1e-6  # of a share of steps; 0.29 * 100 is a hair below 29
 
 
 def keep_known(denoise: Denoise, known: Tensor, mask: Tensor) -> Denoise:
@@ -29,5 +38,28 @@ def keep_known(denoise: Denoise, known: Tensor, mask: Tensor) -> Denoise:
     def blended(x: Tensor, level: Level) -> Tensor:
         x0 = denoise(x, level)
         return torch.lerp(known.to(x0).expand_as(x0), x0, mask.to(x0).expand_as(x0))
+
+    return blended
+
+
+def release_known(denoise: Denoise, known: Tensor, strength: Tensor, levels: Sequence[Level]) -> Denoise:
+    """Return `denoise` with x0 replaced by `known` at each place until its share of the steps is left.
+
+    Args:
+        denoise: the estimator to wrap.
+        known: latents of the picture, (B, C, h, w) or (1, C, h, w), scaled as the network's.
+        strength: (B, 1, h, w) or (1, 1, h, w) float in [0, 1]: share of the steps in which a place is drawn freely;
+            0 = kept, 1 = repainted from the first step on.
+        levels: the levels that are visited, noisiest first, the last being where sampling ends. Between two of them
+            (samplers of second order look there) the first of the two counts.
+    """
+    rising = [level.log_snr for level in levels]
+    steps = len(levels) - 1
+
+    def blended(x: Tensor, level: Level) -> Tensor:
+        x0 = denoise(x, level)
+        begun = max(bisect_right(rising, level.log_snr) - 1, 0)
+        free = strength.to(x0.device) * steps >= steps - begun - ROUNDING
+        return torch.where(free & (strength.to(x0.device) > 0), x0, known.to(x0))
 
     return blended

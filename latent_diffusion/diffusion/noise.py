@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from latent_diffusion.diffusion.slerp import slerp
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.randomness import MAX_SEED
 
@@ -27,6 +28,27 @@ class NoiseSource:
         if not seeds:
             raise ConfigError("noise needs at least one seed or generator, one per image")
         self._generators = [s if isinstance(s, torch.Generator) else _generator(s) for s in seeds]
+        self._other: NoiseSource | None = None
+        self._shares: Sequence[float] = ()
+
+    def towards(self, other: "NoiseSource", shares: Sequence[float]) -> "NoiseSource":
+        """Return noise between this source and `other`: every draw is that share of the way from one to the other.
+
+        Share 0 gives this source's pictures and share 1 the other's, whatever the sampler draws. All three sources
+        have the same generators from here on, so draw from the result only.
+
+        Args:
+            other: of as many images.
+            shares: 0 .. 1, one an image.
+
+        Raises:
+            ConfigError: sources or shares of unequal number.
+        """
+        if not len(self) == len(other) == len(shares):
+            raise ConfigError(f"{len(self)} and {len(other)} noise streams cannot be mixed at {len(shares)} shares")
+        mixed = NoiseSource(self._generators)
+        mixed._other, mixed._shares = other, tuple(shares)
+        return mixed
 
     def __len__(self) -> int:
         """Number of images B."""
@@ -42,7 +64,8 @@ class NoiseSource:
             float32 (B, C, h, w) on the CPU, standard normal.
         """
         draws = [torch.randn((1, *shape), generator=g, device=g.device).cpu() for g in self._generators]
-        return torch.cat(draws)
+        drawn = torch.cat(draws)
+        return drawn if self._other is None else slerp(drawn, self._other.draw(shape), self._shares)
 
 
 def _generator(seed: int) -> torch.Generator:
