@@ -55,9 +55,9 @@ def test_a_batch_equals_its_images_alone():
 
 def test_on_a_gaussian_the_law_is_kept():
     """For x0 ~ N(0, 1) the exact denoiser is alpha x: after any number of walks x is still N(0, 1)."""
-    sampler = Resampled(find("latent_diffusion.samplers", "ddpm")(), repeats=3, jump_length=5)
+    sampler = Resampled(find("latent_diffusion.samplers", "ddim")(), repeats=3, jump_length=25)
     x = torch.randn(1, 1, 200, 200, generator=torch.Generator().manual_seed(3))
-    visited = levels(SCHEDULE, "trailing", 50)
+    visited = levels(SCHEDULE, "trailing", 200)
     end = list(sampler(lambda x, level: level.alpha * x, x, visited, NoiseSource([0])))[-1].x
     assert abs(float(end.std()) - 1) < 0.02 and abs(float(end.mean())) < 0.02
 
