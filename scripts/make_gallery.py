@@ -1,47 +1,120 @@
-"""Remake the pictures of the README with the bundled model: a sheet of prompts, and an inpainting sheet.
+"""Remake the sheets of docs/gallery.md with the bundled model.
 
     python scripts/make_gallery.py [MODEL]
 
-Writes assets/gallery/prompts.png and assets/gallery/inpainting.png. On the inpainting sheet each column is a held-out
-picture, the same with its hole in grey, and what the model painted into the hole for the picture's caption.
+Writes into assets/gallery/: prompts, compositions, seeds, guidance, steps, inpainting and process (.png). Every picture
+on them is one that `latent-diffusion generate` draws with the prompt, seed and options written on the sheet.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, ImageChops, ImageDraw
+import torch
+from PIL import Image, ImageChops, ImageDraw, ImageFont
 
 from latent_diffusion import LatentDiffusionPipeline
 from latent_diffusion.data.images import to_pil
+from latent_diffusion.diffusion.noise import NoiseSource
 from latent_diffusion.evaluation.grid import Column, draw_grid
-from latent_diffusion.evaluation.pictures import read_pictures
+from latent_diffusion.evaluation.pictures import Picture, read_pictures
+from latent_diffusion.evaluation.trained_on import read_trained_on
 
 ROOT = Path(__file__).parent.parent
 GALLERY = ROOT / "assets" / "gallery"
-CELL = 96
+CELL, GAP = 88, 4  # px
+SEED = 1
+STYLES = ("a 3d render of a", "a flat vector illustration of a", "a black and white icon of a", "a")
 THINGS = (
-    *("red apple", "cat face", "banana", "pizza", "rabbit", "tropical fish", "hamburger", "tulip"),
-    *("penguin", "strawberry", "palm tree", "butterfly"),
+    *("red apple", "cat face", "pizza", "rocket", "guitar", "penguin"),
+    *("grinning face", "castle", "soccer ball", "key", "tulip", "umbrella"),
 )
-STYLES = ("a 3d render of a", "a flat vector illustration of a")
+SWEPT = ("a 3d render of a red apple", "a flat vector illustration of a penguin", "a black and white icon of a rocket")
+Rows = Sequence[tuple[str, Sequence[Image.Image]]]
 
 
-def prompts_sheet(pipe: LatentDiffusionPipeline) -> Image.Image:
-    sheet = Image.new("RGB", (CELL * len(THINGS), CELL * len(STYLES)), "white")
-    for row, style in enumerate(STYLES):
-        pictures = pipe([f"{style} {thing}" for thing in THINGS], seed=1).images
-        for column, picture in enumerate(pictures):
-            sheet.paste(picture.resize((CELL, CELL), Image.Resampling.BICUBIC), (column * CELL, row * CELL))
-    return sheet
+def sheet(columns: Sequence[str], rows: Rows) -> Image.Image:
+    """Return pictures in a table with a label above each column and before each row."""
+    font = ImageFont.load_default(11)
+    left = max((int(font.getlength(label)) for label, _ in rows), default=0) + 8
+    across, down = left + len(columns) * (CELL + GAP), 18 + len(rows) * (CELL + GAP)
+    result = Image.new("RGB", (across, down), "white")
+    draw = ImageDraw.Draw(result)
+    for number, label in enumerate(columns):
+        draw.text((left + number * (CELL + GAP) + CELL / 2, 9), label, "black", font, anchor="mm")
+    for line, (label, pictures) in enumerate(rows):
+        y = 18 + line * (CELL + GAP)
+        draw.text((left - 6, y + CELL / 2), label, "black", font, anchor="rm")
+        for number, picture in enumerate(pictures):
+            small = picture.resize((CELL, CELL), Image.Resampling.BICUBIC)
+            result.paste(small, (left + number * (CELL + GAP), y))
+    return result
 
 
-def inpainting_sheet(pipe: LatentDiffusionPipeline) -> tuple[Image.Image, int]:
+def prompts(pipe: LatentDiffusionPipeline) -> Image.Image:
+    rows = [(f"{style} …", pipe([f"{style} {thing}" for thing in THINGS], seed=[SEED] * 12).images) for style in STYLES]
+    return sheet(THINGS, rows)
+
+
+def seeds(pipe: LatentDiffusionPipeline) -> Image.Image:
+    rows = [(prompt, pipe(prompt, num_images_per_prompt=12, seed=0).images) for prompt in SWEPT]
+    return sheet([f"seed {k}" for k in range(12)], rows)
+
+
+def guidance(pipe: LatentDiffusionPipeline) -> Image.Image:
+    scales = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 7.5, 10.0)
+    rows = [(p, [pipe(p, guidance_scale=s, seed=SEED).images[0] for s in scales]) for p in SWEPT]
+    return sheet([f"guidance {scale:g}" for scale in scales], rows)
+
+
+def steps(pipe: LatentDiffusionPipeline) -> Image.Image:
+    counts = (5, 8, 12, 16, 20, 25, 35, 50)
+    rows = [(p, [pipe(p, num_inference_steps=n, seed=SEED).images[0] for n in counts]) for p in SWEPT]
+    return sheet([f"{count} steps" for count in counts], rows)
+
+
+@torch.no_grad()
+def process(pipe: LatentDiffusionPipeline, row: Picture, picture: torch.Tensor) -> Image.Image:
+    """Noise a picture, and take noise back to one: both decoded, and the estimate of x0 on the way back."""
+    parts, levels = pipe.components, []
+    x0 = parts.autoencoder.to_latents(picture)
+    noise = NoiseSource([SEED]).draw(x0.shape[1:])
+    forward = []
+    for t in (0, 100, 200, 300, 400, 500, 600, 700, 800, 999):
+        level = parts.schedule.level(t)
+        levels.append(f"t = {t}")
+        forward.append(parts.autoencoder.to_images(level.alpha * x0 + level.sigma * noise)[0])
+    trace: list[tuple[torch.Tensor, torch.Tensor]] = []
+    pipe(
+        row.text,
+        seed=SEED,
+        num_inference_steps=10,
+        sampler="ddim",
+        on_step=lambda step: trace.append((step.x, step.x0)),
+    )
+    back, estimates = (torch.cat([parts.autoencoder.to_images(pair[k]) for pair in trace]) for k in (0, 1))
+    rows = [
+        (f"forward: {row.name}", to_pil(torch.stack(forward))),
+        ("reverse: x, step 1 to 10", to_pil(back)),
+        ("reverse: estimate of x0", to_pil(estimates)),
+    ]
+    return sheet(levels, rows)
+
+
+def compositions(
+    pipe: LatentDiffusionPipeline, held_out: Sequence[Picture], real: Sequence[Image.Image]
+) -> Image.Image:
+    drawn = pipe([row.text for row in held_out], num_images_per_prompt=3, seed=0).images
+    columns = [Column(row.text, real[k], drawn[3 * k : 3 * k + 3]) for k, row in enumerate(held_out)]
+    return draw_grid(columns, per_row=12, cell=CELL)
+
+
+def inpainting(
+    pipe: LatentDiffusionPipeline, held_out: Sequence[Picture], real: Sequence[Image.Image]
+) -> tuple[Image.Image, int]:
     """Return the sheet and how many pixels outside the masks changed."""
-    pictures = read_pictures(ROOT / "assets" / "emoji-128.zip")
-    styles, groups = ("fluent-3d", "fluent-flat"), ("animals-nature", "food-drink")
-    held_out = [r for r in pictures.rows if r.split == "test_comp" and r.style in styles and r.group in groups][:12]
     columns, changed = [], 0
-    for number, (row, image) in enumerate(zip(held_out, to_pil(pictures.load(held_out, 64)), strict=True)):
+    for number, (row, image) in enumerate(zip(held_out, real, strict=True)):
         mask = Image.new("L", image.size, 0)
         boxes = ((0, 0, 63, 31), (0, 32, 63, 63), (32, 0, 63, 63), (16, 16, 47, 47))  # px: halves, and the middle
         ImageDraw.Draw(mask).rectangle(boxes[number % len(boxes)], fill=255)
@@ -53,12 +126,28 @@ def inpainting_sheet(pipe: LatentDiffusionPipeline) -> tuple[Image.Image, int]:
     return draw_grid(columns, per_row=12, cell=CELL), changed
 
 
+def save(picture: Image.Image, name: str) -> None:
+    """Write a sheet with 256 colours: a third of the size, and nobody sees it."""
+    picture.quantize(256, dither=Image.Dither.NONE).save(GALLERY / f"{name}.png", optimize=True)
+
+
 def main(model: str = "emoji") -> None:
     GALLERY.mkdir(exist_ok=True, parents=True)
     pipe = LatentDiffusionPipeline.from_pretrained(model)
-    prompts_sheet(pipe).save(GALLERY / "prompts.png")
-    sheet, changed = inpainting_sheet(pipe)
-    sheet.save(GALLERY / "inpainting.png")
+    pictures = read_pictures(ROOT / "assets" / "emoji-128.zip")
+    where = read_trained_on(ROOT / "latent_diffusion" / "bundled" / "emoji" if model == "emoji" else Path(model)).where
+    asked = {name: set(values) for name, values in where.items() if name in ("style", "group")}
+    known = [row for row in pictures.rows if all(str(row.table.get(name)) in kept for name, kept in asked.items())]
+    held_out = [row for row in known if row.split == "test_comp"]
+    held_out = held_out[:: max(1, len(held_out) // 24)][:24]
+    real = to_pil(pictures.load(held_out, 64))
+    for name, made in (("prompts", prompts), ("seeds", seeds), ("guidance", guidance), ("steps", steps)):
+        save(made(pipe), name)
+    rocket = next(row for row in known if row.text == "a 3d render of a rocket")
+    save(process(pipe, rocket, pictures.load([rocket], 64)), "process")
+    save(compositions(pipe, held_out, real), "compositions")
+    painted, changed = inpainting(pipe, held_out[:12], real[:12])
+    save(painted, "inpainting")
     print(f"{GALLERY}: {changed} pixels changed outside the masks")
 
 

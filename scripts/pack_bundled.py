@@ -1,6 +1,6 @@
 """Put a trained model into the package: float16 weights, the CLIP for scores, the record of its training.
 
-    python scripts/pack_bundled.py runs/emoji/unet/model runs/emoji/clip/model latent_diffusion/bundled/emoji
+    python scripts/pack_bundled.py runs/emoji/unet_broad/model runs/emoji/clip/model latent_diffusion/bundled/emoji
 
 The card (README.md) of the target folder is kept. Refuses a package over 40 MB.
 """
