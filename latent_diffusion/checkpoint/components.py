@@ -26,3 +26,11 @@ class Components:
     name: str  # for people: the folder's name
     notes: tuple[str, ...] = ()  # what reading it had to change or leave out, such as casts
     zeros_for_empty_prompt: bool = False  # an empty negative prompt is zeros, not the states of "" (SDXL base)
+
+    @property
+    def size_count(self) -> int:
+        """How many size numbers the U-Net is told: 6 (SDXL base), 5 (its refiner) or 0."""
+        config = self.unet.config
+        if config.added_width is None:
+            return 0
+        return (config.added_width - self.text_encoder.pooled_width) // config.size_width

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import torch
 
 from latent_diffusion.checkpoint.components import Components
-from latent_diffusion.errors import CheckpointError
 from latent_diffusion.pipeline.job import Job
 from latent_diffusion.pipeline.options import Options, Texts, check_names
 from latent_diffusion.pipeline.prompts import read_prompts
@@ -30,15 +29,8 @@ class Engine:
         """Put the parts on `device`, the U-Net in `dtype`.
 
         Raises:
-            CheckpointError: a U-Net with more input than latent channels, which wants a picture beside the prompt.
             ConfigError: unknown device or dtype.
         """
-        channels, latents = components.unet.config.in_channels, components.autoencoder.config.latent_channels
-        if channels != latents:
-            raise CheckpointError(
-                f"{components.name}: the U-Net has {channels} input channels, the latents {latents}; "
-                "inpainting, depth and edit U-Nets are not supported"
-            )
         place = choose_device(device)
         kind = choose_dtype(dtype, place, sum(p.numel() for p in components.unet.parameters()))
         components.unet.to(device=place, dtype=kind).eval()
@@ -67,16 +59,7 @@ class Engine:
         Raises:
             ConfigError: prompts or seeds that cannot be.
         """
-        prompts = read_prompts(
-            self.components.text_encoder,
-            prompt,
-            options.get("negative_prompt"),
-            options.get("prompt_embeds"),
-            options.get("negative_prompt_embeds"),
-            images_per_prompt=options.get("num_images_per_prompt", 1),
-            clip_skip=settings.clip_skip,
-            guided=settings.guided,
-        )
+        prompts = read_prompts(self.components, prompt, options, settings)
         generator = options.get("generator")
         noise, seeds = noise_for(options.get("seed"), generator, len(prompts))
         if generator is not None and initial == "seed":

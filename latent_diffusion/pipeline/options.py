@@ -10,9 +10,10 @@ from latent_diffusion.errors import ConfigError
 from latent_diffusion.pipeline.sampling import OnStep
 from latent_diffusion.registry import nearest
 
-__all__ = ["Generators", "Options", "Seeds", "Texts", "check_names"]
+__all__ = ["Generators", "Options", "Pair", "Seeds", "Texts", "check_names"]
 
 Texts = str | Sequence[str] | None
+Pair = tuple[int, int]
 Seeds = int | Sequence[int] | None
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
@@ -53,6 +54,30 @@ class Options(TypedDict, total=False):
     """Text states (P, L, D) instead of `prompt`."""
     negative_prompt_embeds: Tensor | None
     """Text states instead of `negative_prompt`."""
+    prompt_2: Texts
+    """SDXL: what the second text encoder reads; None = `prompt`."""
+    negative_prompt_2: Texts
+    """SDXL: what the second text encoder reads; None = `negative_prompt`."""
+    pooled_prompt_embeds: Tensor | None
+    """SDXL: the pooled vector (P, W) that belongs to `prompt_embeds`."""
+    negative_pooled_prompt_embeds: Tensor | None
+    """SDXL: the pooled vector that belongs to `negative_prompt_embeds`."""
+    original_size: Pair | None
+    """SDXL: height and width in px that the picture is said to have had before scaling; None = the picture's."""
+    crops_coords_top_left: Pair | None
+    """SDXL: top and left px at which it is said to have been cropped; None = (0, 0), nothing cut off."""
+    target_size: Pair | None
+    """SDXL base: height and width in px that the picture is said to have; None = the picture's."""
+    negative_original_size: Pair | None
+    """The same for the negative prompt; None = as for the prompt."""
+    negative_crops_coords_top_left: Pair | None
+    """The same for the negative prompt; None = as for the prompt."""
+    negative_target_size: Pair | None
+    """The same for the negative prompt; None = as for the prompt."""
+    aesthetic_score: float | None
+    """SDXL refiner: 1 .. 10; None = 6."""
+    negative_aesthetic_score: float | None
+    """SDXL refiner, for the negative prompt; None = 2.5."""
     on_step: OnStep | None
     """Called with each `Step`; returning False stops, and the last estimate becomes the image."""
 

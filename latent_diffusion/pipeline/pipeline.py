@@ -36,7 +36,6 @@ class LatentDiffusionPipeline:
         """Put the parts on `device`; the U-Net computes in `dtype`, the small parts in float32.
 
         Raises:
-            CheckpointError: a U-Net with more input than latent channels, which wants a picture beside the prompt.
             ConfigError: unknown device or dtype.
         """
         self.engine = Engine.build(components, device, dtype)
@@ -99,7 +98,7 @@ class LatentDiffusionPipeline:
             **options: see `Options`.
 
         Raises:
-            ConfigError: an argument that cannot be.
+            ConfigError: an argument that cannot be, or an inpainting U-Net, which wants a picture beside the prompt.
             DivergedError: the network or the decoder made NaN.
         """
         return text_to_image(self.engine, prompt, options, latents=latents, output_type=output_type)

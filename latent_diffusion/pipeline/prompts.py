@@ -1,13 +1,17 @@
 """From prompt arguments to the conditions of every image of a batch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
+from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.errors import ConfigError
-from latent_diffusion.models.text_encoder import TextEncoder
+from latent_diffusion.models.text_encoder import TextEncoder, TextEncoders
+from latent_diffusion.pipeline.options import Options, Texts
+from latent_diffusion.pipeline.settings import Settings
 
 __all__ = ["Prompts", "read_prompts"]
 
@@ -20,6 +24,8 @@ class Prompts:
 
     texts: list[str | None]  # one an image; None where embeddings were given instead
     negative_texts: list[str | None]
+    second: list[str | None]  # what the second text encoder read instead; None = the same
+    negative_second: list[str | None]
     positive: Conditioning  # of B images
     negative: Conditioning | None  # of B images; None where there is no guidance to need it
 
@@ -28,80 +34,146 @@ class Prompts:
         return len(self.texts)
 
 
-def read_prompts(
-    encoder: TextEncoder,
-    prompt: str | Sequence[str] | None,
-    negative_prompt: str | Sequence[str] | None,
-    prompt_embeds: Tensor | None,
-    negative_prompt_embeds: Tensor | None,
-    *,
-    images_per_prompt: int,
-    clip_skip: int | None,
-    guided: bool,
-) -> Prompts:
-    """Check and encode the prompts, each `images_per_prompt` times in a row.
+def read_prompts(components: Components, prompt: Texts, options: Options, settings: Settings) -> Prompts:
+    """Check and encode the prompts of a call, each `num_images_per_prompt` times in a row.
 
     Args:
-        encoder: text to conditions.
-        prompt: one text or several; excludes `prompt_embeds`.
-        negative_prompt: what to move away from, one for all or one per prompt; None = "".
-        prompt_embeds: (P, L, D) text states.
-        negative_prompt_embeds: (P, L, D) text states, or (1, L, D) for all.
-        images_per_prompt: number of images of each prompt.
-        clip_skip: layers of the text model to leave out at its end, as in diffusers; None = none.
-        guided: whether the negative side is needed.
+        components: the model; its text encoder makes the conditions.
+        prompt: one text or several; excludes the option `prompt_embeds`.
+        options: the call's.
+        settings: the call's; says whether the negative side is needed.
 
     Raises:
         ConfigError: none or both of text and embeddings, lists of unequal length, or an impossible text.
     """
-    _check_count("num_images_per_prompt", images_per_prompt)
-    texts, positive = _one_side("prompt", encoder, prompt, prompt_embeds, clip_skip)
-    if prompt is None and prompt_embeds is None:
+    images = options.get("num_images_per_prompt", 1)
+    _check_count("num_images_per_prompt", images)
+    side = Side(
+        "prompt", prompt, options.get("prompt_2"), options.get("prompt_embeds"), options.get("pooled_prompt_embeds")
+    )
+    away = Side(
+        "negative_prompt",
+        options.get("negative_prompt"),
+        options.get("negative_prompt_2"),
+        options.get("negative_prompt_embeds"),
+        options.get("negative_pooled_prompt_embeds"),
+    )
+    if side.prompt is None and side.embeds is None:
         raise ConfigError("give `prompt` or `prompt_embeds`")
-    if negative_prompt is None and negative_prompt_embeds is None:
-        negative_prompt = ""
-    negative_texts = _texts("negative_prompt", negative_prompt)
+    if away.prompt is None and away.embeds is None:
+        away = replace(away, prompt="")
+    positive = side.encode(components.text_encoder, settings.clip_skip)
     count = len(positive)
-    if negative_prompt_embeds is None and len(negative_texts) not in (1, count):
-        raise ConfigError(f"{len(negative_texts)} negative prompts for {count} prompts; give one for all, or one each")
+    if away.embeds is None and len(away.texts()) not in (1, count):
+        raise ConfigError(f"{len(away.texts())} negative prompts for {count} prompts; give one for all, or one each")
     negative = None
-    if guided:
-        negative_texts, negative = _one_side(
-            "negative_prompt", encoder, negative_prompt, negative_prompt_embeds, clip_skip
-        )
-        if len(negative) == 1:
-            negative = negative.repeat_interleave(count)
-        if negative.context.shape != positive.context.shape:
-            raise ConfigError(
-                f"negative text states have shape {tuple(negative.context.shape)}, those of the prompts "
-                f"{tuple(positive.context.shape)}; they must agree"
-            )
-        negative = negative.repeat_interleave(images_per_prompt)
-    if len(negative_texts) == 1:
-        negative_texts = list(negative_texts) * count
+    if settings.guided:
+        negative = away.encode(components.text_encoder, settings.clip_skip)
+        if components.zeros_for_empty_prompt:
+            negative = away.empty_as_zeros(negative)
+        negative = _matched(negative, positive)
+    if settings.size_ids is not None:
+        positive = replace(positive, size_ids=settings.size_ids.rows("positive", count))
+        if negative is not None:
+            negative = replace(negative, size_ids=settings.size_ids.rows("negative", count))
     return Prompts(
-        texts=[text for text in texts for _ in range(images_per_prompt)],
-        negative_texts=[text for text in negative_texts for _ in range(images_per_prompt)],
-        positive=positive.repeat_interleave(images_per_prompt),
-        negative=negative,
+        *(
+            [text for text in _for_all(texts, count) for _ in range(images)]
+            for texts in (side.texts(), away.texts(), side.second_texts(), away.second_texts())
+        ),
+        positive=positive.repeat_interleave(images),
+        negative=None if negative is None else negative.repeat_interleave(images),
     )
 
 
-def _one_side(
-    name: str, encoder: TextEncoder, prompt: str | Sequence[str] | None, embeds: Tensor | None, clip_skip: int | None
-) -> tuple[Sequence[str | None], Conditioning]:
-    if embeds is None:
-        texts = _texts(name, prompt)
-        return texts, encoder([text or "" for text in texts], clip_skip=clip_skip)
-    if prompt is not None:
-        raise ConfigError(f"`{name}` and `{name}_embeds` exclude each other; give one of them")
-    if not isinstance(embeds, Tensor):
-        raise ConfigError(f"`{name}_embeds` is a {type(embeds).__name__}; give a tensor (prompts, tokens, width)")
-    if embeds.ndim != 3 or 0 in embeds.shape or embeds.shape[-1] != encoder.width or not embeds.isfinite().all():
+@dataclass(frozen=True)
+class Side:
+    """The arguments of the prompt, or of the negative prompt."""
+
+    name: str
+    prompt: Texts
+    prompt_2: Texts
+    embeds: Tensor | None  # (P, L, D)
+    pooled: Tensor | None  # (P, W)
+
+    def texts(self) -> Sequence[str | None]:
+        """Return the texts; [None] where there are embeddings instead."""
+        return _texts(self.name, self.prompt)
+
+    def second_texts(self) -> Sequence[str | None]:
+        """Return what the second text encoder reads instead; [None] where that is the same."""
+        return _texts(f"{self.name}_2", self.prompt_2)
+
+    def encode(self, encoder: TextEncoder | TextEncoders, clip_skip: int | None) -> Conditioning:
+        """Return the conditions of all prompts of this side.
+
+        Raises:
+            ConfigError: none or both of text and embeddings, or what this encoder does not read or make.
+        """
+        if self.embeds is not None:
+            return self._given(encoder, self.embeds)
+        if self.pooled is not None:
+            raise ConfigError(f"`{self._pooled_name}` needs `{self.name}_embeds`")
+        texts = [text or "" for text in self.texts()]
+        if self.prompt_2 is None:
+            return encoder(texts, clip_skip=clip_skip)
+        if not isinstance(encoder, TextEncoders):
+            raise ConfigError(f"`{self.name}_2`: this model has one text encoder; leave it out")
+        second = [text or "" for text in self.second_texts()]
+        if len(second) != len(texts):
+            raise ConfigError(f"{len(second)} texts in `{self.name}_2` for {len(texts)} in `{self.name}`; give as many")
+        return encoder(texts, clip_skip=clip_skip, second=second)
+
+    def _given(self, encoder: TextEncoder | TextEncoders, embeds: Tensor) -> Conditioning:
+        if self.prompt is not None or self.prompt_2 is not None:
+            raise ConfigError(f"`{self.name}` and `{self.name}_embeds` exclude each other; give one of them")
+        _check_tensor(f"{self.name}_embeds", embeds, ("prompts", "tokens", encoder.width))
+        if (self.pooled is not None) != bool(encoder.pooled_width):
+            need = "needs" if encoder.pooled_width else "has no use for"
+            raise ConfigError(f"`{self.name}_embeds` of this model {need} `{self._pooled_name}`")
+        if self.pooled is not None:
+            _check_tensor(self._pooled_name, self.pooled, (len(embeds), encoder.pooled_width))
+        return Conditioning(context=embeds.float(), pooled=None if self.pooled is None else self.pooled.float())
+
+    @property
+    def _pooled_name(self) -> str:
+        return f"{self.name.removesuffix('prompt')}pooled_prompt_embeds"
+
+    def empty_as_zeros(self, cond: Conditioning) -> Conditioning:
+        """Return `cond` with zeros for every prompt that is empty, as SDXL was trained."""
+        seconds = _for_all(self.second_texts(), len(cond))
+        empty = [text == "" and not second for text, second in zip(self.texts(), seconds)]
+        if not any(empty):
+            return cond
+        keep = torch.tensor([not is_empty for is_empty in empty]).to(cond.context)
+        pooled = None if cond.pooled is None else cond.pooled * keep[:, None]
+        return replace(cond, context=cond.context * keep[:, None, None], pooled=pooled)
+
+
+def _matched(negative: Conditioning, positive: Conditioning) -> Conditioning:
+    """Return `negative` with as many rows as `positive`; one row is for all."""
+    if len(negative) == 1:
+        negative = negative.repeat_interleave(len(positive))
+    if negative.context.shape != positive.context.shape:
         raise ConfigError(
-            f"`{name}_embeds` must be finite (prompts, tokens, {encoder.width}), found {tuple(embeds.shape)}"
+            f"negative text states have shape {tuple(negative.context.shape)}, those of the prompts "
+            f"{tuple(positive.context.shape)}; they must agree"
         )
-    return [None] * len(embeds), Conditioning(context=embeds.float())
+    return negative
+
+
+def _for_all(texts: Sequence[str | None], count: int) -> list[str | None]:
+    return list(texts) * count if len(texts) == 1 else list(texts)
+
+
+def _check_tensor(name: str, value: object, shape: tuple[object, ...]) -> None:
+    """Refuse what is no finite float tensor of `shape`; words in it stand for any number but 0."""
+    wanted = f"({', '.join(map(str, shape))})"
+    if not isinstance(value, Tensor):
+        raise ConfigError(f"`{name}` is a {type(value).__name__}; give a tensor {wanted}")
+    fits = len(shape) == value.ndim and all(n == w or (isinstance(w, str) and n) for n, w in zip(value.shape, shape))
+    if not fits or not value.isfinite().all():
+        raise ConfigError(f"`{name}` must be finite {wanted}, found {tuple(value.shape)}")
 
 
 def _texts(name: str, prompt: str | Sequence[str] | None) -> Sequence[str | None]:

@@ -57,6 +57,10 @@ class Record:
     device: str
     initial: str = "seed"  # "seed", or "latents" when the initial noise was given, or "generator"
     stopped_after: int | None = None  # steps done when the caller stopped it
+    prompt_2: str | None = None  # what SDXL's second text encoder read instead of `prompt`
+    negative_prompt_2: str | None = None
+    size_ids: tuple[float, ...] | None = None  # SDXL: original height, width, crop top, left, target size or score
+    negative_size_ids: tuple[float, ...] | None = None
     inpaint: InpaintRecord | None = None
     software: str = f"latent_diffusion {latent_diffusion.__version__}"
 
@@ -77,6 +81,9 @@ class Record:
             if inner is not None:
                 box = inner.pop("box")
                 inner = InpaintRecord(**inner, box=None if box is None else tuple(box))
+            for name in ("size_ids", "negative_size_ids"):
+                if values.get(name) is not None:
+                    values[name] = tuple(values[name])
             return cls(**values, inpaint=inner)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise DataError(f"the picture's `latent_diffusion` record cannot be read: {error}") from error

@@ -11,6 +11,7 @@ from latent_diffusion.diffusion.level import Level, Sampler
 from latent_diffusion.diffusion.spacing import SPACINGS, levels
 from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
 from latent_diffusion.pipeline.options import Options
+from latent_diffusion.pipeline.size_ids import SizeIds
 from latent_diffusion.registry import find, nearest
 
 __all__ = ["Defaults", "Settings", "check_size", "steps_after_strength"]
@@ -54,7 +55,7 @@ class Defaults:
             height=side,
             width=side,
             num_inference_steps=int(config.get("_num_inference_steps", 50)),
-            guidance_scale=float(config.get("_guidance_scale", 7.5)),
+            guidance_scale=float(config.get("_guidance_scale", 5.0 if components.size_count else 7.5)),
             sampler=sampler,
             spacing=spacing if spacing in SPACINGS else "leading",
         )
@@ -73,6 +74,7 @@ class Settings:
     spacing: str
     eta: float
     clip_skip: int | None
+    size_ids: SizeIds | None = None  # what SDXL is told of the size
 
     @classmethod
     def resolve(
@@ -92,9 +94,11 @@ class Settings:
             return default if value is None else value
 
         clip_skip = options.get("clip_skip")
+        height = check_size("height", chosen("height", defaults.height))
+        width = check_size("width", chosen("width", defaults.width))
         settings = cls(
-            height=check_size("height", chosen("height", defaults.height)),
-            width=check_size("width", chosen("width", defaults.width)),
+            height=height,
+            width=width,
             num_inference_steps=_integer(
                 "num_inference_steps",
                 chosen("num_inference_steps", defaults.num_inference_steps),
@@ -107,6 +111,7 @@ class Settings:
             spacing=chosen("spacing", defaults.spacing),
             eta=_number("eta", chosen("eta", 0.0), 1.0),
             clip_skip=None if clip_skip is None else _integer("clip_skip", clip_skip, 0, 99),
+            size_ids=SizeIds.read(components, options, height, width),
         )
         if settings.spacing not in SPACINGS:
             raise ConfigError(

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.pipeline.engine import Engine
 from latent_diffusion.pipeline.options import Options, Texts
@@ -18,6 +19,7 @@ def text_to_image(
 ) -> Output:
     """Draw images from text; arguments and errors as for the pipeline's call."""
     check_output_type(output_type)
+    _check_channels(engine.components)
     if latents is not None:
         options = _with_size_of(latents, options, engine.components.autoencoder.factor)
     settings = engine.settings(options)
@@ -26,6 +28,21 @@ def text_to_image(
     sampled = run_sampler(settings.build_sampler(), job.bind(), x, levels, job.noise, options.get("on_step"))
     images = finish(engine.components.autoencoder, sampled.latents, output_type)
     return Output(images, job.seeds, job.records(sampled, (settings.width, settings.height)), sampled.stopped)
+
+
+def _check_channels(components: Components) -> None:
+    """Refuse a U-Net that wants a picture beside the prompt.
+
+    Raises:
+        ConfigError: more input than latent channels.
+    """
+    channels, latents = components.unet.config.in_channels, components.autoencoder.config.latent_channels
+    if channels != latents:
+        inpainting = channels == 2 * latents + 1  # latents, mask, latents of the masked picture
+        raise ConfigError(
+            f"{components.name}: its U-Net reads {channels} channels, the latents have {latents}: it also wants "
+            + ("a picture and a mask; use `inpaint`" if inpainting else "a picture, which text to image has not")
+        )
 
 
 def _with_size_of(latents: Tensor, options: Options, factor: int) -> Options:
