@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from latent_diffusion.checkpoint.json_file import read_json, write_json
-from latent_diffusion.checkpoint.network_weights import check_fit
 from latent_diffusion.checkpoint.safetensors_file import read_tensors, write_tensors
 from latent_diffusion.checkpoint.text_folder import load_text_encoder, save_text_encoder, text_config
+from latent_diffusion.checkpoint.weights import Stored, Weights, check_fit
 from latent_diffusion.errors import CheckpointError
 from latent_diffusion.models.clip import CLIP, CLIPConfig, TwoTowers
 from latent_diffusion.models.text_encoder import TextEncoder
@@ -182,7 +182,7 @@ def load_clip(folder: Path | str, dtype: torch.dtype = torch.float32) -> CLIP:
     names = {name: name for name in vision.state_dict() if not name.endswith("position_ids")}
     wanted = {name: vision.state_dict()[name].shape for name in names}
     wanted |= {"text_projection.weight": clip.text_projection.weight.shape, "logit_scale": torch.Size(())}
-    check_fit(file, found, wanted)
+    check_fit(Weights(file, {name: Stored.of(tensor) for name, tensor in found.items()}), wanted)
     vision.load_state_dict({name: found[name].float() for name in names}, strict=False)
     with torch.no_grad():
         clip.text_projection.weight.copy_(found["text_projection.weight"])

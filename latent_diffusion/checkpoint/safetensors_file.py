@@ -7,25 +7,30 @@ Format: https://huggingface.co/docs/safetensors (sections "Format" and "Notes").
 
 import json
 import math
+import os
 import shutil
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from latent_diffusion.checkpoint.atomic import replacing
+from latent_diffusion.checkpoint.weights import Stored
 from latent_diffusion.errors import CheckpointError, ResourceError
 
-__all__ = ["read_header", "read_tensors", "write_tensors"]
+__all__ = ["open_tensors", "read_header", "read_tensors", "write_tensors"]
 
 MAX_HEADER = 25_000_000  # bytes; the header of a model of 10 000 tensors takes 2 MB
-BITS = {
-    **{"BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16},
-    **{"I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64},
+DTYPES = {
+    **{"BOOL": torch.bool, "U8": torch.uint8, "U16": torch.uint16, "U32": torch.uint32, "U64": torch.uint64},
+    **{"I8": torch.int8, "I16": torch.int16, "I32": torch.int32, "I64": torch.int64},
+    **{"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "F16": torch.float16, "BF16": torch.bfloat16},
+    **{"F32": torch.float32, "F64": torch.float64},
 }
 LOOKS_LIKE = (
     (b"version https://git-lfs", "a Git LFS pointer: fetch the real file with `git lfs pull`"),
@@ -56,15 +61,68 @@ def read_header(path: Path | str) -> dict[str, dict[str, Any]]:
         CheckpointError: the file is missing, is none of this format, or breaks the format anywhere.
     """
     path = Path(path)
+    with _opened(path) as file:
+        return _header(path, file)[0]
+
+
+def open_tensors(path: Path | str) -> dict[str, Stored]:
+    """Return the tensors of a file by name, to be fetched one by one; the file stays open as long as any is held.
+
+    Raises:
+        CheckpointError: the file is missing, is none of this format, or breaks the format anywhere.
+    """
+    path = Path(path)
+    file = _opened(path)
+    header, start = _header(path, file)
+
+    def stored(name: str, entry: dict[str, Any]) -> Stored:
+        dtype, shape = DTYPES[entry["dtype"]], tuple(entry["shape"])
+        first, last = entry["data_offsets"]
+
+        def fetch() -> Tensor:
+            raw = torch.empty(last - first, dtype=torch.uint8)
+            _read_into(path, file, name, memoryview(raw.numpy()), start + first)
+            return raw.view(dtype).reshape(shape)
+
+        return Stored(shape, dtype, fetch)
+
+    return {name: stored(name, entry) for name, entry in header.items()}
+
+
+def _opened(path: Path) -> BinaryIO:
     try:
-        size = path.stat().st_size
-        with open(path, "rb") as file:
-            start = file.read(64)
-            (length,) = struct.unpack("<Q", start[:8]) if len(start) >= 8 else (0,)
-            if len(start) < 8 or not 2 <= length <= min(size - 8, MAX_HEADER):
-                raise CheckpointError(f"{path}: {_unlike(start, size, length)}")
-            file.seek(8)
-            raw = file.read(length)
+        return open(path, "rb", buffering=0)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def _read_into(path: Path, file: BinaryIO, name: str, room: memoryview, start: int) -> None:
+    """Fill `room` from byte `start`; several threads may read one file.
+
+    Raises:
+        CheckpointError: the file has become shorter, or the disk fails.
+    """
+    done = 0
+    while done < len(room):  # one call reads 2 GiB at most
+        try:
+            count = os.preadv(file.fileno(), [room[done:]], start + done)
+        except OSError as error:
+            raise CheckpointError(f"{path}: {name} cannot be read: {error.strerror or error}") from None
+        if not count:
+            raise CheckpointError(f"{path}: {name} cannot be read: the file became shorter while it was read")
+        done += count
+
+
+def _header(path: Path, file: BinaryIO) -> tuple[dict[str, dict[str, Any]], int]:
+    """Return the checked header of an open file, and the byte where the tensors start."""
+    try:
+        size = os.fstat(file.fileno()).st_size
+        start = file.read(64)
+        (length,) = struct.unpack("<Q", start[:8]) if len(start) >= 8 else (0,)
+        if len(start) < 8 or not 2 <= length <= min(size - 8, MAX_HEADER):
+            raise CheckpointError(f"{path}: {_unlike(start, size, length)}")
+        file.seek(8)
+        raw = file.read(length)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
     try:
@@ -77,7 +135,7 @@ def read_header(path: Path | str) -> dict[str, dict[str, Any]]:
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise CheckpointError(f"{path}: __metadata__ of the header must map names to strings")
     _check_ranges(path, header, size - 8 - length)
-    return header
+    return header, 8 + length
 
 
 def _unlike(start: bytes, size: int, length: int) -> str:
@@ -122,11 +180,11 @@ def _byte_range(path: Path, name: str, entry: Any) -> tuple[int, int]:
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise CheckpointError(f"{path}: tensor {name!r}: the header must give dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in BITS:
-        raise CheckpointError(f"{path}: tensor {name!r}: unknown dtype {dtype!r}; there are {', '.join(BITS)}")
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise CheckpointError(f"{path}: tensor {name!r}: unknown dtype {dtype!r}; there are {', '.join(DTYPES)}")
     if not natural(shape) or not natural(offsets) or len(offsets) != 2:
         raise CheckpointError(f"{path}: tensor {name!r}: bad shape {shape!r:.100} or data_offsets {offsets!r:.100}")
-    needed = math.prod(shape) * BITS[dtype] // 8
+    needed = math.prod(shape) * DTYPES[dtype].itemsize
     if offsets[1] - offsets[0] != needed:
         raise CheckpointError(
             f"{path}: tensor {name!r}: {dtype} of shape {shape} takes {needed} bytes, data_offsets are {offsets}"

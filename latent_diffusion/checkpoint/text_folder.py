@@ -7,14 +7,14 @@ special_tokens_map.json too, so that transformers 4 and 5, ComfyUI and single-fi
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from latent_diffusion.checkpoint.json_file import read_json, write_json
-from latent_diffusion.checkpoint.network_weights import check_fit, check_values
-from latent_diffusion.checkpoint.safetensors_file import read_tensors, write_tensors
+from latent_diffusion.checkpoint.safetensors_file import open_tensors, write_tensors
+from latent_diffusion.checkpoint.weights import Weights, fill
 from latent_diffusion.errors import CheckpointError, ConfigError
 from latent_diffusion.models.text_encoder import TextEncoder
 
@@ -39,16 +39,15 @@ def load_text_encoder(folder: Path | str, dtype: torch.dtype = torch.float32) ->
     """
     folder = Path(folder)
     tokenizer = load_tokenizer(folder / "tokenizer")
-    model = load_text_model(folder / "text_encoder").eval()
-    nn.Module.to(model, dtype)  # in place; transformers' own `to` hides its arguments from type checkers
+    model = load_text_model(folder / "text_encoder", dtype)
     try:
         return TextEncoder(model, tokenizer)
     except ConfigError as error:
         raise CheckpointError(f"{folder}: text_encoder/ and tokenizer/ do not belong together: {error}") from None
 
 
-def load_text_model(folder: Path) -> "CLIPTextModel":
-    """Read a `CLIPTextModel`, with or without the `text_model.` prefix, strictly; float32.
+def load_text_model(folder: Path, dtype: torch.dtype = torch.float32) -> "CLIPTextModel":
+    """Read a `CLIPTextModel`, with or without the `text_model.` prefix, strictly; evaluation mode.
 
     Raises:
         CheckpointError: a file is missing or damaged, or keys or shapes do not fit the config.
@@ -64,17 +63,31 @@ def load_text_model(folder: Path) -> "CLIPTextModel":
     try:
         config = CLIPTextConfig(**{k: v for k, v in values.items() if k not in NOT_OF_THE_MODEL})
         with torch.device("meta"):
-            names = {k: v.shape for k, v in CLIPTextModel(config).state_dict().items()}
+            model = CLIPTextModel(config)
     except Exception as error:  # the strict configs of transformers raise their own kind
         why = " ".join(str(error).split())
         raise CheckpointError(f"{folder / 'config.json'}: not a CLIP text model: {why}") from None
     file = next((folder / name for name in WEIGHTS if (folder / name).is_file()), folder / WEIGHTS[0])
-    found = without_prefix(read_tensors(file))
-    wanted = {bare(name): shape for name, shape in names.items()}
-    check_fit(file, found, wanted)
-    check_values(file, found)
-    model = CLIPTextModel(config)  # memory is taken only now that the weights are known to fill it
-    model.load_state_dict({name: found[bare(name)].float() for name in names})
+    return fill_text_model(model, Weights(file, open_tensors(file)), dtype)
+
+
+TextModel = TypeVar("TextModel", bound=nn.Module)
+
+
+def fill_text_model(model: TextModel, weights: Weights, dtype: torch.dtype) -> TextModel:
+    """Fill a transformers text model built on the meta device; names may have the `text_model.` prefix or not.
+
+    Raises:
+        CheckpointError: names or shapes do not fit, or a weight is no finite number.
+    """
+    names = {bare(name): name for name in model.state_dict()}
+    found = {names.get(bare(name), bare(name)): stored for name, stored in weights.tensors.items()}
+    for name in IGNORED - names.keys():
+        found.pop(name, None)
+    fill(model, Weights(weights.source, found), dtype)
+    for module in model.modules():  # the one buffer that is in no file
+        if isinstance(positions := getattr(module, "position_ids", None), Tensor):
+            module.position_ids = torch.arange(positions.shape[-1]).expand(1, -1)
     return model
 
 
@@ -85,22 +98,12 @@ CONFIG_KEYS = (
     *("initializer_range", "initializer_factor", "bos_token_id", "eos_token_id", "pad_token_id"),
 )
 MAX_LAYERS = 200  # of a text model; published ones have up to 32
-IGNORED = ("embeddings.position_ids", "text_projection.weight")  # a buffer of old files; a head the U-Net never sees
+IGNORED = {"embeddings.position_ids", "text_projection.weight"}  # a buffer of old files; a head the U-Net never sees
 
 
 def bare(name: str) -> str:
     """Return a key without the `text_model.` prefix."""
     return name.removeprefix(PREFIX)
-
-
-def without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors of a text model under bare names, leaving out what it does not use."""
-    return {bare(name): tensor for name, tensor in tensors.items() if bare(name) not in IGNORED}
-
-
-def with_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors under names with exactly one `text_model.` prefix."""
-    return {PREFIX + bare(name): tensor for name, tensor in tensors.items()}
 
 
 def load_tokenizer(folder: Path) -> "CLIPTokenizer":
@@ -126,7 +129,7 @@ def load_tokenizer(folder: Path) -> "CLIPTokenizer":
 
 def text_state(text_encoder: TextEncoder, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
     """Return the text model's tensors under the names every reader knows (`text_model.` prefix), contiguous."""
-    tensors = with_prefix(without_prefix(dict(text_encoder.model.state_dict())))
+    tensors = {PREFIX + bare(name): tensor for name, tensor in text_encoder.model.state_dict().items()}
     return {name: tensor.detach().cpu().to(dtype or tensor.dtype).contiguous() for name, tensor in tensors.items()}
 
 
