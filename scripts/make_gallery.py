@@ -14,11 +14,14 @@ import torch
 from PIL import Image, ImageChops, ImageDraw, ImageFont
 
 from latent_diffusion import LatentDiffusionPipeline
+from latent_diffusion.checkpoint.locate import locate_model
 from latent_diffusion.data.images import to_pil
+from latent_diffusion.diffusion.level import Step
 from latent_diffusion.diffusion.noise import NoiseSource
 from latent_diffusion.evaluation.grid import Column, draw_grid
-from latent_diffusion.evaluation.pictures import Picture, read_pictures
+from latent_diffusion.evaluation.pictures import Picture, read_pictures, select
 from latent_diffusion.evaluation.trained_on import read_trained_on
+from latent_diffusion.pipeline.output import Output
 
 ROOT = Path(__file__).parent.parent
 GALLERY = ROOT / "assets" / "gallery"
@@ -31,6 +34,11 @@ THINGS = (
 )
 SWEPT = ("a 3d render of a red apple", "a flat vector illustration of a penguin", "a black and white icon of a rocket")
 Rows = Sequence[tuple[str, Sequence[Image.Image]]]
+
+
+def pictures_of(out: Output) -> list[Image.Image]:
+    """Return the pictures of a call that was asked for PIL."""
+    return [picture for picture in out.images if isinstance(picture, Image.Image)]
 
 
 def sheet(columns: Sequence[str], rows: Rows) -> Image.Image:
@@ -52,24 +60,27 @@ def sheet(columns: Sequence[str], rows: Rows) -> Image.Image:
 
 
 def prompts(pipe: LatentDiffusionPipeline) -> Image.Image:
-    rows = [(f"{style} …", pipe([f"{style} {thing}" for thing in THINGS], seed=[SEED] * 12).images) for style in STYLES]
+    rows = [
+        (f"{style} …", pictures_of(pipe([f"{style} {thing}" for thing in THINGS], seed=[SEED] * len(THINGS))))
+        for style in STYLES
+    ]
     return sheet(THINGS, rows)
 
 
 def seeds(pipe: LatentDiffusionPipeline) -> Image.Image:
-    rows = [(prompt, pipe(prompt, num_images_per_prompt=12, seed=0).images) for prompt in SWEPT]
+    rows = [(prompt, pictures_of(pipe(prompt, num_images_per_prompt=12, seed=0))) for prompt in SWEPT]
     return sheet([f"seed {k}" for k in range(12)], rows)
 
 
 def guidance(pipe: LatentDiffusionPipeline) -> Image.Image:
     scales = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 7.5, 10.0)
-    rows = [(p, [pipe(p, guidance_scale=s, seed=SEED).images[0] for s in scales]) for p in SWEPT]
+    rows = [(p, [pictures_of(pipe(p, guidance_scale=s, seed=SEED))[0] for s in scales]) for p in SWEPT]
     return sheet([f"guidance {scale:g}" for scale in scales], rows)
 
 
 def steps(pipe: LatentDiffusionPipeline) -> Image.Image:
     counts = (5, 8, 12, 16, 20, 25, 35, 50)
-    rows = [(p, [pipe(p, num_inference_steps=n, seed=SEED).images[0] for n in counts]) for p in SWEPT]
+    rows = [(p, [pictures_of(pipe(p, num_inference_steps=n, seed=SEED))[0] for n in counts]) for p in SWEPT]
     return sheet([f"{count} steps" for count in counts], rows)
 
 
@@ -85,16 +96,14 @@ def process(pipe: LatentDiffusionPipeline, row: Picture, picture: torch.Tensor) 
         levels.append(f"t = {t}")
         forward.append(parts.autoencoder.to_images(level.alpha * x0 + level.sigma * noise)[0])
     trace: list[tuple[torch.Tensor, torch.Tensor]] = []
-    pipe(
-        row.text,
-        seed=SEED,
-        num_inference_steps=10,
-        sampler="ddim",
-        on_step=lambda step: trace.append((step.x, step.x0)),
-    )
+
+    def keep(step: Step) -> None:
+        trace.append((step.x, step.x0))
+
+    pipe(row.text, seed=SEED, num_inference_steps=10, sampler="ddim", on_step=keep)
     back, estimates = (torch.cat([parts.autoencoder.to_images(pair[k]) for pair in trace]) for k in (0, 1))
     rows = [
-        (f"forward: {row.name}", to_pil(torch.stack(forward))),
+        (f"forward: {row.table['name']}", to_pil(torch.stack(forward))),
         ("reverse: x, step 1 to 10", to_pil(back)),
         ("reverse: estimate of x0", to_pil(estimates)),
     ]
@@ -104,7 +113,7 @@ def process(pipe: LatentDiffusionPipeline, row: Picture, picture: torch.Tensor) 
 def compositions(
     pipe: LatentDiffusionPipeline, held_out: Sequence[Picture], real: Sequence[Image.Image]
 ) -> Image.Image:
-    drawn = pipe([row.text for row in held_out], num_images_per_prompt=3, seed=0).images
+    drawn = pictures_of(pipe([row.text for row in held_out], num_images_per_prompt=3, seed=0))
     columns = [Column(row.text, real[k], drawn[3 * k : 3 * k + 3]) for k, row in enumerate(held_out)]
     return draw_grid(columns, per_row=12, cell=CELL)
 
@@ -118,7 +127,7 @@ def inpainting(
         mask = Image.new("L", image.size, 0)
         boxes = ((0, 0, 63, 31), (0, 32, 63, 63), (32, 0, 63, 63), (16, 16, 47, 47))  # px: halves, and the middle
         ImageDraw.Draw(mask).rectangle(boxes[number % len(boxes)], fill=255)
-        painted = pipe.inpaint(row.text, image=image, mask_image=mask, seed=number).images[0]
+        painted = pictures_of(pipe.inpaint(row.text, image=image, mask_image=mask, seed=number))[0]
         outside = ImageChops.multiply(ImageChops.difference(image, painted).convert("L"), ImageChops.invert(mask))
         changed += sum(outside.histogram()[1:])
         hole = Image.composite(Image.new("RGB", image.size, (150, 150, 150)), image, mask)
@@ -135,9 +144,7 @@ def main(model: str = "emoji") -> None:
     GALLERY.mkdir(exist_ok=True, parents=True)
     pipe = LatentDiffusionPipeline.from_pretrained(model)
     pictures = read_pictures(ROOT / "assets" / "emoji-128.zip")
-    where = read_trained_on(ROOT / "latent_diffusion" / "bundled" / "emoji" if model == "emoji" else Path(model)).where
-    asked = {name: set(values) for name, values in where.items() if name in ("style", "group")}
-    known = [row for row in pictures.rows if all(str(row.table.get(name)) in kept for name, kept in asked.items())]
+    known = select(pictures.rows, read_trained_on(locate_model(model)).where)
     held_out = [row for row in known if row.split == "test_comp"]
     held_out = held_out[:: max(1, len(held_out) // 24)][:24]
     real = to_pil(pictures.load(held_out, 64))

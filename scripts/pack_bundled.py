@@ -10,6 +10,7 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,6 +27,15 @@ def compact(file: Path) -> None:
     file.write_text(json.dumps(values, ensure_ascii=False, separators=(",", ":")))
 
 
+def in_repository(value: Any) -> Any:
+    """Return a configuration with every absolute path under `runs/` as the repository's: wherever it was trained."""
+    if isinstance(value, dict):
+        return {name: in_repository(inner) for name, inner in value.items()}
+    if isinstance(value, str) and value.startswith("/"):
+        return f"runs/emoji/{value.rpartition('/runs/')[2]}"
+    return value
+
+
 def main(model: Path, clip: Path, target: Path) -> None:
     # the family's own sampler, steps and guidance, chosen after training
     save_folder(replace(load_folder(model), scheduler_config=emoji.SCHEDULER), target, torch.float16)
@@ -37,7 +47,7 @@ def main(model: Path, clip: Path, target: Path) -> None:
         else:
             shutil.copy(file, target / "clip" / file.name)
     record = json.loads((model / "training.json").read_text())
-    record["config"]["output"] = "runs/emoji/unet"  # wherever it was trained
+    record["config"] = in_repository(record["config"])
     (target / "training.json").write_text(json.dumps(record, indent=1) + "\n")
     compact(target / "tokenizer" / "tokenizer.json")
     size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
