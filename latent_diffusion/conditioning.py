@@ -69,7 +69,7 @@ class Blend:
         x0(blend) = x0(negative) + sum_i weight_i * (x0(prompt_i) - x0(negative))
 
     A weight below zero moves away from its prompt. Each term is a batch of the same B conditions; terms may have
-    contexts of different lengths. Reference: Liu et al. 2022, arXiv:2206.01714, eq. 11.
+    contexts of different lengths. Reference: Liu et al. 2022, arXiv:2206.01714, algorithm 1.
     """
 
     terms: tuple[tuple[Conditioning, float], ...]

@@ -1,0 +1,267 @@
+"""How guidances work together: what a step must ask of the networks, and how each guidance changes the answer.
+
+The estimate starts as x0(prompt), what the network says of the prompt alone, and passes through stages:
+
+    x0 = stage_n( ... stage_2( stage_1( x0(prompt) ) ) )
+
+first those that weigh the prompt against the negative prompt (cfg, apg, ...), then those that add a push (pag, ...),
+then those that correct the result (rescale, ...). All predictions that the stages of one step need from one network are
+made in one batched call. A stage that is off at a level asks for nothing there.
+
+Every guidance is linear or per image in x0, and x is the same for all predictions, so working on x0 is the same as
+working on the network's output wherever a paper does the latter; where it is not, the file says so.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import final
+
+import torch
+from torch import Tensor
+
+from latent_diffusion.conditioning import Blend, Conditioning
+from latent_diffusion.diffusion.denoiser import Denoiser
+from latent_diffusion.diffusion.level import Denoise, Level
+from latent_diffusion.errors import ConfigError
+
+__all__ = ["Branch", "Combined", "Estimate", "Guidance", "Moment", "Place", "Prompt", "Scene", "Stage"]
+
+Prompt = Conditioning | Blend
+"""What guidance moves towards: B conditions, or a blend of several."""
+
+
+@dataclass(frozen=True, eq=False)
+class Branch:
+    """One prediction a step may ask for: what `denoiser` makes of `cond` (B rows). Equal only to itself."""
+
+    denoiser: Denoiser
+    cond: Conditioning
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """A weighted sum of predictions; for a plain prompt, one prediction with weight 1."""
+
+    terms: tuple[tuple[Branch, float], ...]
+
+    def of(self, answers: Mapping[Branch, Tensor]) -> Tensor:
+        """Return its x0 (B, C, h, w)."""
+        (first, weight), *others = self.terms
+        total = answers[first] if weight == 1.0 else weight * answers[first]
+        for branch, weight in others:
+            total = total + weight * answers[branch]
+        return total
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What all stages of one call share; made once, at `bind`."""
+
+    denoiser: Denoiser
+    conditions: tuple[Prompt, Conditioning]  # prompt and negative prompt, of B rows
+    prompt: Estimate
+    negative: Estimate
+    empty: Estimate | None  # the empty prompt, where the caller gave it
+    levels: Sequence[Level]  # those the sampler will visit, noisiest first; empty where the caller did not say
+
+    @classmethod
+    def of(
+        cls,
+        denoiser: Denoiser,
+        prompt: Prompt,
+        negative: Conditioning,
+        empty: Conditioning | None,
+        levels: Sequence[Level],
+    ) -> "Scene":
+        """Give each condition its branch, so that stages asking for the same prediction share it."""
+        away = Branch(denoiser, negative)
+        nothing = None if empty is None else Estimate(((Branch(denoiser, empty), 1.0),))
+        return cls(denoiser, (prompt, negative), _towards(prompt, away), Estimate(((away, 1.0),)), nothing, levels)
+
+    def seen_by(self, denoiser: Denoiser) -> Estimate:
+        """Return what another denoiser makes of the prompt."""
+        prompt, negative = self.conditions
+        return _towards(prompt, Branch(denoiser, negative))
+
+
+def _towards(prompt: Prompt, away: Branch) -> Estimate:
+    """Return x0(negative) + sum_i weight_i (x0_i - x0(negative)), with its terms sorted by prediction."""
+    if isinstance(prompt, Conditioning):
+        return Estimate(((Branch(away.denoiser, prompt), 1.0),))
+    terms = tuple((Branch(away.denoiser, cond), weight) for cond, weight in prompt.terms)
+    return Estimate(terms + (((away, prompt.rest),) if prompt.rest else ()))
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What a stage sees of one step."""
+
+    x: Tensor  # (B, C, h, w) float32, noisy
+    level: Level
+    plain: Tensor  # x0(prompt), (B, C, h, w)
+    guided: Tensor  # the estimate the earlier stages made, (B, C, h, w)
+    answers: Mapping[Branch, Tensor]
+
+    def __getitem__(self, estimate: Estimate) -> Tensor:
+        """Return the x0 (B, C, h, w) of an estimate that the stage asked for."""
+        return estimate.of(self.answers)
+
+
+class Place(IntEnum):
+    """When a stage runs: the order is the meaning, not the caller's choice."""
+
+    WEIGH = 0  # makes the estimate of prompt and negative; one a level
+    PUSH = 1  # adds to it
+    CORRECT = 2  # brings it back into range
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One guidance put to work for one call."""
+
+    place: Place
+    apply: Callable[[Moment], Tensor]  # the new estimate (B, C, h, w)
+    needs: tuple[Estimate, ...] = ()  # besides x0(prompt)
+    active: Callable[[Level], bool] = field(default=lambda level: True)
+
+
+class Guidance(ABC):
+    """A way to make a denoiser follow its prompt; implementations are frozen dataclasses without state.
+
+    `CFG(7.5) + PAG(3.0)` is both at once.
+    """
+
+    @property
+    def needs_negative(self) -> bool:
+        """Whether the negative prompt has any part in the picture."""
+        return False
+
+    @property
+    def needs_empty(self) -> bool:
+        """Whether `bind` wants the empty prompt."""
+        return False
+
+    @abstractmethod
+    def stages(self, scene: Scene) -> tuple[Stage, ...]:
+        """Return the stages it adds to a call; none where its parameters make it do nothing."""
+        ...
+
+    @final
+    def bind(
+        self,
+        denoiser: Denoiser,
+        prompt: Prompt,
+        negative: Conditioning,
+        *,
+        empty: Conditioning | None = None,
+        levels: Sequence[Level] = (),
+        slicing: bool = False,
+    ) -> Denoise:
+        """Fix all conditions (B rows each) and return the guided `denoise(x, level) -> x0`.
+
+        Args:
+            denoiser: the network to guide.
+            prompt: what to move towards.
+            negative: what to move away from.
+            empty: the condition of the empty prompt, for the guidances that need it.
+            levels: what the sampler will visit; needed by an interval told in steps.
+            slicing: call the network with one row after another: the least memory, the most time.
+
+        Raises:
+            ConfigError: something a guidance needs is missing, or two would weigh the prompt at the same level.
+        """
+        scene = Scene.of(denoiser, prompt, negative, empty, levels)
+        stages = sorted(self.stages(scene), key=lambda stage: stage.place)
+        _check_one_weighs(stages, levels)
+        ask = _Asking(slicing)
+
+        def denoise(x: Tensor, level: Level) -> Tensor:
+            running = [stage for stage in stages if stage.active(level)]
+            wanted = [estimate for stage in running for estimate in stage.needs] + [scene.prompt]
+            answers = ask([branch for estimate in wanted for branch, _ in estimate.terms], x, level)
+            plain = guided = scene.prompt.of(answers)
+            for stage in running:
+                guided = stage.apply(Moment(x, level, plain, guided, answers))
+            return guided
+
+        return denoise
+
+    @final
+    def __add__(self, other: "Guidance") -> "Combined":
+        """Return both at once."""
+        return Combined((self, other))
+
+
+@dataclass(frozen=True)
+class Combined(Guidance):
+    """Several guidances at once; parts of the same `Place` run in the order given."""
+
+    parts: tuple[Guidance, ...]
+
+    @property
+    def needs_negative(self) -> bool:
+        """Whether any part does."""
+        return any(part.needs_negative for part in self.parts)
+
+    @property
+    def needs_empty(self) -> bool:
+        """Whether any part does."""
+        return any(part.needs_empty for part in self.parts)
+
+    def stages(self, scene: Scene) -> tuple[Stage, ...]:
+        """Return the stages of all parts."""
+        return tuple(stage for part in self.parts for stage in part.stages(scene))
+
+
+def _check_one_weighs(stages: Sequence[Stage], levels: Sequence[Level]) -> None:
+    """Refuse two stages that each make the estimate of prompt and negative: the later would undo the earlier."""
+    weighing = [stage for stage in stages if stage.place is Place.WEIGH]
+    if len(weighing) < 2:
+        return
+    if not levels or any(sum(stage.active(level) for stage in weighing) > 1 for level in levels):
+        raise ConfigError(
+            f"{len(weighing)} guidances weigh prompt against negative (cfg, apg, cfg_zero, perp_neg) at one level; "
+            "use one, or give each its own interval of steps"
+        )
+
+
+class _Asking:
+    """Asks the networks, in as few calls as the conditions' shapes allow; keeps the projections of one call."""
+
+    def __init__(self, slicing: bool) -> None:
+        self.slicing = slicing
+        self.bound: dict[tuple[Branch, ...], Denoise] = {}
+
+    def __call__(self, branches: Iterable[Branch], x: Tensor, level: Level) -> dict[Branch, Tensor]:
+        """Return x0 (B, C, h, w) of each branch at `x` (B, C, h, w)."""
+        groups: dict[tuple, list[Branch]] = {}
+        for branch in dict.fromkeys(branches):
+            groups.setdefault((id(branch.denoiser), *_shapes(branch.cond)), []).append(branch)
+        answers: dict[Branch, Tensor] = {}
+        for group in map(tuple, groups.values()):
+            if group not in self.bound:
+                self.bound[group] = self._bind(group)
+            rows = self.bound[group](x if len(group) == 1 else torch.cat([x] * len(group)), level)
+            answers.update(zip(group, rows.chunk(len(group)), strict=True))
+        return answers
+
+    def _bind(self, group: tuple[Branch, ...]) -> Denoise:
+        denoiser, conds = group[0].denoiser, [branch.cond for branch in group]
+        cond = conds[0] if len(conds) == 1 else Conditioning.cat(conds)
+        return _row_by_row(denoiser, cond) if self.slicing else denoiser.bind(cond)
+
+
+def _row_by_row(denoiser: Denoiser, cond: Conditioning) -> Denoise:
+    rows = [denoiser.bind(cond[k : k + 1]) for k in range(len(cond))]
+
+    def denoise(x: Tensor, level: Level) -> Tensor:
+        return torch.cat([row(x[k : k + 1], level) for k, row in enumerate(rows)])
+
+    return denoise
+
+
+def _shapes(cond: Conditioning) -> tuple:
+    """Return what must agree for conditions to lie in one batch."""
+    return tuple(None if value is None else value.shape[1:] for value in vars(cond).values())

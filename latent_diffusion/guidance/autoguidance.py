@@ -1,0 +1,37 @@
+"""Autoguidance: guide a model with a bad version of itself.
+
+    x0 = x0(weak) + scale * (x0(model) - x0(weak)),   both told the prompt
+
+The weak one is smaller or less trained on the same data, so it errs in the same way but more; moving away from it
+leaves the variety that CFG costs. Added to what other guidances make: x0 + (scale - 1) * (x0(model) - x0(weak)).
+Reference: Karras et al. 2024, arXiv:2406.02507, section 3.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from latent_diffusion.diffusion.denoiser import Denoiser
+from latent_diffusion.diffusion.guidance import Guidance, Moment, Place, Scene, Stage
+
+__all__ = ["Autoguidance"]
+
+
+@dataclass(frozen=True)
+class Autoguidance(Guidance):
+    """Guidance by a weaker checkpoint, one more network call a step; scale 1 is the model alone."""
+
+    scale: float
+    weak: Denoiser  # understands the same text states and latents
+    model: str = ""  # the weak checkpoint's name or path, for the record of what made a picture
+
+    def stages(self, scene: Scene) -> tuple[Stage, ...]:
+        """Return the push away from the weak model."""
+        if self.scale == 1.0:
+            return ()
+        weak = scene.seen_by(self.weak)
+
+        def apply(now: Moment) -> Tensor:
+            return now.guided + (self.scale - 1.0) * (now.plain - now[weak])
+
+        return (Stage(Place.PUSH, apply, needs=(weak,)),)

@@ -1,0 +1,78 @@
+"""CFG-Zero*: classifier-free guidance with the negative's output scaled to fit, made for flow models.
+
+    s      = <output(prompt), output(negative)> / |output(negative)|^2
+    output = s * output(negative) + scale * (output(prompt) - s * output(negative))
+
+and for the first `zero_steps` steps output = 0, where a flow model's velocity is worse than none.
+Reference: Fan et al. 2025, arXiv:2503.18886, section 4 and algorithm 1.
+"""
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from latent_diffusion.diffusion.guidance import Guidance, Moment, Place, Scene, Stage
+from latent_diffusion.diffusion.level import Level
+from latent_diffusion.errors import ConfigError
+
+__all__ = ["CFGZero"]
+
+EACH_IMAGE = (1, 2, 3)  # dimensions of one image's latents
+SMALLEST = 1e-8  # added to |output|^2
+VELOCITIES = ("flow_prediction",)  # outputs whose zero means that x stands still
+
+
+@dataclass(frozen=True)
+class CFGZero(Guidance):
+    """Classifier-free guidance with an optimal scale of the negative; scale 1 is the prompt alone."""
+
+    scale: float = 7.5
+    zero_steps: int = 0  # first steps whose output is zero; the paper takes 4 % of the steps; flow models only
+
+    @property
+    def needs_negative(self) -> bool:
+        """Whether the scale gives the negative prompt a weight."""
+        return self.scale != 1.0
+
+    def stages(self, scene: Scene) -> tuple[Stage, ...]:
+        """Return algorithm 1.
+
+        Raises:
+            ConfigError: `zero_steps` for a network whose output is no velocity, or without levels.
+        """
+        denoiser, end = scene.denoiser, self._end_of_zeros(scene)
+        if self.scale == 1.0 and not self.zero_steps:
+            return ()
+
+        def still(level: Level) -> bool:
+            return level.log_snr < end
+
+        def stay(now: Moment) -> Tensor:
+            return denoiser.x0(now.x * 0.0, now.x, now.level)
+
+        def apply(now: Moment) -> Tensor:
+            towards, away = (denoiser.output(x0, now.x, now.level) for x0 in (now.plain, now[scene.negative]))
+            fit = (towards * away).sum(EACH_IMAGE, keepdim=True) / (
+                away.square().sum(EACH_IMAGE, keepdim=True) + SMALLEST
+            )
+            guided = fit * away + self.scale * (towards - fit * away)
+            return denoiser.x0(guided, now.x, now.level)
+
+        guiding = Stage(Place.WEIGH, apply, (scene.negative,), lambda level: self.scale != 1.0 and not still(level))
+        return (Stage(Place.WEIGH, stay, (), still), guiding) if self.zero_steps else (guiding,)
+
+    def _end_of_zeros(self, scene: Scene) -> float:
+        """Return the log-SNR of the first level that is not zeroed."""
+        if not self.zero_steps:
+            return -math.inf
+        if scene.denoiser.prediction.name not in VELOCITIES:
+            raise ConfigError(
+                f"cfg_zero: zero_steps {self.zero_steps} needs a flow model; where the network predicts "
+                f"{scene.denoiser.prediction.name!r}, an output of zero does not leave the latents as they are; use 0"
+            )
+        if not self.zero_steps < len(scene.levels):
+            raise ConfigError(
+                f"cfg_zero: zero_steps {self.zero_steps} of {max(len(scene.levels) - 1, 0)} steps; use fewer"
+            )
+        return scene.levels[self.zero_steps].log_snr

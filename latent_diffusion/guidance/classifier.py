@@ -1,0 +1,45 @@
+"""Classifier guidance: follow the gradient of a classifier that reads noisy latents.
+
+    noise estimate = noise(prompt) - sigma * scale * grad_x log p(y | x)
+    so          x0 = x0(prompt) + scale * sigma^2 / alpha * grad_x log p(y | x)
+
+Reference: Dhariwal & Nichol 2021, arXiv:2105.05233, algorithm 2.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from latent_diffusion.diffusion.guidance import Guidance, Moment, Place, Scene, Stage
+
+__all__ = ["ClassifierGuidance"]
+
+
+@dataclass(frozen=True)
+class ClassifierGuidance(Guidance):
+    """Guidance by a noise-aware classifier; added to what other guidances make. Scale 0 is off.
+
+    A level without any picture in it (alpha 0, zero terminal SNR) is left alone: there x tells nothing of the class.
+    """
+
+    scale: float
+    log_prob: Callable[[Tensor, Tensor], Tensor]  # x (B, C, h, w) float32, t (B,) float32 -> log p(y | x), (B,)
+
+    def stages(self, scene: Scene) -> tuple[Stage, ...]:
+        """Return algorithm 2's correction."""
+
+        def apply(now: Moment) -> Tensor:
+            t = torch.full((now.x.shape[0],), now.level.t, dtype=torch.float32, device=now.x.device)
+            push = self.scale * now.level.sigma**2 / now.level.alpha
+            return now.guided + push * self._gradient(now.x, t)
+
+        return (Stage(Place.PUSH, apply, active=lambda level: level.alpha > 0.0),) if self.scale else ()
+
+    def _gradient(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return grad_x log p(y | x) (B, C, h, w); images do not mix, so the gradient of the sum is each one's own."""
+        with torch.inference_mode(False), torch.enable_grad():
+            x = x.detach().clone().requires_grad_()
+            (gradient,) = torch.autograd.grad(self.log_prob(x, t).sum(), x)
+        return gradient

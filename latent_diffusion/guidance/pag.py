@@ -1,0 +1,87 @@
+"""Perturbed-attention guidance: move away from what the network sees when some self-attentions look nowhere.
+
+    x0 = x0 + scale * (x0(prompt) - x0(prompt, with softmax(q k^T) replaced by the identity in `layers`))
+
+It needs no negative prompt, so it also helps where CFG cannot, and adds to CFG where it can.
+Reference: Ahn et al. 2024, arXiv:2403.17377, section 4.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+from latent_diffusion.diffusion.denoiser import Denoiser
+from latent_diffusion.diffusion.guidance import Guidance, Moment, Place, Scene, Stage
+from latent_diffusion.errors import ConfigError
+from latent_diffusion.nn.attention import Attention, Kernel
+from latent_diffusion.nn.shared_copy import shared_copy
+from latent_diffusion.nn.transformer import TransformerBlock
+
+__all__ = ["PAG", "away_from", "self_attentions", "with_kernels"]
+
+
+@dataclass(frozen=True)
+class PAG(Guidance):
+    """Perturbed-attention guidance, one more network call a step; scale 0 is off."""
+
+    scale: float = 3.0
+    layers: str = "mid"  # regular expression that finds the self-attentions by their names, as in diffusers
+
+    def stages(self, scene: Scene) -> tuple[Stage, ...]:
+        """Return the push away from the perturbed prediction.
+
+        Raises:
+            ConfigError: no self-attention of the network is called so.
+        """
+        if not self.scale:
+            return ()
+        found = self_attentions("pag", scene.denoiser.network, self.layers)
+        assert isinstance(scene.denoiser.network, nn.Module), "self_attentions looked into it"
+        network = with_kernels(scene.denoiser.network, found, lambda kernel: look_nowhere)
+        return (away_from(scene, replace(scene.denoiser, network=network), self.scale),)
+
+
+def look_nowhere(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attend with the identity as attention map: every token keeps its own value."""
+    return v
+
+
+def away_from(scene: Scene, perturbed: Denoiser, scale: float) -> Stage:
+    """Return the stage that adds scale * (x0(prompt) - x0(prompt by `perturbed`))."""
+    worse = scene.seen_by(perturbed)
+
+    def apply(now: Moment) -> Tensor:
+        return now.guided + scale * (now.plain - now[worse])
+
+    return Stage(Place.PUSH, apply, needs=(worse,))
+
+
+def self_attentions(who: str, network: object, layers: str) -> dict[str, Attention]:
+    """Return the network's self-attentions whose dotted name `layers` finds.
+
+    Raises:
+        ConfigError: no U-Net, no regular expression, or none found.
+    """
+    if not isinstance(network, nn.Module):
+        raise ConfigError(f"{who} needs a U-Net whose attentions it can reach, not a {type(network).__name__}")
+    blocks = ((name, block) for name, block in network.named_modules() if isinstance(block, TransformerBlock))
+    every = {f"{name}.attn1": block.attn1 for name, block in blocks}
+    try:
+        found = {name: attention for name, attention in every.items() if re.search(layers, name)}
+    except re.error as error:
+        raise ConfigError(f"{who}: layers {layers!r} is no regular expression: {error}") from error
+    if not found:
+        raise ConfigError(f"{who}: layers {layers!r} finds none of the self-attentions {', '.join(every) or '(none)'}")
+    return found
+
+
+def with_kernels(network: nn.Module, attentions: dict[str, Attention], change: Callable[[Kernel], Kernel]) -> nn.Module:
+    """Return the network with the kernel of the named attentions changed; weights are shared, the original stays."""
+    twin = shared_copy(network)
+    for name, attention in attentions.items():
+        other = twin.get_submodule(name)
+        assert isinstance(other, Attention), "a shared copy has the same modules under the same names"
+        other.kernel = change(attention.kernel)
+    return twin
