@@ -13,6 +13,8 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
+
 from latent_diffusion import LatentDiffusionPipeline
 from latent_diffusion.checkpoint.locate import locate_model
 from latent_diffusion.evaluation.drawing import draw, score_drawings
@@ -71,7 +73,9 @@ def measure(model: str, prompts: int) -> list[Case]:
 
         def generate(texts: list[str], seeds: list[int], sampler=sampler, spacing=spacing, steps=steps):
             how = {"sampler": sampler, "spacing": spacing, "num_inference_steps": steps}
-            return pipe(texts, seed=seeds, output_type="pt", **how).images * 2 - 1
+            images = pipe(texts, seed=seeds, output_type="pt", **how).images
+            assert isinstance(images, torch.Tensor), 'output_type "pt" gives a tensor'
+            return images * 2 - 1
 
         score = score_drawings(network, gallery, draw(generate, asked, 1, 0, 16), None)
         seconds = statistics.median(times[sampler, spacing, steps])
