@@ -14,7 +14,7 @@ from latent_diffusion.pipeline.options import Options
 from latent_diffusion.pipeline.size_ids import SizeIds
 from latent_diffusion.registry import find, nearest
 
-__all__ = ["Defaults", "Settings", "check_size", "steps_after_strength"]
+__all__ = ["Defaults", "Settings", "check_integer", "check_number", "check_size", "steps_after_strength"]
 
 SIZE_STEP = 8  # px; what diffusers asks for, and what every published autoencoder divides by
 MAX_SIZE = 8192  # px a side
@@ -99,18 +99,18 @@ class Settings:
         settings = cls(
             height=height,
             width=width,
-            num_inference_steps=_integer(
+            num_inference_steps=check_integer(
                 "num_inference_steps",
                 chosen("num_inference_steps", defaults.num_inference_steps),
                 1,
                 components.schedule.num_train_timesteps,
             ),
-            guidance_scale=_number("guidance_scale", chosen("guidance_scale", defaults.guidance_scale), MAX_GUIDANCE),
-            guidance_rescale=_number("guidance_rescale", chosen("guidance_rescale", 0.0), 1.0),
+            guidance_scale=check_number("guidance_scale", chosen("guidance_scale", defaults.guidance_scale), MAX_GUIDANCE),
+            guidance_rescale=check_number("guidance_rescale", chosen("guidance_rescale", 0.0), 1.0),
             sampler=chosen("sampler", defaults.sampler),
             spacing=chosen("spacing", defaults.spacing),
-            eta=_number("eta", chosen("eta", 0.0), 1.0),
-            clip_skip=None if clip_skip is None else _integer("clip_skip", clip_skip, 0, 99),
+            eta=check_number("eta", chosen("eta", 0.0), 1.0),
+            clip_skip=None if clip_skip is None else check_integer("clip_skip", clip_skip, 0, 99),
             size_ids=SizeIds.read(components, options, height, width),
         )
         if settings.spacing not in SPACINGS:
@@ -164,7 +164,7 @@ def steps_after_strength(steps: int, strength: float) -> int:
     Raises:
         ConfigError: strength outside [0, 1], or so small that no step is left (0 itself is allowed).
     """
-    strength = _number("strength", strength, 1.0)
+    strength = check_number("strength", strength, 1.0)
     run = int(steps * strength + 1e-6)  # 0.29 * 100 is a hair below 29
     if strength and not run:
         raise ConfigError(
@@ -179,20 +179,30 @@ def check_size(name: str, value: int) -> int:
     Raises:
         ConfigError: no multiple of 8 in 8 .. 8192.
     """
-    _integer(name, value, SIZE_STEP, MAX_SIZE)
+    check_integer(name, value, SIZE_STEP, MAX_SIZE)
     if value % SIZE_STEP:
         below = value // SIZE_STEP * SIZE_STEP
         raise ConfigError(f"{name} {value} is not a multiple of {SIZE_STEP}; use {below} or {below + SIZE_STEP}")
     return value
 
 
-def _integer(name: str, value: int, least: int, most: int) -> int:
+def check_integer(name: str, value: int, least: int, most: int) -> int:
+    """Return `value`.
+
+    Raises:
+        ConfigError: no integer from `least` to `most`.
+    """
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise ConfigError(f"{name} {value!r} is not an integer from {least} to {most}")
     return value
 
 
-def _number(name: str, value: float, most: float) -> float:
+def check_number(name: str, value: float, most: float) -> float:
+    """Return `value` as a float.
+
+    Raises:
+        ConfigError: no number from 0 to `most`.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value <= most:
         raise ConfigError(f"{name} {value!r} is not a number from 0 to {most:g}")  # NaN fails the comparison too
     if not math.isfinite(value):
