@@ -12,6 +12,7 @@ ROWS = [
     {"models", "samplers", "guidance", "schedules"},
     {"families"},
     {"checkpoint", "data", "runtime"},
+    {"adapters"},
     {"pipeline", "training"},
     {"evaluation"},
     {"train"},

@@ -1,0 +1,1 @@
+"""Small files that change a model: LoRA and its relatives, and learned words (textual inversion)."""

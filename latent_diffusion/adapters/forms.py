@@ -1,0 +1,123 @@
+"""The named factors of one layer -> its change, checked against the layer."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from latent_diffusion.adapters.delta import Decomposed, Delta, Full, Hadamard, Kronecker, LowRank, Product
+from latent_diffusion.errors import CheckpointError
+
+__all__ = ["Update", "update_of"]
+
+Fields = Mapping[str, Tensor]
+Scale = Callable[[int], float]
+"""Scale of a change by its rank, where the file gives no alpha."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """The change of one layer."""
+
+    form: str  # for people: "LoRA", "LoHa", "LoKr", "full", with "DoRA " before it
+    weight: Delta | None
+    bias: Tensor | None
+
+
+def update_of(fields: Fields, weight: Tensor, bias: Tensor | None, scale: Scale) -> Update:
+    """Return the change that `fields` describe for a layer with this weight and bias.
+
+    Raises:
+        CheckpointError: a factor is missing, holds no finite numbers, or does not fit the layer; says which.
+    """
+    for name, tensor in fields.items():
+        numbers = tensor.is_floating_point() or name == "alpha"  # which some write as an integer
+        if not numbers or not tensor.numel() or not torch.isfinite(tensor.sum(dtype=torch.float64)):
+            raise CheckpointError(f"its `{name}` holds no finite floating-point numbers")
+    form, delta = _form(fields, scale)
+    if delta is not None:
+        wanted = weight.shape[0], weight[0].numel()
+        if delta.shape != wanted:
+            raise CheckpointError(f"it changes a weight of {delta.shape}, the model's has {wanted}")
+        length = fields.get("magnitude", fields.get("dora_scale"))
+        if length is not None:
+            form, delta = f"DoRA {form}", _decomposed(delta, length, weight, peft="magnitude" in fields)
+    change = fields.get("diff_b")
+    if change is not None and (bias is None or change.numel() != bias.numel()):
+        wanted = 0 if bias is None else bias.numel()
+        raise CheckpointError(f"it changes a bias of {change.numel()}, the model's has {wanted}")
+    return Update(form, delta, change)
+
+
+def _form(fields: Fields, scale: Scale) -> tuple[str, Delta | None]:
+    """Return name and change of the weight; None where only the bias changes."""
+    if "down" in fields or "up" in fields:
+        up, down = _need(fields, "up", "down")
+        factors = _product(up, down, fields.get("mid"))
+        return "LoRA", LowRank(factors, _scale(fields, factors.rank, scale))
+    if any(name.startswith("hada_") for name in fields):
+        first, second = (_hada(fields, number) for number in "12")
+        if first.shape != second.shape:
+            raise CheckpointError(f"its two products have shapes {first.shape} and {second.shape}")
+        return "LoHa", Hadamard(first, second, _scale(fields, first.rank, scale))
+    if any(name.startswith("lokr_") for name in fields):
+        first, second = _lokr(fields, "1"), _lokr(fields, "2")
+        ranks = [part.rank for part in (second, first) if isinstance(part, Product)]
+        return "LoKr", Kronecker(first, second, _scale(fields, ranks[0], scale) if ranks else 1.0)
+    if "diff" in fields:
+        change = fields["diff"]
+        return "full", Full(change.flatten(1) if change.ndim > 1 else change[:, None])
+    if "diff_b" in fields:
+        return "full", None
+    raise CheckpointError(f"it has {', '.join(sorted(fields))} and nothing to go with it")
+
+
+def _hada(fields: Fields, number: str) -> Product:
+    left, right = _need(fields, f"hada_w{number}_a", f"hada_w{number}_b")
+    core = fields.get(f"hada_t{number}")
+    return _product(left if core is None else left.T, right, core)  # beside a core the left factor is (r, O)
+
+
+def _lokr(fields: Fields, number: str) -> Product | Tensor:
+    whole = fields.get(f"lokr_w{number}")
+    if whole is not None:
+        return whole.flatten(1)
+    left, right = _need(fields, f"lokr_w{number}_a", f"lokr_w{number}_b")
+    core = fields.get(f"lokr_t{number}")
+    return _product(left if core is None else left.T, right, core)
+
+
+def _need(fields: Fields, *names: str) -> list[Tensor]:
+    missing = [name for name in names if name not in fields]
+    if missing:
+        raise CheckpointError(f"it has {', '.join(sorted(fields))}, but no {', '.join(missing)}")
+    for name in names:
+        if fields[name].ndim < 2:
+            raise CheckpointError(f"its `{name}` has shape {tuple(fields[name].shape)}; a factor is a matrix")
+    return [fields[name] for name in names]
+
+
+def _product(left: Tensor, right: Tensor, core: Tensor | None) -> Product:
+    product = Product(left, right, core)
+    if (core is not None and core.ndim != 4) or not product.fits():
+        shapes = [tuple(t.shape) for t in (left, right, core) if t is not None]
+        raise CheckpointError(f"its factors {', '.join(map(str, shapes))} cannot be multiplied")
+    return product
+
+
+def _scale(fields: Fields, rank: int, scale: Scale) -> float:
+    if "alpha" not in fields:
+        return scale(rank)
+    if fields["alpha"].numel() != 1:
+        raise CheckpointError(f"its alpha has {fields['alpha'].numel()} numbers")
+    return float(fields["alpha"].item()) / rank
+
+
+def _decomposed(delta: Delta, length: Tensor, weight: Tensor, *, peft: bool) -> Decomposed:
+    """Return DoRA: lengths of rows, or where an early LyCORIS wrote (1, I, 1, 1), of inputs."""
+    by_input = not peft and length.shape[0] != weight.shape[0]
+    wanted = weight.shape[1 if by_input else 0]
+    if length.numel() != wanted:
+        raise CheckpointError(f"it has {length.numel()} lengths (DoRA), the model's weight wants {wanted}")
+    return Decomposed(delta, length.flatten(), by_input)

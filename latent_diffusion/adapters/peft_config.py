@@ -1,0 +1,85 @@
+"""The alpha that PEFT keeps beside the tensors, not among them.
+
+diffusers writes it as JSON into the header, under `lora_adapter_metadata` with the part's name before each field; PEFT
+itself writes `adapter_config.json` beside the file.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from latent_diffusion.adapters.keys import TEXT_MODEL, Place
+from latent_diffusion.errors import CheckpointError
+
+__all__ = ["PeftConfigs"]
+
+IN_HEADER = "lora_adapter_metadata"
+BESIDE = "adapter_config.json"
+MAX_BYTES = 1_000_000
+
+
+@dataclass(frozen=True)
+class PeftConfigs:
+    """Fields of a `LoraConfig` by "part.field"; a name without a part counts for every part."""
+
+    values: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, metadata: Mapping[str, str], file: Path) -> "PeftConfigs":
+        """Read what the header or the file beside says; empty where neither is there.
+
+        Raises:
+            CheckpointError: what is there is no JSON object.
+        """
+        beside = file.with_name(BESIDE)
+        text = metadata.get(IN_HEADER)
+        if text is None and file.name.startswith("adapter_") and beside.is_file():
+            with open(beside, encoding="utf-8", errors="replace") as opened:
+                text = opened.read(MAX_BYTES)
+        try:
+            values = json.loads(text or "{}")
+        except (ValueError, RecursionError) as error:
+            raise CheckpointError(f"{file}: its PEFT settings are no JSON: {error}") from None
+        if not isinstance(values, dict):
+            raise CheckpointError(f"{file}: its PEFT settings are no JSON object")
+        return cls(values)
+
+    def scale(self, place: Place) -> Callable[[int], float]:
+        """Return the scale of a layer's change by its rank r: alpha / r, or alpha / sqrt(r); 1 where nothing is said.
+
+        The root is rank-stabilised LoRA: Kalajdzievski 2023, arXiv:2312.03732, theorem 3.2.
+
+        Raises:
+            CheckpointError: an alpha that is no finite number.
+        """
+        alpha = self._field(place, "lora_alpha")
+        patterns = self._field(place, "alpha_pattern") or {}
+        if not isinstance(patterns, dict):
+            raise CheckpointError(f"its PEFT settings give alpha_pattern {patterns!r:.100}; a JSON object is wanted")
+        alpha = next((value for pattern, value in patterns.items() if _matches(pattern, place.path)), alpha)
+        if alpha is None:
+            return lambda rank: 1.0
+        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+            raise CheckpointError(f"its PEFT settings give lora_alpha {alpha!r}; a number is wanted")
+        root = bool(self._field(place, "use_rslora"))
+        return lambda rank: float(alpha) / (math.sqrt(rank) if root else rank)
+
+    def _field(self, place: Place, name: str) -> Any:
+        return self.values.get(f"{place.part}.{name}", self.values.get(name))
+
+
+def _matches(pattern: str, path: str) -> bool:
+    """Whether a name of `alpha_pattern` means this layer: its path, or the end of it; `^` wants the whole.
+
+    Raises:
+        CheckpointError: a regular expression, which PEFT allows and a hostile file could stall us with.
+    """
+    name = pattern.removeprefix("^").removesuffix("$")
+    if not re.fullmatch(r"[\w.]+", name):
+        raise CheckpointError(f"its PEFT settings have alpha_pattern {pattern!r:.100}; only names of layers are read")
+    name, path = name.removeprefix(TEXT_MODEL), path.removeprefix(TEXT_MODEL)
+    return path == name or (not pattern.startswith("^") and path.endswith("." + name))
