@@ -105,7 +105,9 @@ class Settings:
                 1,
                 components.schedule.num_train_timesteps,
             ),
-            guidance_scale=check_number("guidance_scale", chosen("guidance_scale", defaults.guidance_scale), MAX_GUIDANCE),
+            guidance_scale=check_number(
+                "guidance_scale", chosen("guidance_scale", defaults.guidance_scale), MAX_GUIDANCE
+            ),
             guidance_rescale=check_number("guidance_rescale", chosen("guidance_rescale", 0.0), 1.0),
             sampler=chosen("sampler", defaults.sampler),
             spacing=chosen("spacing", defaults.spacing),
