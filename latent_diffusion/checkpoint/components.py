@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from latent_diffusion.diffusion.level import NoiseSchedule
 from latent_diffusion.diffusion.prediction import Prediction
+from latent_diffusion.errors import CheckpointError
 from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.models.text_encoder import TextEncoder, TextEncoders
 from latent_diffusion.models.unet import UNet
@@ -34,3 +36,26 @@ class Components:
         if config.added_width is None:
             return 0
         return (config.added_width - self.text_encoder.pooled_width) // config.size_width
+
+    def check(self, source: Path) -> None:
+        """Check that the parts, which come from `source`, belong together.
+
+        Raises:
+            CheckpointError: naming the widths that differ.
+        """
+        unet, latents, text = self.unet.config, self.autoencoder.config.latent_channels, self.text_encoder
+        if text.width != unet.cross_attention_dim:
+            raise CheckpointError(
+                f"{source}: text states have {text.width} channels, "
+                f"the U-Net's cross_attention_dim is {unet.cross_attention_dim}"
+            )
+        if unet.out_channels != latents:
+            raise CheckpointError(
+                f"{source}: the U-Net has {unet.out_channels} output channels, the autoencoder's latents have {latents}"
+            )
+        sizes = (unet.added_width or 0) - text.pooled_width
+        if unet.added_width is not None and sizes not in (5 * unet.size_width, 6 * unet.size_width):
+            raise CheckpointError(
+                f"{source}: the U-Net reads {unet.added_width} channels of pooled text and sizes; the text encoder "
+                f"gives {text.pooled_width} and 5 or 6 sizes {unet.size_width} each"
+            )

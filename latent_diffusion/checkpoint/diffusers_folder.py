@@ -1,7 +1,7 @@
 """A model as a diffusers folder: unet/, vae/, text_encoder/, tokenizer/, scheduler/ and model_index.json."""
 
+import warnings
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -15,10 +15,12 @@ from latent_diffusion.checkpoint.network_config import (
     unet_values,
 )
 from latent_diffusion.checkpoint.network_weights import load_weights, save_weights
+from latent_diffusion.checkpoint.pipeline_index import INDEX, index_values, read_index
 from latent_diffusion.checkpoint.scheduler_config import read_schedule, write_schedule
 from latent_diffusion.checkpoint.text_folder import load_text_encoder, save_text_encoder
-from latent_diffusion.errors import CheckpointError, ResourceError
+from latent_diffusion.errors import CheckpointError, LatentDiffusionWarning, ResourceError
 from latent_diffusion.models.autoencoder import AutoencoderKL
+from latent_diffusion.models.text_encoder import TextEncoders
 from latent_diffusion.models.unet import UNet
 
 __all__ = [
@@ -30,16 +32,6 @@ __all__ = [
     "save_unet",
 ]
 
-INDEX = "model_index.json"
-PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline")
-PARTS = {
-    "text_encoder": ["transformers", "CLIPTextModel"],
-    "tokenizer": ["transformers", "CLIPTokenizer"],
-    "unet": ["diffusers", "UNet2DConditionModel"],
-    "vae": ["diffusers", "AutoencoderKL"],
-}
-ABSENT = {part: [None, None] for part in ("feature_extractor", "image_encoder", "safety_checker")}
-
 
 def load_folder(path: Path | str, dtype: torch.dtype = torch.float32) -> Components:
     """Read a model; its networks are on the CPU, in `dtype`, in evaluation mode. Nothing is looked up elsewhere.
@@ -48,7 +40,7 @@ def load_folder(path: Path | str, dtype: torch.dtype = torch.float32) -> Compone
         CheckpointError: a file is missing, damaged or does not fit; the message names it.
     """
     path = Path(path)
-    check_index(path / INDEX)
+    index = read_index(path / INDEX)
     file = path / "scheduler" / "scheduler_config.json"
     sampler = read_json(file)
     try:
@@ -57,16 +49,22 @@ def load_folder(path: Path | str, dtype: torch.dtype = torch.float32) -> Compone
         raise CheckpointError(f"{file}: {error}") from None
     unet = load_unet(path / "unet", dtype)
     autoencoder = load_autoencoder(path / "vae", dtype)
-    text_encoder = load_text_encoder(path, dtype)
-    width, wanted = text_encoder.config.hidden_size, unet.config.cross_attention_dim
-    if width != wanted:
-        raise CheckpointError(f"{path}: text states have {width} channels, the U-Net's cross_attention_dim is {wanted}")
-    if unet.config.out_channels != autoencoder.config.latent_channels:
-        raise CheckpointError(
-            f"{path}: the U-Net has {unet.config.out_channels} output channels, "
-            f"the autoencoder's latents have {autoencoder.config.latent_channels}"
-        )
-    return Components(unet, autoencoder, text_encoder, schedule, prediction, sampler, path.resolve().name)
+    towers = [load_text_encoder(path, dtype, tower=tower, penultimate=index.xl) for tower in index.towers]
+    for note in index.notes:
+        warnings.warn(f"{path}: {note}", LatentDiffusionWarning, stacklevel=2)
+    components = Components(
+        unet,
+        autoencoder,
+        towers[0] if len(towers) == 1 else TextEncoders(*towers),
+        schedule,
+        prediction,
+        sampler,
+        path.resolve().name,
+        notes=index.notes,
+        zeros_for_empty_prompt=index.zeros_for_empty_prompt,
+    )
+    components.check(path)
+    return components
 
 
 def save_folder(components: Components, path: Path | str, dtype: torch.dtype | None = None) -> None:
@@ -77,15 +75,14 @@ def save_folder(components: Components, path: Path | str, dtype: torch.dtype | N
     """
     path = Path(path)
     config = write_schedule(components.schedule, components.prediction, components.scheduler_config)
-    index: dict[str, Any] = {"scheduler": ["diffusers", config["_class_name"]], **PARTS, **ABSENT}
     try:
         (path / "scheduler").mkdir(parents=True, exist_ok=True)
         write_json(path / "scheduler" / "scheduler_config.json", config)
         save_unet(components.unet, path / "unet", dtype)
         save_autoencoder(components.autoencoder, path / "vae", dtype)
-        save_text_encoder(components.text_encoder, path, dtype)
-        head = {"_class_name": PIPELINES[0], "_diffusers_version": diffusers_version()}
-        write_json(path / INDEX, {**head, **dict(sorted(index.items())), "requires_safety_checker": False})
+        for tower in components.text_encoder.towers:
+            save_text_encoder(tower, path, dtype)
+        write_json(path / INDEX, index_values(components, config["_class_name"], diffusers_version()))
     except ResourceError:
         raise
     except OSError as error:
@@ -128,21 +125,3 @@ def save_autoencoder(model: AutoencoderKL, folder: Path | str, dtype: torch.dtyp
     """Write an autoencoder to its own folder; `dtype` None keeps the weights' own."""
     save_weights(model, Path(folder), dtype)
     write_json(Path(folder) / "config.json", autoencoder_values(model.config))
-
-
-def check_index(file: Path) -> None:
-    """Check what kind of model a folder holds. Class names are compared, never imported.
-
-    Raises:
-        CheckpointError: another kind of pipeline, or a part of another class.
-    """
-    index = read_json(file)
-    kind = index.get("_class_name")
-    if kind not in PIPELINES:
-        raise CheckpointError(f"{file}: _class_name is {kind!r}; supported are {', '.join(PIPELINES)}")
-    for part, expected in PARTS.items():
-        found = index.get(part)
-        # a fast tokenizer is the same tokenizer
-        plain = [str(word).removesuffix("Fast") for word in found] if isinstance(found, list) else found
-        if plain != expected:
-            raise CheckpointError(f"{file}: {part} is {found}; only {expected} is supported")

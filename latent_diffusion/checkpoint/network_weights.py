@@ -17,10 +17,9 @@ from latent_diffusion.errors import CheckpointError
 
 __all__ = ["load_weights", "open_weights", "save_weights"]
 
-FILE = "diffusion_pytorch_model.safetensors"
-VARIANTS = (FILE, "diffusion_pytorch_model.fp16.safetensors")
-INDEX = f"{FILE}.index.json"
-PICKLES = ("diffusion_pytorch_model.bin", "diffusion_pytorch_model.fp16.bin")
+STEM = "diffusion_pytorch_model"  # what names of weight files begin with; of a text model it is "model"
+NAMES = ("{}.safetensors", "{}.fp16.safetensors", "{}.safetensors.index.json", "{}.safetensors.index.fp16.json")
+PICKLES = ("{}.bin", "{}.fp16.bin", "pytorch_{}.bin")
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # autoencoders before 2023
 
 
@@ -33,35 +32,38 @@ def load_weights(model: Network, folder: Path, dtype: torch.dtype) -> Network:
     return fill(model, open_weights(folder), dtype)
 
 
-def open_weights(folder: Path) -> Weights:
-    """Return the weights in the folder of a network, under today's names.
+def open_weights(folder: Path, stem: str = STEM) -> Weights:
+    """Return the weights in the folder of a network, under today's names; `stem` is what their files' names begin with.
 
     Raises:
         CheckpointError: a file is missing or damaged.
     """
-    file = weights_file(folder)
-    return Weights(file, renamed(open_shards(file) if file.name == INDEX else open_tensors(file)))
+    file = weights_file(folder, stem)
+    return Weights(file, renamed(open_shards(file) if file.suffix == ".json" else open_tensors(file)))
 
 
 def save_weights(model: nn.Module, folder: Path, dtype: torch.dtype | None) -> None:
     """Write the weights of a network to `folder`; `dtype` None keeps their own."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_tensors(folder / FILE, {name: t.detach().to(dtype or t.dtype) for name, t in model.state_dict().items()})
+    write_tensors(
+        folder / f"{STEM}.safetensors",
+        {name: t.detach().to(dtype or t.dtype) for name, t in model.state_dict().items()},
+    )
 
 
-def weights_file(folder: Path) -> Path:
-    """Return the file of weights, or the index of the shards.
+def weights_file(folder: Path, stem: str = STEM) -> Path:
+    """Return the file of weights, or the index of the shards; full precision before half.
 
     Raises:
         CheckpointError: there is none; the message says what to do when there are only pickles.
     """
-    for name in (*VARIANTS, INDEX):
-        if (folder / name).is_file():
-            return folder / name
-    pickles = [name for name in PICKLES if (folder / name).exists()]
+    for name in NAMES:
+        if (file := folder / name.format(stem)).is_file():
+            return file
+    pickles = [file for name in PICKLES if (folder / (file := name.format(stem))).exists()]
     if pickles:
         raise CheckpointError(f"{folder}: only {pickles[0]}, a pickle that could run code; convert it to safetensors")
-    raise CheckpointError(f"{folder}: no weights; {FILE} was expected")
+    raise CheckpointError(f"{folder}: no weights; {stem}.safetensors was expected")
 
 
 def open_shards(index: Path) -> dict[str, Stored]:

@@ -1,4 +1,4 @@
-"""Text encoder and tokenizer <-> the `text_encoder/` and `tokenizer/` folders of a diffusers model.
+"""Text encoders and tokenizers <-> the `text_encoder/` and `tokenizer/` folders of a diffusers model, SDXL's `_2` too.
 
 What transformers 5 writes is not what other readers need: a text model built from a config is saved without the
 `text_model.` prefix, and a tokenizer as `tokenizer.json` alone. We always write the prefix, and vocab.json, merges.txt,
@@ -13,23 +13,33 @@ import torch
 from torch import Tensor, nn
 
 from latent_diffusion.checkpoint.json_file import read_json, write_json
-from latent_diffusion.checkpoint.safetensors_file import open_tensors, write_tensors
+from latent_diffusion.checkpoint.network_weights import open_weights
+from latent_diffusion.checkpoint.safetensors_file import write_tensors
 from latent_diffusion.checkpoint.weights import Weights, fill
 from latent_diffusion.errors import CheckpointError, ConfigError
 from latent_diffusion.models.text_encoder import TextEncoder
 
 if TYPE_CHECKING:
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 __all__ = ["load_text_encoder", "save_text_encoder", "text_config"]
 
 PREFIX = "text_model."
-WEIGHTS = ("model.safetensors", "model.fp16.safetensors")
+STEM = "model"  # what names of weight files begin with
+ENDINGS = ("", "_2")  # of the folders of each tower; the second tower has a projection
 TOKENIZER_VERSION = "#version: 0.2 - byte pairs, one merge a line"
 
 
-def load_text_encoder(folder: Path | str, dtype: torch.dtype = torch.float32) -> TextEncoder:
+def load_text_encoder(
+    folder: Path | str, dtype: torch.dtype = torch.float32, *, tower: int = 0, penultimate: bool = False
+) -> TextEncoder:
     """Read `folder/text_encoder` and `folder/tokenizer`; nothing is looked up anywhere else.
+
+    Args:
+        folder: the model's.
+        dtype: of the weights.
+        tower: 0, or 1 for SDXL's `text_encoder_2` and `tokenizer_2`, which has a projection.
+        penultimate: see `TextEncoder`.
 
     Returns:
         The text encoder in evaluation mode, its weights in `dtype`, on the CPU.
@@ -37,22 +47,25 @@ def load_text_encoder(folder: Path | str, dtype: torch.dtype = torch.float32) ->
     Raises:
         CheckpointError: a file is missing or damaged, keys or shapes do not fit, or the vocabulary does not fit.
     """
-    folder = Path(folder)
-    tokenizer = load_tokenizer(folder / "tokenizer")
-    model = load_text_model(folder / "text_encoder", dtype)
+    names = [f"text_encoder{ENDINGS[tower]}", f"tokenizer{ENDINGS[tower]}"]
+    model_folder, tokenizer_folder = (Path(folder) / name for name in names)
+    tokenizer = load_tokenizer(tokenizer_folder)
+    model = load_text_model(model_folder, dtype, projection=bool(tower))
     try:
-        return TextEncoder(model, tokenizer)
+        return TextEncoder(model, tokenizer, penultimate=penultimate)
     except ConfigError as error:
-        raise CheckpointError(f"{folder}: text_encoder/ and tokenizer/ do not belong together: {error}") from None
+        raise CheckpointError(f"{folder}: {names[0]}/ and {names[1]}/ do not belong together: {error}") from None
 
 
-def load_text_model(folder: Path, dtype: torch.dtype = torch.float32) -> "CLIPTextModel":
-    """Read a `CLIPTextModel`, with or without the `text_model.` prefix, strictly; evaluation mode.
+def load_text_model(
+    folder: Path, dtype: torch.dtype = torch.float32, *, projection: bool = False
+) -> "CLIPTextModel | CLIPTextModelWithProjection":
+    """Read a text model, with or without the `text_model.` prefix, strictly; evaluation mode.
 
     Raises:
         CheckpointError: a file is missing or damaged, or keys or shapes do not fit the config.
     """
-    from transformers import CLIPTextConfig, CLIPTextModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     values = read_json(folder / "config.json")
     layers = values.get("num_hidden_layers", 12)
@@ -63,12 +76,11 @@ def load_text_model(folder: Path, dtype: torch.dtype = torch.float32) -> "CLIPTe
     try:
         config = CLIPTextConfig(**{k: v for k, v in values.items() if k not in NOT_OF_THE_MODEL})
         with torch.device("meta"):
-            model = CLIPTextModel(config)
+            model = CLIPTextModelWithProjection(config) if projection else CLIPTextModel(config)
     except Exception as error:  # the strict configs of transformers raise their own kind
         why = " ".join(str(error).split())
         raise CheckpointError(f"{folder / 'config.json'}: not a CLIP text model: {why}") from None
-    file = next((folder / name for name in WEIGHTS if (folder / name).is_file()), folder / WEIGHTS[0])
-    return fill_text_model(model, Weights(file, open_tensors(file)), dtype)
+    return fill_text_model(model, open_weights(folder, STEM), dtype)
 
 
 TextModel = TypeVar("TextModel", bound=nn.Module)
@@ -98,7 +110,8 @@ CONFIG_KEYS = (
     *("initializer_range", "initializer_factor", "bos_token_id", "eos_token_id", "pad_token_id"),
 )
 MAX_LAYERS = 200  # of a text model; published ones have up to 32
-IGNORED = {"embeddings.position_ids", "text_projection.weight"}  # a buffer of old files; a head the U-Net never sees
+PROJECTION = "text_projection.weight"  # SDXL's second tower has it, and never the prefix
+IGNORED = {"embeddings.position_ids", PROJECTION}  # a buffer of old files; a head that SD 1 and 2 never see
 
 
 def bare(name: str) -> str:
@@ -129,7 +142,8 @@ def load_tokenizer(folder: Path) -> "CLIPTokenizer":
 
 def text_state(text_encoder: TextEncoder, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
     """Return the text model's tensors under the names every reader knows (`text_model.` prefix), contiguous."""
-    tensors = {PREFIX + bare(name): tensor for name, tensor in text_encoder.model.state_dict().items()}
+    own = text_encoder.model.state_dict()
+    tensors = {name if name == PROJECTION else PREFIX + bare(name): tensor for name, tensor in own.items()}
     return {name: tensor.detach().cpu().to(dtype or tensor.dtype).contiguous() for name, tensor in tensors.items()}
 
 
@@ -139,17 +153,21 @@ def text_config(text_encoder: TextEncoder) -> dict[str, Any]:
 
 
 def save_text_encoder(text_encoder: TextEncoder, folder: Path | str, dtype: torch.dtype | None = None) -> None:
-    """Write `folder/text_encoder` and `folder/tokenizer`; `dtype` None keeps the weights' own."""
-    folder = Path(folder)
-    target = folder / "text_encoder"
+    """Write `folder/text_encoder` and `folder/tokenizer`, with `_2` for a tower with projection.
+
+    `dtype` None keeps the weights' own.
+    """
+    folder, ending = Path(folder), ENDINGS[bool(text_encoder.pooled_width)]
+    target = folder / f"text_encoder{ending}"
     target.mkdir(parents=True, exist_ok=True)
     tensors = text_state(text_encoder, dtype)
     kept = next(iter(tensors.values())).dtype
     config = text_config(text_encoder)
-    config |= {"architectures": ["CLIPTextModel"], "torch_dtype": str(kept).removeprefix("torch.")}
+    kind = "CLIPTextModelWithProjection" if text_encoder.pooled_width else "CLIPTextModel"
+    config |= {"architectures": [kind], "torch_dtype": str(kept).removeprefix("torch.")}
     write_json(target / "config.json", dict(sorted(config.items())))
-    write_tensors(target / WEIGHTS[0], tensors, {"format": "pt"})
-    save_tokenizer(text_encoder.tokenizer, folder / "tokenizer", text_encoder.context_length)
+    write_tensors(target / f"{STEM}.safetensors", tensors, {"format": "pt"})
+    save_tokenizer(text_encoder.tokenizer, folder / f"tokenizer{ending}", text_encoder.context_length)
 
 
 def save_tokenizer(tokenizer: "CLIPTokenizer", folder: Path, context_length: int) -> None:
