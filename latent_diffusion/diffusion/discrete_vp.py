@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latent_diffusion.diffusion.level import CLEAN_TIME, Level
+from latent_diffusion.diffusion.level import CLEAN_TIME, Coefficient, Level
 from latent_diffusion.errors import ConfigError
 
 __all__ = ["DiscreteVP", "zero_terminal"]
@@ -88,14 +88,28 @@ class DiscreteVP(ABC):
         row = math.floor(t) + 1
         share = t - math.floor(t)
         if share == 0.0:
-            return Level(index, float(t), float(self._alpha_table[row]), float(self._sigma_table[row]))
+            return Level(index, float(t), float(self._alpha_table[row]), float(self._sigma_table[row]), self)
         left, right = self._log_snr_table[row], self._log_snr_table[row + 1]
         if math.isfinite(left) and math.isfinite(right):
             ratio = math.exp(-0.5 * ((1.0 - share) * left + share * right))  # sigma / alpha
             alpha = 1.0 / math.hypot(1.0, ratio)
-            return Level(index, t, alpha, ratio * alpha)
+            return Level(index, t, alpha, ratio * alpha, self)
         angle = (1.0 - share) * self._angle(row) + share * self._angle(row + 1)
-        return Level(index, t, math.cos(angle), math.sin(angle))
+        return Level(index, t, math.cos(angle), math.sin(angle), self)
+
+    def level_at(self, log_snr: float, index: int = 0) -> Level:
+        """Return the level with this log-SNR, exact in alpha and sigma; its time is `time_of(log_snr)`."""
+        if log_snr == math.inf:
+            return self.level(CLEAN_TIME, index)
+        if log_snr == -math.inf:
+            return Level(index, self.time_of(log_snr), 0.0, 1.0, self)
+        ratio = math.exp(-0.5 * log_snr)  # sigma / alpha
+        alpha = 1.0 / math.hypot(1.0, ratio)  # alpha^2 + sigma^2 = 1
+        return Level(index, self.time_of(log_snr), alpha, ratio * alpha, self)
+
+    def told(self, t: Coefficient) -> Coefficient:
+        """Return t: the network is told the time itself."""
+        return t
 
     def time_of(self, log_snr: float) -> float:
         """Return the time whose log-SNR this is: inverse of `level(t).log_snr`, clipped to 0 .. T - 1.

@@ -6,7 +6,7 @@ in double precision: no step of a sampler reads a number back from the device.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor
@@ -27,13 +27,15 @@ class Level:
     """One noise level: x = alpha * x0 + sigma * noise.
 
     `index` is its place among the levels that a sampler visits (0 = noisiest); `t` is what the network is told,
-    in training steps from 0 to num_train_timesteps - 1, or `CLEAN_TIME` for the clean latent.
+    in training steps from 0 to num_train_timesteps - 1, or `CLEAN_TIME` for the clean latent. `law` is the schedule it
+    belongs to: samplers with intermediate stages ask it for the level in between.
     """
 
     index: int
     t: float
     alpha: float
     sigma: float
+    law: "NoiseSchedule | None" = field(default=None, repr=False, compare=False)
 
     @property
     def log_snr(self) -> float:
@@ -41,6 +43,16 @@ class Level:
         if self.sigma == 0.0:
             return math.inf
         return 2.0 * (math.log(self.alpha) - math.log(self.sigma)) if self.alpha > 0.0 else -math.inf
+
+    def at(self, log_snr: float) -> "Level":
+        """Return the level of the same law that has this log-SNR."""
+        assert self.law is not None, "a level made by hand has no law to find others in"
+        return self.law.level_at(log_snr, self.index)
+
+    def at_time(self, t: float) -> "Level":
+        """Return the level of the same law at time t."""
+        assert self.law is not None, "a level made by hand has no law to find others in"
+        return self.law.level(t, self.index)
 
 
 Denoise: TypeAlias = Callable[[Tensor, Level], Tensor]
@@ -76,17 +88,27 @@ class NoiseSchedule(Protocol):
         """Return the time whose level has this log-SNR: the inverse of `level(t).log_snr`."""
         ...
 
+    def level_at(self, log_snr: float, index: int = 0) -> Level:
+        """Return the level with this log-SNR, exact in alpha and sigma; its time is `time_of(log_snr)`."""
+        ...
+
+    def told(self, t: Coefficient) -> Coefficient:
+        """Return what the network is told at time t, a number or (B,); for most laws t itself."""
+        ...
+
 
 @runtime_checkable
 class Sampler(Protocol):
     """An algorithm from noise to latent; implementations are frozen dataclasses and keep no state between calls.
 
-    `order` is its order of convergence on the probability-flow ODE (of its noise-free form where it draws noise).
-    `intervals` says how diffusers spaces its times and is handed to `levels(..., intervals=sampler.intervals)`.
+    `order` is its order of convergence on the probability-flow ODE (of its noise-free form where it draws noise); 0 for
+    those made for consistency models, which jump to the end of the path instead of following it.
+    `intervals` and `fractional` say how such samplers' times are usually spaced and are handed to `levels`.
     """
 
     order: ClassVar[int]
     intervals: ClassVar[bool]
+    fractional: ClassVar[bool]
 
     def __call__(self, denoise: Denoise, x: Tensor, levels: Sequence[Level], noise: NoiseSource) -> Iterator[Step]:
         """Yield one `Step` for each neighbouring pair of `levels`; x (B, C, h, w) is at levels[0]."""

@@ -51,7 +51,7 @@ class DiffusionLoss:
         x0 = x0.to(torch.promote_types(x0.dtype, torch.float32))
         noise = noise.to(x0)
         alpha, sigma, before = at_times(self.schedule, t, x0)
-        output = network(add_noise(x0, noise, alpha, sigma), t.float()).to(x0.dtype)
+        output = network(add_noise(x0, noise, alpha, sigma), self.schedule.told(t).float()).to(x0.dtype)
         target = self.prediction.target(x0, noise, alpha, sigma, before)
         return (output - target).square().flatten(1).mean(1) * self._weight(t).to(x0)
 

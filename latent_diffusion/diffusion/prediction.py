@@ -5,6 +5,7 @@ Given x = alpha * x0 + sigma * noise, the targets
     epsilon    noise                                     Ho et al. 2020, arXiv:2006.11239, section 3.2
     x0         x0
     v          alpha * noise - sigma * x0                Salimans & Ho 2022, arXiv:2202.00512, section 4, appendix D
+    flow       noise - x0                                Liu et al. 2023, arXiv:2209.03003, eq. 1
     mean       E[x_{t-1} | x_t, x0]                      arXiv:2006.11239, eq. 7 and 8
 
 are linear in x0 once x is known, so each converts into every other. Coefficients are host floats or tensors that
@@ -22,7 +23,7 @@ from latent_diffusion.diffusion.posterior import PosteriorCoefficients, posterio
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.registry import nearest
 
-__all__ = ["EPSILON", "MEAN", "X0", "Prediction", "V", "check_prediction", "prediction_named"]
+__all__ = ["EPSILON", "FLOW", "MEAN", "X0", "Prediction", "V", "check_prediction", "prediction_named"]
 
 Noise = tuple[Coefficient, Coefficient]
 """(alpha, sigma) of a level."""
@@ -99,7 +100,7 @@ class _X0:
 
 @dataclass(frozen=True)
 class _V:
-    """The velocity of arXiv:2202.00512; needs alpha^2 + sigma^2 = 1. Defined at every level but the clean one."""
+    """The velocity of arXiv:2202.00512, where alpha^2 + sigma^2 = 1; the same on any law. Undefined only when clean."""
 
     name: ClassVar[str] = "v_prediction"
 
@@ -107,13 +108,32 @@ class _V:
         return alpha * noise - sigma * x0
 
     def x0(self, output, x, alpha, sigma, previous=None) -> Tensor:
-        return alpha * x - sigma * output
+        return (alpha * x - sigma * output) / (alpha**2 + sigma**2)
 
     def output(self, x0, x, alpha, sigma, previous=None) -> Tensor:
-        return (alpha * x - x0) / sigma
+        return (alpha * x - (alpha**2 + sigma**2) * x0) / sigma
 
     def gain(self, alpha, sigma, previous=None) -> Coefficient:
-        return 1.0 / sigma
+        return (alpha**2 + sigma**2) / sigma
+
+
+@dataclass(frozen=True)
+class _Flow:
+    """The direction from picture to noise (arXiv:2209.03003, eq. 1). Defined at every level but the clean one."""
+
+    name: ClassVar[str] = "flow_prediction"
+
+    def target(self, x0, noise, alpha, sigma, previous=None) -> Tensor:
+        return noise - x0
+
+    def x0(self, output, x, alpha, sigma, previous=None) -> Tensor:
+        return (x - sigma * output) / (alpha + sigma)
+
+    def output(self, x0, x, alpha, sigma, previous=None) -> Tensor:
+        return (x - (alpha + sigma) * x0) / sigma
+
+    def gain(self, alpha, sigma, previous=None) -> Coefficient:
+        return (alpha + sigma) / sigma
 
 
 @dataclass(frozen=True)
@@ -144,13 +164,14 @@ def _step(alpha: Coefficient, sigma: Coefficient, previous: Noise | None) -> Pos
 EPSILON = _Epsilon()
 X0 = _X0()
 V = _V()
+FLOW = _Flow()
 MEAN = _Mean()
 
-_ALL: dict[str, Prediction] = {p.name: p for p in (EPSILON, V, X0, MEAN)}
+_ALL: dict[str, Prediction] = {p.name: p for p in (EPSILON, V, X0, FLOW, MEAN)}
 
 
 def prediction_named(name: str) -> Prediction:
-    """Return the prediction called `name`: "epsilon", "v_prediction", "sample" (diffusers' names) or "mean".
+    """Return the prediction called `name`: "epsilon", "v_prediction", "sample", "flow_prediction" (diffusers' names), "mean".
 
     Raises:
         ConfigError: no prediction has that name.
@@ -166,7 +187,10 @@ def check_prediction(prediction: Prediction, last_alpha: float | Tensor) -> None
     Reference: Lin et al. 2023, arXiv:2305.08891, section 3.2.
 
     Raises:
-        ConfigError: epsilon prediction with a zero-terminal-SNR schedule.
+        ConfigError: epsilon prediction with a schedule whose last level has no signal.
     """
     if prediction == EPSILON and not torch.as_tensor(last_alpha).ne(0).all():
-        raise ConfigError("epsilon prediction cannot be used with zero terminal SNR (alpha is 0); use v_prediction")
+        raise ConfigError(
+            "epsilon prediction cannot be used with zero terminal SNR (alpha is 0), nor with a rectified flow, which "
+            "has it; use v_prediction, sample or flow_prediction"
+        )

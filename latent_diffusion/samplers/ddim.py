@@ -31,6 +31,7 @@ class DDIM:
 
     order: ClassVar[int] = 1
     intervals: ClassVar[bool] = False
+    fractional: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.eta <= 1.0:

@@ -31,6 +31,7 @@ class DPMpp2M:
 
     order: ClassVar[int] = 2
     intervals: ClassVar[bool] = True
+    fractional: ClassVar[bool] = False
 
     def __call__(self, denoise: Denoise, x: Tensor, levels: Sequence[Level], noise: NoiseSource) -> Iterator[Step]:
         """Yield a `Step` per pair of levels; x (B, C, h, w) float32 is at levels[0]."""

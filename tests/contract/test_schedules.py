@@ -8,20 +8,28 @@ import pytest
 import torch
 
 from latent_diffusion.diffusion.discrete_vp import DiscreteVP
+from latent_diffusion.diffusion.level import NoiseSchedule
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.registry import find, names
+from latent_diffusion.schedules.rectified_flow import RectifiedFlow
 
 NAMES = names("latent_diffusion.schedules")
+TABLES = [name for name in NAMES if issubclass(find("latent_diffusion.schedules", name), DiscreteVP)]
+LAWS = {
+    **{name: find("latent_diffusion.schedules", name)() for name in NAMES},
+    **{f"{name}-zero": find("latent_diffusion.schedules", name)(zero_terminal_snr=True) for name in TABLES},
+    "rectified_flow-shift3": RectifiedFlow(shift=3.0),
+}
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=TABLES)
 def kind(request):
     return find("latent_diffusion.schedules", request.param)
 
 
-@pytest.fixture(params=[False, True], ids=["plain", "zero_terminal_snr"])
-def schedule(request, kind) -> DiscreteVP:
-    return kind(zero_terminal_snr=request.param)
+@pytest.fixture(params=list(LAWS))
+def schedule(request) -> NoiseSchedule:
+    return LAWS[request.param]
 
 
 def test_snr_strictly_falls(schedule):
@@ -30,10 +38,11 @@ def test_snr_strictly_falls(schedule):
     assert all(a > b for a, b in pairwise(log_snr))
 
 
-def test_variance_is_preserved(schedule):
+def test_variance_is_preserved_or_the_line_is_straight(schedule):
+    power = 2 if isinstance(schedule, DiscreteVP) else 1
     for t in (0, 1, 250.25, 998.5, 999):
         level = schedule.level(t)
-        assert level.alpha**2 + level.sigma**2 == pytest.approx(1.0, abs=1e-14)
+        assert level.alpha**power + level.sigma**power == pytest.approx(1.0, abs=1e-14)
 
 
 def test_time_of_inverts_level(schedule):
@@ -62,6 +71,34 @@ def test_host_and_tensor_paths_agree(schedule):
     assert fractional == [schedule.level(0.5).alpha, schedule.level(998.5).alpha]
 
 
+def test_level_at_is_exact_and_knows_its_time(schedule):
+    for log_snr in (12.0, 8.0, 0.3, -1.7, -4.0):
+        level = schedule.level_at(log_snr, 7)
+        assert level.log_snr == pytest.approx(log_snr, abs=1e-12)
+        assert (level.index, level.t, level.law) == (7, schedule.time_of(log_snr), schedule)
+    clean, noise = schedule.level_at(math.inf), schedule.level_at(-math.inf)
+    assert (clean.t, clean.alpha, clean.sigma) == (-1.0, 1.0, 0.0)
+    assert (noise.t, noise.alpha, noise.sigma) == (999.0, 0.0, 1.0)
+
+
+def test_levels_find_others_of_their_law(schedule):
+    level = schedule.level(500, 3)
+    assert level.at(schedule.level(250).log_snr).t == pytest.approx(250, abs=1e-6)
+    assert level.at_time(250) == schedule.level(250, 3)
+
+
+def test_rectified_flow_tells_its_noise_level():
+    """diffusers' flow-matching schedulers tell the network 1000 sigma."""
+    for schedule in (RectifiedFlow(), RectifiedFlow(shift=3.0)):
+        for t in (0, 499, 999):
+            assert schedule.told(t) == pytest.approx(1000 * schedule.level(t).sigma, rel=1e-14)
+        assert schedule.told(torch.tensor([999])).tolist() == [1000.0]
+    assert RectifiedFlow(shift=3.0).level(499).sigma == pytest.approx(3 * 0.5 / (1 + 2 * 0.5))
+    for shift in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(ConfigError, match="shift"):
+            RectifiedFlow(shift=shift)
+
+
 def test_n06_zero_terminal_snr_is_exact(kind):
     """The last alpha-bar is exactly 0, the first is kept, and the last level is pure noise."""
     plain, zero = kind(), kind(zero_terminal_snr=True)
@@ -82,9 +119,14 @@ def test_times_off_the_table_are_refused(schedule):
             schedule.level(t)
 
 
-def test_schedules_are_values(kind):
+@pytest.mark.parametrize("name", NAMES)
+def test_schedules_are_values(name):
+    kind = find("latent_diffusion.schedules", name)
     assert kind() == kind()
     assert hash(kind()) == hash(kind())
-    assert kind(num_train_timesteps=50).alphas_cumprod.shape == (50,)
     with pytest.raises(ConfigError, match="num_train_timesteps"):
         kind(num_train_timesteps=1)
+
+
+def test_tables_have_their_length(kind):
+    assert kind(num_train_timesteps=50).alphas_cumprod.shape == (50,)

@@ -8,12 +8,12 @@ import torch
 from latent_diffusion.diffusion.denoiser import at_times
 from latent_diffusion.diffusion.forward import add_noise
 from latent_diffusion.diffusion.posterior import posterior
-from latent_diffusion.diffusion.prediction import EPSILON, MEAN, X0, V, check_prediction, prediction_named
+from latent_diffusion.diffusion.prediction import EPSILON, FLOW, MEAN, X0, V, check_prediction, prediction_named
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.registry import find
 from latent_diffusion.schedules.scaled_linear import ScaledLinearSchedule
 
-ALL = (EPSILON, V, X0, MEAN)
+ALL = (EPSILON, V, X0, FLOW, MEAN)
 SCHEDULE = ScaledLinearSchedule()
 TIMES = torch.tensor([0, 1, 10, 100, 500, 900, 999])
 
