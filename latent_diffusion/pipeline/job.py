@@ -1,16 +1,17 @@
 """One call of the pipeline once its arguments are read: the parts put to work for these prompts and seeds."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from latent_diffusion.checkpoint.components import Components
+from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.diffusion.denoiser import Denoiser
-from latent_diffusion.diffusion.level import Denoise
+from latent_diffusion.diffusion.level import Denoise, Level
 from latent_diffusion.diffusion.noise import NoiseSource
 from latent_diffusion.errors import ConfigError
-from latent_diffusion.guidance.cfg import CFG
 from latent_diffusion.pipeline.prompts import Prompts
 from latent_diffusion.pipeline.record import InpaintRecord, Record
 from latent_diffusion.pipeline.sampling import Sampled
@@ -31,14 +32,33 @@ class Job:
     noise: NoiseSource  # B streams
     seeds: list[int]  # B
     initial: str  # where the first noise comes from: "seed", "generator" or "latents"
+    concat: Tensor | None = None  # (1, C', h, w) extra input channels of an inpainting U-Net
 
-    def bind(self) -> Denoise:
-        """Return the guided estimator of x0 for these prompts."""
-        parts = self.components
-        denoiser = Denoiser(parts.unet, parts.schedule, parts.prediction, self.dtype)
-        positive = self.prompts.positive.to(self.device)
-        negative = positive if self.prompts.negative is None else self.prompts.negative.to(self.device)
-        return CFG(self.settings.guidance_scale, self.settings.guidance_rescale).bind(denoiser, positive, negative)
+    def told(self, concat: Tensor) -> "Job":
+        """Return the same job with extra input channels (1, C', h, w) for the U-Net, the same for every image."""
+        return replace(self, concat=concat)
+
+    def bind(self, levels: Sequence[Level] | None = None) -> Denoise:
+        """Return the guided estimator of x0 for these prompts.
+
+        Args:
+            levels: those the sampler will visit, to which shares of the steps refer; None = all of the settings'.
+        """
+        parts, prompts = self.components, self.prompts
+        positive = self._placed(prompts.positive)
+        return self.settings.guidance.bind(
+            Denoiser(parts.unet, parts.schedule, parts.prediction, self.dtype),
+            positive,
+            positive if prompts.negative is None else self._placed(prompts.negative),
+            empty=None if prompts.empty is None else self._placed(prompts.empty),
+            levels=self.settings.levels(parts) if levels is None else levels,
+            slicing=self.settings.guidance_slicing,
+        )
+
+    def _placed(self, cond: Conditioning) -> Conditioning:
+        """Return `cond` on the device, with the extra input channels."""
+        concat = None if self.concat is None else self.concat.expand(len(cond), -1, -1, -1)
+        return replace(cond, concat=concat).to(self.device)
 
     def initial_noise(self, latents: Tensor | None = None) -> Tensor:
         """Return x (B, C, h, w) float32 of unit variance on the device: drawn, or `latents`.
@@ -70,6 +90,8 @@ class Job:
                 num_inference_steps=settings.num_inference_steps,
                 guidance_scale=settings.guidance_scale,
                 guidance_rescale=settings.guidance_rescale,
+                guidance=settings.guidance_texts,
+                guidance_interval=settings.guidance_interval,
                 sampler=settings.sampler,
                 spacing=settings.spacing,
                 eta=settings.eta,

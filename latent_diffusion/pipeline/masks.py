@@ -1,29 +1,52 @@
 """Masks: what is repainted, at the picture's size, at the model's size and on the latent grid.
 
 One rule for every kind of mask file: the picture is read as 8-bit grey (16-bit is scaled, colour becomes luma,
-transparent parts are black); a pixel of 128 or more is repainted, the others are kept bit for bit.
+transparent parts are black); a pixel of 128 or more is repainted, the others are kept bit for bit. In soft mode the grey
+is the strength of each pixel instead, from 0, kept bit for bit, to 255, repainted with the strength of the call.
+
+A mask here is uint8 (H, W): 0 = kept, 255 = repainted, between them only in soft mode.
 """
 
 import os
+from typing import Literal, get_args
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from PIL import Image, ImageFilter
 
 from latent_diffusion.data.images import load_image
 from latent_diffusion.errors import DataError
 
-__all__ = ["REPAINT_FROM", "bounding_box", "inward_weights", "load_mask", "max_pool"]
+__all__ = [
+    "FULL",
+    "MASK_MODES",
+    "REPAINT_FROM",
+    "MaskMode",
+    "bounding_box",
+    "fade_in",
+    "grow",
+    "inward_weights",
+    "load_mask",
+    "max_pool",
+]
 
+MaskMode = Literal["binary", "soft"]
+MASK_MODES: tuple[str, ...] = get_args(MaskMode)
 REPAINT_FROM = 128
+FULL = 255
 BLACK = (0, 0, 0)
 
 
-def load_mask(source: str | os.PathLike[str] | Image.Image, size: tuple[int, int]) -> np.ndarray:
-    """Return the mask in `source` as bool (H, W), True where the picture is repainted.
+def load_mask(
+    source: str | os.PathLike[str] | Image.Image, size: tuple[int, int], mode: MaskMode = "binary"
+) -> np.ndarray:
+    """Return the mask in `source`, uint8 (H, W).
 
     Args:
         source: a file or a picture.
         size: width and height of the picture it belongs to, in px.
+        mode: "binary" makes every pixel 0 or 255, "soft" keeps the greys.
 
     Raises:
         DataError: no readable picture, or of another size than the picture.
@@ -34,26 +57,47 @@ def load_mask(source: str | os.PathLike[str] | Image.Image, size: tuple[int, int
             f"the mask is {mask.width}x{mask.height} px but the picture is {size[0]}x{size[1]} px; "
             "draw the mask at the picture's size"
         )
-    return np.asarray(mask) >= REPAINT_FROM
+    grey = np.array(mask)
+    return grey if mode == "soft" else np.where(grey >= REPAINT_FROM, FULL, 0).astype(np.uint8)
+
+
+def grow(mask: np.ndarray, distance: int) -> np.ndarray:
+    """Return `mask` (H, W) uint8 with every pixel as strong as the strongest within `distance` px (a square)."""
+    if not distance:
+        return mask
+    values = torch.from_numpy(mask).float()[None, None]
+    for kernel, padding in (((1, 2 * distance + 1), (0, distance)), ((2 * distance + 1, 1), (distance, 0))):
+        values = F.max_pool2d(values, kernel, stride=1, padding=padding)
+    return values[0, 0].to(torch.uint8).numpy()
+
+
+def fade_in(mask: np.ndarray, distance: int) -> np.ndarray:
+    """Return `mask` (H, W) uint8 weakened near its edge, in full from `distance` px inside on: nothing outside wakes.
+
+    What the mask touches keeps a strength of at least 1, so that it is still the same mask.
+    """
+    weakened = np.rint(mask * inward_weights(mask > 0, distance)).astype(np.uint8)
+    return np.maximum(weakened, (mask > 0).astype(np.uint8))
 
 
 def bounding_box(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """Return left, top, right, bottom (exclusive) of the True part of `mask` (H, W), which is not empty."""
+    """Return left, top, right, bottom (exclusive) of what `mask` (H, W) touches, which is something."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def max_pool(mask: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Return `mask` (H, W) bool on a grid of (height, width): True in every cell that a True pixel touches.
+    """Return `mask` (H, W) on a grid of (height, width): in every cell the strongest of the pixels that it touches.
 
     Nearest or mean sampling would lose strokes thinner than a cell; here a single pixel survives.
     """
-    sums = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.int64)
-    sums[1:, 1:] = mask.cumsum(0).cumsum(1)  # integral image: the count in a window is four look-ups
-    top, bottom = _windows(mask.shape[0], height)
-    left, right = _windows(mask.shape[1], width)
-    counts = sums[bottom][:, right] - sums[top][:, right] - sums[bottom][:, left] + sums[top][:, left]
-    return counts > 0
+    for axis, cells in ((0, height), (1, width)):
+        first, end = _windows(mask.shape[axis], cells)
+        room = [(0, 0), (0, 0)]
+        room[axis] = (0, 1)  # so that an end is an index
+        bounds = np.stack([first, end], axis=1).flatten()
+        mask = np.maximum.reduceat(np.pad(mask, room), bounds, axis=axis).take(np.arange(0, 2 * cells, 2), axis)
+    return mask
 
 
 def _windows(size: int, cells: int) -> tuple[np.ndarray, np.ndarray]:

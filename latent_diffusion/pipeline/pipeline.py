@@ -18,11 +18,12 @@ from latent_diffusion.pipeline.engine import Engine
 from latent_diffusion.pipeline.inpaint import inpaint
 from latent_diffusion.pipeline.options import Options, Texts
 from latent_diffusion.pipeline.output import Output, OutputType
+from latent_diffusion.pipeline.repainting import InpaintOptions
 from latent_diffusion.pipeline.settings import Defaults
 from latent_diffusion.pipeline.text_to_image import text_to_image
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DiffusionPipeline
 
 __all__ = ["LatentDiffusionPipeline", "Output"]
 
@@ -109,52 +110,32 @@ class LatentDiffusionPipeline:
         *,
         image: Source,
         mask_image: Source,
-        strength: float = 1.0,
-        masked_content: str = "original",
-        start_from: str | None = None,
-        padding_mask_crop: int | None = None,
-        feather: int = 2,
-        **options: Unpack[Options],
+        **options: Unpack[InpaintOptions],
     ) -> Output:
         """Repaint the white part of a mask; every pixel outside it stays bit for bit what it was.
 
         A picture larger than the working size is worked on in the mask's box plus padding, shrunk to that size, and
-        pasted back at its own resolution; a smaller one is extended for the work. Output has the input's size.
+        pasted back at its own resolution; a smaller one is extended for the work. Output has the input's size. Takes
+        U-Nets of text to image and those for inpainting.
 
         Args:
             prompt: what the repainted part shows.
             image: a file or PIL picture of any size; EXIF rotation is applied, transparency handed back unchanged.
             mask_image: of the picture's size; grey of 128 or more is repainted.
-            strength: share of the steps that are run; 0 returns the input.
-            masked_content: what stands in the hole at first: "original", "fill", "noise" or "nothing".
-            start_from: "noise" or "noised_image"; None = "noise" for an emptied hole, else "noised_image".
-            padding_mask_crop: px in view around the mask's box; None = a quarter of its longer side.
-            feather: px over which the old picture fades into the new one, inside the mask.
-            **options: see `Options`; `height` and `width` are what the model works at.
+            **options: see `InpaintOptions` and `Options`; `height` and `width` are what the model works at.
 
         Raises:
             DataError: picture or mask cannot be read, or their sizes differ.
             ConfigError: an argument that cannot be.
             DivergedError: the network or the decoder made NaN.
         """
-        return inpaint(
-            self.engine,
-            prompt,
-            options,
-            image=image,
-            mask_image=mask_image,
-            strength=strength,
-            masked_content=masked_content,
-            start_from=start_from,
-            padding_mask_crop=padding_mask_crop,
-            feather=feather,
-        )
+        return inpaint(self.engine, prompt, options, image=image, mask_image=mask_image)
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> None:
         """Write a diffusers folder that `from_pretrained` and diffusers open; None keeps each tensor's dtype."""
         save_folder(self.components, Path(folder), dtype=dtype)
 
-    def to_diffusers(self) -> "StableDiffusionPipeline":
+    def to_diffusers(self) -> "DiffusionPipeline":
         """Return a diffusers pipeline that shares these weights: training or moving one changes the other."""
         from latent_diffusion.pipeline.to_diffusers import to_diffusers
 

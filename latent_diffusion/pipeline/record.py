@@ -32,6 +32,16 @@ class InpaintRecord:
     feather: int  # px
     box: tuple[int, int, int, int] | None  # left, top, right, bottom worked on, px; None = nothing was repainted
     steps_run: int  # after strength
+    exact_steps: bool = False
+    mask_mode: str = "binary"
+    mask_grow: int = 0  # px
+    mask_blur: int = 0  # px
+    inpaint_area: str = "auto"
+    resample: int = 0
+    jump_length: int = 10
+    color_match: bool = False
+    latent_blend: bool = True
+    added: tuple[int, int, int, int] | None = None  # px of outpainting: left, right, top, bottom
 
 
 @dataclass(frozen=True)
@@ -79,8 +89,9 @@ class Record:
             values = json.loads(text)
             inner = values.pop("inpaint")
             if inner is not None:
-                box = inner.pop("box")
-                inner = InpaintRecord(**inner, box=None if box is None else tuple(box))
+                for name in ("box", "added"):
+                    inner[name] = tuple(inner[name]) if inner.get(name) is not None else None
+                inner = InpaintRecord(**inner)
             for name in ("size_ids", "negative_size_ids"):
                 if values.get(name) is not None:
                     values[name] = tuple(values[name])

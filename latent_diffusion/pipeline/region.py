@@ -1,18 +1,26 @@
 """Where on a picture inpainting works: a region of the picture, brought to the model's size and back.
 
-A picture no larger than the working size is used whole; of a larger one the mask's box plus padding is, shrunk until
-it fits. What is missing to the working size is filled by repeating the edge, and cut off again afterwards.
+    auto     a picture no larger than the working size is used whole; of a larger one the mask's box plus padding is,
+             shrunk until it fits, and never enlarged
+    masked   the mask's box plus padding, shrunk or enlarged to the working size: the most detail the model can give
+    whole    all of the picture, shrunk until it fits: the model sees everything
+
+What is missing to the working size is filled by repeating the edge, and cut off again afterwards.
 """
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 from PIL import Image
 
 from latent_diffusion.pipeline.masks import bounding_box, max_pool
 
-__all__ = ["Region"]
+__all__ = ["AREAS", "Area", "Region"]
 
+Area = Literal["auto", "masked", "whole"]
+AREAS: tuple[str, ...] = get_args(Area)
+CLOSE = 32  # px; default padding of "masked", as in A1111's "Only masked padding"
 CONTEXT = 0.25  # default padding around the mask's box, of the box's and of the working size's longer side
 
 
@@ -25,24 +33,25 @@ class Region:
     work: tuple[int, int]  # width and height the model works at, inner plus repeated edge
 
     @classmethod
-    def around(cls, mask: np.ndarray, work: tuple[int, int], padding: int | None = None) -> "Region":
-        """Choose the region for a non-empty `mask` (H, W) bool and a working size (width, height).
+    def around(
+        cls, mask: np.ndarray, work: tuple[int, int], padding: int | None = None, area: Area = "auto"
+    ) -> "Region":
+        """Choose the region for a non-empty `mask` (H, W) and a working size (width, height).
 
         Args:
-            mask: True where the picture is repainted.
+            mask: not 0 where the picture is repainted.
             work: width and height the model works at.
-            padding: picture px kept in view around the mask; None = a quarter of the mask's box or of `work`,
-                whichever is longer.
+            padding: picture px kept in view around the mask; None = 32 for "masked", else a quarter of the mask's box
+                or of `work`, whichever is longer.
+            area: see above.
         """
         height, width = mask.shape
-        left, top, right, bottom = bounding_box(mask)
-        if padding is None:
-            padding = round(CONTEXT * max(right - left, bottom - top, *work))
-        shrink = 1.0  # picture px per working px; never below 1, so that nothing is enlarged
-        if width > work[0] or height > work[1]:
-            shrink = max(1.0, (right - left + 2 * padding) / work[0], (bottom - top + 2 * padding) / work[1])
-            # past the picture's own edge there is nothing to see
-            shrink = min(shrink, max(1.0, width / work[0], height / work[1]))
+        box = left, top, right, bottom = bounding_box(mask)
+        if area == "whole":
+            box, padding = (0, 0, width, height), 0
+        elif padding is None:
+            padding = CLOSE if area == "masked" else round(CONTEXT * max(right - left, bottom - top, *work))
+        shrink = _shrink(box, (width, height), work, padding, area)
         spans = []
         for first, last, size, room in ((left, right, width, work[0]), (top, bottom, height, work[1])):
             span = min(size, max(round(room * shrink), last - first))
@@ -65,7 +74,7 @@ class Region:
         return Image.fromarray(self._pad(np.asarray(part), mode="edge"))
 
     def take_mask(self, mask: np.ndarray) -> np.ndarray:
-        """Return the region of a mask (H, W) bool at the working size (h, w); what was added is kept, not painted."""
+        """Return the region of a mask (H, W) at the working size (h, w); what was added is kept, not painted."""
         x0, y0, x1, y1 = self.box
         return self._pad(max_pool(mask[y0:y1, x0:x1], self.inner[1], self.inner[0]), mode="constant")
 
@@ -79,3 +88,15 @@ class Region:
         """Extend (h, w, ...) on the right and at the bottom to the working size."""
         missing = [(0, self.work[1] - pixels.shape[0]), (0, self.work[0] - pixels.shape[1])]
         return np.pad(pixels, missing + [(0, 0)] * (pixels.ndim - 2), mode=mode)
+
+
+def _shrink(
+    box: tuple[int, int, int, int], picture: tuple[int, int], work: tuple[int, int], padding: int, area: Area
+) -> float:
+    """Return how many picture px become one working px, so that `box` and its padding fit; below 1 enlarges."""
+    shown = (box[2] - box[0] + 2 * padding, box[3] - box[1] + 2 * padding)
+    fits = max(shown[0] / work[0], shown[1] / work[1])
+    everything = max(picture[0] / work[0], picture[1] / work[1])  # past the picture's edge there is nothing to see
+    if area == "masked":
+        return min(fits, everything)
+    return min(max(1.0, fits), max(1.0, everything))
