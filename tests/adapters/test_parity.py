@@ -1,0 +1,148 @@
+"""Files written by diffusers and PEFT read by us, and the other way round: the same numbers come out of the networks."""
+
+import json
+
+import pytest
+import torch
+
+from latent_diffusion.adapters.lora_file import read_lora
+from latent_diffusion.adapters.merge import adapted
+from latent_diffusion.adapters.parts import parts_of, with_parts
+from latent_diffusion.adapters.writing import write_lora
+from latent_diffusion.conditioning import Conditioning
+
+PROMPTS = ["a 3d render of a red apple", "a blue car"]
+TOLERANCE = {"rtol": 1e-4, "atol": 2e-5}  # theirs adds a second product at run time, ours one merged product
+
+
+@pytest.fixture
+def theirs(tiny_folder):
+    pytest.importorskip("peft")
+    from diffusers import StableDiffusionPipeline
+
+    return StableDiffusionPipeline.from_pretrained(tiny_folder, safety_checker=None)
+
+
+@torch.no_grad()
+def their_outputs(pipe):
+    ids = pipe.tokenizer(PROMPTS, padding="max_length", max_length=77, return_tensors="pt").input_ids
+    states = pipe.text_encoder(ids).last_hidden_state
+    x, t = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([10, 700])
+    return states, pipe.unet(x, t, states).sample
+
+
+@torch.no_grad()
+def our_outputs(components, loaded=()):
+    parts = {
+        part: adapted(module, [(adapter.updates.get(part, {}), strength) for adapter, strength in loaded])
+        for part, module in parts_of(components).items()
+    }
+    changed = with_parts(components, parts)
+    states = changed.text_encoder(PROMPTS).context
+    x, t = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([10, 700])
+    return states, changed.unet(x, t, changed.unet.project(Conditioning(states)))
+
+
+def check(found, wanted, plain):
+    for ours, theirs, without in zip(found, wanted, plain, strict=True):
+        torch.testing.assert_close(ours, theirs, **TOLERANCE)
+        assert (ours - without).abs().max() > 100 * TOLERANCE["atol"]  # the change is one
+
+
+@pytest.mark.parametrize("layout", ["kohya", "peft"])
+def test_diffusers_reads_what_we_write(layout, theirs, tiny_components, random_lora, tmp_path):
+    plain = our_outputs(tiny_components)
+    layers = ("to_q", "to_v", "to_out.0", "proj_in", "conv1", "time_emb_proj", "q_proj", "out_proj")
+    write_lora(tmp_path / "a.safetensors", random_lora(1, layers=layers), layout)
+    write_lora(tmp_path / "b.safetensors", random_lora(2, rank=3), layout)
+    loaded = []
+    for name, strength in (("a", 0.7), ("b", -0.4)):
+        theirs.load_lora_weights(tmp_path / f"{name}.safetensors", adapter_name=name)
+        loaded.append((read_lora(tmp_path / f"{name}.safetensors", tiny_components), strength))
+    theirs.set_adapters(["a", "b"], [0.7, -0.4])
+    check(our_outputs(tiny_components, loaded), their_outputs(theirs), plain)
+    report = loaded[0][0].report
+    assert report.format == {"kohya": "kohya", "peft": "PEFT"}[layout] and not report.unmatched
+
+
+def make_theirs(pipe, **settings):
+    """Give diffusers' pipeline a LoRA with random factors."""
+    from peft import LoraConfig
+
+    unet = LoraConfig(target_modules=["to_q", "to_k", "to_out.0", "proj_in", "ff.net.2"], **settings)
+    text = LoraConfig(target_modules=["q_proj", "v_proj"], **settings)
+    pipe.unet.add_adapter(unet)
+    pipe.text_encoder.add_adapter(text)
+    draw = torch.Generator().manual_seed(3)
+    for module in (pipe.unet, pipe.text_encoder):
+        for name, parameter in module.named_parameters():
+            if "lora_A" in name or "lora_B" in name:
+                parameter.data.copy_(torch.randn(parameter.shape, generator=draw) * 0.2)
+            if "magnitude" in name:
+                parameter.data.mul_(1 + torch.rand(parameter.shape, generator=draw))
+    return unet, text
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"r": 4, "lora_alpha": 4},
+        {"r": 4, "lora_alpha": 6},
+        {"r": 4, "lora_alpha": 6, "use_rslora": True},
+        {"r": 4, "lora_alpha": 4, "alpha_pattern": {"attn1.to_q": 2, "q_proj": 9}, "rank_pattern": {"to_k": 2}},
+    ],
+)
+def test_we_read_what_diffusers_writes(settings, theirs, tiny_components, tmp_path):
+    from diffusers.utils import convert_state_dict_to_diffusers
+    from peft.utils import get_peft_model_state_dict
+
+    plain = their_outputs(theirs)
+    configs = make_theirs(theirs, **settings)
+    theirs.save_lora_weights(
+        tmp_path,
+        unet_lora_layers=convert_state_dict_to_diffusers(get_peft_model_state_dict(theirs.unet)),
+        text_encoder_lora_layers=convert_state_dict_to_diffusers(get_peft_model_state_dict(theirs.text_encoder)),
+        unet_lora_adapter_metadata=configs[0].to_dict(),
+        text_encoder_lora_adapter_metadata=configs[1].to_dict(),
+    )
+    adapter = read_lora(tmp_path, tiny_components)  # the folder
+    assert not adapter.report.unmatched
+    check(our_outputs(tiny_components, [(adapter, 1.0)]), their_outputs(theirs), plain)
+
+
+def test_we_read_what_peft_writes_with_dora(theirs, tiny_components, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    plain = their_outputs(theirs)
+    wrapped = get_peft_model(
+        theirs.unet, LoraConfig(r=2, lora_alpha=3, use_dora=True, target_modules=["to_q", "proj_in", "conv1"])
+    )
+    draw = torch.Generator().manual_seed(3)
+    for name, parameter in wrapped.named_parameters():
+        if "lora_B" in name:
+            parameter.data.copy_(torch.randn(parameter.shape, generator=draw) * 0.2)
+        if "magnitude" in name:
+            parameter.data.mul_(1 + torch.rand(parameter.shape, generator=draw))
+    wrapped.save_pretrained(tmp_path / "style")
+    theirs.unet = wrapped
+    adapter = read_lora(tmp_path / "style", tiny_components)
+    assert adapter.name == "style" and set(adapter.report.forms) == {"DoRA LoRA"}
+    found, wanted = our_outputs(tiny_components, [(adapter, 1.0)]), their_outputs(theirs)
+    check(found[1:], wanted[1:], plain[1:])
+
+
+def test_the_settings_of_peft_are_checked(tiny_components, random_lora, tmp_path):
+    from latent_diffusion.errors import CheckpointError
+
+    for values, words in (
+        ({"unet.lora_alpha": "much"}, "lora_alpha 'much'"),
+        ({"unet.alpha_pattern": {"(a+)+$": 1}}, "only names of layers"),
+        ({"unet.alpha_pattern": 3}, "alpha_pattern 3"),
+    ):
+        metadata = {"lora_adapter_metadata": json.dumps(values)}
+        write_lora(tmp_path / "x.safetensors", random_lora(parts=("unet",)), "peft", metadata)
+        with pytest.raises(CheckpointError, match=words.replace("(", r"\(")):
+            read_lora(tmp_path / "x.safetensors", tiny_components)
+    write_lora(tmp_path / "x.safetensors", random_lora(parts=("unet",)), "peft", {"lora_adapter_metadata": "{"})
+    with pytest.raises(CheckpointError, match="no JSON"):
+        read_lora(tmp_path / "x.safetensors", tiny_components)
