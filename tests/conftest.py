@@ -61,3 +61,82 @@ def tiny_pipeline(tiny_folder):
     from latent_diffusion import LatentDiffusionPipeline
 
     return LatentDiffusionPipeline.from_pretrained(tiny_folder, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def tiny_family(tmp_path_factory):
+    """A function from a family's name ("sd2_v", "sdxl_inpaint") to a folder of it with tiny random weights; read-only.
+
+    Levels, channels, text towers and scheduler are the family's; only widths and depths shrink.
+    """
+    import functools
+
+    @functools.cache
+    def folder(name: str) -> Path:
+        from latent_diffusion.checkpoint.diffusers_folder import save_folder
+
+        path = tmp_path_factory.mktemp("families") / name
+        save_folder(tiny_components(name), path)
+        return path
+
+    return folder
+
+
+def tiny_components(name: str):
+    """Return the parts of a family in tiny, with random weights that no norm or zero hides."""
+    import importlib
+    from dataclasses import replace
+
+    import torch
+
+    from latent_diffusion.checkpoint.components import Components
+    from latent_diffusion.checkpoint.scheduler_config import read_schedule
+    from latent_diffusion.models.autoencoder import AutoencoderKL
+    from latent_diffusion.models.unet import UNet
+
+    values = importlib.import_module(f"latent_diffusion.families.{name}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        text_encoder = tiny_text(values.TEXT)
+        levels, old = len(values.UNET.block_out_channels), values.UNET
+        count = 0 if old.added_width is None else (old.added_width - values.TEXT[-1].projection) // old.size_width
+        depth = old.transformer_layers_per_block
+        config = replace(
+            old,
+            sample_size=8,
+            block_out_channels=(16, 32, 32, 32)[:levels],
+            num_attention_heads=(2, 2, 4, 4)[:levels],
+            layers_per_block=1,
+            cross_attention_dim=text_encoder.width,
+            transformer_layers_per_block=depth if depth == 1 else (1, 2, 3, 2)[:levels],
+            added_width=text_encoder.pooled_width + 8 * count if count else None,
+            size_width=8,
+            norm_num_groups=8,
+        )
+        vae = replace(values.AUTOENCODER, block_out_channels=(8, 16, 16), layers_per_block=1, norm_num_groups=8)
+        unet, autoencoder = UNet(config), AutoencoderKL(replace(vae, sample_size=32))
+        with torch.no_grad():
+            for weight in (*unet.parameters(), *autoencoder.parameters(), *text_encoder.parameters()):
+                weight.add_(torch.randn_like(weight), alpha=0.02)
+    schedule, prediction = read_schedule(values.SCHEDULER)
+    zeros = getattr(values, "ZEROS_FOR_EMPTY_PROMPT", False)
+    parts = (unet.eval(), autoencoder.eval(), text_encoder.eval())
+    return Components(*parts, schedule, prediction, values.SCHEDULER, name, zeros_for_empty_prompt=zeros)
+
+
+def tiny_text(configs):
+    """Return the text encoder of a family in tiny."""
+    from dataclasses import replace
+
+    from latent_diffusion.data.bpe import clip_tokenizer, train_byte_pairs
+    from latent_diffusion.models.text_encoder import TextEncoder, TextEncoders
+
+    towers = []
+    for config in configs:
+        tokenizer = clip_tokenizer(train_byte_pairs(CAPTIONS, 600))
+        tokenizer.pad_token = config.pad_token
+        width = 24 if config.projection is None else 32
+        small = replace(config, width=width, layers=3, heads=2, projection=config.projection and 16)
+        small = replace(small, vocab_size=len(tokenizer))
+        towers.append(TextEncoder(small.build(tokenizer), tokenizer, penultimate=config.penultimate))
+    return towers[0] if len(towers) == 1 else TextEncoders(*towers)
