@@ -4,6 +4,7 @@
 names and in the config of transformers' `CLIPModel`. With the tensors of `text_encoder/` added it is one.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from latent_diffusion.checkpoint.json_file import read_json, write_json
+from latent_diffusion.checkpoint.open_clip_names import TEXT, VISION, from_open_clip
 from latent_diffusion.checkpoint.safetensors_file import read_tensors, write_tensors
 from latent_diffusion.checkpoint.text_folder import load_text_encoder, save_text_encoder, text_config
 from latent_diffusion.checkpoint.weights import Stored, Weights, check_fit
@@ -29,52 +31,6 @@ VISION_KEYS = (
     *("patch_size", "num_channels", "projection_dim", "hidden_act", "layer_norm_eps", "attention_dropout"),
 )
 
-# Names inside a block and around the blocks: open-clip -> transformers.
-BLOCK = {
-    "ln_1": "layer_norm1",
-    "ln_2": "layer_norm2",
-    "attn.out_proj": "self_attn.out_proj",
-    "mlp.c_fc": "mlp.fc1",
-    "mlp.c_proj": "mlp.fc2",
-}
-TEXT = {
-    "token_embedding.weight": "embeddings.token_embedding.weight",
-    "positional_embedding": "embeddings.position_embedding.weight",
-    "ln_final.weight": "final_layer_norm.weight",
-    "ln_final.bias": "final_layer_norm.bias",
-}
-VISION = {
-    "class_embedding": "embeddings.class_embedding",
-    "conv1.weight": "embeddings.patch_embedding.weight",
-    "positional_embedding": "embeddings.position_embedding.weight",
-    "ln_pre.weight": "pre_layrnorm.weight",
-    "ln_pre.bias": "pre_layrnorm.bias",
-    "ln_post.weight": "post_layernorm.weight",
-    "ln_post.bias": "post_layernorm.bias",
-}
-
-
-def renamed(tower: dict[str, Tensor], outside: dict[str, str]) -> dict[str, Tensor]:
-    """Return one tower's tensors under transformers' names; query, key and value become three tensors.
-
-    Args:
-        tower: open-clip's tensors without the projection.
-        outside: names of the tensors outside the blocks.
-    """
-    result = {new: tower[old] for old, new in outside.items()}
-    for name, tensor in tower.items():
-        if name in outside:
-            continue
-        block, _, rest = name.removeprefix("transformer.resblocks.").partition(".")
-        if rest.startswith("attn.in_proj_"):
-            kind = rest.removeprefix("attn.in_proj_")
-            for part, values in zip("qkv", tensor.chunk(3), strict=True):
-                result[f"encoder.layers.{block}.self_attn.{part}_proj.{kind}"] = values
-        else:
-            module, _, kind = rest.rpartition(".")
-            result[f"encoder.layers.{block}.{BLOCK[module]}.{kind}"] = tensor
-    return result
-
 
 def from_towers(towers: TwoTowers, tokenizer: "CLIPTokenizer") -> CLIP:
     """Return copies of trained towers in transformers' modules, float32, on the CPU, in evaluation mode."""
@@ -87,10 +43,10 @@ def from_towers(towers: TwoTowers, tokenizer: "CLIPTokenizer") -> CLIP:
 
     model = CLIPTextModel(_text_config(towers.config))
     wanted = {name.removeprefix("text_model."): name for name in model.state_dict()}
-    model.load_state_dict({wanted[name]: tensor for name, tensor in renamed(text, TEXT).items()})
+    model.load_state_dict({wanted[name]: tensor for name, tensor in _renamed(text, TEXT).items()})
     image_tower = CLIPVisionModelWithProjection(_vision_config(towers.config))
     image_tower.load_state_dict(
-        {f"vision_model.{name}": tensor for name, tensor in renamed(vision, VISION).items()}
+        {f"vision_model.{name}": tensor for name, tensor in _renamed(vision, VISION).items()}
         | {"visual_projection.weight": image_projection.T}
     )
     clip = CLIP(TextEncoder(model, tokenizer), image_tower)
@@ -98,6 +54,11 @@ def from_towers(towers: TwoTowers, tokenizer: "CLIPTokenizer") -> CLIP:
         clip.text_projection.weight.copy_(text_projection.T)
         clip.logit_scale.copy_(towers.logit_scale)
     return clip.eval()
+
+
+def _renamed(tower: dict[str, Tensor], outside: Mapping[str, str]) -> dict[str, Tensor]:
+    stored = {name: Stored.of(tensor) for name, tensor in tower.items()}
+    return {name: piece.fetch() for name, piece in from_open_clip(stored, outside).items()}
 
 
 def _text_config(config: CLIPConfig) -> Any:
