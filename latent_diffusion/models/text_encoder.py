@@ -7,7 +7,7 @@ layer, without the norm, and one projected vector a prompt (Podell et al. 2023, 
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +57,7 @@ class TextEncoder(nn.Module):
         self.model = model
         self.tokenizer = tokenizer
         self.penultimate = penultimate
+        self.expansions: Mapping[int, tuple[int, ...]] = {}  # id of a learned word -> ids of its vectors
         self._check_ids()
 
     @property
@@ -109,7 +110,7 @@ class TextEncoder(nn.Module):
     def token_ids(self, text: str) -> list[int]:
         """Return the ids of the whole `text`, however long, without begin and end."""
         ids: Any = self.tokenizer(text, truncation=False, verbose=False)["input_ids"]
-        return list(ids[1:-1])
+        return self._expanded(ids)[1:-1]
 
     def token_counts(self, prompts: Sequence[str]) -> list[int]:
         """Return the number of tokens of each prompt, begin and end not counted, before anything is cut.
@@ -143,7 +144,14 @@ class TextEncoder(nn.Module):
         warnings.warn(message, LatentDiffusionWarning, stacklevel=4)
 
     def _ids(self, prompts: Sequence[str]) -> list[list[int]]:
-        return [self.tokenizer(self._head(prompt), truncation=False, verbose=False)["input_ids"] for prompt in prompts]
+        return [
+            self._expanded(self.tokenizer(self._head(prompt), truncation=False, verbose=False)["input_ids"])
+            for prompt in prompts
+        ]
+
+    def _expanded(self, ids: Sequence[int]) -> list[int]:
+        """Return the ids with each learned word as the ids of its vectors."""
+        return [part for token in ids for part in self.expansions.get(token, (token,))]
 
     def _head(self, prompt: str) -> str:
         """Return `prompt`, cut where no token of the context can reach, so that a megabyte costs no time."""
