@@ -1,4 +1,4 @@
-"""Make `latent_diffusion/bundled/clip_vocabulary/` (vocab.json, merges.txt) out of the byte pairs that open-clip comes with.
+"""Make `latent_diffusion/bundled/clip_vocabulary/` (vocab.json, merges.txt) out of the byte pairs of open-clip.
 
     python scripts/make_clip_vocabulary.py
 
