@@ -6,6 +6,7 @@ from dataclasses import replace
 from torch import nn
 
 from latent_diffusion.checkpoint.components import Components
+from latent_diffusion.checkpoint.compvis_names import unet_names
 from latent_diffusion.models.text_encoder import TextEncoder
 from latent_diffusion.nn.shared_copy import shared_copy
 
@@ -36,4 +37,5 @@ def with_parts(components: Components, parts: Mapping[str, nn.Module]) -> Compon
 
 def original_paths(components: Components) -> dict[str, str]:
     """Return the path of each U-Net layer in the original Stable Diffusion code, by its path here."""
-    return {}
+    unet = components.unet
+    return unet_names(unet.config, [path for path, layer in unet.named_modules() if hasattr(layer, "weight")])
