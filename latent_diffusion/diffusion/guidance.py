@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -132,6 +132,8 @@ class Guidance(ABC):
 
     `CFG(7.5) + PAG(3.0)` is both at once.
     """
+
+    weighs: ClassVar[bool] = False  # whether it makes the estimate of prompt and negative prompt
 
     @property
     def needs_negative(self) -> bool:

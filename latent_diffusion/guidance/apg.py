@@ -13,6 +13,7 @@ Reference: Sadat et al. 2024, arXiv:2410.02416, section 4 and algorithm 1.
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -30,6 +31,8 @@ class APG(Guidance):
 
     The defaults are the paper's for SDXL; `max_norm` grows with the square root of the latents' size.
     """
+
+    weighs: ClassVar[bool] = True
 
     scale: float = 7.5  # 1 = the prompt alone; bears larger values than CFG, the paper takes 10 to 15
     eta: float = 0.0  # share of the part along x0(prompt) that stays; 1 = all, as CFG

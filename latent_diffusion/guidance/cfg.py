@@ -7,6 +7,7 @@ both rows, so combining x0 equals combining epsilon or v.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -19,6 +20,8 @@ __all__ = ["CFG"]
 @dataclass(frozen=True)
 class CFG(Guidance):
     """Classifier-free guidance with a negative prompt, in one batched call of the network."""
+
+    weighs: ClassVar[bool] = True
 
     scale: float = 7.5  # 1 = the prompt alone, at half the cost; larger follows the prompt more closely
     rescale: float = 0.0  # 0 = off, 1 = exactly the unguided spread; see `guidance/rescale.py`

@@ -9,6 +9,7 @@ Reference: Fan et al. 2025, arXiv:2503.18886, section 4 and algorithm 1.
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -26,6 +27,8 @@ VELOCITIES = ("flow_prediction",)  # outputs whose zero means that x stands stil
 @dataclass(frozen=True)
 class CFGZero(Guidance):
     """Classifier-free guidance with an optimal scale of the negative; scale 1 is the prompt alone."""
+
+    weighs: ClassVar[bool] = True
 
     scale: float = 7.5
     zero_steps: int = 0  # first steps whose output is zero; the paper takes 4 % of the steps; flow models only

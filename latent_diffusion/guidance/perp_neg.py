@@ -9,6 +9,7 @@ Reference: Armandpour et al. 2023, arXiv:2304.04968, section 3.
 """
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -25,6 +26,8 @@ SMALLEST = 1e-12  # of |pos|^2
 @dataclass(frozen=True)
 class PerpNeg(Guidance):
     """Guidance by prompt, negative prompt and empty prompt. negative_scale 0 = CFG without a negative prompt."""
+
+    weighs: ClassVar[bool] = True
 
     scale: float = 7.5
     negative_scale: float = 1.0  # how strongly to move away from the negative prompt
