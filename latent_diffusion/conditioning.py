@@ -29,24 +29,25 @@ class Conditioning:
         """Number of conditions B."""
         return self.context.shape[0]
 
-    def _map(self, change: Callable[[Tensor], Tensor]) -> "Conditioning":
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Conditioning":
+        """Return the same conditions with every field that is set changed."""
         rest = {name: None if v is None else change(v) for name, v in vars(self).items() if name != "context"}
         return Conditioning(change(self.context), **rest)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Conditioning":
         """Return the same conditions on `device` in `dtype`."""
-        moved = self._map(lambda v: v.to(device=device, dtype=dtype))
+        moved = self.map(lambda v: v.to(device=device, dtype=dtype))
         if self.size_ids is None:
             return moved
         return replace(moved, size_ids=self.size_ids.to(device=device))
 
     def repeat_interleave(self, count: int) -> "Conditioning":
         """Return each condition `count` times in a row: (B, ...) -> (B * count, ...)."""
-        return self._map(lambda v: v.repeat_interleave(count, dim=0))
+        return self.map(lambda v: v.repeat_interleave(count, dim=0))
 
     def __getitem__(self, rows: slice) -> "Conditioning":
         """Return a slice of the batch."""
-        return self._map(lambda v: v[rows])
+        return self.map(lambda v: v[rows])
 
     @staticmethod
     def cat(parts: Sequence["Conditioning"]) -> "Conditioning":

@@ -1,14 +1,21 @@
 """What a pipeline is made of at the moment of a call; new adapters make a new one, running calls keep theirs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from latent_diffusion.checkpoint.components import Components
+from latent_diffusion.checkpoint.diffusers_folder import load_folder
+from latent_diffusion.checkpoint.locate import locate_model
+from latent_diffusion.diffusion.denoiser import Denoiser
+from latent_diffusion.diffusion.level import Level
+from latent_diffusion.errors import ConfigError
 from latent_diffusion.pipeline.job import Job
 from latent_diffusion.pipeline.options import Options, Texts, check_names
+from latent_diffusion.pipeline.prompt_terms import AdapterTag
 from latent_diffusion.pipeline.prompts import read_prompts
-from latent_diffusion.pipeline.seeds import noise_for
+from latent_diffusion.pipeline.seeds import open_noise
 from latent_diffusion.pipeline.settings import Defaults, Settings
 from latent_diffusion.runtime.placement import choose_device, choose_dtype
 
@@ -45,23 +52,62 @@ class Engine:
             ConfigError: an unknown name, or a value that cannot be.
         """
         check_names(options)
-        return Settings.resolve(self.components, self.defaults, options)
+        return Settings.resolve(self.components, self.defaults, options, self._open)
 
-    def start(self, prompt: Texts, settings: Settings, options: Options, *, initial: str = "seed") -> Job:
+    def denoiser(self, components: Components | None = None) -> Denoiser:
+        """Return the U-Net of `components`, or its own, as an estimator of x0."""
+        parts = self.components if components is None else components
+        return Denoiser(parts.unet, parts.schedule, parts.prediction, self.dtype)
+
+    def _open(self, model: str) -> Denoiser:
+        """Return the U-Net of another model, which must read the same text states and latents.
+
+        Raises:
+            ConfigError: it reads others.
+            CheckpointError: no such model.
+        """
+        other = load_folder(locate_model(model), dtype=torch.float32)
+        for name in ("cross_attention_dim", "in_channels", "out_channels", "added_width"):
+            ours, theirs = getattr(self.components.unet.config, name), getattr(other.unet.config, name)
+            if ours != theirs:
+                raise ConfigError(f"{other.name} cannot guide {self.components.name}: {name} is {theirs}, not {ours}")
+        other.unet.to(device=self.device, dtype=self.dtype).eval()
+        return self.denoiser(other)
+
+    def start(
+        self,
+        prompt: Texts,
+        settings: Settings,
+        options: Options,
+        *,
+        levels: Sequence[Level] | None = None,
+        initial: str = "seed",
+    ) -> Job:
         """Encode the prompts and open the noise streams of one call.
 
         Args:
             prompt: one text or several; None with `prompt_embeds`.
             settings: what `settings` returned.
             options: the call's.
+            levels: what the sampler will visit, where it is less than the whole path.
             initial: where the first noise comes from: "seed", or "latents" when the caller gave it.
 
         Raises:
             ConfigError: prompts or seeds that cannot be.
         """
-        prompts = read_prompts(self.components, prompt, options, settings)
-        generator = options.get("generator")
-        noise, seeds = noise_for(options.get("seed"), generator, len(prompts))
-        if generator is not None and initial == "seed":
+        levels = settings.levels(self.components) if levels is None else levels
+        prompts = read_prompts(self.asked_for, prompt, options, settings, max(len(levels) - 1, 1))
+        noise, seeds, variation = open_noise(options, len(prompts))
+        if options.get("generator") is not None and initial == "seed":
             initial = "generator"
-        return Job(self.components, self.device, self.dtype, settings, prompts, noise, seeds, initial)
+        return Job(self.components, self.device, self.dtype, settings, levels, prompts, noise, seeds, initial, variation)
+
+    def asked_for(self, tags: tuple[AdapterTag, ...]) -> Components:
+        """Return the parts with the adapters that a prompt asks for.
+
+        Raises:
+            ConfigError: it asks for one, and there is no folder to look in.
+        """
+        if tags:
+            raise ConfigError(f"the prompt asks for <lora:{tags[0].name}>, and no folder of adapters was given")
+        return self.components

@@ -5,12 +5,10 @@ input channels, and the pixels outside the mask are never written.
 """
 
 import warnings
-from collections.abc import Sequence
 
 import torch
 
 from latent_diffusion.checkpoint.components import Components
-from latent_diffusion.diffusion.level import Level
 from latent_diffusion.diffusion.resample import Resampled
 from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
 from latent_diffusion.pipeline.canvas import Canvas, Source
@@ -48,7 +46,7 @@ def inpaint(
     told_of_picture = _reads_picture(engine.components, repainting)
     levels = late_levels(engine.components, settings, repainting.strength, exact_steps=repainting.exact_steps)
     canvas = Canvas.read(image, mask_image, repainting, (settings.width, settings.height))
-    job = engine.start(prompt, settings, rest)
+    job = engine.start(prompt, settings, rest, levels=levels)
     if canvas.region is None or not levels:
         why = "strength is 0" if canvas.region else "the mask has no white (128 or more, in soft mode any)"
         warnings.warn(f"nothing to repaint: {why}; the input comes back as it is", LatentDiffusionWarning, CALLER)
@@ -57,7 +55,7 @@ def inpaint(
         autoencoder = engine.components.autoencoder
         if told_of_picture:
             job = job.told(told(canvas, autoencoder))
-        sampled = _sample(job, canvas, levels, rest)
+        sampled = _sample(job, canvas, rest)
         images = canvas.paste(decode(autoencoder, sampled.latents), len(levels) - 1)
     details = _details(canvas, sampled, added)
     return Output(images, job.seeds, job.records(sampled, canvas.picture.size, details), sampled.stopped)
@@ -85,14 +83,14 @@ def _reads_picture(components: Components, repainting: Repainting) -> bool:
     )
 
 
-def _sample(job: Job, canvas: Canvas, levels: Sequence[Level], options: Options) -> Sampled:
+def _sample(job: Job, canvas: Canvas, options: Options) -> Sampled:
     """Draw the latents of the region in view."""
-    repainting = canvas.settings
+    repainting, levels = canvas.settings, job.levels
     x = job.initial_noise()
     filled = repainting.masked_content == "noise" and repainting.start != "noise"
     filler = job.noise.draw(x.shape[1:]) if filled else None
     known = Known.encode(canvas, job.components.autoencoder, filler)
-    denoise = job.bind(levels)
+    denoise = job.bind()
     if repainting.latent_blend:
         denoise = known.kept_by(denoise, levels)
     sampler = Resampled(job.settings.build_sampler(), repainting.resample, repainting.jump_length)

@@ -7,14 +7,16 @@ import torch
 from torch import Tensor
 
 from latent_diffusion.checkpoint.components import Components
-from latent_diffusion.conditioning import Conditioning
+from latent_diffusion.conditioning import Blend, Conditioning
 from latent_diffusion.diffusion.denoiser import Denoiser
 from latent_diffusion.diffusion.level import Denoise, Level
 from latent_diffusion.diffusion.noise import NoiseSource
 from latent_diffusion.errors import ConfigError
+from latent_diffusion.pipeline.prompt_groups import Group, change_at, join_rows
 from latent_diffusion.pipeline.prompts import Prompts
-from latent_diffusion.pipeline.record import InpaintRecord, Record
+from latent_diffusion.pipeline.record import HiresRecord, ImageToImageRecord, InpaintRecord, Record, Task
 from latent_diffusion.pipeline.sampling import Sampled
+from latent_diffusion.pipeline.seeds import Variation
 from latent_diffusion.pipeline.settings import Settings
 
 __all__ = ["Job"]
@@ -28,32 +30,40 @@ class Job:
     device: torch.device
     dtype: torch.dtype  # the U-Net's
     settings: Settings
+    levels: Sequence[Level]  # what the sampler will visit
     prompts: Prompts  # of B images
     noise: NoiseSource  # B streams
     seeds: list[int]  # B
     initial: str  # where the first noise comes from: "seed", "generator" or "latents"
+    variation: Variation | None = None  # other seeds that the noise leans towards
     concat: Tensor | None = None  # (1, C', h, w) extra input channels of an inpainting U-Net
 
     def told(self, concat: Tensor) -> "Job":
         """Return the same job with extra input channels (1, C', h, w) for the U-Net, the same for every image."""
         return replace(self, concat=concat)
 
-    def bind(self, levels: Sequence[Level] | None = None) -> Denoise:
-        """Return the guided estimator of x0 for these prompts.
+    def bind(self) -> Denoise:
+        """Return the guided estimator of x0 for these prompts."""
+        return join_rows([(group.rows, self._bind(group)) for group in self.prompts.groups], self.device)
 
-        Args:
-            levels: those the sampler will visit, to which shares of the steps refer; None = all of the settings'.
-        """
-        parts, prompts = self.components, self.prompts
-        positive = self._placed(prompts.positive)
-        return self.settings.guidance.bind(
-            Denoiser(parts.unet, parts.schedule, parts.prediction, self.dtype),
-            positive,
-            positive if prompts.negative is None else self._placed(prompts.negative),
-            empty=None if prompts.empty is None else self._placed(prompts.empty),
-            levels=self.settings.levels(parts) if levels is None else levels,
-            slicing=self.settings.guidance_slicing,
-        )
+    def _bind(self, group: Group) -> Denoise:
+        """Return the estimator for the images of one group."""
+        parts, settings = group.components, self.settings
+        denoiser = Denoiser(parts.unet, parts.schedule, parts.prediction, self.dtype)
+        bound = []
+        for told in (told.map(self._placed) for told in group.told):
+            first = told.prompt.terms[0][0] if isinstance(told.prompt, Blend) else told.prompt
+            bound.append(
+                settings.guidance.bind(
+                    denoiser,
+                    told.prompt,
+                    first if told.negative is None else told.negative,  # where it is None it has no part
+                    empty=told.empty,
+                    levels=self.levels,
+                    slicing=settings.guidance_slicing,
+                )
+            )
+        return change_at(bound, group.timeline, self.levels)
 
     def _placed(self, cond: Conditioning) -> Conditioning:
         """Return `cond` on the device, with the extra input channels."""
@@ -78,8 +88,8 @@ class Job:
             raise ConfigError(f"latents must be finite {(len(self.noise), *shape)}, not {tuple(latents.shape)}")
         return latents.to(device=self.device, dtype=torch.float32)
 
-    def records(self, sampled: Sampled, size: tuple[int, int], inpaint: InpaintRecord | None = None) -> list[Record]:
-        """Return what made each image; `size` is the width and height of the files in px."""
+    def records(self, sampled: Sampled, size: tuple[int, int], task: Task | None = None) -> list[Record]:
+        """Return what made each image; `size` is the width and height of the files in px, `task` what was done."""
         settings = self.settings
         return [
             Record(
@@ -96,6 +106,8 @@ class Job:
                 spacing=settings.spacing,
                 eta=settings.eta,
                 clip_skip=settings.clip_skip,
+                emphasis=settings.emphasis,
+                long_prompt=settings.long_prompt,
                 size_ids=None if settings.size_ids is None else settings.size_ids.positive,
                 negative_size_ids=None if settings.size_ids is None else settings.size_ids.negative,
                 prompt_2=self.prompts.second[k],
@@ -108,7 +120,11 @@ class Job:
                 device=self.device.type,
                 initial=self.initial,
                 stopped_after=sampled.steps if sampled.stopped else None,
-                inpaint=inpaint,
+                inpaint=task if isinstance(task, InpaintRecord) else None,
+                image_to_image=task if isinstance(task, ImageToImageRecord) else None,
+                hires=task if isinstance(task, HiresRecord) else None,
+                variation_seed=self.variation.seeds[k] if self.variation else None,
+                variation_strength=self.variation.shares[k] if self.variation else 0.0,
             )
             for k, seed in enumerate(self.seeds)
         ]

@@ -6,6 +6,7 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
+from latent_diffusion.diffusion.guidance import Guidance
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.pipeline.sampling import OnStep
 from latent_diffusion.registry import nearest
@@ -38,6 +39,12 @@ class Options(TypedDict, total=False):
     """1 = unguided, 0 = the negative prompt alone; None = the model's."""
     guidance_rescale: float
     """0 .. 1, against overexposure by strong guidance. Default 0."""
+    guidance: Guidance | str | Sequence[str] | None
+    """How to guide: names such as "apg" or "pag:scale=3,stop=0.6", several at once, or an object; None = "cfg"."""
+    guidance_interval: tuple[float, float] | None
+    """Shares of the steps between which guidance is on, such as (0.1, 0.8); None = always."""
+    guidance_slicing: bool
+    """Run the U-Net on one row after another: the least memory, the most time. Default False."""
     sampler: str | None
     """Name of a file of `samplers`; None = the model's."""
     spacing: str | None
@@ -46,10 +53,18 @@ class Options(TypedDict, total=False):
     """Noise that "ddim" adds, 0 .. 1. Default 0."""
     clip_skip: int | None
     """Last layers of the text model to leave out, for both prompts (diffusers: for `prompt` only)."""
+    emphasis: str | None
+    """How weights as in "(red:1.3)" count: "a1111", "no-norm", "comfy" or "none" (brackets are text); None = "a1111"."""
+    long_prompt: str | None
+    """Prompts of more than 75 tokens: "chunk" reads all, "truncate" the first 75, "error" refuses. None = "chunk"."""
     seed: Seeds
     """An int gives image k the seed + k; a list has one per image; None draws one and reports it."""
     generator: Generators
     """torch generators instead of seeds, as in diffusers."""
+    variation_seed: Seeds
+    """Other seeds that the noise leans towards, counted as `seed`, which then is that of all images."""
+    variation_strength: float
+    """Share of the way from the noise of `seed` to that of `variation_seed`, 0 .. 1. Default 0."""
     prompt_embeds: Tensor | None
     """Text states (P, L, D) instead of `prompt`."""
     negative_prompt_embeds: Tensor | None

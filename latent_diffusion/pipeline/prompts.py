@@ -1,7 +1,8 @@
-"""From prompt arguments to the conditions of every image of a batch."""
+"""From prompt arguments to what every image of a call is told, step by step."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -11,11 +12,18 @@ from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.models.text_encoder import TextEncoder, TextEncoders
 from latent_diffusion.pipeline.options import Options, Texts
+from latent_diffusion.pipeline.prompt_groups import Conditions, Group, group_prompts
+from latent_diffusion.pipeline.prompt_script import Key, Line, Script, lines_of, read_script
+from latent_diffusion.pipeline.prompt_states import Reading, Text, encode_texts
+from latent_diffusion.pipeline.prompt_terms import AdapterTag
 from latent_diffusion.pipeline.settings import Settings
 
-__all__ = ["Prompts", "read_prompts"]
+__all__ = ["Adapt", "Prompts", "read_prompts"]
 
-MAX_CHARACTERS = 10_000  # of one prompt; CLIP reads 77 tokens
+MAX_CHARACTERS = 10_000  # of one prompt
+Adapt = Callable[[tuple[AdapterTag, ...]], Components]
+"""Gives the model with the adapters that a prompt asks for; () for none."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -26,28 +34,79 @@ class Prompts:
     negative_texts: list[str | None]
     second: list[str | None]  # what the second text encoder read instead; None = the same
     negative_second: list[str | None]
-    positive: Conditioning  # of B images
-    negative: Conditioning | None  # of B images; None where there is no guidance to need it
+    groups: tuple[Group, ...]
 
     def __len__(self) -> int:
         """Number of images B."""
         return len(self.texts)
 
 
-def read_prompts(components: Components, prompt: Texts, options: Options, settings: Settings) -> Prompts:
+def read_prompts(adapt: Adapt, prompt: Texts, options: Options, settings: Settings, steps: int) -> Prompts:
     """Check and encode the prompts of a call, each `num_images_per_prompt` times in a row.
 
     Args:
-        components: the model; its text encoder makes the conditions.
+        adapt: gives the model for the adapters of a prompt.
         prompt: one text or several; excludes the option `prompt_embeds`.
         options: the call's.
-        settings: the call's; says whether the negative side is needed.
+        settings: the call's; says how prompts are read and whether the negative side is needed.
+        steps: number of steps that are run, in which schedules are counted.
 
     Raises:
         ConfigError: none or both of text and embeddings, lists of unequal length, or an impossible text.
     """
     images = options.get("num_images_per_prompt", 1)
     _check_count("num_images_per_prompt", images)
+    side, away = _sides(prompt, options)
+    scripts = side.scripts(steps, syntax=settings.emphasis != "none")
+    count = len(scripts)
+    against = _for_all(away.scripts(steps, syntax=settings.emphasis != "none"), count)
+    needed = settings.guided or any(len(terms) > 1 for script in scripts for terms in script.steps)
+    lines = [
+        lines_of(script.steps, [terms[0][0] if needed else None for terms in other.steps])
+        for script, other in zip(scripts, against, strict=True)
+    ]
+    tags = [script.tags for script in scripts]
+    models: dict[tuple[AdapterTag, ...], tuple[Components, Conditions]] = {}
+    for asked in dict.fromkeys(tags):
+        components = adapt(asked)
+        mine = [part for part, found in zip(lines, tags, strict=True) if found == asked]
+        models[asked] = components, _conditions(components, mine, side, away, settings)
+    return Prompts(
+        *(
+            [text for text in _for_all(texts, count) for _ in range(images)]
+            for texts in (side.texts(), away.texts(), side.second_texts(), away.second_texts())
+        ),
+        groups=group_prompts(lines, tags, models, images),
+    )
+
+
+def _conditions(
+    components: Components, lines: Sequence[tuple[Line, ...]], side: "Side", away: "Side", settings: Settings
+) -> Conditions:
+    """Return the condition of everything that `lines` name, as this model's text encoder makes them."""
+    encoder, how = components.text_encoder, Reading(settings.emphasis, settings.long_prompt, settings.clip_skip)
+    every = [line for script in lines for line in script]
+    positives = side.conditions(encoder, [key for line in every for key, _ in line.terms], how)
+    negatives = away.conditions(encoder, [line.negative for line in every if line.negative is not None], how)
+    if components.zeros_for_empty_prompt:
+        empty = [key for key in negatives if isinstance(key, Text) and key.empty]
+        negatives |= {key: negatives[key].map(torch.zeros_like) for key in empty}
+    ids = settings.size_ids
+    if ids is not None:
+        positives = {key: replace(cond, size_ids=ids.rows("positive", 1)) for key, cond in positives.items()}
+        negatives = {key: replace(cond, size_ids=ids.rows("negative", 1)) for key, cond in negatives.items()}
+    return positives, negatives, _empty(components, settings) if settings.guidance.needs_empty else None
+
+
+def _empty(components: Components, settings: Settings) -> Conditioning:
+    """Return the condition (1 row) of the empty prompt, where the pushes of some guidances start."""
+    cond = components.text_encoder([""], clip_skip=settings.clip_skip)
+    if components.zeros_for_empty_prompt:
+        cond = cond.map(torch.zeros_like)
+    return cond if settings.size_ids is None else replace(cond, size_ids=settings.size_ids.rows("negative", 1))
+
+
+def _sides(prompt: Texts, options: Options) -> tuple["Side", "Side"]:
     side = Side(
         "prompt", prompt, options.get("prompt_2"), options.get("prompt_embeds"), options.get("pooled_prompt_embeds")
     )
@@ -60,30 +119,7 @@ def read_prompts(components: Components, prompt: Texts, options: Options, settin
     )
     if side.prompt is None and side.embeds is None:
         raise ConfigError("give `prompt` or `prompt_embeds`")
-    if away.prompt is None and away.embeds is None:
-        away = replace(away, prompt="")
-    positive = side.encode(components.text_encoder, settings.clip_skip)
-    count = len(positive)
-    if away.embeds is None and len(away.texts()) not in (1, count):
-        raise ConfigError(f"{len(away.texts())} negative prompts for {count} prompts; give one for all, or one each")
-    negative = None
-    if settings.guided:
-        negative = away.encode(components.text_encoder, settings.clip_skip)
-        if components.zeros_for_empty_prompt:
-            negative = away.empty_as_zeros(negative)
-        negative = _matched(negative, positive)
-    if settings.size_ids is not None:
-        positive = replace(positive, size_ids=settings.size_ids.rows("positive", count))
-        if negative is not None:
-            negative = replace(negative, size_ids=settings.size_ids.rows("negative", count))
-    return Prompts(
-        *(
-            [text for text in _for_all(texts, count) for _ in range(images)]
-            for texts in (side.texts(), away.texts(), side.second_texts(), away.second_texts())
-        ),
-        positive=positive.repeat_interleave(images),
-        negative=None if negative is None else negative.repeat_interleave(images),
-    )
+    return side, replace(away, prompt="") if away.prompt is None and away.embeds is None else away
 
 
 @dataclass(frozen=True)
@@ -104,25 +140,43 @@ class Side:
         """Return what the second text encoder reads instead; [None] where that is the same."""
         return _texts(f"{self.name}_2", self.prompt_2)
 
-    def encode(self, encoder: TextEncoder | TextEncoders, clip_skip: int | None) -> Conditioning:
-        """Return the conditions of all prompts of this side.
+    def scripts(self, steps: int, *, syntax: bool) -> list[Script]:
+        """Return what each prompt says.
 
         Raises:
-            ConfigError: none or both of text and embeddings, or what this encoder does not read or make.
+            ConfigError: both of text and embeddings, no text, or what the prompt language cannot read.
         """
         if self.embeds is not None:
-            return self._given(encoder, self.embeds)
+            count = len(self.embeds) if isinstance(self.embeds, Tensor) and self.embeds.ndim else 0
+            return [Script((((row, 1.0),),) * steps) for row in range(max(count, 1))]
+        texts, seconds = self.texts(), self.second_texts()
+        if self.prompt_2 is not None and len(seconds) != len(texts):
+            raise ConfigError(
+                f"{len(seconds)} texts in `{self.name}_2` for {len(texts)} in `{self.name}`; give as many"
+            )
+        negative = self.name != "prompt"
+        return [
+            read_script(text or "", second, steps, syntax=syntax, negative=negative)
+            for text, second in zip(texts, _for_all(seconds, len(texts)), strict=True)
+        ]
+
+    def conditions(
+        self, encoder: TextEncoder | TextEncoders, keys: Sequence[Key], how: Reading
+    ) -> dict[Key, Conditioning]:
+        """Return the condition (1 row) of each key.
+
+        Raises:
+            ConfigError: both of text and embeddings, or what this encoder does not read or make.
+        """
+        if self.embeds is not None:
+            given = self._given(encoder, self.embeds)
+            return {key: given[key : key + 1] for key in keys if isinstance(key, int)}
         if self.pooled is not None:
             raise ConfigError(f"`{self._pooled_name}` needs `{self.name}_embeds`")
-        texts = [text or "" for text in self.texts()]
-        if self.prompt_2 is None:
-            return encoder(texts, clip_skip=clip_skip)
-        if not isinstance(encoder, TextEncoders):
+        if self.prompt_2 is not None and not isinstance(encoder, TextEncoders):
             raise ConfigError(f"`{self.name}_2`: this model has one text encoder; leave it out")
-        second = [text or "" for text in self.second_texts()]
-        if len(second) != len(texts):
-            raise ConfigError(f"{len(second)} texts in `{self.name}_2` for {len(texts)} in `{self.name}`; give as many")
-        return encoder(texts, clip_skip=clip_skip, second=second)
+        texts = [key for key in dict.fromkeys(keys) if isinstance(key, Text)]
+        return dict(zip(texts, encode_texts(encoder, texts, how) if texts else [], strict=True))
 
     def _given(self, encoder: TextEncoder | TextEncoders, embeds: Tensor) -> Conditioning:
         if self.prompt is not None or self.prompt_2 is not None:
@@ -139,31 +193,12 @@ class Side:
     def _pooled_name(self) -> str:
         return f"{self.name.removesuffix('prompt')}pooled_prompt_embeds"
 
-    def empty_as_zeros(self, cond: Conditioning) -> Conditioning:
-        """Return `cond` with zeros for every prompt that is empty, as SDXL was trained."""
-        seconds = _for_all(self.second_texts(), len(cond))
-        empty = [text == "" and not second for text, second in zip(self.texts(), seconds)]
-        if not any(empty):
-            return cond
-        keep = torch.tensor([not is_empty for is_empty in empty]).to(cond.context)
-        pooled = None if cond.pooled is None else cond.pooled * keep[:, None]
-        return replace(cond, context=cond.context * keep[:, None, None], pooled=pooled)
 
-
-def _matched(negative: Conditioning, positive: Conditioning) -> Conditioning:
-    """Return `negative` with as many rows as `positive`; one row is for all."""
-    if len(negative) == 1:
-        negative = negative.repeat_interleave(len(positive))
-    if negative.context.shape != positive.context.shape:
-        raise ConfigError(
-            f"negative text states have shape {tuple(negative.context.shape)}, those of the prompts "
-            f"{tuple(positive.context.shape)}; they must agree"
-        )
-    return negative
-
-
-def _for_all(texts: Sequence[str | None], count: int) -> list[str | None]:
-    return list(texts) * count if len(texts) == 1 else list(texts)
+def _for_all(values: Sequence[T], count: int) -> list[T]:
+    """Return one value for each of `count` prompts; a single one is for all."""
+    if len(values) not in (1, count):
+        raise ConfigError(f"{len(values)} negative prompts for {count} prompts; give one for all, or one each")
+    return list(values) * count if len(values) == 1 else list(values)
 
 
 def _check_tensor(name: str, value: object, shape: tuple[object, ...]) -> None:

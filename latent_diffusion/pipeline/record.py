@@ -12,11 +12,17 @@ from typing import Any
 import latent_diffusion
 from latent_diffusion.errors import DataError
 
-__all__ = ["InpaintRecord", "Record"]
+__all__ = ["HiresRecord", "ImageToImageRecord", "InpaintRecord", "Record", "Task"]
 
 _SAMPLERS = {"ddpm": "DDPM", "ddim": "DDIM", "dpmpp_2m": "DPM++ 2M"}  # our names -> A1111's
 _SPACINGS = {"karras": "Karras"}  # A1111 knows the others as the sampler's uniform times
 _CONTENTS = {"fill": "fill", "noise": "latent noise", "nothing": "latent nothing"}  # "original" is not written
+_UPSCALERS = {
+    "latent": "Latent",
+    "latent_bicubic": "Latent (bicubic)",
+    "latent_nearest": "Latent (nearest)",
+    "lanczos": "Lanczos",
+}
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,33 @@ class InpaintRecord:
 
 
 @dataclass(frozen=True)
+class ImageToImageRecord:
+    """How a picture was redrawn."""
+
+    image_sha256: str  # of the picture's 8-bit RGB pixels as read
+    strength: float
+    exact_steps: bool
+    resize_mode: str
+    steps_run: int  # after strength
+
+
+@dataclass(frozen=True)
+class HiresRecord:
+    """How a small picture was enlarged and drawn on; the record's working size is that of the small one."""
+
+    scale: float
+    upscaler: str
+    strength: float  # of the second pass
+    num_inference_steps: int  # of the second pass, before strength
+    steps_run: int  # of the second pass
+
+
+_TASKS = {"inpaint": InpaintRecord, "image_to_image": ImageToImageRecord, "hires": HiresRecord}
+Task = InpaintRecord | ImageToImageRecord | HiresRecord
+"""What besides text to image made a picture."""
+
+
+@dataclass(frozen=True)
 class Record:
     """What made one picture."""
 
@@ -65,13 +98,21 @@ class Record:
     work_height: int
     dtype: str
     device: str
+    guidance: tuple[str, ...] | None = None  # besides scale, rescale, interval; None = classifier-free guidance
+    guidance_interval: tuple[float, float] | None = None  # shares of the steps; None = always
     initial: str = "seed"  # "seed", or "latents" when the initial noise was given, or "generator"
     stopped_after: int | None = None  # steps done when the caller stopped it
+    emphasis: str = "none"  # how weights in the prompt count; records before it had none
+    long_prompt: str = "truncate"  # what happened to prompts of more than 75 tokens
     prompt_2: str | None = None  # what SDXL's second text encoder read instead of `prompt`
     negative_prompt_2: str | None = None
     size_ids: tuple[float, ...] | None = None  # SDXL: original height, width, crop top, left, target size or score
     negative_size_ids: tuple[float, ...] | None = None
     inpaint: InpaintRecord | None = None
+    image_to_image: ImageToImageRecord | None = None
+    hires: HiresRecord | None = None
+    variation_seed: int | None = None  # None = no variation
+    variation_strength: float = 0.0  # share of the way from the noise of `seed` to that of `variation_seed`
     software: str = f"latent_diffusion {latent_diffusion.__version__}"
 
     def to_json(self) -> str:
@@ -87,15 +128,14 @@ class Record:
         """
         try:
             values = json.loads(text)
-            inner = values.pop("inpaint")
-            if inner is not None:
-                for name in ("box", "added"):
-                    inner[name] = tuple(inner[name]) if inner.get(name) is not None else None
-                inner = InpaintRecord(**inner)
-            for name in ("size_ids", "negative_size_ids"):
+            tasks = {name: values.pop(name, None) for name in _TASKS}
+            for name in ("box", "added"):
+                if tasks["inpaint"] and tasks["inpaint"].get(name) is not None:
+                    tasks["inpaint"][name] = tuple(tasks["inpaint"][name])
+            for name in ("size_ids", "negative_size_ids", "guidance", "guidance_interval"):
                 if values.get(name) is not None:
                     values[name] = tuple(values[name])
-            return cls(**values, inpaint=inner)
+            return cls(**values, **{name: task and _TASKS[name](**task) for name, task in tasks.items()})
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise DataError(f"the picture's `latent_diffusion` record cannot be read: {error}") from error
 
@@ -113,22 +153,38 @@ class Record:
             "Size": f"{self.work_width}x{self.work_height}",
             "Model": self.model,
         }
-        if self.inpaint:
-            values["Denoising strength"] = _number(self.inpaint.strength)
+        if self.variation_seed is not None:
+            values["Variation seed"] = self.variation_seed
+            values["Variation seed strength"] = _number(self.variation_strength)
+        task = self.inpaint or self.image_to_image or self.hires
+        if task:
+            values["Denoising strength"] = _number(task.strength)
         if self.clip_skip:
             values["Clip skip"] = self.clip_skip + 1  # A1111 counts from 1, diffusers from 0
         values["RNG"] = "CPU"
         if self.eta:
             values["Eta"] = _number(self.eta)
         if self.inpaint:
-            if self.inpaint.masked_content in _CONTENTS:
-                values["Masked content"] = _CONTENTS[self.inpaint.masked_content]
-            values["Inpaint area"] = "Only masked"
-            if self.inpaint.padding is not None:
-                values["Masked area padding"] = self.inpaint.padding
+            values |= _of_inpainting(self.inpaint)
+        if self.hires:
+            values["Hires upscale"] = _number(self.hires.scale)
+            values["Hires steps"] = self.hires.num_inference_steps
+            values["Hires upscaler"] = _UPSCALERS[self.hires.upscaler]
         values["Version"] = self.software
         lines.append(", ".join(f"{key}: {_quoted(value)}" for key, value in values.items()))
         return "\n".join(lines)
+
+
+def _of_inpainting(task: InpaintRecord) -> dict[str, Any]:
+    """Return the fields that A1111 has for inpainting; "Whole picture" is what it means by their absence."""
+    values: dict[str, Any] = {}
+    if task.masked_content in _CONTENTS:
+        values["Masked content"] = _CONTENTS[task.masked_content]
+    if task.inpaint_area != "whole":
+        values["Inpaint area"] = "Only masked"
+        if task.padding is not None:
+            values["Masked area padding"] = task.padding
+    return values
 
 
 def _number(value: float) -> str:

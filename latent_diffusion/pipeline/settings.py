@@ -3,18 +3,23 @@
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from latent_diffusion.checkpoint.components import Components
+from latent_diffusion.diffusion.guidance import Guidance
 from latent_diffusion.diffusion.level import Level, Sampler
 from latent_diffusion.diffusion.spacing import SPACINGS, levels
 from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
+from latent_diffusion.guidance.cfg import CFG
+from latent_diffusion.pipeline.emphasis import EMPHASES
+from latent_diffusion.pipeline.guidance import OpenModel, choose_guidance
 from latent_diffusion.pipeline.options import Options
+from latent_diffusion.pipeline.prompt_chunks import LONG_PROMPTS
 from latent_diffusion.pipeline.size_ids import SizeIds
 from latent_diffusion.registry import find, nearest
 
-__all__ = ["Defaults", "Settings", "check_integer", "check_number", "check_size", "steps_after_strength"]
+__all__ = ["Defaults", "Settings", "check_integer", "check_name", "check_number", "check_size", "steps_after_strength"]
 
 SIZE_STEP = 8  # px; what diffusers asks for, and what every published autoencoder divides by
 MAX_SIZE = 8192  # px a side
@@ -75,6 +80,12 @@ class Settings:
     eta: float
     clip_skip: int | None
     size_ids: SizeIds | None = None  # what SDXL is told of the size
+    emphasis: str = "a1111"  # see `pipeline.emphasis`
+    long_prompt: str = "chunk"  # see `pipeline.prompt_chunks`
+    guidance: Guidance = field(default_factory=CFG)  # scale, rescale and interval within
+    guidance_texts: tuple[str, ...] | None = None  # what was asked for besides scale, rescale and interval
+    guidance_interval: tuple[float, float] | None = None  # shares of the steps
+    guidance_slicing: bool = False  # decides memory, not pixels
 
     @classmethod
     def resolve(
@@ -82,8 +93,11 @@ class Settings:
         components: Components,
         defaults: Defaults,
         options: Options,
+        open_model: OpenModel,
     ) -> "Settings":
         """Check the options and fill in the model's choices for those that are absent or None.
+
+        `open_model` opens the weaker checkpoint of autoguidance.
 
         Raises:
             ConfigError: an option outside its range, an unknown name, or one that could take no effect.
@@ -94,6 +108,12 @@ class Settings:
             return default if value is None else value
 
         clip_skip = options.get("clip_skip")
+        scale, interval = options.get("guidance_scale"), options.get("guidance_interval")
+        if scale is not None:
+            scale = check_number("guidance_scale", scale, MAX_GUIDANCE)
+        rescale = check_number("guidance_rescale", chosen("guidance_rescale", 0.0), 1.0)
+        asked = options.get("guidance")
+        guidance = choose_guidance(asked, scale, defaults.guidance_scale, rescale, interval, open_model)
         height = check_size("height", chosen("height", defaults.height))
         width = check_size("width", chosen("width", defaults.width))
         settings = cls(
@@ -105,15 +125,19 @@ class Settings:
                 1,
                 components.schedule.num_train_timesteps,
             ),
-            guidance_scale=check_number(
-                "guidance_scale", chosen("guidance_scale", defaults.guidance_scale), MAX_GUIDANCE
-            ),
-            guidance_rescale=check_number("guidance_rescale", chosen("guidance_rescale", 0.0), 1.0),
+            guidance_scale=guidance.scale,
+            guidance_rescale=rescale,
             sampler=chosen("sampler", defaults.sampler),
             spacing=chosen("spacing", defaults.spacing),
             eta=check_number("eta", chosen("eta", 0.0), 1.0),
             clip_skip=None if clip_skip is None else check_integer("clip_skip", clip_skip, 0, 99),
             size_ids=SizeIds.read(components, options, height, width),
+            emphasis=check_name("emphasis", chosen("emphasis", "a1111"), EMPHASES),
+            long_prompt=check_name("long_prompt", chosen("long_prompt", "chunk"), LONG_PROMPTS),
+            guidance=guidance.guidance,
+            guidance_texts=guidance.texts,
+            guidance_interval=None if interval is None else (float(interval[0]), float(interval[1])),
+            guidance_slicing=bool(options.get("guidance_slicing", False)),
         )
         if settings.spacing not in SPACINGS:
             raise ConfigError(
@@ -126,7 +150,7 @@ class Settings:
     @property
     def guided(self) -> bool:
         """Whether the negative prompt has any part in the picture."""
-        return self.guidance_scale != 1.0
+        return self.guidance.needs_negative
 
     def build_sampler(self) -> Sampler:
         """Return the sampler.
@@ -185,6 +209,17 @@ def check_size(name: str, value: int) -> int:
     if value % SIZE_STEP:
         below = value // SIZE_STEP * SIZE_STEP
         raise ConfigError(f"{name} {value} is not a multiple of {SIZE_STEP}; use {below} or {below + SIZE_STEP}")
+    return value
+
+
+def check_name(name: str, value: object, known: Sequence[str]) -> str:
+    """Return `value`, one of the `known` names.
+
+    Raises:
+        ConfigError: it is none of them.
+    """
+    if not isinstance(value, str) or value not in known:
+        raise ConfigError(f"unknown {name} {value!r:.50}; there are {', '.join(known)}{nearest(str(value), known)}")
     return value
 
 

@@ -10,7 +10,7 @@ from latent_diffusion.pipeline.options import Options, Texts
 from latent_diffusion.pipeline.output import Output, OutputType, check_output_type, finish
 from latent_diffusion.pipeline.sampling import run_sampler
 
-__all__ = ["text_to_image"]
+__all__ = ["check_channels", "text_to_image"]
 
 
 @torch.no_grad()
@@ -19,18 +19,18 @@ def text_to_image(
 ) -> Output:
     """Draw images from text; arguments and errors as for the pipeline's call."""
     check_output_type(output_type)
-    _check_channels(engine.components)
+    check_channels(engine.components)
     if latents is not None:
         options = _with_size_of(latents, options, engine.components.autoencoder.factor)
     settings = engine.settings(options)
     job = engine.start(prompt, settings, options, initial="seed" if latents is None else "latents")
-    x, levels = job.initial_noise(latents), settings.levels(engine.components)
-    sampled = run_sampler(settings.build_sampler(), job.bind(), x, levels, job.noise, options.get("on_step"))
+    x = job.initial_noise(latents)
+    sampled = run_sampler(settings.build_sampler(), job.bind(), x, job.levels, job.noise, options.get("on_step"))
     images = finish(engine.components.autoencoder, sampled.latents, output_type)
     return Output(images, job.seeds, job.records(sampled, (settings.width, settings.height)), sampled.stopped)
 
 
-def _check_channels(components: Components) -> None:
+def check_channels(components: Components) -> None:
     """Refuse a U-Net that wants a picture beside the prompt.
 
     Raises:
@@ -41,7 +41,7 @@ def _check_channels(components: Components) -> None:
         inpainting = channels == 2 * latents + 1  # latents, mask, latents of the masked picture
         raise ConfigError(
             f"{components.name}: its U-Net reads {channels} channels, the latents have {latents}: it also wants "
-            + ("a picture and a mask; use `inpaint`" if inpainting else "a picture, which text to image has not")
+            + ("a picture and a mask; use `inpaint`" if inpainting else "a picture that nothing here gives it")
         )
 
 
