@@ -26,7 +26,21 @@ from latent_diffusion.diffusion.denoiser import Denoiser
 from latent_diffusion.diffusion.level import Denoise, Level
 from latent_diffusion.errors import ConfigError
 
-__all__ = ["Branch", "Combined", "Estimate", "Guidance", "Moment", "Place", "Prompt", "Scene", "Stage"]
+__all__ = [
+    "LARGEST_SCALE",
+    "Branch",
+    "Combined",
+    "Estimate",
+    "Guidance",
+    "Moment",
+    "Place",
+    "Prompt",
+    "Scene",
+    "Stage",
+    "check_range",
+]
+
+LARGEST_SCALE = 100.0  # of any guidance; far beyond what makes a picture
 
 Prompt = Conditioning | Blend
 """What guidance moves towards: B conditions, or a blend of several."""
@@ -215,6 +229,16 @@ class Combined(Guidance):
     def stages(self, scene: Scene) -> tuple[Stage, ...]:
         """Return the stages of all parts."""
         return tuple(stage for part in self.parts for stage in part.stages(scene))
+
+
+def check_range(what: str, value: float, least: float, most: float) -> None:
+    """Refuse a parameter of a guidance that is not from `least` to `most`, both allowed.
+
+    Raises:
+        ConfigError: naming both ends.
+    """
+    if isinstance(value, bool) or not least <= value <= most:  # NaN fails the comparison too
+        raise ConfigError(f"{what} {value!r} is not a number from {least:g} to {most:g}")
 
 
 def _check_one_weighs(stages: Sequence[Stage], levels: Sequence[Level]) -> None:

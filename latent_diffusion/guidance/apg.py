@@ -18,7 +18,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from latent_diffusion.diffusion.guidance import Guidance, Moment, Place, Scene, Stage
+from latent_diffusion.diffusion.guidance import LARGEST_SCALE, Guidance, Moment, Place, Scene, Stage, check_range
 
 __all__ = ["APG"]
 
@@ -38,6 +38,12 @@ class APG(Guidance):
     eta: float = 0.0  # share of the part along x0(prompt) that stays; 1 = all, as CFG
     max_norm: float = 15.0  # longest push, over all values of one image's latents; inf = no bound
     momentum: float = -0.5  # of the push from step to step; below zero it favours what is new
+
+    def __post_init__(self) -> None:
+        check_range("apg: scale", self.scale, 0.0, LARGEST_SCALE)
+        check_range("apg: eta", self.eta, 0.0, 1.0)
+        check_range("apg: max_norm", self.max_norm, 0.0, math.inf)
+        check_range("apg: momentum", self.momentum, -1.0, 1.0)
 
     @property
     def needs_negative(self) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from latent_diffusion.diffusion.denoiser import Denoiser
-from latent_diffusion.diffusion.guidance import Guidance, Moment, Place, Scene, Stage
+from latent_diffusion.diffusion.guidance import LARGEST_SCALE, Guidance, Moment, Place, Scene, Stage, check_range
 
 __all__ = ["Autoguidance"]
 
@@ -24,6 +24,9 @@ class Autoguidance(Guidance):
     scale: float
     weak: Denoiser  # understands the same text states and latents
     model: str = ""  # the weak checkpoint's name or path, for the record of what made a picture
+
+    def __post_init__(self) -> None:
+        check_range("autoguidance: scale", self.scale, 0.0, LARGEST_SCALE)
 
     def stages(self, scene: Scene) -> tuple[Stage, ...]:
         """Return the push away from the weak model."""

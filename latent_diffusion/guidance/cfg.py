@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from latent_diffusion.diffusion.guidance import Guidance, Moment, Place, Scene, Stage
+from latent_diffusion.diffusion.guidance import LARGEST_SCALE, Guidance, Moment, Place, Scene, Stage, check_range
 from latent_diffusion.guidance.rescale import rescaled
 
 __all__ = ["CFG"]
@@ -25,6 +25,10 @@ class CFG(Guidance):
 
     scale: float = 7.5  # 1 = the prompt alone, at half the cost; larger follows the prompt more closely
     rescale: float = 0.0  # 0 = off, 1 = exactly the unguided spread; see `guidance/rescale.py`
+
+    def __post_init__(self) -> None:
+        check_range("cfg: scale", self.scale, 0.0, LARGEST_SCALE)
+        check_range("cfg: rescale", self.rescale, 0.0, 1.0)
 
     @property
     def needs_negative(self) -> bool:

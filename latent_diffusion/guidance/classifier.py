@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from latent_diffusion.diffusion.guidance import Guidance, Moment, Place, Scene, Stage
+from latent_diffusion.diffusion.guidance import Guidance, Moment, Place, Scene, Stage, check_range
 
 __all__ = ["ClassifierGuidance"]
 
@@ -26,6 +26,9 @@ class ClassifierGuidance(Guidance):
 
     scale: float
     log_prob: Callable[[Tensor, Tensor], Tensor]  # x (B, C, h, w) float32, t (B,) float32 -> log p(y | x), (B,)
+
+    def __post_init__(self) -> None:
+        check_range("classifier: scale", self.scale, 0.0, 1000.0)
 
     def stages(self, scene: Scene) -> tuple[Stage, ...]:
         """Return algorithm 2's correction."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from latent_diffusion.diffusion.denoiser import Denoiser
-from latent_diffusion.diffusion.guidance import Guidance, Moment, Place, Scene, Stage
+from latent_diffusion.diffusion.guidance import LARGEST_SCALE, Guidance, Moment, Place, Scene, Stage, check_range
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.nn.attention import Attention, Kernel
 from latent_diffusion.nn.shared_copy import shared_copy
@@ -28,6 +28,9 @@ class PAG(Guidance):
 
     scale: float = 3.0
     layers: str = "mid"  # regular expression that finds the self-attentions by their names, as in diffusers
+
+    def __post_init__(self) -> None:
+        check_range("pag: scale", self.scale, 0.0, LARGEST_SCALE)
 
     def stages(self, scene: Scene) -> tuple[Stage, ...]:
         """Return the push away from the perturbed prediction.

@@ -14,7 +14,17 @@ from typing import ClassVar
 from torch import Tensor
 
 from latent_diffusion.conditioning import Conditioning
-from latent_diffusion.diffusion.guidance import Branch, Estimate, Guidance, Moment, Place, Scene, Stage
+from latent_diffusion.diffusion.guidance import (
+    LARGEST_SCALE,
+    Branch,
+    Estimate,
+    Guidance,
+    Moment,
+    Place,
+    Scene,
+    Stage,
+    check_range,
+)
 from latent_diffusion.errors import ConfigError
 
 __all__ = ["PerpNeg"]
@@ -31,6 +41,10 @@ class PerpNeg(Guidance):
 
     scale: float = 7.5
     negative_scale: float = 1.0  # how strongly to move away from the negative prompt
+
+    def __post_init__(self) -> None:
+        check_range("perp_neg: scale", self.scale, 0.0, LARGEST_SCALE)
+        check_range("perp_neg: negative_scale", self.negative_scale, 0.0, LARGEST_SCALE)
 
     @property
     def needs_negative(self) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from latent_diffusion.diffusion.denoiser import Denoiser
-from latent_diffusion.diffusion.guidance import Guidance, Moment, Place, Scene, Stage
+from latent_diffusion.diffusion.guidance import Guidance, Moment, Place, Scene, Stage, check_range
 
 __all__ = ["Rescale", "rescaled"]
 
@@ -20,6 +20,9 @@ class Rescale(Guidance):
     """Brings the spread of the guided output back towards the unguided one's, image by image."""
 
     share: float = 0.7  # 0 = off, 1 = exactly the unguided spread; the paper uses 0.7
+
+    def __post_init__(self) -> None:
+        check_range("rescale: share", self.share, 0.0, 1.0)
 
     def stages(self, scene: Scene) -> tuple[Stage, ...]:
         """Return eq. 16."""

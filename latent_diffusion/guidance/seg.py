@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from latent_diffusion.conditioning import Conditioning
-from latent_diffusion.diffusion.guidance import Guidance, Scene, Stage
+from latent_diffusion.diffusion.guidance import LARGEST_SCALE, Guidance, Scene, Stage, check_range
 from latent_diffusion.guidance.pag import away_from, self_attentions, with_kernels
 from latent_diffusion.nn.attention import Attention, Kernel
 
@@ -30,6 +30,10 @@ class SEG(Guidance):
     scale: float = 3.0
     sigma: float = math.inf  # of the Gaussian, in tokens of the layer; inf = all queries are their mean
     layers: str = "mid"  # regular expression that finds the self-attentions by their names
+
+    def __post_init__(self) -> None:
+        check_range("seg: scale", self.scale, 0.0, LARGEST_SCALE)
+        check_range("seg: sigma", self.sigma, 0.0, math.inf)
 
     def stages(self, scene: Scene) -> tuple[Stage, ...]:
         """Return the push away from the blurred prediction.

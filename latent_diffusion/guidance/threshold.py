@@ -9,12 +9,13 @@ and its limit is the largest value that guidance of strength `mimic_scale` would
 Reference: Saharia et al. 2022, arXiv:2205.11487, section 2.3.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from latent_diffusion.diffusion.guidance import Guidance, Moment, Place, Scene, Stage
+from latent_diffusion.diffusion.guidance import LARGEST_SCALE, Guidance, Moment, Place, Scene, Stage, check_range
 
 __all__ = ["Threshold"]
 
@@ -26,6 +27,11 @@ class Threshold(Guidance):
     quantile: float = 0.995  # of the absolute values; more lies outside, the lower it is
     limit: float = 0.0  # largest absolute value x0 may have: 1 for models of pixels; 0 = from `mimic_scale`
     mimic_scale: float = 1.0  # guidance strength whose range is kept; 1 = the prompt alone
+
+    def __post_init__(self) -> None:
+        check_range("threshold: quantile", self.quantile, 0.0, 1.0)
+        check_range("threshold: limit", self.limit, 0.0, math.inf)
+        check_range("threshold: mimic_scale", self.mimic_scale, 0.0, LARGEST_SCALE)
 
     @property
     def needs_negative(self) -> bool:
