@@ -15,15 +15,19 @@ a run starts: straight from levels with alpha + sigma = 1, which are those of a 
 """
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from latent_diffusion.diffusion.forward import forward_step
 from latent_diffusion.diffusion.level import Level
-from latent_diffusion.diffusion.noise import NoiseSource
+from latent_diffusion.errors import ConfigError
 
-__all__ = ["Coordinates", "ancestor", "noised", "towards"]
+__all__ = ["Coordinates", "Draw", "ancestor", "check_eta", "exponential", "noised", "towards"]
+
+Draw = Callable[[Sequence[int]], Tensor]
+"""(C, h, w) -> standard normal (B, C, h, w): `NoiseSource.draw`."""
 
 
 def towards(x: Tensor, x0: Tensor, level: Level, after: Level) -> Tensor:
@@ -34,6 +38,26 @@ def towards(x: Tensor, x0: Tensor, level: Level, after: Level) -> Tensor:
     """
     ratio = after.sigma / level.sigma
     return ratio * x + (after.alpha - ratio * level.alpha) * x0
+
+
+def exponential(x: Tensor, x0: Tensor, level: Level, after: Level, eta: float, draw: Draw) -> Tensor:
+    """Carry x (B, C, h, w) from `level` to `after` along the noisy path on which x0 does not change.
+
+    With h the fall of log r, r = sigma / alpha, over the step,
+
+        x_s = (sigma_s / sigma_t) exp(-eta h) x_t + alpha_s (1 - exp(-(1 + eta) h)) x0
+              + sigma_s sqrt(1 - exp(-2 eta h)) noise
+
+    eta 0 is `towards`; eta 1 the reverse process of Song et al. 2021, arXiv:2011.13456, eq. 6. No noise is drawn where
+    its factor is 0.
+
+    Reference: Lu et al. 2022, arXiv:2211.01095, section 5 (eta 1); Xue et al. 2023, arXiv:2309.05019 (eta = tau^2).
+    """
+    falls = after.sigma * level.alpha / (after.alpha * level.sigma)  # exp(-h): 0 from pure noise and to the clean level
+    ratio = after.sigma / level.sigma * falls**eta
+    x = ratio * x + (after.alpha - ratio * level.alpha) * x0
+    added = after.sigma * math.sqrt(1.0 - falls ** (2.0 * eta))
+    return x + added * draw(x.shape[1:]).to(x) if added > 0.0 else x
 
 
 @dataclass(frozen=True)
@@ -55,14 +79,16 @@ class Coordinates:
         """Return the noise level: 0 clean, at most 1 if straight, finite else."""
         return level.sigma / self.scale(level)
 
-    def level(self, u: float, like: Level) -> Level:
-        """Return the level of the law of `like` at noise level u > 0."""
-        ratio = u / (1.0 - u) if self.straight else u  # sigma / alpha
-        return like.at(-2.0 * math.log(ratio))
+    def log_snr(self, u: float) -> float:
+        """Return the log-SNR at noise level u, at most 1 if straight; inverse of `u`."""
+        if u == 0.0:
+            return math.inf
+        signal = 1.0 - u if self.straight else 1.0
+        return 2.0 * (math.log(signal) - math.log(u)) if signal > 0.0 else -math.inf
 
     def between(self, level: Level, after: Level) -> Level:
         """Return the level halfway in log u, the geometric mean."""
-        return self.level(math.sqrt(self.u(level) * self.u(after)), level)
+        return level.at(self.log_snr(math.sqrt(self.u(level) * self.u(after))))
 
     def slope(self, x: Tensor, x0: Tensor, level: Level) -> Tensor:
         """Return dz / du at x (B, C, h, w): the noise if exploding, noise - x0 if straight."""
@@ -91,8 +117,19 @@ def ancestor(level: Level, after: Level, eta: float) -> Level:
     return after.at(after.log_snr - math.log(kept) if kept > 0.0 else math.inf)
 
 
-def noised(x: Tensor, below: Level, after: Level, noise: NoiseSource) -> Tensor:
+def noised(x: Tensor, below: Level, after: Level, draw: Draw) -> Tensor:
     """Bring x (B, C, h, w) from `below` up to `after` with fresh noise; none is drawn where they are the same."""
     if below is after:
         return x
-    return forward_step(x, noise.draw(x.shape[1:]).to(x), (below.alpha, below.sigma), (after.alpha, after.sigma))
+    fresh = draw(x.shape[1:]).to(x)
+    return forward_step(x, fresh, (below.alpha, below.sigma), (after.alpha, after.sigma))
+
+
+def check_eta(eta: float) -> None:
+    """Refuse a share of noise outside 0 .. 1.
+
+    Raises:
+        ConfigError: `eta` is out of range.
+    """
+    if not 0.0 <= eta <= 1.0:
+        raise ConfigError(f"eta {eta} is out of range; use 0 (no noise) to 1 (all of the ancestral noise)")

@@ -171,7 +171,7 @@ _ALL: dict[str, Prediction] = {p.name: p for p in (EPSILON, V, X0, FLOW, MEAN)}
 
 
 def prediction_named(name: str) -> Prediction:
-    """Return the prediction called `name`: "epsilon", "v_prediction", "sample", "flow_prediction" (diffusers' names), "mean".
+    """Return the prediction called `name`: diffusers' "epsilon", "v_prediction", "sample", "flow_prediction"; "mean".
 
     Raises:
         ConfigError: no prediction has that name.

@@ -1,39 +1,36 @@
 """Spacing: which noise levels a sampler visits.
 
-    leading    multiples of T // steps, plus `steps_offset`; never reaches the last training time
-    linspace   equal parts of 0 .. T - 1, both ends included
-    trailing   from T - 1 down in equal parts of T; the choice for zero terminal SNR
-    karras     equal parts of (sigma / alpha)^(1/7) between the noisiest and the least noisy level
+Some spacings divide the training times (`time_spacing.py`), some the noise level (`sigma_spacing.py`), and the caller
+may name times or sigmas of his own. Any goes with any sampler; what differs between samplers is a habit of their users:
 
-The first three are table 2 of Lin et al. 2023, arXiv:2305.08891; karras is eq. 5 of Karras et al. 2022,
-arXiv:2206.00364. Times and rounding are those of diffusers, which has two habits: DDPM and DDIM divide the training
-times into `steps` points, its multistep solver into `steps + 1` points of which the least noisy is dropped
-(`intervals=True`). With karras the sigmas are exact and the time the network is told is the nearest integer.
+    intervals    diffusers' multistep solvers divide the training times into `steps + 1` points and drop the least noisy
+    fractional   k-diffusion's samplers visit times between the trained ones, diffusers' other samplers round
 
 Where diffusers' formulas leave the table we stay on it: leading with steps = T ignores the offset, trailing never makes
 an extra point of floating-point dust, `intervals` with steps = T falls back to all T times, and one step of linspace
-starts at T - 1.
+starts at T - 1. With a spacing of the noise level alpha and sigma are exact, only the time told is rounded.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
 from typing import Literal, get_args
 
 import numpy as np
 
 from latent_diffusion.diffusion.level import CLEAN_TIME, Level, NoiseSchedule
+from latent_diffusion.diffusion.path import Coordinates
+from latent_diffusion.diffusion.sigma_spacing import ALIGNED, FINITE_ONLY, RHO, SIGMA_SPACINGS, aligned_times
+from latent_diffusion.diffusion.time_spacing import TIME_SPACINGS
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.registry import nearest
 
-__all__ = ["SPACINGS", "Final", "Spacing", "levels", "times"]
+__all__ = ["SPACINGS", "Final", "at_sigmas", "at_times", "levels", "times"]
 
-Spacing = Literal["leading", "linspace", "trailing", "karras"]
-SPACINGS: tuple[str, ...] = get_args(Spacing)
+SPACINGS: tuple[str, ...] = (*TIME_SPACINGS, *SIGMA_SPACINGS, *ALIGNED)
 
 Final = Literal["zero", "first"]
-
-KARRAS_RHO = 7.0
-"""The paper's exponent (arXiv:2206.00364, table 1)."""
 
 
 def levels(
@@ -44,47 +41,115 @@ def levels(
     steps_offset: int = 0,
     final: Final = "zero",
     intervals: bool = False,
+    fractional: bool = False,
+    rho: float | None = None,
 ) -> list[Level]:
     """Return the steps + 1 levels a sampler visits, noisiest first, the last one being where it ends.
 
     Args:
         schedule: the noise law.
-        spacing: "leading", "linspace", "trailing" or "karras".
-        steps: number of network evaluations, 1 .. T.
+        spacing: one of `SPACINGS`.
+        steps: number of steps, 1 .. T.
         steps_offset: added to the times of "leading" (1 for Stable Diffusion 1 and 2).
         final: where to end. "zero" is the clean latent (diffusers: `set_alpha_to_one=True`,
             `final_sigmas_type="zero"`); "first" the least noisy level of the table (`set_alpha_to_one=False`,
             `final_sigmas_type="sigma_min"`).
-        intervals: count points as diffusers' multistep solver does; hand over `sampler.intervals`.
+        intervals: count points as diffusers' multistep solvers do; hand over `sampler.intervals`.
+        fractional: visit times between the trained ones; hand over `sampler.fractional`. Always on a rectified flow.
+        rho: exponent of "karras" (7) and "polyexponential" (1).
 
     Raises:
-        ConfigError: unknown spacing, steps outside 1 .. T, or karras where the last level has no signal.
+        ConfigError: unknown spacing, steps outside 1 .. T, `rho` for another spacing or not above 0, or a spacing of
+            sigma / alpha where the last level has no signal.
     """
     if final not in get_args(Final):
         raise ConfigError(f"unknown final level {final!r}; there are zero, first")
-    if spacing == "karras":
-        visited = _karras(schedule, _checked(steps, schedule.num_train_timesteps))
+    total = schedule.num_train_timesteps
+    if rho is not None and (spacing not in RHO or not 0.0 < rho < math.inf):
+        raise ConfigError(f"rho {rho} with {spacing} spacing: only {', '.join(RHO)} have a rho, a number above 0")
+    fractional = fractional or _coordinates(schedule).straight
+    if spacing in SIGMA_SPACINGS:
+        visited = _by_sigma(schedule, spacing, _checked(steps, total), RHO.get(spacing, 1.0) if rho is None else rho)
+    elif spacing in ALIGNED:
+        visited = at_times(schedule, aligned_times(schedule, spacing, _checked(steps, total)))
     else:
-        ts = times(spacing, steps, schedule.num_train_timesteps, steps_offset=steps_offset, intervals=intervals)
-        visited = [schedule.level(t, index) for index, t in enumerate(ts)]
+        ts = times(spacing, steps, total, steps_offset=steps_offset, intervals=intervals, fractional=fractional)
+        visited = at_times(schedule, ts)
+    if not fractional:
+        visited = [replace(level, t=float(round(level.t))) for level in visited]
     return [*visited, schedule.level(CLEAN_TIME if final == "zero" else 0, steps)]
 
 
 def times(
-    spacing: str, steps: int, num_train_timesteps: int, *, steps_offset: int = 0, intervals: bool = False
-) -> list[int]:
-    """Return `steps` integer times within 0 .. T - 1, strictly falling. Arguments as for `levels`.
+    spacing: str,
+    steps: int,
+    num_train_timesteps: int,
+    *,
+    steps_offset: int = 0,
+    intervals: bool = False,
+    fractional: bool = False,
+) -> list[int] | list[float]:
+    """Return `steps` times within 0 .. T - 1, strictly falling, integers unless `fractional`; arguments as in `levels`.
 
     Reference: Lin et al. 2023, arXiv:2305.08891, table 2.
     """
-    if spacing not in _TIMES:
+    if spacing not in TIME_SPACINGS:
         raise ConfigError(f"unknown spacing {spacing!r}; there are {', '.join(SPACINGS)}{nearest(spacing, SPACINGS)}")
     total = num_train_timesteps
     points = min(_checked(steps, total) + intervals, total)
-    rising = _TIMES[spacing](points, steps, total)
+    rising = TIME_SPACINGS[spacing](points, steps, total)
     if spacing == "leading":
         rising = rising + max(0, min(steps_offset, total - 1 - int(rising[-1])))
-    return [int(t) for t in rising[::-1][:steps]]
+    falling = rising[::-1][:steps]
+    return falling.tolist() if fractional else _strictly_falling(falling.round(), total)
+
+
+def at_times(schedule: NoiseSchedule, ts: Sequence[float]) -> list[Level]:
+    """Return the levels at times `ts`, without the one to end in.
+
+    Raises:
+        ConfigError: `ts` are not strictly falling numbers from T - 1 to 0.
+    """
+    last = schedule.num_train_timesteps - 1
+    _check_falling("timesteps", ts, 0.0, float(last))
+    return [schedule.level(t, index) for index, t in enumerate(ts)]
+
+
+def at_sigmas(schedule: NoiseSchedule, sigmas: Sequence[float]) -> list[Level]:
+    """Return the levels at noise levels sigma / alpha (sigma on a rectified flow), without the one to end in.
+
+    Raises:
+        ConfigError: `sigmas` are not strictly falling numbers above 0 (and up to 1 on a rectified flow).
+    """
+    coordinates = _coordinates(schedule)
+    _check_falling("sigmas", sigmas, 1e-6, 1.0 if coordinates.straight else 1e6)
+    return [schedule.level_at(coordinates.log_snr(float(u)), index) for index, u in enumerate(sigmas)]
+
+
+def _by_sigma(schedule: NoiseSchedule, spacing: str, steps: int, rho: float) -> list[Level]:
+    noisiest, cleanest = schedule.level(schedule.num_train_timesteps - 1), schedule.level(0)
+    coordinates = _coordinates(schedule)
+    if noisiest.alpha == 0.0 and not coordinates.straight and spacing in FINITE_ONLY:
+        raise ConfigError(
+            f"{spacing} spacing needs a last level with some signal, not zero terminal SNR; use trailing or kl_optimal"
+        )
+    most = math.inf if coordinates.scale(noisiest) == 0.0 else coordinates.u(noisiest)
+    sigmas = SIGMA_SPACINGS[spacing](np.linspace(0.0, 1.0, steps), most, coordinates.u(cleanest), rho)
+    rest = [schedule.level_at(coordinates.log_snr(u), index) for index, u in enumerate(sigmas.tolist()) if index]
+    return [noisiest, *rest]
+
+
+def _coordinates(schedule: NoiseSchedule) -> Coordinates:
+    """In which this law's users count its noise level."""
+    return Coordinates.of(schedule.level(0))
+
+
+def _strictly_falling(rounded: np.ndarray, total: int) -> list[int]:
+    """Part times that rounding made equal: down from the noisy end, and up again where that would leave the table."""
+    falling = rounded.astype(int).tolist()
+    for place in range(1, len(falling)):
+        falling[place] = min(falling[place], falling[place - 1] - 1)
+    return [max(t, len(falling) - 1 - place) for place, t in enumerate(falling)]
 
 
 def _checked(steps: int, total: int) -> int:
@@ -93,35 +158,9 @@ def _checked(steps: int, total: int) -> int:
     return steps
 
 
-def _leading(points: int, steps: int, total: int) -> np.ndarray:
-    return np.arange(points) * (total // points)
-
-
-def _linspace(points: int, steps: int, total: int) -> np.ndarray:
-    return np.linspace(0, total - 1, points).round() if points > 1 else np.array([total - 1])
-
-
-def _trailing(points: int, steps: int, total: int) -> np.ndarray:
-    return np.arange(total, 0, -total / steps)[:steps][::-1].round() - 1
-
-
-_TIMES: dict[str, Callable[[int, int, int], np.ndarray]] = {
-    "leading": _leading,
-    "linspace": _linspace,
-    "trailing": _trailing,
-}
-
-
-def _karras(schedule: NoiseSchedule, steps: int) -> list[Level]:
-    """Levels of eq. 5 of arXiv:2206.00364, its sigma being our sigma / alpha."""
-    noisiest, cleanest = schedule.level(schedule.num_train_timesteps - 1), schedule.level(0)
-    if noisiest.alpha == 0.0:
-        raise ConfigError("karras spacing needs a last level with some signal, not zero terminal SNR; use trailing")
-    ends = [(level.sigma / level.alpha) ** (1.0 / KARRAS_RHO) for level in (noisiest, cleanest)]
-    visited = []
-    for index, share in enumerate(np.linspace(0.0, 1.0, steps).tolist()):
-        ratio = (ends[0] + share * (ends[1] - ends[0])) ** KARRAS_RHO
-        alpha = 1.0 / math.hypot(1.0, ratio)  # alpha^2 + sigma^2 = 1
-        t = round(schedule.time_of(-2.0 * math.log(ratio)))
-        visited.append(Level(index, float(t), alpha, ratio * alpha))
-    return visited
+def _check_falling(what: str, values: Sequence[float], least: float, most: float) -> None:
+    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool) and least <= v <= most]
+    if not values or len(numbers) != len(values) or any(a <= b for a, b in pairwise(values)):
+        raise ConfigError(
+            f"{what} {list(values)[:20]} must be numbers strictly falling from {most:g} or less to {least:g}"
+        )

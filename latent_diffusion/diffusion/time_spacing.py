@@ -1,0 +1,60 @@
+"""Spacings that divide the training times 0 .. T - 1.
+
+    leading       multiples of T // steps, plus `steps_offset`; never reaches the last training time
+    linspace      equal parts of 0 .. T - 1, both ends included
+    trailing      from T - 1 down in equal parts of T; the choice for zero terminal SNR
+    sgm_uniform   from T - 1 down in equal parts of T - 1, the end left out (ComfyUI, A1111)
+    simple        every (T / steps)-th time counted from T - 1 (ComfyUI, A1111)
+    beta          T - 1 times quantiles of Beta(0.6, 0.6): dense at both ends (Lee et al. 2024, arXiv:2407.12173)
+
+The first three are table 2 of Lin et al. 2023, arXiv:2305.08891, with the rounding of diffusers.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from latent_diffusion.diffusion.beta_quantile import beta_quantile
+
+__all__ = ["BETA", "TIME_SPACINGS", "TimeSpacing"]
+
+BETA = 0.6
+"""Both shape parameters (arXiv:2407.12173, section 4)."""
+
+TimeSpacing = Callable[[int, int, int], np.ndarray]
+"""(points, steps, T) -> rising times, float64, of which the last `steps` are visited; points is steps or steps + 1."""
+
+
+def _leading(points: int, steps: int, total: int) -> np.ndarray:
+    return np.arange(points) * float(total // points)
+
+
+def _linspace(points: int, steps: int, total: int) -> np.ndarray:
+    return np.linspace(0.0, total - 1.0, points) if points > 1 else np.array([total - 1.0])
+
+
+def _trailing(points: int, steps: int, total: int) -> np.ndarray:
+    return np.arange(total, 0, -total / steps)[:steps][::-1].round() - 1.0
+
+
+def _sgm_uniform(points: int, steps: int, total: int) -> np.ndarray:
+    return np.linspace(0.0, total - 1.0, steps + 1)[1:]
+
+
+def _simple(points: int, steps: int, total: int) -> np.ndarray:
+    return total - 1.0 - np.floor(np.arange(steps)[::-1] * (total / steps))
+
+
+def _beta(points: int, steps: int, total: int) -> np.ndarray:
+    shares = 1.0 - np.arange(steps)[::-1] / steps
+    return (total - 1.0) * np.array([beta_quantile(share, BETA, BETA) for share in shares.tolist()])
+
+
+TIME_SPACINGS: dict[str, TimeSpacing] = {
+    "leading": _leading,
+    "linspace": _linspace,
+    "trailing": _trailing,
+    "sgm_uniform": _sgm_uniform,
+    "simple": _simple,
+    "beta": _beta,
+}
