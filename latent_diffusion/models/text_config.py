@@ -1,7 +1,7 @@
 """Sizes of a CLIP text tower, and how a Stable Diffusion family reads it."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
@@ -36,6 +36,7 @@ class TextConfig:
         """Return transformers' configuration, with the special ids of `tokenizer`."""
         from transformers import CLIPTextConfig
 
+        special: Any = tokenizer  # whose ids transformers declares as nearly anything
         return CLIPTextConfig(
             vocab_size=self.vocab_size,
             hidden_size=self.width,
@@ -45,7 +46,7 @@ class TextConfig:
             max_position_embeddings=self.context_length,
             hidden_act=self.activation,
             projection_dim=self.projection or self.width,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=special.bos_token_id,
+            eos_token_id=special.eos_token_id,
+            pad_token_id=special.pad_token_id,
         )

@@ -26,6 +26,7 @@ from latent_diffusion.data.folder import DataConfig, ImageFolder
 from latent_diffusion.data.loader import Batch, batches
 from latent_diffusion.diffusion.loss import DiffusionLoss
 from latent_diffusion.errors import ConfigError
+from latent_diffusion.models.text_encoder import TextEncoder
 from latent_diffusion.models.unet import UNet, UNetConfig
 from latent_diffusion.nn.transformer import TransformerBlock
 from latent_diffusion.randomness import normal, permutation, uniform
@@ -154,6 +155,7 @@ class UNetObjective(Objective):
         parts.text_encoder.to(accelerator.device)
         latents = Latents(parts.autoencoder, self.data, self.run.seed)
         # Under autocast the U-Net rounds text states to bfloat16 before all else: rounding them here changes nothing.
+        assert isinstance(parts.text_encoder, TextEncoder), "models with two are refused before"
         texts = TextStates(parts.text_encoder, torch.bfloat16 if self.run.precision == "bfloat16" else torch.float32)
         self.player.held = (latents, texts)
         latents.fill(settings.latent_cache_bytes)
@@ -225,6 +227,8 @@ def _components(settings: UNetSettings) -> Components:
         if settings.unet is not None:
             raise ConfigError("objective.unet: the U-Net's sizes come with `init`; leave `unet` out")
         loaded = load_folder(locate_model(settings.init), torch.float32)
+        if loaded.size_count:
+            raise ConfigError(f"objective.init: {loaded.name} is an SDXL model, which this objective does not train")
         config = {**loaded.scheduler_config, **settings.scheduler}
         schedule, prediction = read_schedule(config)
         return replace(loaded, schedule=schedule, prediction=prediction, scheduler_config=config)
