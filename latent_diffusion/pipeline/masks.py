@@ -1,8 +1,8 @@
 """Masks: what is repainted, at the picture's size, at the model's size and on the latent grid.
 
 One rule for every kind of mask file: the picture is read as 8-bit grey (16-bit is scaled, colour becomes luma,
-transparent parts are black); a pixel of 128 or more is repainted, the others are kept bit for bit. In soft mode the grey
-is the strength of each pixel instead, from 0, kept bit for bit, to 255, repainted with the strength of the call.
+transparent parts are black); a pixel of 128 or more is repainted, the others are kept bit for bit. In soft mode the
+grey is the strength of each pixel instead, from 0, kept bit for bit, to 255, repainted with the strength of the call.
 
 A mask here is uint8 (H, W): 0 = kept, 255 = repainted, between them only in soft mode.
 """

@@ -13,7 +13,7 @@ from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.pipeline.record import Record
 from latent_diffusion.pipeline.sampling import decode
 
-__all__ = ["Images", "Output", "OutputType", "check_output_type", "finish"]
+__all__ = ["Images", "Output", "OutputType", "check_output_type", "finish", "in_form"]
 
 OutputType = Literal["pil", "np", "pt", "latent"]
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -41,14 +41,16 @@ def check_output_type(output_type: str) -> None:
 
 
 def finish(autoencoder: AutoencoderKL, latents: Tensor, output_type: OutputType) -> Images:
-    """Return scaled latents (B, C, h, w) as "pil" list, "np" (B, H, W, 3) or "pt" (B, 3, H, W) in [0, 1], or "latent".
+    """Return scaled latents (B, C, h, w) as images of `output_type`, or as they are for "latent".
 
     Raises:
         DivergedError: the decoder made NaN or infinity.
     """
-    if output_type == "latent":
-        return latents
-    images = decode(autoencoder, latents)
+    return latents if output_type == "latent" else in_form(decode(autoencoder, latents), output_type)
+
+
+def in_form(images: Tensor, output_type: OutputType) -> Images:
+    """Return `images` (B, 3, H, W) in [-1, 1] as "pil" list, "np" (B, H, W, 3) or "pt" (B, 3, H, W) in [0, 1]."""
     if output_type == "pil":
         return to_pil(images)
     unit = images / 2 + 0.5

@@ -4,6 +4,7 @@ A pipeline keeps no state between calls: two threads may share one.
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
@@ -15,8 +16,12 @@ from latent_diffusion.checkpoint.diffusers_folder import load_folder, save_folde
 from latent_diffusion.checkpoint.locate import locate_model
 from latent_diffusion.pipeline.canvas import Source
 from latent_diffusion.pipeline.engine import Engine
+from latent_diffusion.pipeline.hires import hires
+from latent_diffusion.pipeline.image_to_image import image_to_image
 from latent_diffusion.pipeline.inpaint import inpaint
+from latent_diffusion.pipeline.interpolate import interpolate
 from latent_diffusion.pipeline.options import Options, Texts
+from latent_diffusion.pipeline.outpaint import outpaint
 from latent_diffusion.pipeline.output import Output, OutputType
 from latent_diffusion.pipeline.repainting import InpaintOptions
 from latent_diffusion.pipeline.settings import Defaults
@@ -130,6 +135,133 @@ class LatentDiffusionPipeline:
             DivergedError: the network or the decoder made NaN.
         """
         return inpaint(self.engine, prompt, options, image=image, mask_image=mask_image)
+
+    def outpaint(
+        self,
+        prompt: Texts = None,
+        *,
+        image: Source,
+        left: int = 0,
+        right: int = 0,
+        top: int = 0,
+        bottom: int = 0,
+        **options: Unpack[InpaintOptions],
+    ) -> Output:
+        """Draw beyond the edges of a picture, all of which stays bit for bit what it was.
+
+        Args:
+            prompt: what the larger picture shows.
+            image: a file or PIL picture of any size.
+            left: px to add on the left.
+            right: px to add on the right.
+            top: px to add above.
+            bottom: px to add below.
+            **options: see `InpaintOptions` and `Options`; `masked_content` is "fill" here where nothing is said.
+
+        Raises:
+            DataError: the picture cannot be read.
+            ConfigError: nothing to add, or an argument that cannot be.
+            DivergedError: the network or the decoder made NaN.
+        """
+        return outpaint(self.engine, prompt, options, image=image, left=left, right=right, top=top, bottom=bottom)
+
+    def image_to_image(
+        self,
+        prompt: Texts = None,
+        *,
+        image: Source,
+        strength: float = 0.8,
+        exact_steps: bool = False,
+        resize_mode: str = "crop",
+        output_type: OutputType = "pil",
+        **options: Unpack[Options],
+    ) -> Output:
+        """Redraw a picture with a prompt, keeping of it what `strength` leaves.
+
+        Args:
+            prompt: what the new picture shows.
+            image: a file or PIL picture; EXIF rotation is applied, transparent parts become white.
+            strength: share of the steps that are run; 0 returns the picture, 1 keeps little more than its colours.
+            exact_steps: run `num_inference_steps` at any strength, as the end of a finer path.
+            resize_mode: how the picture comes to the working size: "crop", "stretch" or "pad".
+            output_type: as for the call.
+            **options: see `Options`. The result has `height` and `width`; without them a picture of once to one and a
+                half times the model's px keeps its size, rounded to 8 px, any other is scaled to the model's px.
+
+        Raises:
+            DataError: the picture cannot be read.
+            ConfigError: an argument that cannot be, or a strength of less than one step.
+            DivergedError: the network or the decoder made NaN.
+        """
+        return image_to_image(
+            self.engine,
+            prompt,
+            options,
+            image=image,
+            strength=strength,
+            exact_steps=exact_steps,
+            resize_mode=resize_mode,
+            output_type=output_type,
+        )
+
+    def hires(
+        self,
+        prompt: Texts = None,
+        *,
+        scale: float = 2.0,
+        upscaler: str = "latent",
+        hires_strength: float = 0.7,
+        hires_steps: int | None = None,
+        output_type: OutputType = "pil",
+        **options: Unpack[Options],
+    ) -> Output:
+        """Draw images from text in two passes: at the model's size, then enlarged and drawn on.
+
+        Args:
+            prompt: one text or several.
+            scale: how many times larger the result is, above 1, up to 8; its sides are rounded to 8 px.
+            upscaler: "latent", "latent_bicubic", "latent_nearest", or "lanczos", which enlarges the decoded picture.
+            hires_strength: share of the steps that the second pass runs; enlarged latents need 0.5 or more.
+            hires_steps: of the second pass, before that share; None = as many as the first.
+            output_type: as for the call.
+            **options: see `Options`; `height` and `width` are those of the first pass.
+
+        Raises:
+            ConfigError: an argument that cannot be.
+            DivergedError: the network or the decoder made NaN.
+        """
+        return hires(
+            self.engine,
+            prompt,
+            options,
+            scale=scale,
+            upscaler=upscaler,
+            strength=hires_strength,
+            steps=hires_steps,
+            output_type=output_type,
+        )
+
+    def interpolate(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        frames: int = 8,
+        output_type: OutputType = "pil",
+        **options: Unpack[Options],
+    ) -> Output:
+        """Draw a walk between prompts, between seeds, or both; it begins and ends on the pictures of its keys.
+
+        Args:
+            prompt: one for all, or one a key.
+            frames: number of images, both ends included.
+            output_type: as for the call.
+            **options: see `Options`; `seed` is one for all, or a list with one a key.
+
+        Raises:
+            ConfigError: fewer than two keys, or an argument that cannot be.
+            DivergedError: the network or the decoder made NaN.
+        """
+        return interpolate(self.engine, prompt, options, frames=frames, output_type=output_type)
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> None:
         """Write a diffusers folder that `from_pretrained` and diffusers open; None keeps each tensor's dtype."""

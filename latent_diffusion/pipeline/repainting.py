@@ -1,4 +1,4 @@
-"""How a part of a picture is repainted: the arguments of `inpaint` and `outpaint`, documented and checked in one place."""
+"""How a part of a picture is repainted: the arguments of `inpaint` and `outpaint`, documented and checked once."""
 
 from dataclasses import dataclass, fields
 from typing import Any
@@ -8,8 +8,7 @@ from latent_diffusion.pipeline.fill import CONTENTS
 from latent_diffusion.pipeline.masks import MASK_MODES
 from latent_diffusion.pipeline.options import Options
 from latent_diffusion.pipeline.region import AREAS
-from latent_diffusion.pipeline.settings import check_integer, check_number
-from latent_diffusion.registry import nearest
+from latent_diffusion.pipeline.settings import check_integer, check_name, check_number
 
 __all__ = ["InpaintOptions", "Repainting"]
 
@@ -75,7 +74,7 @@ class Repainting:
     def __post_init__(self) -> None:
         names = {"masked_content": CONTENTS, "mask_mode": MASK_MODES, "inpaint_area": AREAS}
         for name, known in names.items():
-            _check_name(name, getattr(self, name), known)
+            check_name(name, getattr(self, name), known)
         most = {"mask_grow": MAX_GROWTH, "mask_blur": MAX_EDGE, "feather": MAX_EDGE, "resample": MAX_WALKS}
         for name, limit in most.items():
             check_integer(name, getattr(self, name), 0, limit)
@@ -91,7 +90,7 @@ class Repainting:
         if self.mask_blur and self.mask_mode != "soft":
             raise ConfigError("mask_blur is the rise of a soft mask; use mask_mode 'soft' with it, or feather")
         if self.start_from is not None:
-            _check_name("start_from", self.start_from, STARTS)
+            check_name("start_from", self.start_from, STARTS)
             if self.start_from == "noise" and self.strength < 1.0:
                 raise ConfigError(f"start_from 'noise' needs strength 1, not {self.strength:g}; use 'noised_image'")
 
@@ -112,8 +111,3 @@ class Repainting:
         """Where sampling starts: "noise" for an emptied hole, "noised_image" otherwise, unless the caller says."""
         emptied = self.masked_content in ("noise", "nothing") and self.strength == 1.0
         return self.start_from or ("noise" if emptied else "noised_image")
-
-
-def _check_name(name: str, value: object, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ConfigError(f"unknown {name} {value!r:.50}; there are {', '.join(known)}{nearest(str(value), known)}")

@@ -2,14 +2,51 @@
 
 import secrets
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
 from latent_diffusion.diffusion.noise import NoiseSource
 from latent_diffusion.errors import ConfigError
+from latent_diffusion.pipeline.options import Options
+from latent_diffusion.pipeline.settings import check_number
 from latent_diffusion.randomness import MAX_SEED
 
-__all__ = ["noise_for"]
+__all__ = ["Variation", "noise_for", "open_noise"]
+
+
+@dataclass(frozen=True)
+class Variation:
+    """Other seeds whose noise every image leans towards."""
+
+    seeds: list[int]  # one an image
+    shares: list[float]  # of the way to them, above 0
+
+
+def open_noise(options: Options, count: int) -> tuple[NoiseSource, list[int], Variation | None]:
+    """Return the noise streams of `count` images, the seed of each, and what they lean towards.
+
+    Every draw of a variation is a spherical mean of the two streams' draws, so strength 1 is the picture of the other
+    seed, whatever the sampler draws. An int `seed` is then that of all images: they vary one picture, and only the
+    other seeds count up, as in A1111.
+
+    Raises:
+        ConfigError: seeds that cannot be, a strength outside [0, 1], or other seeds that could take no effect.
+    """
+    seed, generator, towards = options.get("seed"), options.get("generator"), options.get("variation_seed")
+    strength = check_number("variation_strength", options.get("variation_strength", 0.0), 1.0)
+    if not strength:
+        if towards is not None:
+            raise ConfigError("variation_seed without variation_strength changes nothing; give a strength above 0")
+        return (*noise_for(seed, generator, count), None)
+    if generator is not None:
+        raise ConfigError("a variation is made of seeds; give `seed` instead of `generator`")
+    if seed is None or (isinstance(seed, int) and not isinstance(seed, bool)):
+        seed = [secrets.randbelow(MAX_SEED + 1) if seed is None else seed] * count
+    noise, seeds = noise_for(seed, None, count)
+    other, others = noise_for(towards, None, count)
+    variation = Variation(others, [strength] * count)
+    return noise.towards(other, variation.shares), seeds, variation
 
 
 def noise_for(

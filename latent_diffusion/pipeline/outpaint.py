@@ -1,0 +1,49 @@
+"""Outpainting: put borders around a picture and inpaint them; every pixel of the picture stays what it was."""
+
+from PIL import Image
+
+from latent_diffusion.data.images import MAX_PIXELS, load_image
+from latent_diffusion.errors import ConfigError
+from latent_diffusion.pipeline.canvas import Source
+from latent_diffusion.pipeline.engine import Engine
+from latent_diffusion.pipeline.inpaint import inpaint
+from latent_diffusion.pipeline.options import Texts
+from latent_diffusion.pipeline.output import Output
+from latent_diffusion.pipeline.repainting import InpaintOptions
+from latent_diffusion.pipeline.settings import MAX_SIZE, check_integer
+
+__all__ = ["outpaint"]
+
+WHITE, BLACK = 255, 0
+
+
+def outpaint(
+    engine: Engine,
+    prompt: Texts,
+    options: InpaintOptions,
+    *,
+    image: Source,
+    left: int,
+    right: int,
+    top: int,
+    bottom: int,
+) -> Output:
+    """Draw beyond the edges of a picture; arguments and errors as for the pipeline's method."""
+    sides = {"left": left, "right": right, "top": top, "bottom": bottom}
+    for name, px in sides.items():
+        check_integer(name, px, 0, MAX_SIZE)
+    if not any(sides.values()):
+        raise ConfigError("nothing to add: give left, right, top or bottom, in px")
+    if options.get("mask_grow"):
+        raise ConfigError("mask_grow would repaint the picture that outpainting keeps; leave it out, or use inpaint")
+    picture = load_image(image, background=None)
+    size = picture.width + left + right, picture.height + top + bottom
+    if size[0] * size[1] > MAX_PIXELS:
+        raise ConfigError(f"the picture would have {size[0]}x{size[1]} px; at most {MAX_PIXELS} px are made")
+    larger = Image.new(picture.mode, size, (BLACK,) * 3 + (WHITE,) * (picture.mode == "RGBA"))
+    larger.paste(picture, (left, top))
+    larger.info = dict(picture.info)
+    mask = Image.new("L", size, WHITE)
+    mask.paste(BLACK, (left, top, left + picture.width, top + picture.height))
+    filled: InpaintOptions = {"masked_content": "fill", **options}
+    return inpaint(engine, prompt, filled, image=larger, mask_image=mask, added=(left, right, top, bottom))
