@@ -1,4 +1,4 @@
-"""Files written by diffusers and PEFT read by us, and the other way round: the same numbers come out of the networks."""
+"""Files written by diffusers and PEFT read by us, and the other way round: the networks give the same numbers."""
 
 import json
 
