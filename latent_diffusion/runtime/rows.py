@@ -153,8 +153,8 @@ def keep(source: Map, into: Tensor | None = None) -> Kept:
 def whole_norm(source: Map, norm: nn.GroupNorm) -> Callable[[Tensor], Tensor]:
     """Return `norm` with the mean and variance of all of `source`, as a function of any rows of it.
 
-    Those of the bands are joined in float64: Chan, Golub & LeVeque 1979, "Updating formulae and a pairwise algorithm for
-    computing sample variances", eq. (2.1).
+    Those of the bands are joined in float64: Chan, Golub & LeVeque 1979, "Updating formulae and a pairwise algorithm
+    for computing sample variances", eq. (2.1).
     """
     batch, channels, _, _ = source.shape
     groups = norm.num_groups
@@ -167,13 +167,9 @@ def whole_norm(source: Map, norm: nn.GroupNorm) -> Callable[[Tensor], Tensor]:
         mean = mean.to(average) + step * (fresh / total)
         spread = spread.to(average) + variance * fresh + step.square() * (count * fresh / total)
         count = total
-    of_channel = channels // groups
-    means, variances = ((m.float().repeat_interleave(of_channel, dim=1).flatten()) for m in (mean, spread / count))
-    weight, bias = (p.float().repeat(batch) for p in (norm.weight, norm.bias))
-
-    def apply(x: Tensor) -> Tensor:
-        # a norm with known statistics is what batch norm is after training; images lie side by side as channels
-        rows = x.reshape(1, batch * channels, *x.shape[2:])
-        return F.batch_norm(rows, means, variances, weight, bias, False, 0.0, norm.eps).reshape(x.shape)
-
-    return apply
+    deviation = (spread / count + norm.eps).rsqrt()
+    mean, deviation = (m.repeat_interleave(channels // groups, dim=1)[:, :, None, None] for m in (mean, deviation))
+    scale = deviation * norm.weight.double()[:, None, None]  # (B, C, 1, 1)
+    shift = norm.bias.double()[:, None, None] - mean * scale
+    scale, shift = scale.float(), shift.float()
+    return lambda x: torch.addcmul(shift, x.float(), scale).to(x.dtype)
