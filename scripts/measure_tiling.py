@@ -2,9 +2,9 @@
 
     python scripts/measure_tiling.py 512 768
 
-The last layer is scaled so that the images lie in [-1, 1], as a trained model's do. Prints a Markdown table: peak memory
-above the weights and time of decode and encode, whole and tiled, and the largest difference between the two. Linux
-only: the peak is read from /proc/self/status.
+The last layer is scaled so that the images lie in [-1, 1], as a trained model's do. Prints a Markdown table: peak
+memory above the weights and time of decode and encode, whole and tiled, and the largest difference between the two.
+Linux only: the peak is read from /proc/self/status.
 """
 
 import sys

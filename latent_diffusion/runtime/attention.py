@@ -111,6 +111,4 @@ def _try_out(kernel: Kernel, backend: str, width: int, device: torch.device, dty
         raise ResourceError(f"attention {backend!r} does not work {where}: {reason}; use 'auto' or 'sdpa'") from error
     off = (found - wanted).abs().max().item() if found.shape == wanted.shape else float("nan")
     if not off <= TOLERANCE[dtype]:
-        raise ResourceError(
-            f"attention {backend!r} gives wrong values {where} (off by {off:.1e}); use 'auto' or 'sdpa'"
-        )
+        raise ResourceError(f"attention {backend!r} gives wrong values {where}: off by {off:.1e}; use 'auto' or 'sdpa'")

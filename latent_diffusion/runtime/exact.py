@@ -1,4 +1,4 @@
-"""float32 that is float32: on recent GPUs torch rounds the inputs of convolutions to 10 bits (TF32) unless told not to."""
+"""float32 that is float32: torch lets cuDNN round the inputs of convolutions to 10 bits (TF32) unless told not to."""
 
 import torch
 
@@ -10,6 +10,5 @@ def exact_float32() -> None:
 
     Matrix products do so already. Without it one picture differs between a GPU and a CPU by far more than rounding.
     """
-    # torch has an old and a new switch, and reading one raises once only the other was set: so the new one for both kinds
-    torch.backends.cudnn.conv.fp32_precision = "ieee"
-    torch.backends.cudnn.rnn.fp32_precision = "ieee"
+    # the old switch sets the new ones too; after setting only the new ones, torch refuses to read the old one
+    torch.backends.cudnn.allow_tf32 = False

@@ -1,6 +1,6 @@
 """How much memory is free, and how much work needs: estimates, on the safe side, that choose batch sizes and tiling.
 
-The needs were measured with SD 1 in float32 (docs/memory.md) and grow with the picture's pixels and the networks' width.
+The needs were measured with SD 1 in float32 (docs/memory.md) and grow with pixels and with the networks' width.
 """
 
 import os

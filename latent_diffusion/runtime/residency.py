@@ -1,9 +1,9 @@
 """Stage offload: text encoder, U-Net and autoencoder take turns on the device.
 
-Weights stay in host memory. Each stage of a call (encoding the prompts, sampling, encoding or decoding a picture) copies
-its own part to the device and drops the copy when it is done, so that the device holds the largest part in place of the
-sum. Nothing is moved, so nothing has to be moved back: calls in two threads do not see each other, and adapters stay
-where they are. The price is one upload a stage.
+Weights stay in host memory. Each stage of a call (encoding the prompts, sampling, encoding or decoding a picture)
+copies its own part to the device and drops the copy when it is done, so that the device holds the largest part in place
+of the sum. Nothing is moved, so nothing has to be moved back: calls in two threads do not see each other, and adapters
+stay where they are. The price is one upload a stage.
 """
 
 from typing import TypeVar

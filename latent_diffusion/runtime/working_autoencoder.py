@@ -1,4 +1,4 @@
-"""The autoencoder as a pipeline uses it: whole or in bands, on the device for as long as it works, never a black picture.
+"""The autoencoder as a pipeline uses it: whole or in bands, on the device while it works, never a black picture.
 
 float16 ends at 65504, and decoders of published models go beyond it for some latents; the overflow becomes NaN, and NaN
 becomes black. So a picture that float16 cannot decode is decoded once more in float32, and that is said.
