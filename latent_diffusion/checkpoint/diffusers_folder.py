@@ -4,6 +4,7 @@ import warnings
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.json_file import read_json, write_json
@@ -14,13 +15,20 @@ from latent_diffusion.checkpoint.network_config import (
     read_unet_config,
     unet_values,
 )
-from latent_diffusion.checkpoint.network_weights import load_weights, save_weights
+from latent_diffusion.checkpoint.network_weights import load_weights, open_weights, save_weights
 from latent_diffusion.checkpoint.pipeline_index import INDEX, index_values, read_index
-from latent_diffusion.checkpoint.scheduler_config import read_schedule, write_schedule
-from latent_diffusion.checkpoint.text_folder import load_text_encoder, save_text_encoder
-from latent_diffusion.errors import CheckpointError, LatentDiffusionWarning, ResourceError
+from latent_diffusion.checkpoint.plan import ChooseDtype, Plan, Tower, assemble
+from latent_diffusion.checkpoint.scheduler_config import write_schedule
+from latent_diffusion.checkpoint.text_folder import (
+    ENDINGS,
+    load_tokenizer,
+    open_text_weights,
+    plan_text_model,
+    save_text_encoder,
+)
+from latent_diffusion.checkpoint.weights import Weights
+from latent_diffusion.errors import LatentDiffusionWarning, ResourceError
 from latent_diffusion.models.autoencoder import AutoencoderKL
-from latent_diffusion.models.text_encoder import TextEncoders
 from latent_diffusion.models.unet import UNet
 
 __all__ = [
@@ -33,38 +41,57 @@ __all__ = [
 ]
 
 
-def load_folder(path: Path | str, dtype: torch.dtype = torch.float32) -> Components:
-    """Read a model; its networks are on the CPU, in `dtype`, in evaluation mode. Nothing is looked up elsewhere.
+def load_folder(
+    path: Path | str,
+    dtype: torch.dtype | ChooseDtype = torch.float32,
+    *,
+    prediction_type: str | None = None,
+) -> Components:
+    """Read a model; its networks are on the CPU, in evaluation mode. Nothing is looked up elsewhere.
+
+    Args:
+        path: the folder.
+        dtype: of every part; or what chooses the U-Net's, the others being float32.
+        prediction_type: what the U-Net's output means, where the folder says it wrongly.
 
     Raises:
         CheckpointError: a file is missing, damaged or does not fit; the message names it.
     """
     path = Path(path)
-    index = read_index(path / INDEX)
-    file = path / "scheduler" / "scheduler_config.json"
-    sampler = read_json(file)
-    try:
-        schedule, prediction = read_schedule(sampler)
-    except CheckpointError as error:
-        raise CheckpointError(f"{file}: {error}") from None
-    unet = load_unet(path / "unet", dtype)
-    autoencoder = load_autoencoder(path / "vae", dtype)
-    towers = [load_text_encoder(path, dtype, tower=tower, penultimate=index.xl) for tower in index.towers]
-    for note in index.notes:
+    plan = plan_folder(path).predicting(prediction_type)
+    for note in plan.notes:
         warnings.warn(f"{path}: {note}", LatentDiffusionWarning, stacklevel=2)
-    components = Components(
-        unet,
-        autoencoder,
-        towers[0] if len(towers) == 1 else TextEncoders(*towers),
-        schedule,
-        prediction,
-        sampler,
+
+    def weights(part: str, network: nn.Module) -> Weights:
+        return open_text_weights(path / part) if part.startswith("text") else open_weights(path / part)
+
+    return assemble(plan, path, weights, dtype)
+
+
+def plan_folder(path: Path) -> Plan:
+    """Return what the JSON files of a folder say its model is.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, or asks for what we do not have; the message names it.
+    """
+    index = read_index(path / INDEX)
+    scheduler = path / "scheduler" / "scheduler_config.json"
+    towers = []
+    for tower in index.towers:
+        part, tokenizer = f"text_encoder{ENDINGS[tower]}", load_tokenizer(path / f"tokenizer{ENDINGS[tower]}")
+        config = path / part / "config.json"
+        model = plan_text_model(read_json(config), str(config), projection=bool(tower))
+        towers.append(Tower(part, model, tokenizer, index.xl))
+    return Plan(
+        read_unet_config(path / "unet" / "config.json"),
+        read_autoencoder_config(path / "vae" / "config.json"),
+        tuple(towers),
+        read_json(scheduler),
+        str(scheduler),
         path.resolve().name,
-        notes=index.notes,
-        zeros_for_empty_prompt=index.zeros_for_empty_prompt,
+        index.notes,
+        index.zeros_for_empty_prompt,
     )
-    components.check(path)
-    return components
 
 
 def save_folder(components: Components, path: Path | str, dtype: torch.dtype | None = None) -> None:

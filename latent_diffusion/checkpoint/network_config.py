@@ -17,10 +17,12 @@ from latent_diffusion.models.autoencoder import AutoencoderConfig
 from latent_diffusion.models.unet import UNetConfig
 
 __all__ = [
+    "autoencoder_config",
     "autoencoder_values",
     "diffusers_version",
     "read_autoencoder_config",
     "read_unet_config",
+    "unet_config",
     "unet_values",
 ]
 
@@ -102,12 +104,17 @@ AUTOENCODER_FIXED: dict[str, Any] = {"act_fn": "silu", "latents_mean": None, "la
 
 
 def read_unet_config(file: Path) -> UNetConfig:
-    """Read a U-Net's config.json.
+    """Read a U-Net's config.json; see `unet_config`."""
+    return unet_config(read_json(file), str(file))
+
+
+def unet_config(found: Mapping[str, Any], file: str) -> UNetConfig:
+    """Return the configuration that the fields of a U-Net's config.json mean; `file` is where they were found.
 
     Raises:
         CheckpointError: a field is damaged or asks for an architecture that we do not have; the message names it.
     """
-    values = _read(file, "UNet2DConditionModel", UNET_DEFAULTS, UNET_FIXED)
+    values = _checked(found, file, "UNet2DConditionModel", UNET_DEFAULTS, UNET_FIXED)
     widths = values["block_out_channels"]
     down, up = values.pop("down_block_types"), values.pop("up_block_types")
     known = {"CrossAttnDownBlock2D": True, "DownBlock2D": False}
@@ -131,7 +138,7 @@ def read_unet_config(file: Path) -> UNetConfig:
     return _build(file, UNetConfig, values)
 
 
-def _added(file: Path, values: dict[str, Any]) -> dict[str, Any]:
+def _added(file: str, values: dict[str, Any]) -> dict[str, Any]:
     """Take what SDXL is told beside the states out of `values` and return it under our names."""
     kind, size = values.pop("addition_embed_type"), values.pop("addition_time_embed_dim")
     width = values.pop("projection_class_embeddings_input_dim")
@@ -163,13 +170,18 @@ def unet_values(config: UNetConfig) -> dict[str, Any]:
 
 
 def read_autoencoder_config(file: Path) -> AutoencoderConfig:
-    """Read an autoencoder's config.json.
+    """Read an autoencoder's config.json; see `autoencoder_config`."""
+    return autoencoder_config(read_json(file), str(file))
+
+
+def autoencoder_config(found: Mapping[str, Any], file: str) -> AutoencoderConfig:
+    """Return the configuration that the fields of an autoencoder's config.json mean; `file` is where they were found.
 
     Raises:
         CheckpointError: a field is damaged or asks for an architecture that we do not have; the message names it.
     """
     blocks = {"down_block_types": "DownEncoderBlock2D", "up_block_types": "UpDecoderBlock2D"}
-    values = _read(file, "AutoencoderKL", AUTOENCODER_DEFAULTS | dict.fromkeys(blocks), AUTOENCODER_FIXED)
+    values = _checked(found, file, "AutoencoderKL", AUTOENCODER_DEFAULTS | dict.fromkeys(blocks), AUTOENCODER_FIXED)
     for name, kind in blocks.items():
         found = values.pop(name)
         if found is not None and set(found) != {kind}:
@@ -198,9 +210,10 @@ def _written(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
     return {"_class_name": kind, "_diffusers_version": diffusers_version(), **dict(sorted(values.items()))}
 
 
-def _read(file: Path, kind: str, defaults: Mapping[str, Any], fixed: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of `defaults`, from the file where it has them; refuse fields that differ from `fixed`."""
-    found = read_json(file)
+def _checked(
+    found: Mapping[str, Any], file: str, kind: str, defaults: Mapping[str, Any], fixed: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the fields of `defaults`, as `found` where they are; refuse fields that differ from `fixed`."""
     if found.get("_class_name", kind) != kind:
         raise CheckpointError(f"{file}: _class_name is {found['_class_name']!r}, {kind!r} was expected")
     for name, value in fixed.items():
@@ -235,7 +248,7 @@ def _fits(value: Any, default: Any) -> bool:
     return all(isinstance(item, int | float) and not isinstance(item, bool) for item in items)
 
 
-def _single(file: Path, name: str, value: Any) -> Any:
+def _single(file: str, name: str, value: Any) -> Any:
     """Return the one value of a field that may also be a list with one entry a level."""
     if not isinstance(value, list):
         return value
@@ -247,7 +260,7 @@ def _single(file: Path, name: str, value: Any) -> Any:
 Config = TypeVar("Config")
 
 
-def _build(file: Path, kind: Callable[..., Config], values: Mapping[str, Any]) -> Config:
+def _build(file: str, kind: Callable[..., Config], values: Mapping[str, Any]) -> Config:
     try:
         return kind(**values)
     except (ConfigError, TypeError) as error:

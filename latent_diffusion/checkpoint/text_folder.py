@@ -6,6 +6,7 @@ special_tokens_map.json too, so that transformers 4 and 5, ComfyUI and single-fi
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -65,22 +66,38 @@ def load_text_model(
     Raises:
         CheckpointError: a file is missing or damaged, or keys or shapes do not fit the config.
     """
+    file = folder / "config.json"
+    return fill_text_model(plan_text_model(read_json(file), str(file), projection), open_text_weights(folder), dtype)
+
+
+def plan_text_model(
+    values: Mapping[str, Any], file: str, projection: bool
+) -> "CLIPTextModel | CLIPTextModelWithProjection":
+    """Return the model that the fields of a config.json mean, on the meta device; `file` is where they were found.
+
+    Raises:
+        CheckpointError: a field is damaged or asks for what is no CLIP text model.
+    """
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-    values = read_json(folder / "config.json")
     layers = values.get("num_hidden_layers", 12)
     if not isinstance(layers, int) or not 0 <= layers <= MAX_LAYERS:  # a million layers take an hour, even empty ones
-        raise CheckpointError(
-            f"{folder / 'config.json'}: num_hidden_layers is {layers!r}; at most {MAX_LAYERS} are read"
-        )
+        raise CheckpointError(f"{file}: num_hidden_layers is {layers!r}; at most {MAX_LAYERS} are read")
     try:
         config = CLIPTextConfig(**{k: v for k, v in values.items() if k not in NOT_OF_THE_MODEL})
         with torch.device("meta"):
-            model = CLIPTextModelWithProjection(config) if projection else CLIPTextModel(config)
+            return CLIPTextModelWithProjection(config) if projection else CLIPTextModel(config)
     except Exception as error:  # the strict configs of transformers raise their own kind
-        why = " ".join(str(error).split())
-        raise CheckpointError(f"{folder / 'config.json'}: not a CLIP text model: {why}") from None
-    return fill_text_model(model, open_weights(folder, STEM), dtype)
+        raise CheckpointError(f"{file}: not a CLIP text model: {' '.join(str(error).split())}") from None
+
+
+def open_text_weights(folder: Path) -> Weights:
+    """Return the weights in the folder of a text model.
+
+    Raises:
+        CheckpointError: a file is missing or damaged.
+    """
+    return open_weights(folder, STEM)
 
 
 TextModel = TypeVar("TextModel", bound=nn.Module)

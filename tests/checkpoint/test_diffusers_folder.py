@@ -201,7 +201,7 @@ CONFIG_FAULTS = [
     (VAE, {"latents_mean": [0.1]}, "latents_mean"),
     (VAE, {"down_block_types": ["DownBlock2D"]}, "down_block_types"),
     (VAE, {"latent_channels": 8}, "encoder.conv_out.weight is"),
-    (SCHEDULER, {"prediction_type": "flow_prediction"}, "unknown prediction 'flow_prediction'"),
+    (SCHEDULER, {"prediction_type": "curl_prediction"}, "unknown prediction 'curl_prediction'"),
     (SCHEDULER, {"beta_schedule": "sigmoid"}, "unknown beta_schedule 'sigmoid'"),
     (SCHEDULER, {"trained_betas": [0.1]}, "trained_betas"),
     (SCHEDULER, {"beta_end": "0.012"}, "beta_end is '0.012'"),

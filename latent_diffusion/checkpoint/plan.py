@@ -1,0 +1,124 @@
+"""From what a model is to the model: networks on the meta device first, then filled from wherever their weights lie.
+
+A folder says what its model is in JSON files, a single file in its header or by its tensors; both end in a `Plan`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from latent_diffusion.checkpoint.components import Components
+from latent_diffusion.checkpoint.scheduler_config import read_schedule
+from latent_diffusion.checkpoint.text_folder import fill_text_model
+from latent_diffusion.checkpoint.weights import Weights, fill
+from latent_diffusion.errors import CheckpointError, ConfigError
+from latent_diffusion.models.autoencoder import AutoencoderConfig, AutoencoderKL
+from latent_diffusion.models.text_encoder import TextEncoder, TextEncoders
+from latent_diffusion.models.unet import UNet, UNetConfig
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+__all__ = ["ChooseDtype", "Plan", "Tower", "assemble", "on_meta"]
+
+ChooseDtype = Callable[[int], torch.dtype]
+"""The dtype for a U-Net of so many weights."""
+
+
+@dataclass(frozen=True)
+class Tower:
+    """One text encoder to be: its model on the meta device and its tokenizer."""
+
+    part: str  # "text_encoder" or "text_encoder_2"
+    model: "CLIPTextModel | CLIPTextModelWithProjection"
+    tokenizer: "CLIPTokenizer"
+    penultimate: bool  # see `TextEncoder`
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a model is, without its weights."""
+
+    unet: UNetConfig
+    autoencoder: AutoencoderConfig
+    towers: tuple[Tower, ...]
+    scheduler: Mapping[str, Any]
+    scheduler_place: str  # where the scheduler's values were read, for errors
+    name: str
+    notes: tuple[str, ...] = ()
+    zeros_for_empty_prompt: bool = False
+
+    def predicting(self, prediction_type: str | None) -> "Plan":
+        """Return the plan of a U-Net whose output means `prediction_type`; None changes nothing."""
+        if prediction_type is None:
+            return self
+        note = f"prediction: {prediction_type}, as asked for"
+        return replace(
+            self, scheduler={**self.scheduler, "prediction_type": prediction_type}, notes=(*self.notes, note)
+        )
+
+
+def on_meta(kind: Callable[..., nn.Module], *arguments: Any) -> Any:
+    """Return a module built without memory for its weights."""
+    with torch.device("meta"):
+        return kind(*arguments)
+
+
+def assemble(
+    plan: Plan,
+    source: Path,
+    weights: Callable[[str, nn.Module], Weights],
+    dtype: torch.dtype | ChooseDtype,
+) -> Components:
+    """Build the parts and fill them, tensor by tensor; on the CPU, in evaluation mode.
+
+    Args:
+        plan: what to build.
+        source: the folder or file, for errors.
+        weights: (part, its network on the meta device) -> weights under that network's names; parts are "unet", "vae",
+            "text_encoder", "text_encoder_2".
+        dtype: of every part; or what chooses the U-Net's, the others being float32.
+
+    Raises:
+        CheckpointError: a file is missing, damaged or does not fit; the message names it.
+    """
+    try:
+        schedule, prediction = read_schedule(plan.scheduler)
+    except CheckpointError as error:
+        raise CheckpointError(f"{plan.scheduler_place}: {error}") from None
+    notes = list(plan.notes)
+
+    def filled(part: str, network: Any, kind: torch.dtype, fill_in: Callable = fill) -> Any:
+        found = weights(part, network)
+        notes.extend(found.casts(part, kind))
+        return fill_in(network, found, kind)
+
+    small = dtype if isinstance(dtype, torch.dtype) else torch.float32
+    unet = on_meta(UNet, plan.unet)
+    large = dtype if isinstance(dtype, torch.dtype) else dtype(sum(weight.numel() for weight in unet.parameters()))
+    unet = filled("unet", unet, large)
+    autoencoder = filled("vae", on_meta(AutoencoderKL, plan.autoencoder), small)
+    towers = []
+    for tower in plan.towers:
+        model = filled(tower.part, tower.model, small, fill_text_model)
+        try:
+            towers.append(TextEncoder(model, tower.tokenizer, penultimate=tower.penultimate))
+        except ConfigError as error:
+            raise CheckpointError(f"{source}: {tower.part} and its tokenizer do not belong together: {error}") from None
+    components = Components(
+        unet,
+        autoencoder,
+        towers[0] if len(towers) == 1 else TextEncoders(*towers),
+        schedule,
+        prediction,
+        plan.scheduler,
+        plan.name,
+        notes=tuple(notes),
+        zeros_for_empty_prompt=plan.zeros_for_empty_prompt,
+    )
+    components.check(source)
+    return components
