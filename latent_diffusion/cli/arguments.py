@@ -20,6 +20,8 @@ __all__ = [
     "Seed",
     "SpacingName",
     "Steps",
+    "VariationSeed",
+    "VariationStrength",
     "Width",
 ]
 
@@ -61,6 +63,20 @@ Seed = Annotated[
         show_default="a new one",
         rich_help_panel=PICTURE,
     ),
+]
+VariationSeed = Annotated[
+    int | None,
+    typer.Option(
+        "--variation-seed",
+        metavar="N",
+        help="Lean towards the noise of this seed; all pictures then vary that of --seed, and this one counts up.",
+        show_default="a new one with --variation-strength",
+        rich_help_panel=PICTURE,
+    ),
+]
+VariationStrength = Annotated[
+    float,
+    typer.Option(metavar="X", help="How far: 0 not at all, 1 its own picture.", rich_help_panel=PICTURE),
 ]
 Height = Annotated[
     int | None,

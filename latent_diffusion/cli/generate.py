@@ -5,29 +5,14 @@ from typing import Annotated
 
 import typer
 
-from latent_diffusion.cli.arguments import (
-    ClipSkip,
-    Device,
-    Dtype,
-    Eta,
-    GuidanceScale,
-    Height,
-    Model,
-    NegativePrompt,
-    NumImages,
-    Output,
-    SamplerName,
-    Seed,
-    SpacingName,
-    Steps,
-    Width,
-)
+from latent_diffusion.cli.drawing import Drawing, with_options
 
 __all__ = ["generate"]
 
 MAX_PICTURES = 10_000
 
 
+@with_options
 def generate(
     prompt: Annotated[
         list[str] | None,
@@ -35,25 +20,12 @@ def generate(
             metavar="PROMPT", help="What to draw; several prompts give several pictures.", show_default=False
         ),
     ] = None,
-    model: Model = "emoji",
-    negative_prompt: NegativePrompt = None,
     prompts_file: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Read more prompts from a text file, one a line.", show_default=False),
     ] = None,
-    output: Output = None,
-    num_images: NumImages = 1,
-    seed: Seed = None,
-    height: Height = None,
-    width: Width = None,
-    steps: Steps = None,
-    guidance_scale: GuidanceScale = None,
-    sampler: SamplerName = None,
-    spacing: SpacingName = None,
-    eta: Eta = 0.0,
-    clip_skip: ClipSkip = None,
-    device: Device = None,
-    dtype: Dtype = "auto",
+    *,
+    drawing: Drawing,
 ) -> None:
     """Draw pictures from text.
 
@@ -75,26 +47,14 @@ def generate(
     prompts = list(prompt or []) + (read_prompts_file(prompts_file) if prompts_file else [])
     if not prompts:
         raise ConfigError("no prompt: say what to draw, or give --prompts-file")
-    count = len(prompts) * num_images
+    count = len(prompts) * drawing.num_images
     if count > MAX_PICTURES:
-        raise ConfigError(f"{len(prompts)} prompts with {num_images} pictures each; at most {MAX_PICTURES} in one run")
-    seed = seed_or_draw(seed, count)
-    files = plan_files(output, seed, count)
-    pipe = load_pipeline(model, device, dtype)
-    with progress("Drawing", steps or pipe.defaults.num_inference_steps) as on_step:
-        out = pipe(
-            prompts,
-            negative_prompt=negative_prompt,
-            height=height,
-            width=width,
-            num_images_per_prompt=num_images,
-            num_inference_steps=steps,
-            guidance_scale=guidance_scale,
-            sampler=sampler,
-            spacing=spacing,
-            eta=eta,
-            clip_skip=clip_skip,
-            seed=seed,
-            on_step=on_step,
+        raise ConfigError(
+            f"{len(prompts)} prompts with {drawing.num_images} pictures each; at most {MAX_PICTURES} in one run"
         )
-    write_pictures(out, files, named=names_a_file(output))
+    seed = seed_or_draw(drawing.seed, count)
+    files = plan_files(drawing.output, seed, count)
+    pipe = load_pipeline(drawing.model, drawing.device, drawing.dtype)
+    with progress("Drawing", drawing.steps or pipe.defaults.num_inference_steps) as on_step:
+        out = pipe(prompts, **{**drawing.options(), "seed": seed}, on_step=on_step)
+    write_pictures(out, files, named=names_a_file(drawing.output))

@@ -14,8 +14,10 @@ import typer
 import latent_diffusion
 from latent_diffusion.cli.evaluate import evaluate
 from latent_diffusion.cli.generate import generate
+from latent_diffusion.cli.img2img import img2img
 from latent_diffusion.cli.info import info
 from latent_diffusion.cli.inpaint import inpaint
+from latent_diffusion.cli.outpaint import outpaint
 from latent_diffusion.cli.train import train
 from latent_diffusion.errors import LatentDiffusionWarning, describe
 
@@ -36,7 +38,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(rich_help_panel="Make pictures")(generate)
+app.command(rich_help_panel="Make pictures")(img2img)
 app.command(rich_help_panel="Make pictures")(inpaint)
+app.command(rich_help_panel="Make pictures")(outpaint)
 app.command(rich_help_panel="Train and judge")(train)
 app.command(rich_help_panel="Train and judge")(evaluate)
 app.command(rich_help_panel="Train and judge")(info)

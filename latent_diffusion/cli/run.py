@@ -4,20 +4,46 @@ import os
 import secrets
 import stat
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
+from latent_diffusion.cli.output import LOSSY
 from latent_diffusion.errors import ConfigError, DataError, ResourceError
 
 if TYPE_CHECKING:
     from latent_diffusion.pipeline.pipeline import LatentDiffusionPipeline, Output
 
-__all__ = ["load_pipeline", "read_prompts_file", "seed_or_draw", "write_pictures"]
+__all__ = [
+    "check_pictures",
+    "load_pipeline",
+    "read_prompts_file",
+    "seed_or_draw",
+    "warn_if_lossy",
+    "write_pictures",
+]
 
 MAX_SEED = 2**32 - 1
 MAX_PROMPTS_FILE = 100_000_000  # bytes
+
+
+def check_pictures(files: Mapping[str, Path]) -> None:
+    """Check that each option's file is there, before the model is loaded.
+
+    Raises:
+        DataError: naming the option.
+    """
+    for name, file in files.items():
+        if not os.path.isfile(file):
+            raise DataError(f"{name} {str(file)!r}: there is no such file")
+
+
+def warn_if_lossy(files: Sequence[Path]) -> None:
+    """Say where writing the file ends the promise that pixels are kept."""
+    if files[0].suffix.lower() in LOSSY:
+        typer.echo(f"warning: {files[0].suffix} loses detail everywhere; write .png to keep every pixel", err=True)
 
 
 def load_pipeline(model: str, device: str | None, dtype: str) -> "LatentDiffusionPipeline":

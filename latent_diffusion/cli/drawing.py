@@ -1,0 +1,82 @@
+"""The options of every command that draws, declared once: a command names the group it takes, and gets its options."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, get_type_hints
+
+from latent_diffusion.cli.arguments import (
+    ClipSkip,
+    Device,
+    Dtype,
+    Eta,
+    GuidanceScale,
+    Height,
+    Model,
+    NegativePrompt,
+    NumImages,
+    Output,
+    SamplerName,
+    Seed,
+    SpacingName,
+    Steps,
+    VariationSeed,
+    VariationStrength,
+    Width,
+)
+
+__all__ = ["Drawing", "with_options"]
+
+OF_MACHINE = ("model", "output", "device", "dtype")  # say where and with what, not what is drawn
+BY_NAME = inspect.Parameter.KEYWORD_ONLY
+RENAMED = {"steps": "num_inference_steps", "num_images": "num_images_per_prompt"}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What every command that draws takes; names and defaults are those of the command line."""
+
+    model: Model = "emoji"
+    negative_prompt: NegativePrompt = None
+    output: Output = None
+    num_images: NumImages = 1
+    seed: Seed = None
+    variation_seed: VariationSeed = None
+    variation_strength: VariationStrength = 0.0
+    height: Height = None
+    width: Width = None
+    steps: Steps = None
+    guidance_scale: GuidanceScale = None
+    sampler: SamplerName = None
+    spacing: SpacingName = None
+    eta: Eta = 0.0
+    clip_skip: ClipSkip = None
+    device: Device = None
+    dtype: Dtype = "auto"
+
+    def options(self) -> dict[str, Any]:
+        """Return what the pipeline's drawing methods take of it, under their names."""
+        return {
+            RENAMED.get(field.name, field.name): getattr(self, field.name)
+            for field in fields(self)
+            if field.name not in OF_MACHINE
+        }
+
+
+def with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Return `command(..., drawing)` as typer is to see it: with every field of its `drawing` as an option."""
+    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "drawing"]
+    kind: Any = get_type_hints(command)["drawing"]
+    types = get_type_hints(kind, include_extras=True)
+    shared = [inspect.Parameter(f.name, BY_NAME, default=f.default, annotation=types[f.name]) for f in fields(kind)]
+
+    @functools.wraps(command)
+    def whole(**values: Any) -> None:
+        drawing = kind(**{parameter.name: values.pop(parameter.name) for parameter in shared})
+        command(**values, drawing=drawing)
+
+    parameters = [parameter.replace(kind=BY_NAME) for parameter in own] + shared
+    whole.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters} | {"return": None}
+    whole.__dict__["__signature__"] = inspect.Signature(parameters)
+    return whole
