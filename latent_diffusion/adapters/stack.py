@@ -12,26 +12,16 @@ from latent_diffusion.adapters.lora_file import Adapter
 from latent_diffusion.adapters.merge import adapted
 from latent_diffusion.adapters.parts import parts_of, with_parts
 from latent_diffusion.adapters.words import Word, with_words
-from latent_diffusion.checkpoint.components import Components
+from latent_diffusion.checkpoint.components import Applied, Components
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.registry import nearest
 
-__all__ = ["Applied", "Stack", "Strength"]
+__all__ = ["Stack", "Strength"]
 
 Strength = float | Mapping[str, float]
 """How strongly: one number, or one for each of "unet", "text_encoder", "text_encoder_2" (those left out: 1)."""
 
 PARTS = ("unet", "text_encoder", "text_encoder_2")
-
-
-@dataclass(frozen=True)
-class Applied:
-    """One adapter at work, for the record of a picture."""
-
-    kind: str  # "lora" or "embedding"
-    name: str
-    hash: str
-    strengths: Mapping[str, float] = field(default_factory=dict)  # of a LoRA: by part
 
 
 @dataclass(frozen=True)
@@ -118,7 +108,7 @@ class Stack:
                 raise ConfigError(f"no learned word {token!r}; there are {', '.join(there) or 'none'}")
         return replace(self, words=tuple(w for w in self.words if tokens is not None and w.token not in tokens))
 
-    def merged(self) -> "Stack":
+    def only_fused(self) -> "Stack":
         """Return only what was merged for good: what a saved model holds."""
         return Stack(fused=self.fused)
 
@@ -130,10 +120,11 @@ class Stack:
             changes = [(a.updates[part], _of_part(s, part)) for a, s in at_work if part in a.updates]
             if any(strength for _, strength in changes):
                 parts[part] = adapted(module, changes)
-        return with_words(with_parts(base, parts) if parts else base, self.words)
+        changed = with_words(with_parts(base, parts) if parts else base, self.words)
+        return replace(changed, adapters=self.applied()) if self.applied() else base
 
     def applied(self) -> tuple[Applied, ...]:
-        """Return what is at work, for records."""
+        """Return what is at work, for the records of pictures."""
         loras = tuple(
             Applied("lora", a.name, a.report.hash, {part: _of_part(strength, part) for part in a.updates})
             for a, strength in self._at_work()

@@ -1,7 +1,7 @@
 """The parts of one model, as they come from disk and go back."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,17 @@ from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.models.text_encoder import TextEncoder, TextEncoders
 from latent_diffusion.models.unet import UNet
 
-__all__ = ["Components"]
+__all__ = ["Applied", "Components"]
+
+
+@dataclass(frozen=True)
+class Applied:
+    """One adapter that parts of a model were changed by."""
+
+    kind: str  # "lora" or "embedding"
+    name: str
+    hash: str  # 12 hex digits, as the A1111 web UI has it
+    strengths: Mapping[str, float] = field(default_factory=dict)  # of a LoRA, by part: "unet", "text_encoder", ...
 
 
 @dataclass(frozen=True)
@@ -28,6 +38,7 @@ class Components:
     name: str  # for people: the folder's name
     notes: tuple[str, ...] = ()  # what reading it had to change or leave out, such as casts
     zeros_for_empty_prompt: bool = False  # an empty negative prompt is zeros, not the states of "" (SDXL base)
+    adapters: tuple[Applied, ...] = ()  # what has changed them since they were read
 
     @property
     def size_count(self) -> int:

@@ -1,17 +1,22 @@
 """What a pipeline is made of at the moment of a call; new adapters make a new one, running calls keep theirs."""
 
+import os
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 
+from latent_diffusion.adapters.stack import Stack
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.diffusers_folder import load_folder
 from latent_diffusion.checkpoint.locate import locate_model
 from latent_diffusion.diffusion.denoiser import Denoiser
 from latent_diffusion.diffusion.level import Level
-from latent_diffusion.errors import ConfigError
+from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
 from latent_diffusion.pipeline.job import Job
+from latent_diffusion.pipeline.lora_folder import with_tags
 from latent_diffusion.pipeline.options import Options, Texts, check_names
 from latent_diffusion.pipeline.prompt_terms import AdapterTag
 from latent_diffusion.pipeline.prompts import read_prompts
@@ -30,6 +35,8 @@ class Engine:
     device: torch.device
     dtype: torch.dtype  # what the U-Net computes in; the small parts compute in float32
     defaults: Defaults
+    adapters: Stack = field(default_factory=Stack)  # what `components` were changed by
+    base: Components | None = None  # the parts before that; None = there are no adapters
 
     @classmethod
     def build(cls, components: Components, device: torch.device | str | None, dtype: str | torch.dtype) -> "Engine":
@@ -44,6 +51,29 @@ class Engine:
         components.autoencoder.to(device=place, dtype=torch.float32).eval()
         components.text_encoder.to(place).eval()
         return cls(components, place, kind, Defaults.of(components))
+
+    @property
+    def untouched(self) -> Components:
+        """The parts without any adapter."""
+        return self.components if self.base is None else self.base
+
+    def with_adapters(self, adapters: Stack) -> "Engine":
+        """Return an engine that draws with these adapters and no others; this one stays as it is.
+
+        Raises:
+            ConfigError: a learned word that the tokenizer knows already.
+        """
+        base = self.untouched
+        return replace(self, components=adapters.apply(base), adapters=adapters, base=base)
+
+    def saved(self) -> Components:
+        """Return the parts that a saved model holds: with fused adapters, without those that can be taken off."""
+        left = [f"adapter {name!r}" for name in self.adapters.active]
+        left += [f"learned word {word.token!r}" for word in self.adapters.words]
+        if left:
+            message = f"not saved with the model: {', '.join(left)}; fuse_lora makes an adapter part of it"
+            warnings.warn(message, LatentDiffusionWarning, stacklevel=3)
+        return self.adapters.only_fused().apply(self.untouched)
 
     def settings(self, options: Options) -> Settings:
         """Return the checked settings of a call.
@@ -96,18 +126,22 @@ class Engine:
             ConfigError: prompts or seeds that cannot be.
         """
         levels = settings.levels(self.components) if levels is None else levels
-        prompts = read_prompts(self.asked_for, prompt, options, settings, max(len(levels) - 1, 1))
+        adapt = partial(self.asked_for, folder=options.get("lora_folder"))
+        prompts = read_prompts(adapt, prompt, options, settings, max(len(levels) - 1, 1))
         noise, seeds, variation = open_noise(options, len(prompts))
         if options.get("generator") is not None and initial == "seed":
             initial = "generator"
-        return Job(self.components, self.device, self.dtype, settings, levels, prompts, noise, seeds, initial, variation)
+        return Job(
+            self.components, self.device, self.dtype, settings, levels, prompts, noise, seeds, initial, variation
+        )
 
-    def asked_for(self, tags: tuple[AdapterTag, ...]) -> Components:
-        """Return the parts with the adapters that a prompt asks for.
+    def asked_for(self, tags: tuple[AdapterTag, ...], folder: str | os.PathLike[str] | None = None) -> Components:
+        """Return the parts with the adapters that a prompt asks for, beside those that are active.
 
         Raises:
-            ConfigError: it asks for one, and there is no folder to look in.
+            ConfigError: it asks for one that is neither loaded nor in the folder.
+            CheckpointError: one that does not fit this model.
         """
-        if tags:
-            raise ConfigError(f"the prompt asks for <lora:{tags[0].name}>, and no folder of adapters was given")
-        return self.components
+        if not tags:
+            return self.components
+        return self.with_adapters(with_tags(self.adapters, tags, folder, self.untouched)).components

@@ -91,6 +91,7 @@ class Job:
     def records(self, sampled: Sampled, size: tuple[int, int], task: Task | None = None) -> list[Record]:
         """Return what made each image; `size` is the width and height of the files in px, `task` what was done."""
         settings = self.settings
+        adapters = {k: group.components.adapters for group in self.prompts.groups for k in group.rows}
         return [
             Record(
                 model=self.components.name,
@@ -119,6 +120,7 @@ class Job:
                 dtype=str(self.dtype).removeprefix("torch."),
                 device=self.device.type,
                 initial=self.initial,
+                adapters=adapters[k],
                 stopped_after=sampled.steps if sampled.stopped else None,
                 inpaint=task if isinstance(task, InpaintRecord) else None,
                 image_to_image=task if isinstance(task, ImageToImageRecord) else None,

@@ -1,5 +1,6 @@
 """The arguments that every drawing method of the pipeline takes, documented and checked in one place."""
 
+import os
 from collections.abc import Sequence
 from typing import TypedDict
 
@@ -57,6 +58,8 @@ class Options(TypedDict, total=False):
     """How weights as in "(red:1.3)" count: "a1111", "no-norm", "comfy" or "none" (brackets are text); None = "a1111"."""
     long_prompt: str | None
     """Prompts of more than 75 tokens: "chunk" reads all, "truncate" the first 75, "error" refuses. None = "chunk"."""
+    lora_folder: str | os.PathLike[str] | None
+    """Where files of `<lora:name:weight>` in prompts are; None = only loaded adapters can be named."""
     seed: Seeds
     """An int gives image k the seed + k; a list has one per image; None draws one and reports it."""
     generator: Generators

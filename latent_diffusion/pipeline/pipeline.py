@@ -14,6 +14,7 @@ from torch import Tensor
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.diffusers_folder import load_folder, save_folder
 from latent_diffusion.checkpoint.locate import locate_model
+from latent_diffusion.pipeline.adapting import Adapting
 from latent_diffusion.pipeline.canvas import Source
 from latent_diffusion.pipeline.engine import Engine
 from latent_diffusion.pipeline.hires import hires
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["LatentDiffusionPipeline", "Output"]
 
 
-class LatentDiffusionPipeline:
+class LatentDiffusionPipeline(Adapting):
     """Text encoder, U-Net, autoencoder and noise schedule, put to work."""
 
     def __init__(
@@ -264,8 +265,11 @@ class LatentDiffusionPipeline:
         return interpolate(self.engine, prompt, options, frames=frames, output_type=output_type)
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> None:
-        """Write a diffusers folder that `from_pretrained` and diffusers open; None keeps each tensor's dtype."""
-        save_folder(self.components, Path(folder), dtype=dtype)
+        """Write a diffusers folder that `from_pretrained` and diffusers open; None keeps each tensor's dtype.
+
+        Of adapters it holds those that were fused; a warning names the others.
+        """
+        save_folder(self.engine.saved(), Path(folder), dtype=dtype)
 
     def to_diffusers(self) -> "DiffusionPipeline":
         """Return a diffusers pipeline that shares these weights: training or moving one changes the other."""

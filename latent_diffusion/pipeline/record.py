@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import latent_diffusion
+from latent_diffusion.checkpoint.components import Applied
 from latent_diffusion.errors import DataError
 
 __all__ = ["HiresRecord", "ImageToImageRecord", "InpaintRecord", "Record", "Task"]
@@ -113,6 +114,7 @@ class Record:
     hires: HiresRecord | None = None
     variation_seed: int | None = None  # None = no variation
     variation_strength: float = 0.0  # share of the way from the noise of `seed` to that of `variation_seed`
+    adapters: tuple[Applied, ...] = ()  # LoRA and learned words at work, those of the prompt's tags among them
     software: str = f"latent_diffusion {latent_diffusion.__version__}"
 
     def to_json(self) -> str:
@@ -135,13 +137,14 @@ class Record:
             for name in ("size_ids", "negative_size_ids", "guidance", "guidance_interval"):
                 if values.get(name) is not None:
                     values[name] = tuple(values[name])
+            values["adapters"] = tuple(Applied(**adapter) for adapter in values.get("adapters", ()))
             return cls(**values, **{name: task and _TASKS[name](**task) for name, task in tasks.items()})
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise DataError(f"the picture's `latent_diffusion` record cannot be read: {error}") from error
 
     def infotext(self) -> str:
         """Return the A1111 `parameters` text."""
-        lines = [self.prompt or ""]
+        lines = [(self.prompt or "") + "".join(_tag(a) for a in self.adapters if not _named(a, self.prompt or ""))]
         if self.negative_prompt:
             lines.append(f"Negative prompt: {self.negative_prompt}")
         values: dict[str, Any] = {
@@ -170,9 +173,25 @@ class Record:
             values["Hires upscale"] = _number(self.hires.scale)
             values["Hires steps"] = self.hires.num_inference_steps
             values["Hires upscaler"] = _UPSCALERS[self.hires.upscaler]
+        for kind, title in (("lora", "Lora hashes"), ("embedding", "TI hashes")):
+            if hashes := [f"{a.name}: {a.hash}" for a in self.adapters if a.kind == kind]:
+                values[title] = ", ".join(hashes)
         values["Version"] = self.software
         lines.append(", ".join(f"{key}: {_quoted(value)}" for key, value in values.items()))
         return "\n".join(lines)
+
+
+def _tag(adapter: Applied) -> str:
+    """Return the words by which A1111 draws with a LoRA: the text model's weight first."""
+    if adapter.kind != "lora":
+        return ""
+    unet, text = (adapter.strengths.get(part, 1.0) for part in ("unet", "text_encoder"))
+    return f" <lora:{adapter.name}:{text:g}>" if unet == text else f" <lora:{adapter.name}:{text:g}:{unet:g}>"
+
+
+def _named(adapter: Applied, prompt: str) -> bool:
+    """Whether the prompt itself asks for a LoRA."""
+    return any(f"<{kind}:{adapter.name}{end}" in prompt for kind in ("lora", "lyco") for end in ":>")
 
 
 def _of_inpainting(task: InpaintRecord) -> dict[str, Any]:
