@@ -161,6 +161,4 @@ def _checked(steps: int, total: int) -> int:
 def _check_falling(what: str, values: Sequence[float], least: float, most: float) -> None:
     numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool) and least <= v <= most]
     if not values or len(numbers) != len(values) or any(a <= b for a, b in pairwise(values)):
-        raise ConfigError(
-            f"{what} {list(values)[:20]} must be numbers strictly falling from {most:g} or less to {least:g}"
-        )
+        raise ConfigError(f"{what} {list(values)[:20]} must be numbers strictly falling within {most:g} to {least:g}")

@@ -5,8 +5,10 @@ With h the step in half-log-SNR, H = (1 + eta) h, and D1, D2 the first two divid
     x_s = noisy path from x_t with x0 + alpha_s (phi_2 D1 - phi_3 D2),
     phi_2 = (exp(-H) - 1) / H + 1,   phi_3 = phi_2 / H - 1/2
 
-Reference: Lu et al. 2022, arXiv:2211.01095, appendix B and section 5; the differences as in arXiv:2206.00927, appendix
-B.3. The second step is that of DPM-Solver++(2M) SDE; the first and the last one to the clean latent are of first order.
+phi_2 and phi_3 vanish with h. The second step is that of DPM-Solver++(2M) SDE; the first and the last one to the clean
+latent are of first order.
+
+Reference: Lu et al. 2022, arXiv:2211.01095, section 5 (noisy path); arXiv:2206.00927, appendix B.3 (differences).
 """
 
 import math

@@ -3,7 +3,8 @@
     z_s = z_t + sum_j c_j d_j,     c_j = integral from u_t to u_s of prod_{k != j} (u - u_k) / (u_j - u_k) du
 
 Reference: the variable-step Adams-Bashforth method (Hairer, Norsett & Wanner, "Solving ODEs I", section III.5), on the
-flow of Karras et al. 2022, arXiv:2206.00364, eq. 3. One network evaluation a step.
+flow of Karras et al. 2022, arXiv:2206.00364, eq. 3. One network evaluation a step. The last step, to the clean latent,
+is Euler's and ends on x0 itself, where k-diffusion extrapolates past the last estimate.
 """
 
 from collections.abc import Iterator, Sequence

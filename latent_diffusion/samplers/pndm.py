@@ -6,7 +6,8 @@ With d_k the slope dz / du at the k-th level,
 
 Reference: Liu et al. 2022, arXiv:2202.09778, eq. 9 (transfer), 12 (multistep) and section 3.5: the first step is
 Heun's, the second and third have two and three slopes. One network evaluation a step, two in the first. The
-coefficients are those of equal steps in time, which makes it of second order ("pseudo" numerical).
+coefficients are those of equal steps in time, which makes it of second order ("pseudo" numerical). Velocities are
+turned into slopes one by one; diffusers averages velocities of different levels, and differs for v models.
 """
 
 from collections.abc import Iterator, Sequence
