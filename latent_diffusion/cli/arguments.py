@@ -9,9 +9,16 @@ __all__ = [
     "ClipSkip",
     "Device",
     "Dtype",
+    "Embeddings",
     "Eta",
+    "Guidance",
+    "GuidanceInterval",
+    "GuidanceRescale",
     "GuidanceScale",
+    "GuidanceSlicing",
     "Height",
+    "LoraFolder",
+    "Loras",
     "Model",
     "NegativePrompt",
     "NumImages",
@@ -30,6 +37,33 @@ OF_MODEL = "the model's"
 
 Model = Annotated[
     str, typer.Option("--model", "-m", metavar="NAME|PATH", help="A bundled model's name, or a diffusers folder.")
+]
+Loras = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lora",
+        "-l",
+        metavar="FILE[:WEIGHT]",
+        help="Draw with a LoRA, LoHa, LoKr or DoRA file, weight 1 if none is given. Repeatable.",
+        show_default=False,
+    ),
+]
+LoraFolder = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Where the files are that a prompt asks for with <lora:name:weight>.",
+        show_default=False,
+    ),
+]
+Embeddings = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--embedding",
+        metavar="FILE",
+        help="A learned word (textual inversion), to be written in prompts by its name. Repeatable.",
+        show_default=False,
+    ),
 ]
 NegativePrompt = Annotated[
     str | None,
@@ -99,6 +133,44 @@ GuidanceScale = Annotated[
         help="How strictly to follow the prompt; 1 is no guidance, and twice as fast.",
         show_default=OF_MODEL,
         rich_help_panel=SAMPLING,
+    ),
+]
+Guidance = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--guidance",
+        metavar="NAME[:KEY=VALUE,...]",
+        help="How to guide: cfg, apg, cfg_zero or perp_neg, and besides pag, seg, autoguidance:model=PATH, rescale or "
+        "threshold; start=0.2,stop=0.8 says at which share of the steps. Repeatable.",
+        show_default="cfg",
+        rich_help_panel=SAMPLING,
+    ),
+]
+GuidanceRescale = Annotated[
+    float,
+    typer.Option(
+        "--guidance-rescale",
+        metavar="X",
+        help="Against overexposure by strong guidance: 0 none, 1 the spread without guidance.",
+        rich_help_panel=SAMPLING,
+    ),
+]
+GuidanceInterval = Annotated[
+    tuple[float, float] | None,
+    typer.Option(
+        "--guidance-interval",
+        metavar="START STOP",
+        help="Shares of the steps between which guidance is on; outside, a step costs half.",
+        show_default="0 1",
+        rich_help_panel=SAMPLING,
+    ),
+]
+GuidanceSlicing = Annotated[
+    bool,
+    typer.Option(
+        "--guidance-slicing",
+        help="Run the U-Net on one row after another: the least memory, the most time.",
+        rich_help_panel=MACHINE,
     ),
 ]
 SamplerName = Annotated[

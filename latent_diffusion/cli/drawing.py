@@ -10,9 +10,16 @@ from latent_diffusion.cli.arguments import (
     ClipSkip,
     Device,
     Dtype,
+    Embeddings,
     Eta,
+    Guidance,
+    GuidanceInterval,
+    GuidanceRescale,
     GuidanceScale,
+    GuidanceSlicing,
     Height,
+    LoraFolder,
+    Loras,
     Model,
     NegativePrompt,
     NumImages,
@@ -28,7 +35,7 @@ from latent_diffusion.cli.arguments import (
 
 __all__ = ["Drawing", "with_options"]
 
-OF_MACHINE = ("model", "output", "device", "dtype")  # say where and with what, not what is drawn
+OF_MACHINE = ("model", "lora", "embedding", "output", "device", "dtype")  # say where and with what, not what is drawn
 BY_NAME = inspect.Parameter.KEYWORD_ONLY
 RENAMED = {"steps": "num_inference_steps", "num_images": "num_images_per_prompt"}
 
@@ -38,6 +45,9 @@ class Drawing:
     """What every command that draws takes; names and defaults are those of the command line."""
 
     model: Model = "emoji"
+    lora: Loras = None
+    lora_folder: LoraFolder = None
+    embedding: Embeddings = None
     negative_prompt: NegativePrompt = None
     output: Output = None
     num_images: NumImages = 1
@@ -48,6 +58,10 @@ class Drawing:
     width: Width = None
     steps: Steps = None
     guidance_scale: GuidanceScale = None
+    guidance: Guidance = None
+    guidance_rescale: GuidanceRescale = 0.0
+    guidance_interval: GuidanceInterval = None
+    guidance_slicing: GuidanceSlicing = False
     sampler: SamplerName = None
     spacing: SpacingName = None
     eta: Eta = 0.0

@@ -10,6 +10,7 @@ from latent_diffusion.cli.drawing import Drawing, with_options
 __all__ = ["generate"]
 
 MAX_PICTURES = 10_000
+LARGE = "Large pictures"
 
 
 @with_options
@@ -23,6 +24,37 @@ def generate(
     prompts_file: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Read more prompts from a text file, one a line.", show_default=False),
+    ] = None,
+    hires: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="Draw in two passes: enlarge X times (above 1) and draw on.",
+            show_default="one pass",
+            rich_help_panel=LARGE,
+        ),
+    ] = None,
+    hires_strength: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="How much the second pass changes.", show_default="0.7", rich_help_panel=LARGE),
+    ] = None,
+    hires_steps: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Steps of the second pass, before its strength.",
+            show_default="--steps",
+            rich_help_panel=LARGE,
+        ),
+    ] = None,
+    upscaler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="latent, latent_bicubic, latent_nearest or lanczos.",
+            show_default="latent",
+            rich_help_panel=LARGE,
+        ),
     ] = None,
     *,
     drawing: Drawing,
@@ -47,6 +79,10 @@ def generate(
     prompts = list(prompt or []) + (read_prompts_file(prompts_file) if prompts_file else [])
     if not prompts:
         raise ConfigError("no prompt: say what to draw, or give --prompts-file")
+    second = {"upscaler": upscaler, "hires_strength": hires_strength, "hires_steps": hires_steps}
+    second = {name: value for name, value in second.items() if value is not None}
+    if second and hires is None:
+        raise ConfigError(f"--{next(iter(second)).replace('_', '-')} belongs to the second pass; give --hires too")
     count = len(prompts) * drawing.num_images
     if count > MAX_PICTURES:
         raise ConfigError(
@@ -54,7 +90,11 @@ def generate(
         )
     seed = seed_or_draw(drawing.seed, count)
     files = plan_files(drawing.output, seed, count)
-    pipe = load_pipeline(drawing.model, drawing.device, drawing.dtype)
-    with progress("Drawing", drawing.steps or pipe.defaults.num_inference_steps) as on_step:
-        out = pipe(prompts, **{**drawing.options(), "seed": seed}, on_step=on_step)
+    pipe = load_pipeline(drawing.model, drawing.device, drawing.dtype, drawing.lora, drawing.embedding)
+    steps = drawing.steps or pipe.defaults.num_inference_steps
+    with progress(
+        "Drawing", steps + (0 if hires is None else int((hires_steps or steps) * (hires_strength or 0.7)))
+    ) as on_step:
+        options = {**drawing.options(), "seed": seed, "on_step": on_step}
+        out = pipe(prompts, **options) if hires is None else pipe.hires(prompts, scale=hires, **second, **options)
     write_pictures(out, files, named=names_a_file(drawing.output))

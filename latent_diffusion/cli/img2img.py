@@ -46,7 +46,7 @@ def img2img(
     check_pictures({"--image": image})
     seed = seed_or_draw(drawing.seed, drawing.num_images)
     files = plan_files(drawing.output, seed, drawing.num_images)
-    pipe = load_pipeline(drawing.model, drawing.device, drawing.dtype)
+    pipe = load_pipeline(drawing.model, drawing.device, drawing.dtype, drawing.lora, drawing.embedding)
     run = steps_run(drawing.steps or pipe.defaults.num_inference_steps, strength, exact=exact_steps)
     with progress("Redrawing", run) as on_step:
         out = pipe.image_to_image(

@@ -42,7 +42,7 @@ def outpaint(
     seed = seed_or_draw(drawing.seed, drawing.num_images)
     files = plan_files(drawing.output, seed, drawing.num_images)
     warn_if_lossy(files)
-    pipe = load_pipeline(drawing.model, drawing.device, drawing.dtype)
+    pipe = load_pipeline(drawing.model, drawing.device, drawing.dtype, drawing.lora, drawing.embedding)
     steps = drawing.steps or pipe.defaults.num_inference_steps
     run = steps_run(steps, drawing.strength, exact=drawing.exact_steps, resample=drawing.resample)
     sides = {"left": left, "right": right, "top": top, "bottom": bottom}

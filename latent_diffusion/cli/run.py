@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from latent_diffusion.cli.output import LOSSY
-from latent_diffusion.errors import ConfigError, DataError, ResourceError
+from latent_diffusion.errors import CheckpointError, ConfigError, DataError, ResourceError
 
 if TYPE_CHECKING:
     from latent_diffusion.pipeline.pipeline import LatentDiffusionPipeline, Output
@@ -46,14 +46,49 @@ def warn_if_lossy(files: Sequence[Path]) -> None:
         typer.echo(f"warning: {files[0].suffix} loses detail everywhere; write .png to keep every pixel", err=True)
 
 
-def load_pipeline(model: str, device: str | None, dtype: str) -> "LatentDiffusionPipeline":
-    """Load the model; this is where torch is first imported, after everything cheap has been checked."""
+def load_pipeline(
+    model: str,
+    device: str | None,
+    dtype: str,
+    loras: Sequence[str] | None = None,
+    embeddings: Sequence[Path] | None = None,
+) -> "LatentDiffusionPipeline":
+    """Load the model; this is where torch is first imported, after everything cheap has been checked.
+
+    Args:
+        model: a bundled name or a path.
+        device: None = cuda if there, else cpu.
+        dtype: its name, or "auto".
+        loras: FILE or FILE:WEIGHT each.
+        embeddings: files of learned words.
+
+    Raises:
+        CheckpointError: a file is missing, damaged or made for another model.
+    """
     from latent_diffusion.checkpoint.locate import locate_model
 
     locate_model(model)
+    weighted = [_weighted(text) for text in loras or ()]
+    for option, file in [("--lora", file) for file, _ in weighted] + [("--embedding", f) for f in embeddings or ()]:
+        if not file.exists():
+            raise CheckpointError(f"{option} {str(file)!r}: there is no such file")
     from latent_diffusion.pipeline.pipeline import LatentDiffusionPipeline
 
-    return LatentDiffusionPipeline.from_pretrained(model, device=device, dtype=dtype)
+    pipe = LatentDiffusionPipeline.from_pretrained(model, device=device, dtype=dtype)
+    for file, weight in weighted:
+        pipe.load_lora_weights(file, weight=weight)
+    for file in embeddings or ():
+        pipe.load_textual_inversion(file)
+    return pipe
+
+
+def _weighted(text: str) -> tuple[Path, float]:
+    """Return file and weight of FILE or FILE:WEIGHT; a colon that no number follows belongs to the name."""
+    file, _, weight = text.rpartition(":")
+    try:
+        return (Path(file), float(weight)) if file else (Path(text), 1.0)
+    except ValueError:
+        return Path(text), 1.0
 
 
 def seed_or_draw(seed: int | None, count: int) -> int:

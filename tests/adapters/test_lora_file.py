@@ -132,9 +132,7 @@ def test_what_is_left_over_is_a_warning_with_names(tiny_components, random_lora,
     write_lora(tmp_path / "x.safetensors", random_lora())
     more = {f"lora_unet_down_blocks_9_{k}.lora_up.weight": torch.ones(2, 2) for k in range(7)}
     save_file({**load_file(tmp_path / "x.safetensors"), **more}, tmp_path / "y.safetensors")
-    with pytest.warns(
-        LatentDiffusionWarning, match=r"7 of \d+ tensors are not used: lora_unet_down.*2 more"
-    ):
+    with pytest.warns(LatentDiffusionWarning, match=r"7 of \d+ tensors are not used: lora_unet_down.*2 more"):
         adapter = read_lora(tmp_path / "y.safetensors", tiny_components)
     assert set(adapter.report.unmatched) == set(more)
     assert "7 keys not used" in str(adapter.report)

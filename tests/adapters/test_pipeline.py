@@ -28,7 +28,8 @@ def files(random_lora, tmp_path_factory):
     (folder / "styles").mkdir()
     write_lora(folder / "ink.safetensors", random_lora(1, size=0.4))
     write_lora(folder / "styles" / "oil.safetensors", random_lora(2, size=0.4), "peft")
-    save_file({"emb_params": torch.randn(2, 32, generator=torch.Generator().manual_seed(0))}, folder / "zorp.safetensors")
+    vectors = torch.randn(2, 32, generator=torch.Generator().manual_seed(0))
+    save_file({"emb_params": vectors}, folder / "zorp.safetensors")
     return folder
 
 
@@ -137,3 +138,30 @@ def test_a_drawing_keeps_the_adapters_it_started_with(pipe, files):
 
     assert torch.equal(draw(pipe, on_step=meanwhile), ink)
     assert changed.is_set() and not torch.equal(draw(pipe), ink)
+
+
+def test_on_the_command_line(tiny_folder, files, tmp_path, monkeypatch, capsys):
+    from latent_diffusion.cli.main import main
+    from latent_diffusion.pipeline.picture_file import read_texts
+
+    monkeypatch.chdir(tmp_path)
+    base = ["generate", "a zorp <lora:styles/oil:0.5> apple", "--model", str(tiny_folder), "--steps", "2", "-s", "1"]
+    adapters = ["--lora", f"{files}/ink.safetensors:0.7", "--embedding", f"{files}/zorp.safetensors"]
+    assert main([*base, *adapters, "--lora-folder", str(files), "-o", "a.png"]) == 0
+    _, record = read_texts(tmp_path / "a.png")
+    assert [(a.name, a.strengths.get("unet")) for a in record.adapters] == [
+        ("ink", 0.7),
+        ("styles/oil", 0.5),
+        ("zorp", None),
+    ]
+    capsys.readouterr()
+    for wrong, code, words in (
+        (["--lora", "absent.safetensors:1"], 4, "--lora 'absent.safetensors': there is no such file"),
+        (["--embedding", "absent.pt"], 4, "--embedding 'absent.pt': there is no such file"),
+        (["--lora", f"{files}/zorp.safetensors"], 4, "none of its 1 tensors"),
+        (["--lora", f"{files}/ink.safetensors:nan"], 2, "no finite number"),
+        ([], 2, "give the folder it is in"),
+    ):
+        assert main([*base, *wrong]) == code
+        err = capsys.readouterr().err
+        assert words in err and err.count("\n") == 1
