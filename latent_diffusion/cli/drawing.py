@@ -32,6 +32,15 @@ from latent_diffusion.cli.arguments import (
     VariationStrength,
     Width,
 )
+from latent_diffusion.cli.sdxl_arguments import (
+    AestheticScore,
+    Crop,
+    NegativeAestheticScore,
+    NegativePrompt2,
+    OriginalSize,
+    Prompt2,
+    TargetSize,
+)
 
 __all__ = ["Drawing", "with_options"]
 
@@ -66,6 +75,13 @@ class Drawing:
     spacing: SpacingName = None
     eta: Eta = 0.0
     clip_skip: ClipSkip = None
+    prompt_2: Prompt2 = None
+    negative_prompt_2: NegativePrompt2 = None
+    original_size: OriginalSize = None
+    crops_coords_top_left: Crop = None
+    target_size: TargetSize = None
+    aesthetic_score: AestheticScore = None
+    negative_aesthetic_score: NegativeAestheticScore = None
     device: Device = None
     dtype: Dtype = "auto"
 

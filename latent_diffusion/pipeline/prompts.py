@@ -150,9 +150,9 @@ class Side:
             count = len(self.embeds) if isinstance(self.embeds, Tensor) and self.embeds.ndim else 0
             return [Script((((row, 1.0),),) * steps) for row in range(max(count, 1))]
         texts, seconds = self.texts(), self.second_texts()
-        if self.prompt_2 is not None and len(seconds) != len(texts):
+        if self.prompt_2 is not None and len(seconds) not in (1, len(texts)):
             raise ConfigError(
-                f"{len(seconds)} texts in `{self.name}_2` for {len(texts)} in `{self.name}`; give as many"
+                f"{len(seconds)} texts in `{self.name}_2` for {len(texts)} in `{self.name}`; give one for all, or as many"
             )
         negative = self.name != "prompt"
         return [
