@@ -39,6 +39,7 @@ class Components:
     notes: tuple[str, ...] = ()  # what reading it had to change or leave out, such as casts
     zeros_for_empty_prompt: bool = False  # an empty negative prompt is zeros, not the states of "" (SDXL base)
     adapters: tuple[Applied, ...] = ()  # what has changed them since they were read
+    source: Path | None = None  # the folder or file they were read from
 
     @property
     def size_count(self) -> int:

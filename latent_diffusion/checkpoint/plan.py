@@ -56,10 +56,12 @@ class Plan:
         """Return the plan of a U-Net whose output means `prediction_type`; None changes nothing."""
         if prediction_type is None:
             return self
-        note = f"prediction: {prediction_type}, as asked for"
-        return replace(
-            self, scheduler={**self.scheduler, "prediction_type": prediction_type}, notes=(*self.notes, note)
-        )
+        changed = replace(self, scheduler={**self.scheduler, "prediction_type": prediction_type})
+        return changed.noting(f"prediction: {prediction_type}, as asked for")
+
+    def noting(self, *notes: str) -> "Plan":
+        """Return the plan with more to tell people."""
+        return replace(self, notes=(*self.notes, *notes))
 
 
 def on_meta(kind: Callable[..., nn.Module], *arguments: Any) -> Any:
@@ -78,7 +80,7 @@ def assemble(
 
     Args:
         plan: what to build.
-        source: the folder or file, for errors.
+        source: the folder or file.
         weights: (part, its network on the meta device) -> weights under that network's names; parts are "unet", "vae",
             "text_encoder", "text_encoder_2".
         dtype: of every part; or what chooses the U-Net's, the others being float32.
@@ -119,6 +121,7 @@ def assemble(
         plan.name,
         notes=tuple(notes),
         zeros_for_empty_prompt=plan.zeros_for_empty_prompt,
+        source=source,
     )
     components.check(source)
     return components

@@ -7,11 +7,14 @@ import torch
 from torch import Tensor
 
 from latent_diffusion.checkpoint.components import Components
+from latent_diffusion.checkpoint.model_hash import model_hash
 from latent_diffusion.conditioning import Blend, Conditioning
 from latent_diffusion.diffusion.denoiser import Denoiser
 from latent_diffusion.diffusion.level import Denoise, Level
 from latent_diffusion.diffusion.noise import NoiseSource
 from latent_diffusion.errors import ConfigError
+from latent_diffusion.models.unet import UNet
+from latent_diffusion.pipeline.machine import Machine
 from latent_diffusion.pipeline.prompt_groups import Group, change_at, join_rows
 from latent_diffusion.pipeline.prompts import Prompts
 from latent_diffusion.pipeline.record import HiresRecord, ImageToImageRecord, InpaintRecord, Record, Task
@@ -27,8 +30,7 @@ class Job:
     """What a call has fixed before its first step; made anew for every call."""
 
     components: Components
-    device: torch.device
-    dtype: torch.dtype  # the U-Net's
+    machine: Machine
     settings: Settings
     levels: Sequence[Level]  # what the sampler will visit
     prompts: Prompts  # of B images
@@ -44,12 +46,15 @@ class Job:
 
     def bind(self) -> Denoise:
         """Return the guided estimator of x0 for these prompts."""
-        return join_rows([(group.rows, self._bind(group)) for group in self.prompts.groups], self.device)
+        waiting = {group.components.unet for group in self.prompts.groups}  # several where prompts ask for adapters
+        unets = {unet: self.machine.at_work(unet) for unet in waiting}
+        rows = [(group.rows, self._bind(group, unets[group.components.unet])) for group in self.prompts.groups]
+        return join_rows(rows, self.machine.device)
 
-    def _bind(self, group: Group) -> Denoise:
+    def _bind(self, group: Group, unet: UNet) -> Denoise:
         """Return the estimator for the images of one group."""
         parts, settings = group.components, self.settings
-        denoiser = Denoiser(parts.unet, parts.schedule, parts.prediction, self.dtype)
+        denoiser = Denoiser(unet, parts.schedule, parts.prediction, self.machine.dtype)
         bound = []
         for told in (told.map(self._placed) for told in group.told):
             first = told.prompt.terms[0][0] if isinstance(told.prompt, Blend) else told.prompt
@@ -68,7 +73,7 @@ class Job:
     def _placed(self, cond: Conditioning) -> Conditioning:
         """Return `cond` on the device, with the extra input channels."""
         concat = None if self.concat is None else self.concat.expand(len(cond), -1, -1, -1)
-        return replace(cond, concat=concat).to(self.device)
+        return replace(cond, concat=concat).to(self.machine.device)
 
     def initial_noise(self, latents: Tensor | None = None) -> Tensor:
         """Return x (B, C, h, w) float32 of unit variance on the device: drawn, or `latents`.
@@ -83,14 +88,16 @@ class Job:
             self.settings.width // factor,
         )
         if latents is None:
-            return self.noise.draw(shape).to(self.device)
+            return self.noise.draw(shape).to(self.machine.device)
         if tuple(latents.shape) != (len(self.noise), *shape) or not latents.isfinite().all():
             raise ConfigError(f"latents must be finite {(len(self.noise), *shape)}, not {tuple(latents.shape)}")
-        return latents.to(device=self.device, dtype=torch.float32)
+        return latents.to(device=self.machine.device, dtype=torch.float32)
 
     def records(self, sampled: Sampled, size: tuple[int, int], task: Task | None = None) -> list[Record]:
         """Return what made each image; `size` is the width and height of the files in px, `task` what was done."""
         settings = self.settings
+        source = self.components.source
+        digest = None if source is None or not source.exists() else model_hash(source)
         adapters = {k: group.components.adapters for group in self.prompts.groups for k in group.rows}
         return [
             Record(
@@ -117,10 +124,11 @@ class Job:
                 height=size[1],
                 work_width=settings.width,
                 work_height=settings.height,
-                dtype=str(self.dtype).removeprefix("torch."),
-                device=self.device.type,
+                dtype=str(self.machine.dtype).removeprefix("torch."),
+                device=self.machine.device.type,
                 initial=self.initial,
                 adapters=adapters[k],
+                model_hash=digest,
                 stopped_after=sampled.steps if sampled.stopped else None,
                 inpaint=task if isinstance(task, InpaintRecord) else None,
                 image_to_image=task if isinstance(task, ImageToImageRecord) else None,

@@ -5,6 +5,7 @@ import io
 import os
 import secrets
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
@@ -14,13 +15,15 @@ from latent_diffusion.data.images import FORMATS
 from latent_diffusion.errors import ConfigError, DataError, LatentDiffusionWarning, ResourceError
 from latent_diffusion.pipeline.record import Record
 
-__all__ = ["LOSSY", "SUFFIXES", "read_texts", "write_picture"]
+__all__ = ["LOSSY", "SUFFIXES", "Texts", "open_texts", "read_texts", "write_picture"]
 
 SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 LOSSY = (".jpg", ".jpeg")  # WebP is written without loss
 JSON_KEY, TEXT_KEY = "latent_diffusion", "parameters"
-USER_COMMENT, EXIF_IFD = 0x9286, 0x8769
-MAX_COMMENT = 60_000  # bytes; all of a JPEG's EXIF must fit into 65533
+EXIF_IFD, USER_COMMENT, MAKER_NOTE = 0x8769, 0x9286, 0x927C
+UNICODE = b"UNICODE\0"  # how a comment in UTF-16 begins
+OURS = b"latent_diffusion\0"  # how our maker note begins; EXIF leaves its content to the maker
+MAX_EXIF = 65_000  # bytes; all of a JPEG's must fit into 65533
 
 
 def write_picture(picture: Image.Image, path: Path, record: Record | None = None) -> None:
@@ -75,12 +78,8 @@ def _encode(picture: Image.Image, form: str, record: Record | None) -> bytes:
         picture.save(buffer, form, pnginfo=texts)
         return buffer.getvalue()
     exif = Image.Exif()
-    if record:  # these have no text chunks; A1111 keeps its text in the EXIF comment
-        text = record.infotext().encode("utf-16-be", "replace")
-        if len(text) > MAX_COMMENT:
-            warnings.warn(f"the prompt is too long for a {form} file and is cut there", LatentDiffusionWarning, 3)
-            text = text[-MAX_COMMENT:]  # the settings stand at the end
-        exif.get_ifd(EXIF_IFD)[USER_COMMENT] = b"UNICODE\0" + text
+    if record:
+        exif.get_ifd(EXIF_IFD).update(_exif_texts(record, form))
     if form == "JPEG":
         picture.convert("RGB").save(buffer, form, quality=95, subsampling=0, exif=exif)
     else:
@@ -88,11 +87,31 @@ def _encode(picture: Image.Image, form: str, record: Record | None) -> bytes:
     return buffer.getvalue()
 
 
-def read_texts(path: Path) -> tuple[str | None, Record | None]:
-    """Return the A1111 text and the exact record that the picture in `path` carries; None where there is none.
+def _exif_texts(record: Record, form: str) -> dict[int, bytes]:
+    """Return the A1111 text, where A1111 keeps it in files without text chunks, and the exact record."""
+    text, exact = record.infotext().encode("utf-16-be", "replace"), OURS + record.to_json().encode()
+    room = MAX_EXIF - len(UNICODE) - len(text)
+    if len(exact) <= room:
+        return {USER_COMMENT: UNICODE + text, MAKER_NOTE: exact}
+    message = f"the prompt is too long for a {form} file, which loses the exact record; use .png to keep it"
+    warnings.warn(message, LatentDiffusionWarning, stacklevel=4)
+    return {USER_COMMENT: UNICODE + text[-(MAX_EXIF - len(UNICODE)) :]}  # the settings stand at the end
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What the texts inside a picture say; see the metadata of other tools in `pipeline.foreign`."""
+
+    parameters: str | None  # A1111's
+    record: str | None  # ours, as JSON
+    chunks: dict[str, str]  # every text of a PNG by its key, "Comment" and so on
+
+
+def open_texts(path: Path) -> Texts:
+    """Read every text that the picture in `path` carries.
 
     Raises:
-        DataError: no picture, or texts that cannot be read.
+        DataError: no picture.
     """
     try:
         with Image.open(path, formats=FORMATS) as picture:
@@ -104,9 +123,32 @@ def read_texts(path: Path) -> tuple[str | None, Record | None]:
         raise DataError(f"{str(path)!r}: not a picture of {', '.join(FORMATS)}") from error
     except (OSError, ValueError, SyntaxError) as error:
         raise DataError(f"{str(path)!r}: cannot be read: {error}") from error
-    text = info.get(TEXT_KEY)
-    comment = exif.get(USER_COMMENT)
-    if text is None and isinstance(comment, bytes) and comment.startswith(b"UNICODE\0"):
-        text = comment[8:].decode("utf-16-be", "replace")
-    exact = info.get(JSON_KEY)
-    return (text if isinstance(text, str) else None), (Record.from_json(exact) if isinstance(exact, str) else None)
+    chunks = {key: str(value) for key, value in info.items() if isinstance(key, str) and isinstance(value, str)}
+    note = exif.get(MAKER_NOTE)
+    record = chunks.get(JSON_KEY)
+    if record is None and isinstance(note, bytes) and note.startswith(OURS):
+        record = note.removeprefix(OURS).decode("utf-8", "replace")
+    return Texts(chunks.get(TEXT_KEY, _comment(exif.get(USER_COMMENT))), record, chunks)
+
+
+def _comment(value: object) -> str | None:
+    """Return an EXIF comment: 8 bytes that name its encoding, then the text."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, bytes):
+        return None
+    kind, text = value[:8], value[8:]
+    if kind != UNICODE:
+        return text.decode("utf-8", "replace") if kind == b"ASCII\0\0\0" else None
+    little = text[1:2] == b"\0"  # the standard leaves the byte order open; texts begin with a Latin letter
+    return text.decode("utf-16-le" if little else "utf-16-be", "replace")
+
+
+def read_texts(path: Path) -> tuple[str | None, Record | None]:
+    """Return the A1111 text and the exact record that the picture in `path` carries; None where there is none.
+
+    Raises:
+        DataError: no picture, or texts that cannot be read.
+    """
+    texts = open_texts(path)
+    return texts.parameters, None if texts.record is None else Record.from_json(texts.record)

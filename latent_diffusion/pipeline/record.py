@@ -1,29 +1,19 @@
 """What made a picture: every parameter that decides its pixels, written into the file and read back.
 
-A file carries it twice: as the A1111 web UI's `parameters` text, which most tools read, and exactly, as JSON under
-`latent_diffusion`. Reference for the text: github.com/AUTOMATIC1111/stable-diffusion-webui, modules/infotext_utils.py.
+A file carries it twice: as the A1111 web UI's `parameters` text (`pipeline.infotext`), which most tools read, and
+exactly, as JSON under `latent_diffusion`.
 """
 
 import dataclasses
 import json
 from dataclasses import dataclass
-from typing import Any
 
 import latent_diffusion
 from latent_diffusion.checkpoint.components import Applied
 from latent_diffusion.errors import DataError
+from latent_diffusion.pipeline.infotext import write_infotext
 
 __all__ = ["HiresRecord", "ImageToImageRecord", "InpaintRecord", "Record", "Task"]
-
-_SAMPLERS = {"ddpm": "DDPM", "ddim": "DDIM", "dpmpp_2m": "DPM++ 2M"}  # our names -> A1111's
-_SPACINGS = {"karras": "Karras"}  # A1111 knows the others as the sampler's uniform times
-_CONTENTS = {"fill": "fill", "noise": "latent noise", "nothing": "latent nothing"}  # "original" is not written
-_UPSCALERS = {
-    "latent": "Latent",
-    "latent_bicubic": "Latent (bicubic)",
-    "latent_nearest": "Latent (nearest)",
-    "lanczos": "Lanczos",
-}
 
 
 @dataclass(frozen=True)
@@ -115,6 +105,7 @@ class Record:
     variation_seed: int | None = None  # None = no variation
     variation_strength: float = 0.0  # share of the way from the noise of `seed` to that of `variation_seed`
     adapters: tuple[Applied, ...] = ()  # LoRA and learned words at work, those of the prompt's tags among them
+    model_hash: str | None = None  # of its weights, see `checkpoint.model_hash`; None = made in memory
     software: str = f"latent_diffusion {latent_diffusion.__version__}"
 
     def to_json(self) -> str:
@@ -144,72 +135,4 @@ class Record:
 
     def infotext(self) -> str:
         """Return the A1111 `parameters` text."""
-        lines = [(self.prompt or "") + "".join(_tag(a) for a in self.adapters if not _named(a, self.prompt or ""))]
-        if self.negative_prompt:
-            lines.append(f"Negative prompt: {self.negative_prompt}")
-        values: dict[str, Any] = {
-            "Steps": self.num_inference_steps,
-            "Sampler": _SAMPLERS.get(self.sampler, self.sampler),
-            "Schedule type": _SPACINGS.get(self.spacing, "Uniform"),
-            "CFG scale": _number(self.guidance_scale),
-            "Seed": self.seed,
-            "Size": f"{self.work_width}x{self.work_height}",
-            "Model": self.model,
-        }
-        if self.variation_seed is not None:
-            values["Variation seed"] = self.variation_seed
-            values["Variation seed strength"] = _number(self.variation_strength)
-        task = self.inpaint or self.image_to_image or self.hires
-        if task:
-            values["Denoising strength"] = _number(task.strength)
-        if self.clip_skip:
-            values["Clip skip"] = self.clip_skip + 1  # A1111 counts from 1, diffusers from 0
-        values["RNG"] = "CPU"
-        if self.eta:
-            values["Eta"] = _number(self.eta)
-        if self.inpaint:
-            values |= _of_inpainting(self.inpaint)
-        if self.hires:
-            values["Hires upscale"] = _number(self.hires.scale)
-            values["Hires steps"] = self.hires.num_inference_steps
-            values["Hires upscaler"] = _UPSCALERS[self.hires.upscaler]
-        for kind, title in (("lora", "Lora hashes"), ("embedding", "TI hashes")):
-            if hashes := [f"{a.name}: {a.hash}" for a in self.adapters if a.kind == kind]:
-                values[title] = ", ".join(hashes)
-        values["Version"] = self.software
-        lines.append(", ".join(f"{key}: {_quoted(value)}" for key, value in values.items()))
-        return "\n".join(lines)
-
-
-def _tag(adapter: Applied) -> str:
-    """Return the words by which A1111 draws with a LoRA: the text model's weight first."""
-    if adapter.kind != "lora":
-        return ""
-    unet, text = (adapter.strengths.get(part, 1.0) for part in ("unet", "text_encoder"))
-    return f" <lora:{adapter.name}:{text:g}>" if unet == text else f" <lora:{adapter.name}:{text:g}:{unet:g}>"
-
-
-def _named(adapter: Applied, prompt: str) -> bool:
-    """Whether the prompt itself asks for a LoRA."""
-    return any(f"<{kind}:{adapter.name}{end}" in prompt for kind in ("lora", "lyco") for end in ":>")
-
-
-def _of_inpainting(task: InpaintRecord) -> dict[str, Any]:
-    """Return the fields that A1111 has for inpainting; "Whole picture" is what it means by their absence."""
-    values: dict[str, Any] = {}
-    if task.masked_content in _CONTENTS:
-        values["Masked content"] = _CONTENTS[task.masked_content]
-    if task.inpaint_area != "whole":
-        values["Inpaint area"] = "Only masked"
-        if task.padding is not None:
-            values["Masked area padding"] = task.padding
-    return values
-
-
-def _number(value: float) -> str:
-    return f"{value:g}"
-
-
-def _quoted(value: object) -> str:
-    text = str(value)
-    return json.dumps(text, ensure_ascii=False) if any(mark in text for mark in ",:\n") else text
+        return write_infotext(self)

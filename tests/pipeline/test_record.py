@@ -1,13 +1,19 @@
 """What made a picture: into the file and back, whatever the prompt holds."""
 
 import dataclasses
+import hashlib
 import io
+import time
 
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from latent_diffusion.errors import ConfigError, DataError, ResourceError
+import latent_diffusion.checkpoint.model_hash as hashes
+from latent_diffusion.checkpoint.components import Applied
+from latent_diffusion.checkpoint.model_hash import model_hash
+from latent_diffusion.errors import ConfigError, DataError, LatentDiffusionWarning, ResourceError
+from latent_diffusion.pipeline.infotext import read_infotext
 from latent_diffusion.pipeline.picture_file import read_texts, write_picture
 from latent_diffusion.pipeline.record import InpaintRecord, Record
 
@@ -46,10 +52,10 @@ def test_a_png_carries_its_record(tmp_path, prompt, inpaint, suffix):
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".webp"])
-def test_other_formats_carry_the_text_in_exif(tmp_path, suffix):
+def test_other_formats_carry_both_in_exif(tmp_path, suffix):
     record = dataclasses.replace(RECORD, prompt="日本語 apple")
     write_picture(PICTURE, tmp_path / f"a{suffix}", record)
-    assert read_texts(tmp_path / f"a{suffix}") == (record.infotext(), None)
+    assert read_texts(tmp_path / f"a{suffix}") == (record.infotext(), record)
 
 
 def test_the_text_is_what_a1111_writes():
@@ -96,3 +102,64 @@ def test_a_picture_without_texts(tmp_path):
     for name in ("b.png", "c.png"):
         with pytest.raises(DataError, match=name):
             read_texts(tmp_path / name)
+
+
+def test_a_jpeg_that_cannot_hold_all_of_it_says_so(tmp_path):
+    record = dataclasses.replace(RECORD, prompt="日" * 9000, negative_prompt="本" * 9000)
+    with pytest.warns(LatentDiffusionWarning, match="loses the exact record"):
+        write_picture(PICTURE, tmp_path / "a.jpg", record)
+    assert read_texts(tmp_path / "a.jpg") == (record.infotext(), None)
+
+
+@pytest.mark.parametrize("emphasis", ["a1111", "no-norm"])
+def test_infotext_is_read_as_it_was_written(emphasis):
+    adapters = (Applied("lora", "ink", "0" * 12, {"unet": 0.8, "text_encoder": 0.5}), Applied("embedding", "zorp", "1"))
+    record = dataclasses.replace(
+        RECORD, model="a, b: c", inpaint=INPAINT, adapters=adapters, emphasis=emphasis, model_hash="ab" * 32
+    )
+    info = read_infotext(dataclasses.replace(record, prompt="a (red) apple\nSteps: no").infotext())
+    assert info.prompt == "a (red) apple\nSteps: no <lora:ink:0.5:0.8>"
+    assert info.negative_prompt == "blurry: very\nold"
+    assert list(info.fields)[:8] == [
+        "Steps", "Sampler", "Schedule type", "CFG scale", "Seed", "Size", "Model hash", "Model"
+    ]  # fmt: skip
+    assert info.fields["Model"] == "a, b: c" and info.fields["Model hash"] == "ababababab"
+    assert info.fields["Lora hashes"] == "ink: 000000000000"
+    assert ("Emphasis" in info.fields) == (emphasis == "no-norm")
+
+
+def test_what_is_no_infotext_is_none():
+    for text in ("", "a prompt", "a\nb: c, d: e", "x" * 2_000_000):
+        assert read_infotext(text) is None
+    start = time.process_time()
+    for text in ("a" * 900_000, "a:" * 400_000, '"' * 900_000, 'a: "' * 200_000, "\n" * 900_000, " " * 900_000):
+        read_infotext("p\n" + text)
+    assert time.process_time() - start < 5
+
+
+def test_the_hash_of_a_folder_is_that_of_its_lines(tmp_path):
+    for part in ("unet", "vae"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "model.safetensors").write_bytes(part.encode())
+    lines = "".join(
+        f"{hashlib.sha256(part.encode()).hexdigest()}  {part}/model.safetensors\n" for part in ("unet", "vae")
+    )
+    assert model_hash(tmp_path) == hashlib.sha256(lines.encode()).hexdigest()
+    assert model_hash(tmp_path / "unet" / "model.safetensors") == hashlib.sha256(b"unet").hexdigest()
+    (tmp_path / "unet" / "model.safetensors").write_bytes(b"other")
+    assert model_hash(tmp_path) != hashlib.sha256(lines.encode()).hexdigest()
+
+
+def test_digests_of_large_models_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(hashes, "WORTH_KEEPING", 1)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"weights")
+    found = model_hash(file)
+    monkeypatch.setattr(hashes, "_known", {})
+    monkeypatch.setattr(hashes, "_file_hash", None)  # would fail if it were made again
+    assert model_hash(file) == found
+    (tmp_path / "cache" / "latent_diffusion" / "hashes.json").write_text("{broken")
+    monkeypatch.undo()
+    monkeypatch.setattr(hashes, "_known", {})
+    assert model_hash(file) == found
