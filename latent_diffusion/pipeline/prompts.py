@@ -152,7 +152,7 @@ class Side:
         texts, seconds = self.texts(), self.second_texts()
         if self.prompt_2 is not None and len(seconds) not in (1, len(texts)):
             raise ConfigError(
-                f"{len(seconds)} texts in `{self.name}_2` for {len(texts)} in `{self.name}`; give one for all, or as many"
+                f"{len(seconds)} texts in `{self.name}_2` for {len(texts)} in `{self.name}`; give one, or as many"
             )
         negative = self.name != "prompt"
         return [
