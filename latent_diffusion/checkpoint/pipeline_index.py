@@ -4,6 +4,7 @@ Class names are compared, never imported. Parts that change no picture we draw (
 extractor before it, the image encoder of IP-Adapter) are passed over and named, so that nobody believes they ran.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.json_file import read_json
 from latent_diffusion.errors import CheckpointError
 
-__all__ = ["INDEX", "PipelineIndex", "index_values", "pipeline_class", "read_index"]
+__all__ = ["INDEX", "PipelineIndex", "index_values", "pipeline_class", "pipeline_index", "read_index"]
 
 INDEX = "model_index.json"
 SD = ("", "Img2Img", "Inpaint", "InstructPix2Pix", "Depth2Img")
@@ -47,12 +48,16 @@ class PipelineIndex:
 
 
 def read_index(file: Path) -> PipelineIndex:
-    """Read what kind of model a folder holds.
+    """Read a model_index.json; see `pipeline_index`."""
+    return pipeline_index(read_json(file), str(file))
+
+
+def pipeline_index(index: Mapping[str, Any], file: str) -> PipelineIndex:
+    """Return what kind of model the fields of a model_index.json mean; `file` is where they were found.
 
     Raises:
         CheckpointError: another kind of pipeline, or a part of another class.
     """
-    index = read_json(file)
     kind = index.get("_class_name")
     if kind not in SD_CLASSES + XL_CLASSES:
         known = ", ".join(SD_CLASSES + XL_CLASSES)

@@ -23,7 +23,7 @@ from latent_diffusion.checkpoint.atomic import replacing
 from latent_diffusion.checkpoint.weights import Stored
 from latent_diffusion.errors import CheckpointError, ResourceError
 
-__all__ = ["open_tensors", "read_header", "read_tensors", "write_tensors"]
+__all__ = ["open_file", "open_tensors", "read_header", "read_tensors", "write_tensors"]
 
 MAX_HEADER = 25_000_000  # bytes; the header of a model of 10 000 tensors takes 2 MB
 DTYPES = {
@@ -66,14 +66,21 @@ def read_header(path: Path | str) -> dict[str, dict[str, Any]]:
 
 
 def open_tensors(path: Path | str) -> dict[str, Stored]:
-    """Return the tensors of a file by name, to be fetched one by one; the file stays open as long as any is held.
+    """Return the tensors of a file by name; see `open_file`."""
+    return open_file(path)[0]
+
+
+def open_file(path: Path | str) -> tuple[dict[str, Stored], dict[str, str]]:
+    """Return the tensors of a file by name, to be fetched one by one, and the metadata of its header.
+
+    The file stays open as long as any tensor is held.
 
     Raises:
         CheckpointError: the file is missing, is none of this format, or breaks the format anywhere.
     """
     path = Path(path)
     file = _opened(path)
-    header, start = _header(path, file)
+    header, metadata, start = _header(path, file)
 
     def stored(name: str, entry: dict[str, Any]) -> Stored:
         dtype, shape = DTYPES[entry["dtype"]], tuple(entry["shape"])
@@ -86,7 +93,7 @@ def open_tensors(path: Path | str) -> dict[str, Stored]:
 
         return Stored(shape, dtype, fetch)
 
-    return {name: stored(name, entry) for name, entry in header.items()}
+    return {name: stored(name, entry) for name, entry in header.items()}, metadata
 
 
 def _opened(path: Path) -> BinaryIO:
@@ -113,8 +120,8 @@ def _read_into(path: Path, file: BinaryIO, name: str, room: memoryview, start: i
         done += count
 
 
-def _header(path: Path, file: BinaryIO) -> tuple[dict[str, dict[str, Any]], int]:
-    """Return the checked header of an open file, and the byte where the tensors start."""
+def _header(path: Path, file: BinaryIO) -> tuple[dict[str, dict[str, Any]], dict[str, str], int]:
+    """Return the checked header of an open file, its metadata, and the byte where the tensors start."""
     try:
         size = os.fstat(file.fileno()).st_size
         start = file.read(64)
@@ -135,7 +142,7 @@ def _header(path: Path, file: BinaryIO) -> tuple[dict[str, dict[str, Any]], int]
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise CheckpointError(f"{path}: __metadata__ of the header must map names to strings")
     _check_ranges(path, header, size - 8 - length)
-    return header, 8 + length
+    return header, metadata, 8 + length
 
 
 def _unlike(start: bytes, size: int, length: int) -> str:
