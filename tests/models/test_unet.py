@@ -1,5 +1,7 @@
 """Properties of the U-Net that do not need a reference."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -144,3 +146,59 @@ def test_sizes_are_checked(change, named):
     assert UNetConfig(**values).block_out_channels == (16, 32)
     with pytest.raises(ConfigError, match=named):
         UNetConfig(**(values | change))
+
+
+XL = UNetConfig(8, (16, 32), 1, (True, True), (2, 2), WIDTH, norm_num_groups=8, added_width=4 + 6 * 8, size_width=8)
+
+
+def told(count: int = 3) -> Conditioning:
+    torch.manual_seed(2)
+    return Conditioning(torch.randn(count, 5, WIDTH), torch.randn(count, 4), torch.randint(0, 2048, (count, 6)).float())
+
+
+@torch.no_grad()
+def test_the_added_vector_is_projected_once_and_travels_with_its_row():
+    torch.manual_seed(0)
+    unet, (x, t, _), cond = UNet(XL), inputs(), told()
+    projected = unet.project(cond)
+    whole = unet(x, t, projected)
+    for row in range(3):
+        rows = slice(row, row + 1)
+        assert relative(unet(x[rows], t[rows], projected[rows]), whole[rows]) <= 1e-5
+    assert torch.equal(Projected.cat([projected[:1], projected[1:]]).added, projected.added)
+    assert projected.repeat_interleave(2).added.shape == (6, 64)
+    other = unet.project(Conditioning(cond.context, cond.pooled, cond.size_ids + 1))
+    assert relative(unet(x, t, other), whole) > 1e-4
+    with pytest.raises(ValueError, match="`added` is set in 1 of 2"):
+        Projected.cat([projected, Projected(projected.keys_values)])
+
+
+def test_size_numbers_are_not_rounded():
+    cond = Conditioning(torch.zeros(1, 5, WIDTH), torch.zeros(1, 4), torch.full((1, 6), 1023.0))
+    moved = cond.to(dtype=torch.bfloat16)
+    assert moved.context.dtype == moved.pooled.dtype == torch.bfloat16
+    assert moved.size_ids.dtype == torch.float32 and (moved.size_ids == 1023).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"pooled": None}, "needs `pooled` and `size_ids`"),
+        ({"size_ids": None}, "needs `pooled` and `size_ids`"),
+        ({"size_ids": torch.zeros(3, 5)}, "5 sizes .* are 44 channels; this U-Net reads 52"),
+        ({"pooled": torch.zeros(3, 5)}, r"pooled vector \(5\)"),
+    ],
+)
+def test_what_sdxl_must_be_told(change, words):
+    with pytest.raises(ConfigError, match=words):
+        UNet(XL).project(dataclasses.replace(told(), **change))
+
+
+def test_layers_of_each_level():
+    config = dataclasses.replace(tiny.UNET, transformer_layers_per_block=[1, 3])
+    unet = UNet(config)
+    assert config.transformer_layers_per_block == (1, 3)
+    depths = [len(place.attentions[0].transformer_blocks) for place in (*unet.down_blocks, unet.mid_block)]
+    assert depths == [1, 3, 3] and len(unet.up_blocks[1].attentions[0].transformer_blocks) == 1
+    with pytest.raises(ConfigError, match="transformer_layers_per_block has 1 entries for 2"):
+        dataclasses.replace(tiny.UNET, transformer_layers_per_block=(1,))
