@@ -1,4 +1,4 @@
-"""From the name a user gives to the folder of a model: a bundled name, or a path."""
+"""From the name a user gives to the place of a model: a bundled name, or the path of a folder or a file."""
 
 import os
 from pathlib import Path
@@ -18,12 +18,12 @@ def bundled_models() -> list[str]:
 
 
 def locate_model(name: str | os.PathLike[str]) -> Path:
-    """Return the diffusers folder that `name` means.
+    """Return the diffusers folder or the single file that `name` means.
 
     A bundled name wins over a folder of the same name; write "./emoji" for the folder.
 
     Raises:
-        CheckpointError: neither a bundled name nor a folder with a model_index.json.
+        CheckpointError: neither a bundled name, nor a file, nor a folder with a model_index.json.
     """
     names = bundled_models()
     if str(name) in names:
@@ -31,9 +31,11 @@ def locate_model(name: str | os.PathLike[str]) -> Path:
     folder = Path(name)
     known = f"bundled models are: {', '.join(names) or 'none'}{nearest(str(name), names)}"
     if not os.path.exists(folder):  # unlike Path.exists, False for names too long to be one
-        raise CheckpointError(f"no model {str(name)!r}: there is no such folder, and the {known}")
-    if not folder.is_dir():
-        raise CheckpointError(f"{str(name)!r} is a file, not a model folder with a {INDEX}")
+        if os.path.islink(folder):
+            raise CheckpointError(f"{str(name)!r} is a link to {os.readlink(folder)!r}, which is not there")
+        raise CheckpointError(f"no model {str(name)!r}: there is no such file or folder, and the {known}")
+    if folder.is_file():
+        return folder
     if not (folder / INDEX).is_file():
         raise CheckpointError(f"{str(name)!r} has no {INDEX}, so it is not a model folder; the {known}")
     return folder

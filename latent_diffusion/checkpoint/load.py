@@ -1,0 +1,49 @@
+"""A model by its name, whatever it is: bundled, a diffusers folder, or a single file."""
+
+import os
+from typing import TypedDict, Unpack
+
+import torch
+
+from latent_diffusion.checkpoint.components import Components
+from latent_diffusion.checkpoint.diffusers_folder import load_folder
+from latent_diffusion.checkpoint.locate import locate_model
+from latent_diffusion.checkpoint.plan import ChooseDtype
+from latent_diffusion.checkpoint.single_file import load_single_file
+from latent_diffusion.errors import ConfigError
+
+__all__ = ["Reading", "load_model"]
+
+
+class Reading(TypedDict, total=False):
+    """What a model does not say, or says wrongly."""
+
+    family: str | None
+    """Of a single file: "sd1", "sd2_v", "sdxl_inpaint", ... (a file of `families/`); None = read from its tensors."""
+    prediction_type: str | None
+    """What the U-Net's output means: "epsilon", "v_prediction", "sample"; None = what the model says."""
+    averaged: bool
+    """Of a single file: take the U-Net's moving average (EMA) where it lies beside the plain weights."""
+
+
+def load_model(
+    name: str | os.PathLike[str], dtype: torch.dtype | ChooseDtype = torch.float32, **reading: Unpack[Reading]
+) -> Components:
+    """Read a model; its networks are on the CPU, in evaluation mode. Nothing is looked up elsewhere.
+
+    Args:
+        name: a bundled name, a diffusers folder, a `.safetensors` or an old `.ckpt`.
+        dtype: of every part; or what chooses the U-Net's, the others being float32.
+        **reading: see `Reading`.
+
+    Raises:
+        CheckpointError: no such model, or one that is damaged or does not fit.
+        ConfigError: what only a single file can be told, for a folder.
+    """
+    place = locate_model(name)
+    if place.is_file():
+        return load_single_file(place, dtype, **reading)
+    for option in ("family", "averaged"):
+        if reading.get(option):
+            raise ConfigError(f"{option}={reading[option]!r} is for single files; {str(name)!r} is a folder")
+    return load_folder(place, dtype, prediction_type=reading.get("prediction_type"))
