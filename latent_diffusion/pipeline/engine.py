@@ -17,12 +17,12 @@ from latent_diffusion.diffusion.level import Level
 from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
 from latent_diffusion.pipeline.job import Job
 from latent_diffusion.pipeline.lora_folder import with_tags
+from latent_diffusion.pipeline.machine import Machine, MachineOptions
 from latent_diffusion.pipeline.options import Options, Texts, check_names
 from latent_diffusion.pipeline.prompt_terms import AdapterTag
 from latent_diffusion.pipeline.prompts import read_prompts
 from latent_diffusion.pipeline.seeds import open_noise
 from latent_diffusion.pipeline.settings import Defaults, Settings
-from latent_diffusion.runtime.placement import choose_device, choose_dtype
 
 __all__ = ["Engine"]
 
@@ -32,25 +32,31 @@ class Engine:
     """The parts in their places."""
 
     components: Components
-    device: torch.device
-    dtype: torch.dtype  # what the U-Net computes in; the small parts compute in float32
+    machine: Machine
     defaults: Defaults
     adapters: Stack = field(default_factory=Stack)  # what `components` were changed by
     base: Components | None = None  # the parts before that; None = there are no adapters
 
     @classmethod
-    def build(cls, components: Components, device: torch.device | str | None, dtype: str | torch.dtype) -> "Engine":
-        """Put the parts on `device`, the U-Net in `dtype`.
+    def build(cls, components: Components, options: MachineOptions) -> "Engine":
+        """Put the parts where and in the formats that `options` say.
 
         Raises:
-            ConfigError: unknown device or dtype.
+            ConfigError: an unknown name or value.
+            ResourceError: a device or an attention kernel that is not to be had.
         """
-        place = choose_device(device)
-        kind = choose_dtype(dtype, place, sum(p.numel() for p in components.unet.parameters()))
-        components.unet.to(device=place, dtype=kind).eval()
-        components.autoencoder.to(device=place, dtype=torch.float32).eval()
-        components.text_encoder.to(place).eval()
-        return cls(components, place, kind, Defaults.of(components))
+        machine = Machine.choose(components, options)
+        return cls(machine.place(components), machine, Defaults.of(components))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parts compute."""
+        return self.machine.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the U-Net computes in."""
+        return self.machine.dtype
 
     @property
     def untouched(self) -> Components:
@@ -101,8 +107,7 @@ class Engine:
             ours, theirs = getattr(self.components.unet.config, name), getattr(other.unet.config, name)
             if ours != theirs:
                 raise ConfigError(f"{other.name} cannot guide {self.components.name}: {name} is {theirs}, not {ours}")
-        other.unet.to(device=self.device, dtype=self.dtype).eval()
-        return self.denoiser(other)
+        return self.denoiser(replace(other, unet=self.machine.at_work(self.machine.place_unet(other.unet))))
 
     def start(
         self,
@@ -131,9 +136,7 @@ class Engine:
         noise, seeds, variation = open_noise(options, len(prompts))
         if options.get("generator") is not None and initial == "seed":
             initial = "generator"
-        return Job(
-            self.components, self.device, self.dtype, settings, levels, prompts, noise, seeds, initial, variation
-        )
+        return Job(self.components, self.machine, settings, levels, prompts, noise, seeds, initial, variation)
 
     def asked_for(self, tags: tuple[AdapterTag, ...], folder: str | os.PathLike[str] | None = None) -> Components:
         """Return the parts with the adapters that a prompt asks for, beside those that are active.

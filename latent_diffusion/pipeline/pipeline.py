@@ -21,9 +21,11 @@ from latent_diffusion.pipeline.hires import hires
 from latent_diffusion.pipeline.image_to_image import image_to_image
 from latent_diffusion.pipeline.inpaint import inpaint
 from latent_diffusion.pipeline.interpolate import interpolate
+from latent_diffusion.pipeline.machine import MachineOptions
 from latent_diffusion.pipeline.options import Options, Texts
 from latent_diffusion.pipeline.outpaint import outpaint
 from latent_diffusion.pipeline.output import Output, OutputType
+from latent_diffusion.pipeline.preview import Preview, open_preview
 from latent_diffusion.pipeline.repainting import InpaintOptions
 from latent_diffusion.pipeline.settings import Defaults
 from latent_diffusion.pipeline.text_to_image import text_to_image
@@ -37,36 +39,31 @@ __all__ = ["LatentDiffusionPipeline", "Output"]
 class LatentDiffusionPipeline(Adapting):
     """Text encoder, U-Net, autoencoder and noise schedule, put to work."""
 
-    def __init__(
-        self, components: Components, *, device: torch.device | str | None = None, dtype: str | torch.dtype = "auto"
-    ) -> None:
-        """Put the parts on `device`; the U-Net computes in `dtype`, the small parts in float32.
+    def __init__(self, components: Components, **machine: Unpack[MachineOptions]) -> None:
+        """Put the parts to work as `machine` says, see `MachineOptions`.
 
         Raises:
-            ConfigError: unknown device or dtype.
+            ConfigError: an unknown name or value.
+            ResourceError: a device or an attention kernel that is not to be had.
         """
-        self.engine = Engine.build(components, device, dtype)
+        self.engine = Engine.build(components, machine)
 
     @classmethod
     def from_pretrained(
-        cls,
-        name: str | os.PathLike[str],
-        *,
-        device: torch.device | str | None = None,
-        dtype: str | torch.dtype = "auto",
+        cls, name: str | os.PathLike[str], **machine: Unpack[MachineOptions]
     ) -> "LatentDiffusionPipeline":
         """Load a bundled model by its name, or a diffusers folder by its path.
 
         Args:
             name: "emoji" is the bundled model; write "./emoji" for a folder of that name.
-            device: None = cuda if there, else cpu.
-            dtype: "auto", "float32", "bfloat16", "float16" or a torch dtype; see `runtime.placement`.
+            **machine: device, dtype, attention kernel and what is saved of memory; see `MachineOptions`.
 
         Raises:
             CheckpointError: no such model, or one that is damaged or does not fit.
-            ConfigError: unknown device or dtype.
+            ConfigError: an unknown name or value.
+            ResourceError: a device or an attention kernel that is not to be had.
         """
-        return cls(load_folder(locate_model(name), dtype=torch.float32), device=device, dtype=dtype)
+        return cls(load_folder(locate_model(name), dtype=torch.float32), **machine)
 
     @property
     def components(self) -> Components:
@@ -82,6 +79,11 @@ class LatentDiffusionPipeline(Adapting):
     def dtype(self) -> torch.dtype:
         """What the U-Net computes in."""
         return self.engine.dtype
+
+    @property
+    def attention(self) -> str:
+        """Which attention kernel the U-Net calls, for people; of "auto" also what it took."""
+        return self.engine.machine.kernel
 
     @property
     def defaults(self) -> Defaults:
@@ -263,6 +265,19 @@ class LatentDiffusionPipeline(Adapting):
             DivergedError: the network or the decoder made NaN.
         """
         return interpolate(self.engine, prompt, options, frames=frames, output_type=output_type)
+
+    def preview(self, name: str = "linear", folder: str | os.PathLike[str] | None = None) -> Preview:
+        """Return a function that makes pictures of unfinished latents, such as `step.x0` in `on_step`.
+
+        Args:
+            name: "linear", fitted to this model's decoder now (seconds for a large one), or "taesd".
+            folder: of the tiny autoencoder, for "taesd".
+
+        Raises:
+            ConfigError: no such name, or a folder missing or too many.
+            CheckpointError: the folder's files are missing or damaged.
+        """
+        return open_preview(name, self.components.autoencoder, self.device, folder)
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> None:
         """Write a diffusers folder that `from_pretrained` and diffusers open; None keeps each tensor's dtype.

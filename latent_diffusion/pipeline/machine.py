@@ -1,0 +1,122 @@
+"""Where and how a pipeline computes: device, number formats, kernels, and what is saved of memory.
+
+None of it decides a picture, beyond rounding.
+"""
+
+import warnings
+from dataclasses import dataclass, replace
+from typing import TypedDict
+
+import torch
+
+from latent_diffusion.checkpoint.components import Components
+from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
+from latent_diffusion.models.unet import UNet
+from latent_diffusion.registry import nearest
+from latent_diffusion.runtime.attention import check_backend, describe_auto, set_kernel
+from latent_diffusion.runtime.exact import exact_float32
+from latent_diffusion.runtime.placement import choose_device, choose_dtype
+from latent_diffusion.runtime.residency import moved, offloaded_text
+from latent_diffusion.runtime.working_autoencoder import Tiling, WorkingAutoencoder, check_tiling
+
+__all__ = ["Machine", "MachineOptions"]
+
+
+class MachineOptions(TypedDict, total=False):
+    """What may be said when a pipeline is made; a name left out is the obvious choice."""
+
+    device: torch.device | str | None
+    """cpu, cuda or cuda:1; None = cuda if there, else cpu."""
+    dtype: str | torch.dtype
+    """What the U-Net computes in: "auto", "float32", "bfloat16" or "float16"; see `runtime.placement`."""
+    vae_dtype: str | torch.dtype
+    """What the autoencoder computes in; "auto" = float32. A picture that overflows in half precision is made again."""
+    attention: str
+    """"auto", "sdpa", "xformers" or "math"; one that does not work on the device is an error."""
+    tiling: Tiling
+    """Autoencoder in bands of rows, with the result of the whole: True, False, or "auto" = where memory is short."""
+    offload: bool
+    """Hold only one of text encoder, U-Net and autoencoder on the device at a time; the others wait on the host."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The choices, checked; names are those of `MachineOptions`."""
+
+    device: torch.device
+    dtype: torch.dtype
+    vae_dtype: torch.dtype
+    attention: str
+    tiling: Tiling
+    offload: bool
+
+    @classmethod
+    def choose(cls, components: Components, options: MachineOptions) -> "Machine":
+        """Check the options and complete them for this model.
+
+        Raises:
+            ConfigError: an unknown name or value.
+            ResourceError: a device that is not here.
+        """
+        known = tuple(MachineOptions.__annotations__)
+        for name in options:
+            if name not in known:
+                raise ConfigError(f"unknown argument {name!r}{nearest(name, known)}; there are {', '.join(known)}")
+        device, vae = choose_device(options.get("device")), options.get("vae_dtype", "auto")
+        weights = sum(p.numel() for p in components.unet.parameters())
+        offload = options.get("offload", False)
+        if not isinstance(offload, bool):
+            raise ConfigError(f"offload {offload!r} is neither True nor False")
+        if offload and device.type == "cpu":
+            warnings.warn("offload has no meaning on a CPU and is ignored", LatentDiffusionWarning, stacklevel=5)
+        return cls(
+            device=device,
+            dtype=choose_dtype(options.get("dtype", "auto"), device, weights),
+            vae_dtype=torch.float32 if vae == "auto" else choose_dtype(vae, device, 0),
+            attention=check_backend(options.get("attention", "auto")),
+            tiling=check_tiling(options.get("tiling", "auto")),
+            offload=offload and device.type != "cpu",
+        )
+
+    @property
+    def kernel(self) -> str:
+        """Which attention kernel the U-Net calls, for people; of "auto" also what it took."""
+        if self.attention != "auto":
+            return self.attention
+        return f"auto: {describe_auto(self.device, self.dtype)}"
+
+    def place(self, components: Components) -> Components:
+        """Return the parts ready to work: in their formats, where they wait or work, with their kernels.
+
+        The U-Net and the text encoder given are themselves moved; so are the autoencoder's weights.
+
+        Raises:
+            ResourceError: the attention kernel does not work here.
+        """
+        if self.device.type == "cuda":
+            exact_float32()
+        home = torch.device("cpu") if self.offload else self.device
+        autoencoder, text = components.autoencoder, components.text_encoder.to(home).eval()
+        autoencoder.to(device=home, dtype=self.vae_dtype).eval()
+        set_kernel(autoencoder, self.attention, self.device, self.vae_dtype)
+        return replace(
+            components,
+            unet=self.place_unet(components.unet),
+            autoencoder=WorkingAutoencoder(
+                autoencoder, device=self.device, tiling=self.tiling, offload=self.offload
+            ).eval(),
+            text_encoder=offloaded_text(text, self.device) if self.offload else text,
+        )
+
+    def place_unet(self, unet: UNet) -> UNet:
+        """Return the U-Net where it waits or works; the one given is itself moved.
+
+        Raises:
+            ResourceError: the attention kernel does not work here.
+        """
+        set_kernel(unet, self.attention, self.device, self.dtype)
+        return unet.to(device=torch.device("cpu") if self.offload else self.device, dtype=self.dtype).eval()
+
+    def at_work(self, unet: UNet) -> UNet:
+        """Return the U-Net on the device, for as long as the caller holds it."""
+        return moved(unet, self.device) if self.offload else unet
