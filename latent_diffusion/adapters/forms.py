@@ -12,8 +12,8 @@ from latent_diffusion.errors import CheckpointError
 __all__ = ["Update", "update_of"]
 
 Fields = Mapping[str, Tensor]
-Scale = Callable[[int], float]
-"""Scale of a change by its rank, where the file gives no alpha."""
+Scale = Callable[[int | None], float]
+"""Scale of a change by its rank, where the file gives no alpha; None = its factors show no rank."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def _form(fields: Fields, scale: Scale) -> tuple[str, Delta | None]:
     if any(name.startswith("lokr_") for name in fields):
         first, second = _lokr(fields, "1"), _lokr(fields, "2")
         ranks = [part.rank for part in (second, first) if isinstance(part, Product)]
-        return "LoKr", Kronecker(first, second, _scale(fields, ranks[0], scale) if ranks else 1.0)
+        return "LoKr", Kronecker(first, second, _scale(fields, ranks[0], scale) if ranks else scale(None))
     if "diff" in fields:
         change = fields["diff"]
         return "full", Full(change.flatten(1) if change.ndim > 1 else change[:, None])

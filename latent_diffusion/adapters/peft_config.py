@@ -48,38 +48,52 @@ class PeftConfigs:
             raise CheckpointError(f"{file}: its PEFT settings are no JSON object")
         return cls(values)
 
-    def scale(self, place: Place) -> Callable[[int], float]:
+    def scale(self, place: Place) -> Callable[[int | None], float]:
         """Return the scale of a layer's change by its rank r: alpha / r, or alpha / sqrt(r); 1 where nothing is said.
 
-        The root is rank-stabilised LoRA: Kalajdzievski 2023, arXiv:2312.03732, theorem 3.2.
+        The root is rank-stabilised LoRA: Kalajdzievski 2023, arXiv:2312.03732, theorem 3.2. A change whose factors show
+        no rank (None) has that of the settings.
 
         Raises:
-            CheckpointError: an alpha that is no finite number.
+            CheckpointError: an alpha or a rank that is no number above 0.
         """
-        alpha = self._field(place, "lora_alpha")
-        patterns = self._field(place, "alpha_pattern") or {}
-        if not isinstance(patterns, dict):
-            raise CheckpointError(f"its PEFT settings give alpha_pattern {patterns!r:.100}; a JSON object is wanted")
-        alpha = next((value for pattern, value in patterns.items() if _matches(pattern, place.path)), alpha)
+        alpha = self._of_layer(place, "lora_alpha", "alpha")  # LoHa and LoKr say it without `lora_`
         if alpha is None:
             return lambda rank: 1.0
-        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
-            raise CheckpointError(f"its PEFT settings give lora_alpha {alpha!r}; a number is wanted")
+        said = self._of_layer(place, "r", "rank")
         root = bool(self._field(place, "use_rslora"))
-        return lambda rank: float(alpha) / (math.sqrt(rank) if root else rank)
+
+        def scale(rank: int | None) -> float:
+            known = said if rank is None else rank
+            return 1.0 if known is None else alpha / (math.sqrt(known) if root else known)
+
+        return scale
+
+    def _of_layer(self, place: Place, name: str, short: str) -> float | None:
+        """Return a number of the settings, or what their patterns say of this layer instead."""
+        value = self._field(place, name)
+        value = self._field(place, short) if value is None else value
+        patterns = self._field(place, f"{short}_pattern") or {}
+        if not isinstance(patterns, dict):
+            raise CheckpointError(f"its PEFT settings give {short}_pattern {patterns!r:.100}; a JSON object is wanted")
+        value = next((given for pattern, given in patterns.items() if _matches(pattern, place.path)), value)
+        number = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+        if value is not None and not number:
+            raise CheckpointError(f"its PEFT settings give {name} {value!r:.100}; a number above 0 is wanted")
+        return value
 
     def _field(self, place: Place, name: str) -> Any:
         return self.values.get(f"{place.part}.{name}", self.values.get(name))
 
 
 def _matches(pattern: str, path: str) -> bool:
-    """Whether a name of `alpha_pattern` means this layer: its path, or the end of it; `^` wants the whole.
+    """Whether a name of a pattern table means this layer: its path, or the end of it; `^` wants the whole.
 
     Raises:
         CheckpointError: a regular expression, which PEFT allows and a hostile file could stall us with.
     """
     name = pattern.removeprefix("^").removesuffix("$")
     if not re.fullmatch(r"[\w.]+", name):
-        raise CheckpointError(f"its PEFT settings have alpha_pattern {pattern!r:.100}; only names of layers are read")
+        raise CheckpointError(f"its PEFT settings have the pattern {pattern!r:.100}; only names of layers are read")
     name, path = name.removeprefix(TEXT_MODEL), path.removeprefix(TEXT_MODEL)
     return path == name or (not pattern.startswith("^") and path.endswith("." + name))

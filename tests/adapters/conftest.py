@@ -21,11 +21,11 @@ def tiny_components(tiny_folder):
 def random_lora(tiny_components):
     """A function of (seed, rank, endings of layers) to LoRA changes of U-Net and text model, alpha half the rank."""
 
-    def make(seed=0, rank=4, layers=ATTENTION, parts=("unet", "text_encoder"), size=0.2):
+    def make(seed=0, rank=4, layers=ATTENTION, parts=None, size=0.2, components=tiny_components):
         draw = torch.Generator().manual_seed(seed)
-        updates = {}
-        for part in parts:
-            for path, layer in parts_of(tiny_components)[part].named_modules():
+        updates, there = {}, parts_of(components)
+        for part in there if parts is None else parts:
+            for path, layer in there[part].named_modules():
                 if path.endswith(layers) and getattr(layer, "weight", None) is not None:
                     rows, *columns = layer.weight.shape
                     down = torch.randn(rank, *columns, generator=draw) * size

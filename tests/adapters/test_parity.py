@@ -131,6 +131,34 @@ def test_we_read_what_peft_writes_with_dora(theirs, tiny_components, tmp_path):
     check(found[1:], wanted[1:], plain[1:])
 
 
+@pytest.mark.parametrize(
+    ("form", "settings"),
+    [
+        ("LoHa", {"r": 2, "alpha": 3}),
+        ("LoHa", {"r": 2, "alpha": 3, "use_effective_conv2d": True}),
+        ("LoKr", {"r": 2, "alpha": 3}),
+        ("LoKr", {"r": 2, "alpha": 3, "use_effective_conv2d": True, "decompose_both": True}),
+        ("LoKr", {"r": 64, "alpha": 16}),  # both factors whole: the rank is in the settings only
+    ],
+)
+def test_we_read_what_peft_writes_of_lycoris(form, settings, theirs, tiny_components, tmp_path):
+    import peft
+
+    plain = their_outputs(theirs)
+    config = getattr(peft, f"{form}Config")(target_modules=["to_q", "to_k", "conv1", "ff.net.0.proj"], **settings)
+    wrapped = peft.get_peft_model(theirs.unet, config)
+    draw = torch.Generator().manual_seed(3)
+    for name, parameter in wrapped.named_parameters():
+        if "hada_" in name or "lokr_" in name:
+            parameter.data.copy_(torch.randn(parameter.shape, generator=draw) * 0.3)
+    wrapped.save_pretrained(tmp_path)
+    theirs.unet = wrapped
+    adapter = read_lora(tmp_path, tiny_components)
+    assert set(adapter.report.forms) == {form} and adapter.report.format == "LyCORIS"
+    found, wanted = our_outputs(tiny_components, [(adapter, 1.0)]), their_outputs(theirs)
+    check(found[1:], wanted[1:], plain[1:])
+
+
 def test_the_settings_of_peft_are_checked(tiny_components, random_lora, tmp_path):
     from latent_diffusion.errors import CheckpointError
 
