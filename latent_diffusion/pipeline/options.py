@@ -47,11 +47,17 @@ class Options(TypedDict, total=False):
     guidance_slicing: bool
     """Run the U-Net on one row after another: the least memory, the most time. Default False."""
     sampler: str | None
-    """Name of a file of `samplers`; None = the model's."""
+    """Name of a file of `samplers`, with fields as in "restart:repeats=2", or another program's; None = the model's."""
     spacing: str | None
-    """Which noise levels are visited; None = the model's."""
-    eta: float
-    """Noise that "ddim" adds, 0 .. 1. Default 0."""
+    """Which noise levels are visited; None = what the sampler's name says ("DPM++ 2M Karras"), or the model's."""
+    spacing_rho: float | None
+    """Exponent of spacing "karras" (7) or "polyexponential" (1); None = these."""
+    timesteps: Sequence[float] | None
+    """Instead of steps and spacing: the times to visit, from T - 1 or less falling to 0 or more."""
+    sigmas: Sequence[float] | None
+    """The same by noise level sigma / alpha (by sigma for a rectified flow); a last 0 may be left out."""
+    eta: float | None
+    """Share of the noise that a sampler adds, 0 .. 1; None = its own: 0 for "ddim", 1 for most others."""
     clip_skip: int | None
     """Last layers of the text model to leave out, for both prompts (diffusers: for `prompt` only)."""
     emphasis: str | None

@@ -3,28 +3,28 @@
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.diffusion.guidance import Guidance
 from latent_diffusion.diffusion.level import Level, Sampler
-from latent_diffusion.diffusion.spacing import SPACINGS, levels
 from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
 from latent_diffusion.guidance.cfg import CFG
 from latent_diffusion.pipeline.emphasis import EMPHASES
 from latent_diffusion.pipeline.guidance import OpenModel, choose_guidance
 from latent_diffusion.pipeline.options import Options
 from latent_diffusion.pipeline.prompt_chunks import LONG_PROMPTS
+from latent_diffusion.pipeline.sampler_names import folder_choice
 from latent_diffusion.pipeline.size_ids import SizeIds
-from latent_diffusion.registry import find, nearest
+from latent_diffusion.pipeline.walk import Walk
+from latent_diffusion.registry import nearest
 
 __all__ = ["Defaults", "Settings", "check_integer", "check_name", "check_number", "check_size", "steps_after_strength"]
 
 SIZE_STEP = 8  # px; what diffusers asks for, and what every published autoencoder divides by
 MAX_SIZE = 8192  # px a side
 MAX_GUIDANCE = 100.0
-OURS = {"DDIMScheduler": "ddim", "DDPMScheduler": "ddpm", "DPMSolverMultistepScheduler": "dpmpp_2m"}
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,9 @@ class Defaults:
         `_guidance_scale`, private names that diffusers passes over, and else take its own defaults.
         """
         config = components.scheduler_config
-        kind = str(config.get("_class_name", ""))
-        sampler = OURS.get(kind, "dpmpp_2m")
-        if kind not in OURS:
-            warnings.warn(
-                f"the model's own sampler {kind or '(none named)'} is not among {', '.join(OURS)}; using {sampler}",
-                LatentDiffusionWarning,
-                stacklevel=2,
-            )
-        spacing = "karras" if config.get("use_karras_sigmas") else str(config.get("timestep_spacing", "leading"))
+        sampler, spacing, missing = folder_choice(config)
+        if missing:
+            warnings.warn(missing, LatentDiffusionWarning, stacklevel=2)
         side = components.unet.config.sample_size * components.autoencoder.factor
         return cls(
             height=side,
@@ -62,7 +56,7 @@ class Defaults:
             num_inference_steps=int(config.get("_num_inference_steps", 50)),
             guidance_scale=float(config.get("_guidance_scale", 5.0 if components.size_count else 7.5)),
             sampler=sampler,
-            spacing=spacing if spacing in SPACINGS else "leading",
+            spacing=spacing,
         )
 
 
@@ -75,9 +69,7 @@ class Settings:
     num_inference_steps: int
     guidance_scale: float
     guidance_rescale: float
-    sampler: str
-    spacing: str
-    eta: float
+    walk: Walk  # sampler and noise levels
     clip_skip: int | None
     size_ids: SizeIds | None = None  # what SDXL is told of the size
     emphasis: str = "a1111"  # see `pipeline.emphasis`
@@ -116,20 +108,19 @@ class Settings:
         guidance = choose_guidance(asked, scale, defaults.guidance_scale, rescale, interval, open_model)
         height = check_size("height", chosen("height", defaults.height))
         width = check_size("width", chosen("width", defaults.width))
-        settings = cls(
+        walk = Walk.read(components, options, defaults.sampler, defaults.spacing)
+        return cls(
             height=height,
             width=width,
             num_inference_steps=check_integer(
                 "num_inference_steps",
-                chosen("num_inference_steps", defaults.num_inference_steps),
+                walk.steps or chosen("num_inference_steps", defaults.num_inference_steps),
                 1,
                 components.schedule.num_train_timesteps,
             ),
             guidance_scale=guidance.scale,
             guidance_rescale=rescale,
-            sampler=chosen("sampler", defaults.sampler),
-            spacing=chosen("spacing", defaults.spacing),
-            eta=check_number("eta", chosen("eta", 0.0), 1.0),
+            walk=walk,
             clip_skip=None if clip_skip is None else check_integer("clip_skip", clip_skip, 0, 99),
             size_ids=SizeIds.read(components, options, height, width),
             emphasis=check_name("emphasis", chosen("emphasis", "a1111"), EMPHASES),
@@ -139,49 +130,38 @@ class Settings:
             guidance_interval=None if interval is None else (float(interval[0]), float(interval[1])),
             guidance_slicing=bool(options.get("guidance_slicing", False)),
         )
-        if settings.spacing not in SPACINGS:
-            raise ConfigError(
-                f"unknown spacing {settings.spacing!r}; there are {', '.join(SPACINGS)}"
-                f"{nearest(str(settings.spacing), SPACINGS)}"
-            )
-        settings.build_sampler()
-        return settings
 
     @property
     def guided(self) -> bool:
         """Whether the negative prompt has any part in the picture."""
         return self.guidance.needs_negative
 
-    def build_sampler(self) -> Sampler:
-        """Return the sampler.
+    @property
+    def sampler(self) -> str:
+        """Name of the sampler."""
+        return self.walk.sampler
 
-        Raises:
-            ConfigError: no such sampler, or `eta` for one that draws no noise by choice.
-        """
-        if not isinstance(self.sampler, str):
-            raise ConfigError(f"sampler {self.sampler!r} is no name")
-        kind = find("latent_diffusion.samplers", self.sampler)
-        if "eta" in {field.name for field in fields(kind)}:
-            return kind(eta=self.eta)
-        if self.eta:
-            raise ConfigError(f"sampler {self.sampler!r} has no eta; use --sampler ddim, or eta 0")
-        return kind()
+    @property
+    def spacing(self) -> str:
+        """Name of the spacing."""
+        return self.walk.spacing
+
+    @property
+    def eta(self) -> float:
+        """Share of noise; 0 where the sampler has no such number."""
+        return self.walk.eta
+
+    def build_sampler(self) -> Sampler:
+        """Return the sampler."""
+        return self.walk.build_sampler()
 
     def levels(self, components: Components) -> Sequence[Level]:
-        """Return the noise levels to visit, the clean one last."""
-        config = components.scheduler_config
-        ends_early = {
-            "ddim": config.get("set_alpha_to_one") is False,
-            "dpmpp_2m": config.get("final_sigmas_type") == "sigma_min",
-        }
-        return levels(
-            components.schedule,
-            self.spacing,
-            self.num_inference_steps,
-            steps_offset=int(config.get("steps_offset", 0)),
-            final="first" if ends_early.get(self.sampler) else "zero",
-            intervals=self.build_sampler().intervals,
-        )
+        """Return the noise levels to visit, the one to end in last.
+
+        Raises:
+            ConfigError: a spacing that the noise law has no place for.
+        """
+        return self.walk.levels(components, self.num_inference_steps)
 
 
 def steps_after_strength(steps: int, strength: float) -> int:
