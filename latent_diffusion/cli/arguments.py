@@ -9,30 +9,29 @@ __all__ = [
     "ClipSkip",
     "Device",
     "Dtype",
+    "Emphasis",
     "Embeddings",
-    "Eta",
     "Guidance",
     "GuidanceInterval",
     "GuidanceRescale",
     "GuidanceScale",
     "GuidanceSlicing",
     "Height",
+    "LongPrompt",
     "LoraFolder",
     "Loras",
     "Model",
     "NegativePrompt",
     "NumImages",
     "Output",
-    "SamplerName",
     "Seed",
-    "SpacingName",
     "Steps",
     "VariationSeed",
     "VariationStrength",
     "Width",
 ]
 
-PICTURE, SAMPLING, MACHINE = "Picture", "Sampling", "Machine"
+PROMPT, PICTURE, SAMPLING, MACHINE = "Prompt", "Picture", "Sampling", "Machine"
 OF_MODEL = "the model's"
 
 Model = Annotated[
@@ -173,28 +172,6 @@ GuidanceSlicing = Annotated[
         rich_help_panel=MACHINE,
     ),
 ]
-SamplerName = Annotated[
-    str | None,
-    typer.Option(
-        "--sampler", metavar="NAME", help="ddpm, ddim or dpmpp_2m.", show_default=OF_MODEL, rich_help_panel=SAMPLING
-    ),
-]
-SpacingName = Annotated[
-    str | None,
-    typer.Option(
-        "--spacing",
-        metavar="NAME",
-        help="Which noise levels to visit: leading, linspace, trailing or karras.",
-        show_default=OF_MODEL,
-        rich_help_panel=SAMPLING,
-    ),
-]
-Eta = Annotated[
-    float,
-    typer.Option(
-        metavar="X", help="Noise that ddim adds at each step: 0 none, 1 as much as ddpm.", rich_help_panel=SAMPLING
-    ),
-]
 ClipSkip = Annotated[
     int | None,
     typer.Option(
@@ -203,6 +180,26 @@ ClipSkip = Annotated[
         help="Last layers of the text model to leave out.",
         show_default="none",
         rich_help_panel=SAMPLING,
+    ),
+]
+Emphasis = Annotated[
+    str | None,
+    typer.Option(
+        "--emphasis",
+        metavar="NAME",
+        help="How weights as in (red:1.3) count: a1111, no-norm, comfy, or none: brackets are text.",
+        show_default="a1111",
+        rich_help_panel=PROMPT,
+    ),
+]
+LongPrompt = Annotated[
+    str | None,
+    typer.Option(
+        "--long-prompt",
+        metavar="NAME",
+        help="Prompts of more than 75 tokens: chunk reads all, truncate the first 75, error refuses.",
+        show_default="chunk",
+        rich_help_panel=PROMPT,
     ),
 ]
 Device = Annotated[

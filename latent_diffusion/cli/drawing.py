@@ -10,28 +10,28 @@ from latent_diffusion.cli.arguments import (
     ClipSkip,
     Device,
     Dtype,
+    Emphasis,
     Embeddings,
-    Eta,
     Guidance,
     GuidanceInterval,
     GuidanceRescale,
     GuidanceScale,
     GuidanceSlicing,
     Height,
+    LongPrompt,
     LoraFolder,
     Loras,
     Model,
     NegativePrompt,
     NumImages,
     Output,
-    SamplerName,
     Seed,
-    SpacingName,
     Steps,
     VariationSeed,
     VariationStrength,
     Width,
 )
+from latent_diffusion.cli.sampling_arguments import Eta, SamplerName, Sigmas, SpacingName, SpacingRho, Timesteps
 from latent_diffusion.cli.sdxl_arguments import (
     AestheticScore,
     Crop,
@@ -73,8 +73,13 @@ class Drawing:
     guidance_slicing: GuidanceSlicing = False
     sampler: SamplerName = None
     spacing: SpacingName = None
-    eta: Eta = 0.0
+    spacing_rho: SpacingRho = None
+    timesteps: Timesteps = None
+    sigmas: Sigmas = None
+    eta: Eta = None
     clip_skip: ClipSkip = None
+    emphasis: Emphasis = None
+    long_prompt: LongPrompt = None
     prompt_2: Prompt2 = None
     negative_prompt_2: NegativePrompt2 = None
     original_size: OriginalSize = None

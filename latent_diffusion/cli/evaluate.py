@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from latent_diffusion.cli.arguments import Device, Dtype, GuidanceScale, SamplerName, Steps
+from latent_diffusion.cli.arguments import Device, Dtype, GuidanceScale, Steps
+from latent_diffusion.cli.sampling_arguments import SamplerName
 from latent_diffusion.errors import ConfigError, ResourceError
 
 __all__ = ["evaluate"]
