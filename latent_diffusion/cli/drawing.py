@@ -10,8 +10,8 @@ from latent_diffusion.cli.arguments import (
     ClipSkip,
     Device,
     Dtype,
-    Emphasis,
     Embeddings,
+    Emphasis,
     Guidance,
     GuidanceInterval,
     GuidanceRescale,
@@ -31,6 +31,16 @@ from latent_diffusion.cli.arguments import (
     VariationStrength,
     Width,
 )
+from latent_diffusion.cli.machine_arguments import (
+    Attention,
+    BatchSize,
+    Offload,
+    Preview,
+    PreviewKind,
+    PreviewModel,
+    Tiling,
+    VaeDtype,
+)
 from latent_diffusion.cli.sampling_arguments import Eta, SamplerName, Sigmas, SpacingName, SpacingRho, Timesteps
 from latent_diffusion.cli.sdxl_arguments import (
     AestheticScore,
@@ -44,7 +54,8 @@ from latent_diffusion.cli.sdxl_arguments import (
 
 __all__ = ["Drawing", "with_options"]
 
-OF_MACHINE = ("model", "lora", "embedding", "output", "device", "dtype")  # say where and with what, not what is drawn
+WITH_WHAT = ("model", "lora", "embedding", "output", "device", "dtype")  # is used, not what is drawn
+OF_MACHINE = ("vae_dtype", "attention", "tiling", "offload", "batch_size", "preview", "preview_kind", "preview_model")
 BY_NAME = inspect.Parameter.KEYWORD_ONLY
 RENAMED = {"steps": "num_inference_steps", "num_images": "num_images_per_prompt"}
 
@@ -89,14 +100,27 @@ class Drawing:
     negative_aesthetic_score: NegativeAestheticScore = None
     device: Device = None
     dtype: Dtype = "auto"
+    vae_dtype: VaeDtype = "auto"
+    attention: Attention = "auto"
+    tiling: Tiling = None
+    offload: Offload = False
+    batch_size: BatchSize = None
+    preview: Preview = None
+    preview_kind: PreviewKind = "linear"
+    preview_model: PreviewModel = None
 
     def options(self) -> dict[str, Any]:
         """Return what the pipeline's drawing methods take of it, under their names."""
         return {
             RENAMED.get(field.name, field.name): getattr(self, field.name)
             for field in fields(self)
-            if field.name not in OF_MACHINE
+            if field.name not in WITH_WHAT + OF_MACHINE
         }
+
+    def machine(self) -> dict[str, Any]:
+        """Return what `LatentDiffusionPipeline` takes of it besides device and dtype."""
+        values = {name: getattr(self, name) for name in ("vae_dtype", "attention", "offload")}
+        return values | {"tiling": "auto" if self.tiling is None else self.tiling}
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:

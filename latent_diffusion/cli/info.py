@@ -12,6 +12,7 @@ from latent_diffusion.errors import CheckpointError
 
 __all__ = ["info"]
 
+MAX_SHOWN = 10_000  # characters of a text that is none we know
 MAX_LEVELS = 16  # of an autoencoder; published ones have four
 
 
@@ -43,19 +44,25 @@ def info(
 
 
 def _picture(file: Path) -> dict[str, object]:
-    """Return size, A1111 text and, where we wrote it, the exact record."""
+    """Return the size, and the exact record where we wrote it, else what another tool says."""
     from PIL import Image
 
     from latent_diffusion.data.images import load_image
-    from latent_diffusion.pipeline.picture_file import read_texts
+    from latent_diffusion.pipeline.foreign import read_found
+    from latent_diffusion.pipeline.picture_file import open_texts
+    from latent_diffusion.pipeline.record import Record
 
     size = load_image(file).size
-    text, record = read_texts(file)
+    texts = open_texts(file)
     with Image.open(file) as picture:
         facts: dict[str, object] = {"format": picture.format, "size": f"{size[0]}x{size[1]} px"}
-    if record:
-        return facts | json.loads(record.to_json())
-    return facts | {"parameters": text or "none in this file"}
+    if texts.record is not None:
+        return facts | json.loads(Record.from_json(texts.record).to_json())
+    found = read_found(texts.chunks, texts.parameters)
+    if found is None:
+        return facts | {"parameters": (texts.parameters or "none in this file")[:MAX_SHOWN]}
+    said = {"prompt": found.prompt, "negative_prompt": found.negative_prompt or None, **found.options}
+    return facts | {"made by": found.tool} | said | dict(found.other)
 
 
 def _model(folder: Path) -> dict[str, object]:

@@ -18,6 +18,8 @@ from latent_diffusion.cli.img2img import img2img
 from latent_diffusion.cli.info import info
 from latent_diffusion.cli.inpaint import inpaint
 from latent_diffusion.cli.outpaint import outpaint
+from latent_diffusion.cli.regenerate import regenerate
+from latent_diffusion.cli.tokens import tokens
 from latent_diffusion.cli.train import train
 from latent_diffusion.errors import LatentDiffusionWarning, describe
 
@@ -41,6 +43,8 @@ app.command(rich_help_panel="Make pictures")(generate)
 app.command(rich_help_panel="Make pictures")(img2img)
 app.command(rich_help_panel="Make pictures")(inpaint)
 app.command(rich_help_panel="Make pictures")(outpaint)
+app.command(rich_help_panel="Make pictures")(regenerate)
+app.command(rich_help_panel="Make pictures")(tokens)
 app.command(rich_help_panel="Train and judge")(train)
 app.command(rich_help_panel="Train and judge")(evaluate)
 app.command(rich_help_panel="Train and judge")(info)

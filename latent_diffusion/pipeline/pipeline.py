@@ -14,6 +14,7 @@ from torch import Tensor
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.diffusers_folder import load_folder, save_folder
 from latent_diffusion.checkpoint.locate import locate_model
+from latent_diffusion.diffusion.denoiser import Denoiser
 from latent_diffusion.pipeline.adapting import Adapting
 from latent_diffusion.pipeline.canvas import Source
 from latent_diffusion.pipeline.engine import Engine
@@ -26,9 +27,11 @@ from latent_diffusion.pipeline.options import Options, Texts
 from latent_diffusion.pipeline.outpaint import outpaint
 from latent_diffusion.pipeline.output import Output, OutputType
 from latent_diffusion.pipeline.preview import Preview, open_preview
+from latent_diffusion.pipeline.prompts import check_prompt
 from latent_diffusion.pipeline.repainting import InpaintOptions
 from latent_diffusion.pipeline.settings import Defaults
 from latent_diffusion.pipeline.text_to_image import text_to_image
+from latent_diffusion.pipeline.token_report import TokenReport, report_tokens
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -79,6 +82,11 @@ class LatentDiffusionPipeline(Adapting):
     def dtype(self) -> torch.dtype:
         """What the U-Net computes in."""
         return self.engine.dtype
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """The U-Net as an estimator of the clean latents; one pipeline's may guide another (`Autoguidance`)."""
+        return self.engine.denoiser()
 
     @property
     def attention(self) -> str:
@@ -278,6 +286,18 @@ class LatentDiffusionPipeline(Adapting):
             CheckpointError: the folder's files are missing or damaged.
         """
         return open_preview(name, self.components.autoencoder, self.device, folder)
+
+    def tokens(
+        self, prompt: str, *, num_inference_steps: int | None = None, emphasis: str | None = None
+    ) -> TokenReport:
+        """Return how a prompt is read: tokens and weights by chunk, terms, and what changes at which step.
+
+        Raises:
+            ConfigError: what the prompt language cannot read, or an argument that cannot be.
+        """
+        settings = self.engine.settings({"num_inference_steps": num_inference_steps, "emphasis": emphasis})
+        encoder, steps = self.components.text_encoder, settings.num_inference_steps
+        return report_tokens(encoder, check_prompt(prompt), steps=steps, emphasis=settings.emphasis)
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> None:
         """Write a diffusers folder that `from_pretrained` and diffusers open; None keeps each tensor's dtype.

@@ -18,7 +18,7 @@ from latent_diffusion.pipeline.prompt_states import Reading, Text, encode_texts
 from latent_diffusion.pipeline.prompt_terms import AdapterTag
 from latent_diffusion.pipeline.settings import Settings
 
-__all__ = ["Adapt", "Prompts", "read_prompts"]
+__all__ = ["Adapt", "Prompts", "check_prompt", "read_prompts"]
 
 MAX_CHARACTERS = 10_000  # of one prompt
 Adapt = Callable[[tuple[AdapterTag, ...]], Components]
@@ -219,14 +219,22 @@ def _texts(name: str, prompt: str | Sequence[str] | None) -> Sequence[str | None
     texts = [prompt] if isinstance(prompt, str) else list(prompt)
     if not texts:
         raise ConfigError(f"`{name}` is an empty list; give at least one text")
-    for text in texts:
-        if not isinstance(text, str):
-            raise ConfigError(f"`{name}` holds {text!r}; only texts are prompts")
-        if len(text) > MAX_CHARACTERS:
-            raise ConfigError(f"`{name}` has {len(text)} characters; at most {MAX_CHARACTERS} are read")
-        if any("\ud800" <= character <= "\udfff" for character in text):
-            raise ConfigError(f"`{name}` {text[:40]!r} holds half a character (a lone surrogate); it is no valid text")
-    return texts
+    return [check_prompt(text, name) for text in texts]
+
+
+def check_prompt(text: object, name: str = "prompt") -> str:
+    """Return a text that can be a prompt.
+
+    Raises:
+        ConfigError: no text, too long, or half a character in it.
+    """
+    if not isinstance(text, str):
+        raise ConfigError(f"`{name}` holds {text!r}; only texts are prompts")
+    if len(text) > MAX_CHARACTERS:
+        raise ConfigError(f"`{name}` has {len(text)} characters; at most {MAX_CHARACTERS} are read")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ConfigError(f"`{name}` {text[:40]!r} holds half a character (a lone surrogate); it is no valid text")
+    return text
 
 
 def _check_count(name: str, value: int) -> None:

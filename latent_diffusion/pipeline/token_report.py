@@ -1,0 +1,83 @@
+"""How a prompt is read: from which step on, as which terms, in which chunks, each token with its weight."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from latent_diffusion.models.text_encoder import TextEncoder, TextEncoders
+from latent_diffusion.pipeline.prompt_chunks import Chunks
+from latent_diffusion.pipeline.prompt_script import Terms, read_script
+from latent_diffusion.pipeline.prompt_states import Reading, Text, read_text
+from latent_diffusion.pipeline.prompt_terms import AdapterTag
+
+__all__ = ["TokenReport", "report_tokens"]
+
+
+@dataclass(frozen=True)
+class ReadTerm:
+    """One of the prompts that hold at once."""
+
+    text: str
+    weight: float
+    towers: tuple[tuple[tuple[tuple[str, float], ...], ...], ...]  # tower, chunk, token: its text and weight
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens of text that the first tower reads."""
+        return sum(map(len, self.towers[0]))
+
+    @property
+    def chunks(self) -> int:
+        """Number of chunks that the first tower reads."""
+        return len(self.towers[0])
+
+
+@dataclass(frozen=True)
+class TokenReport:
+    """How one prompt is read."""
+
+    lines: tuple[tuple[int, tuple[ReadTerm, ...]], ...]  # (first step, what holds from there on)
+    adapters: tuple[AdapterTag, ...]
+    room: int  # tokens of text in a chunk
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+
+def report_tokens(
+    encoder: TextEncoder | TextEncoders, prompt: str, *, steps: int, emphasis: str = "a1111", negative: bool = False
+) -> TokenReport:
+    """Return how `prompt` is read in a call of `steps` steps; nothing is cut.
+
+    Args:
+        encoder: whose tokens they are.
+        prompt: as given to the pipeline.
+        steps: number of steps that are run.
+        emphasis: one of `EMPHASES`.
+        negative: whether it is a negative prompt, which has no AND.
+
+    Raises:
+        ConfigError: an adapter tag that cannot be read, or too many terms.
+    """
+    how = Reading(emphasis, "chunk", None)
+    script = read_script(prompt, None, steps, syntax=emphasis != "none", negative=negative)
+    lines: list[tuple[int, tuple[ReadTerm, ...]]] = []
+    before: Terms | None = None
+    for step, terms in enumerate(script.steps):
+        if terms != before:
+            lines.append((step, tuple(_term(encoder, key, weight, how) for key, weight in terms)))
+        before = terms
+    return TokenReport(tuple(lines), script.tags, encoder.context_length - 2)
+
+
+def _term(encoder: TextEncoder | TextEncoders, key: Text | int, weight: float, how: Reading) -> ReadTerm:
+    assert isinstance(key, Text), "a script of a text names texts"
+    return ReadTerm(key.first, weight, tuple(_written(chunks) for chunks in read_text(encoder, key, how)))
+
+
+def _written(read: Chunks) -> tuple[tuple[tuple[str, float], ...], ...]:
+    """Return the tokens of each chunk as text, "</w>" at the end of a word as a space."""
+    words = read.tower.tokenizer.convert_ids_to_tokens
+    return tuple(
+        tuple((str(words(token.id)).replace("</w>", " "), token.weight) for token in chunk) for chunk in read.chunks
+    )
