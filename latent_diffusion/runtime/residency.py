@@ -42,6 +42,7 @@ class OffloadedTextEncoder(TextEncoder):
         """Share the modules of `tower`; compute on `device`."""
         nn.Module.__init__(self)
         self.model, self.tokenizer, self.penultimate = tower.model, tower.tokenizer, tower.penultimate
+        self.expansions = tower.expansions
         self.computes_on = device
         self.train(tower.training)
 
