@@ -10,8 +10,7 @@ import torch
 
 from latent_diffusion.adapters.stack import Stack
 from latent_diffusion.checkpoint.components import Components
-from latent_diffusion.checkpoint.diffusers_folder import load_folder
-from latent_diffusion.checkpoint.locate import locate_model
+from latent_diffusion.checkpoint.load import load_model
 from latent_diffusion.diffusion.denoiser import Denoiser
 from latent_diffusion.diffusion.level import Level
 from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
@@ -91,9 +90,9 @@ class Engine:
         return Settings.resolve(self.components, self.defaults, options, self._open)
 
     def denoiser(self, components: Components | None = None) -> Denoiser:
-        """Return the U-Net of `components`, or its own, as an estimator of x0."""
+        """Return the U-Net of `components`, or its own, as an estimator of x0 on the device."""
         parts = self.components if components is None else components
-        return Denoiser(parts.unet, parts.schedule, parts.prediction, self.dtype)
+        return Denoiser(self.machine.at_work(parts.unet), parts.schedule, parts.prediction, self.dtype)
 
     def _open(self, model: str) -> Denoiser:
         """Return the U-Net of another model, which must read the same text states and latents.
@@ -102,12 +101,12 @@ class Engine:
             ConfigError: it reads others.
             CheckpointError: no such model.
         """
-        other = load_folder(locate_model(model), dtype=torch.float32)
+        other = load_model(model, torch.float32)
         for name in ("cross_attention_dim", "in_channels", "out_channels", "added_width"):
             ours, theirs = getattr(self.components.unet.config, name), getattr(other.unet.config, name)
             if ours != theirs:
                 raise ConfigError(f"{other.name} cannot guide {self.components.name}: {name} is {theirs}, not {ours}")
-        return self.denoiser(replace(other, unet=self.machine.at_work(self.machine.place_unet(other.unet))))
+        return self.denoiser(replace(other, unet=self.machine.place_unet(other.unet)))
 
     def start(
         self,
