@@ -1,5 +1,6 @@
 """`latent-diffusion generate`: pictures from text."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -71,9 +72,8 @@ def generate(
 
     `latent-diffusion generate --prompts-file prompts.txt --model runs/my-model --steps 50`
     """
-    from latent_diffusion.cli.output import names_a_file, plan_files
-    from latent_diffusion.cli.progress import progress
-    from latent_diffusion.cli.run import load_pipeline, read_prompts_file, seed_or_draw, write_pictures
+    from latent_diffusion.cli.batches import draw_pictures
+    from latent_diffusion.cli.run import read_prompts_file
     from latent_diffusion.errors import ConfigError
 
     prompts = list(prompt or []) + (read_prompts_file(prompts_file) if prompts_file else [])
@@ -88,13 +88,15 @@ def generate(
         raise ConfigError(
             f"{len(prompts)} prompts with {drawing.num_images} pictures each; at most {MAX_PICTURES} in one run"
         )
-    seed = seed_or_draw(drawing.seed, count)
-    files = plan_files(drawing.output, seed, count)
-    pipe = load_pipeline(drawing.model, drawing.device, drawing.dtype, drawing.lora, drawing.embedding)
-    steps = drawing.steps or pipe.defaults.num_inference_steps
-    with progress(
-        "Drawing", steps + (0 if hires is None else int((hires_steps or steps) * (hires_strength or 0.7)))
-    ) as on_step:
-        options = {**drawing.options(), "seed": seed, "on_step": on_step}
-        out = pipe(prompts, **options) if hires is None else pipe.hires(prompts, scale=hires, **second, **options)
-    write_pictures(out, files, named=names_a_file(drawing.output))
+    if hires is None:
+        draw_pictures(drawing, prompts, label="Drawing", method=lambda pipe: pipe)
+        return
+    share = hires_strength or 0.7
+    draw_pictures(
+        drawing,
+        prompts,
+        label="Drawing",
+        method=lambda pipe: partial(pipe.hires, scale=hires, **second),
+        steps=lambda steps: steps + int((hires_steps or steps) * share),
+        area=hires**2,
+    )

@@ -1,5 +1,6 @@
 """`latent-diffusion img2img`: redraw a picture with a prompt."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -39,23 +40,15 @@ def img2img(
 
     `latent-diffusion img2img "a 3d render of a green apple" --image apple.png --strength 0.6`
     """
-    from latent_diffusion.cli.output import names_a_file, plan_files
-    from latent_diffusion.cli.progress import progress
-    from latent_diffusion.cli.run import check_pictures, load_pipeline, seed_or_draw, write_pictures
+    from latent_diffusion.cli.batches import draw_pictures
+    from latent_diffusion.cli.run import check_pictures
 
     check_pictures({"--image": image})
-    seed = seed_or_draw(drawing.seed, drawing.num_images)
-    files = plan_files(drawing.output, seed, drawing.num_images)
-    pipe = load_pipeline(drawing.model, drawing.device, drawing.dtype, drawing.lora, drawing.embedding)
-    run = steps_run(drawing.steps or pipe.defaults.num_inference_steps, strength, exact=exact_steps)
-    with progress("Redrawing", run) as on_step:
-        out = pipe.image_to_image(
-            prompt,
-            image=image,
-            strength=strength,
-            exact_steps=exact_steps,
-            resize_mode=resize_mode,
-            **{**drawing.options(), "seed": seed},
-            on_step=on_step,
-        )
-    write_pictures(out, files, named=names_a_file(drawing.output))
+    own = {"image": image, "strength": strength, "exact_steps": exact_steps, "resize_mode": resize_mode}
+    draw_pictures(
+        drawing,
+        [prompt],
+        label="Redrawing",
+        method=lambda pipe: partial(pipe.image_to_image, **own),
+        steps=lambda steps: steps_run(steps, strength, exact=exact_steps),
+    )

@@ -1,12 +1,13 @@
 """`latent-diffusion inpaint`: repaint a part of a picture."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from latent_diffusion.cli.drawing import with_options
-from latent_diffusion.cli.repainting import PANEL, Repainting, steps_run
+from latent_diffusion.cli.repainting import PANEL, Repainting
 
 __all__ = ["inpaint"]
 
@@ -50,19 +51,16 @@ def inpaint(
 
     `latent-diffusion inpaint "a hat" -i portrait.jpg --mask head.png --masked-content fill --strength 0.8`
     """
-    from latent_diffusion.cli.output import names_a_file, plan_files
-    from latent_diffusion.cli.progress import progress
-    from latent_diffusion.cli.run import check_pictures, load_pipeline, seed_or_draw, warn_if_lossy, write_pictures
+    from latent_diffusion.cli.batches import draw_pictures
+    from latent_diffusion.cli.run import check_pictures
 
     check_pictures({"--image": image, "--mask": mask})
-    seed = seed_or_draw(drawing.seed, drawing.num_images)
-    files = plan_files(drawing.output, seed, drawing.num_images)
-    warn_if_lossy(files)
-    pipe = load_pipeline(drawing.model, drawing.device, drawing.dtype, drawing.lora, drawing.embedding)
-    steps = drawing.steps or pipe.defaults.num_inference_steps
-    run = steps_run(steps, drawing.strength, exact=drawing.exact_steps, resample=drawing.resample)
-    of_mask = {"mask_mode": mask_mode, "mask_grow": mask_grow, "mask_blur": mask_blur}
-    with progress("Repainting", run) as on_step:
-        options = {**drawing.options(), **of_mask, "seed": seed}
-        out = pipe.inpaint(prompt, image=image, mask_image=mask, **options, on_step=on_step)
-    write_pictures(out, files, named=names_a_file(drawing.output))
+    own = {"image": image, "mask_image": mask, "mask_mode": mask_mode, "mask_grow": mask_grow, "mask_blur": mask_blur}
+    draw_pictures(
+        drawing,
+        [prompt],
+        label="Repainting",
+        method=lambda pipe: partial(pipe.inpaint, **own),
+        steps=drawing.steps_run,
+        keeps_pixels=True,
+    )

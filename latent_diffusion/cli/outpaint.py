@@ -1,12 +1,13 @@
 """`latent-diffusion outpaint`: draw beyond the edges of a picture."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from latent_diffusion.cli.drawing import with_options
-from latent_diffusion.cli.repainting import Repainting, steps_run
+from latent_diffusion.cli.repainting import Repainting
 
 __all__ = ["outpaint"]
 
@@ -34,18 +35,16 @@ def outpaint(
 
     `latent-diffusion outpaint "a wide landscape" -i hill.jpg --left 128 --right 128 --resample 4`
     """
-    from latent_diffusion.cli.output import names_a_file, plan_files
-    from latent_diffusion.cli.progress import progress
-    from latent_diffusion.cli.run import check_pictures, load_pipeline, seed_or_draw, warn_if_lossy, write_pictures
+    from latent_diffusion.cli.batches import draw_pictures
+    from latent_diffusion.cli.run import check_pictures
 
     check_pictures({"--image": image})
-    seed = seed_or_draw(drawing.seed, drawing.num_images)
-    files = plan_files(drawing.output, seed, drawing.num_images)
-    warn_if_lossy(files)
-    pipe = load_pipeline(drawing.model, drawing.device, drawing.dtype, drawing.lora, drawing.embedding)
-    steps = drawing.steps or pipe.defaults.num_inference_steps
-    run = steps_run(steps, drawing.strength, exact=drawing.exact_steps, resample=drawing.resample)
-    sides = {"left": left, "right": right, "top": top, "bottom": bottom}
-    with progress("Outpainting", run) as on_step:
-        out = pipe.outpaint(prompt, image=image, **sides, **{**drawing.options(), "seed": seed}, on_step=on_step)
-    write_pictures(out, files, named=names_a_file(drawing.output))
+    own = {"image": image, "left": left, "right": right, "top": top, "bottom": bottom}
+    draw_pictures(
+        drawing,
+        [prompt],
+        label="Outpainting",
+        method=lambda pipe: partial(pipe.outpaint, **own),
+        steps=drawing.steps_run,
+        keeps_pixels=True,
+    )

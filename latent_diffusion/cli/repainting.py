@@ -94,6 +94,10 @@ class Repainting(Drawing):
         values = {OF_PIPELINE.get(name, name): value for name, value in super().options().items()}
         return {name: value for name, value in values.items() if name != "masked_content" or value is not None}
 
+    def steps_run(self, steps: int) -> int:
+        """Return how many of `steps` the bar counts."""
+        return steps_run(steps, self.strength, exact=self.exact_steps, resample=self.resample)
+
 
 def steps_run(steps: int, strength: float, *, exact: bool, resample: int = 0) -> int:
     """Return how many steps the bar counts.

@@ -6,7 +6,7 @@ import stat
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -52,6 +52,7 @@ def load_pipeline(
     dtype: str,
     loras: Sequence[str] | None = None,
     embeddings: Sequence[Path] | None = None,
+    machine: Mapping[str, Any] | None = None,
 ) -> "LatentDiffusionPipeline":
     """Load the model; this is where torch is first imported, after everything cheap has been checked.
 
@@ -61,6 +62,7 @@ def load_pipeline(
         dtype: its name, or "auto".
         loras: FILE or FILE:WEIGHT each.
         embeddings: files of learned words.
+        machine: more of `MachineOptions`.
 
     Raises:
         CheckpointError: a file is missing, damaged or made for another model.
@@ -74,7 +76,7 @@ def load_pipeline(
             raise CheckpointError(f"{option} {str(file)!r}: there is no such file")
     from latent_diffusion.pipeline.pipeline import LatentDiffusionPipeline
 
-    pipe = LatentDiffusionPipeline.from_pretrained(model, device=device, dtype=dtype)
+    pipe = LatentDiffusionPipeline.from_pretrained(model, device=device, dtype=dtype, **(machine or {}))
     for file, weight in weighted:
         pipe.load_lora_weights(file, weight=weight)
     for file in embeddings or ():

@@ -27,7 +27,7 @@ __all__ = ["PREVIEWS", "LinearPreview", "Preview", "TinyPreview", "open_preview"
 PREVIEWS = ("linear", "taesd")
 SIDE = 16  # cells a side of the pictures that the linear preview is fitted on
 GRAINS = (1, 2, 4, 8, 16)  # cells a side of the patches of one colour
-EACH = 4  # pictures of each grain
+EACH = 2  # pictures of each grain
 
 
 class Preview(Protocol):
