@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -15,14 +16,18 @@ from latent_diffusion.adapters.keys import Place, read_key, spellings
 from latent_diffusion.adapters.parts import original_paths, parts_of
 from latent_diffusion.adapters.peft_config import PeftConfigs
 from latent_diffusion.adapters.report import LoadReport
+from latent_diffusion.checkpoint.checkpoint_file import open_checkpoint
 from latent_diffusion.checkpoint.components import Components
-from latent_diffusion.checkpoint.safetensors_file import read_tensors
+from latent_diffusion.checkpoint.pickle_file import is_pickle
 from latent_diffusion.errors import CheckpointError, LatentDiffusionWarning
 
 __all__ = ["Adapter", "read_lora"]
 
 SHOWN = 5  # names listed in a message
-IN_FOLDER = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")  # diffusers' and PEFT's names
+IN_FOLDER = (  # diffusers' and PEFT's names
+    *("pytorch_lora_weights.safetensors", "adapter_model.safetensors"),
+    *("pytorch_lora_weights.bin", "adapter_model.bin"),
+)
 HASH_DIGITS = 12
 
 
@@ -43,7 +48,7 @@ def read_lora(path: Path | str, components: Components, name: str | None = None)
     """Read LoRA, LoHa, LoKr, DoRA or full changes, in the keys of kohya, PEFT, diffusers, LyCORIS or ComfyUI.
 
     Args:
-        path: a `.safetensors` file, or a folder that diffusers or PEFT wrote one into.
+        path: a `.safetensors` file, an old `.pt`, `.bin` or `.ckpt`, or a folder that diffusers or PEFT wrote.
         components: the model whose layers are looked for.
         name: what to call it; None = the file's name without its ending.
 
@@ -54,7 +59,8 @@ def read_lora(path: Path | str, components: Components, name: str | None = None)
         CheckpointError: the file is missing or damaged, no layer of it is in the model, or a change does not fit.
     """
     file = find_file(Path(path))
-    tensors, metadata = read_tensors(file), metadata_of(file)
+    opened = open_checkpoint(file)
+    tensors, metadata = {key: stored.fetch() for key, stored in opened.tensors.items()}, opened.metadata
     parts = parts_of(components)
     known = spellings(parts, original_paths(components))
     fields: dict[Place, dict[str, Tensor]] = defaultdict(dict)
@@ -80,7 +86,7 @@ def read_lora(path: Path | str, components: Components, name: str | None = None)
     configs = PeftConfigs.of(metadata, file)
     updates: dict[str, dict[str, Update]] = defaultdict(dict)
     for place, found in fields.items():
-        layer = parts[place.part].get_submodule(place.path)
+        layer: Any = parts[place.part].get_submodule(place.path)
         try:
             scale = configs.scale(place)
             updates[place.part][place.path] = update_of(found, layer.weight, getattr(layer, "bias", None), scale)
@@ -128,21 +134,13 @@ def name_of(file: Path) -> str:
 
 
 def hash_of(file: Path) -> str:
-    """Return the first 12 hex digits of the SHA-256 of all bytes after a safetensors header."""
+    """Return the first 12 hex digits of the SHA-256 of all bytes after a safetensors header, or of another file."""
     digest = hashlib.sha256()
     with open(file, "rb") as opened:
-        opened.seek(8 + int.from_bytes(opened.read(8), "little"))
+        opened.seek(0 if is_pickle(file) else 8 + int.from_bytes(opened.read(8), "little"))
         while block := opened.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()[:HASH_DIGITS]
-
-
-def metadata_of(file: Path) -> dict[str, str]:
-    """Return the strings in the header of a sound safetensors file."""
-    from safetensors import safe_open
-
-    with safe_open(file, framework="pt") as opened:
-        return dict(opened.metadata() or {})
 
 
 def _first(names: list[str]) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from torch import nn
 
@@ -26,7 +27,7 @@ def parts_of(components: Components) -> dict[str, nn.Module]:
     return {"unet": components.unet, **{name: tower.model for name, tower in tower_names(components).items()}}
 
 
-def with_parts(components: Components, parts: Mapping[str, nn.Module]) -> Components:
+def with_parts(components: Components, parts: Mapping[str, Any]) -> Components:
     """Return the model with these modules (named as in `parts_of`) in place of its own."""
     twin = shared_copy(components.text_encoder)
     changed = replace(components, text_encoder=twin)

@@ -9,6 +9,7 @@ SDXL         {"clip_l": (n, D1), "clip_g": (n, D2)}                           .s
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from latent_diffusion.adapters.family import family_of_width
 from latent_diffusion.adapters.parts import tower_names
 from latent_diffusion.adapters.words import Word
 from latent_diffusion.checkpoint.components import Components
+from latent_diffusion.checkpoint.pickle_file import is_pickle, read_pickle
 from latent_diffusion.checkpoint.safetensors_file import read_tensors
 from latent_diffusion.errors import CheckpointError, ConfigError
 
@@ -61,23 +63,20 @@ def _find(path: Path) -> Path:
     return path
 
 
-def _read(file: Path) -> Mapping[object, object]:
-    if file.suffix == ".safetensors":
-        return dict(read_tensors(file))
-    try:
-        values = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(f"{file}: not a sound file of tensors: {' '.join(str(error).split())[:200]}") from None
+def _read(file: Path) -> Mapping[Any, Any]:
+    if not is_pickle(file):
+        return read_tensors(file)
+    values = read_pickle(file)
     if not isinstance(values, dict):
         raise CheckpointError(f"{file}: holds a {type(values).__name__}, no learned words")
     return values
 
 
-def _words(file: Path, values: Mapping[object, object]) -> dict[str, dict[str, Tensor]]:
+def _words(file: Path, values: Mapping[Any, Any]) -> dict[str, dict[str, Tensor]]:
     """Return token -> name of its vectors -> (n, D); the name is "" or, in SDXL's files, "clip_l" or "clip_g"."""
     inner = values.get("string_to_param")
     if isinstance(inner, Mapping):
-        values = dict(inner)
+        values = inner
     tensors = {str(key): value for key, value in values.items() if isinstance(value, Tensor)}
     name = file.parent.name if file.name in IN_FOLDER else file.stem
     if set(OF_SDXL) <= tensors.keys():

@@ -13,7 +13,7 @@ from latent_diffusion.adapters.word_file import read_words
 from latent_diffusion.adapters.words import with_words
 from latent_diffusion.adapters.writing import write_lora
 from latent_diffusion.checkpoint.diffusers_folder import load_folder
-from latent_diffusion.errors import CheckpointError
+from latent_diffusion.errors import CheckpointError, LatentDiffusionWarning
 
 TOWERS = {"sd2": ["text_encoder"], "sdxl": ["text_encoder", "text_encoder_2"], "sdxl_refiner": ["text_encoder_2"]}
 
@@ -31,7 +31,7 @@ def test_every_part_finds_its_changes(family, layout, tiny_family, random_lora, 
     else:
         write_lora(tmp_path / "x.safetensors", updates, layout)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", LatentDiffusionWarning)
         adapter = read_lora(tmp_path / "x.safetensors", components)
     assert {part: changes.keys() for part, changes in adapter.updates.items()} == {
         part: changes.keys() for part, changes in updates.items()

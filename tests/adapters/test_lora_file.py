@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from latent_diffusion.adapters.keys import TEXT_MODEL, flat, spellings
 from latent_diffusion.adapters.lora_file import read_lora
+from latent_diffusion.adapters.merge import adapted
 from latent_diffusion.adapters.parts import original_paths, parts_of
 from latent_diffusion.adapters.writing import write_lora
 from latent_diffusion.errors import CheckpointError, ConfigError, LatentDiffusionWarning
@@ -77,7 +78,7 @@ def test_every_writers_keys(writer, called, tiny_components, random_lora, tmp_pa
         tmp_path / "a.safetensors",
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", LatentDiffusionWarning)
         adapter = read_lora(tmp_path / "a.safetensors", tiny_components)
     found = factors(adapter.updates)
     assert found.keys() == wanted.keys()
@@ -126,6 +127,61 @@ def test_the_hash_is_that_of_the_bytes_after_the_header(tiny_components, random_
         raw = (tmp_path / "x.safetensors").read_bytes()
         wanted = hashlib.sha256(raw[8 + int.from_bytes(raw[:8], "little") :]).hexdigest()[:12]
         assert read_lora(tmp_path / "x.safetensors", tiny_components).report.hash == wanted
+
+
+def test_old_pickles_are_read_and_run_no_code(tiny_components, random_lora, tmp_path):
+    import pickle
+
+    class Bomb:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    write_lora(tmp_path / "x.safetensors", random_lora())
+    torch.save(load_file(tmp_path / "x.safetensors"), tmp_path / "x.pt")
+    wanted, found = (read_lora(tmp_path / name, tiny_components) for name in ("x.safetensors", "x.pt"))
+    assert found.report.matched == wanted.report.matched
+    assert found.report.hash == hashlib.sha256((tmp_path / "x.pt").read_bytes()).hexdigest()[:12]
+    (tmp_path / "bomb.pt").write_bytes(pickle.dumps({"lora_unet_conv_in.lora_up.weight": Bomb()}))
+    with pytest.raises(CheckpointError, match=r"bomb\.pt"):
+        read_lora(tmp_path / "bomb.pt", tiny_components)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_lycoris_files(tiny_components, tmp_path):
+    """One file with every form, norms and biases among them, as LyCORIS writes it."""
+    draw = torch.Generator().manual_seed(0)
+
+    def rand(*shape):
+        return torch.randn(shape, generator=draw)
+
+    unet = "lycoris_mid_block_"
+    file = {
+        f"{unet}resnets_0_conv1.hada_w1_a": rand(32, 2),
+        f"{unet}resnets_0_conv1.hada_w1_b": rand(2, 32 * 9),
+        f"{unet}resnets_0_conv1.hada_w2_a": rand(32, 2),
+        f"{unet}resnets_0_conv1.hada_w2_b": rand(2, 32 * 9),
+        f"{unet}resnets_0_conv1.alpha": torch.tensor(1.0),
+        f"{unet}attentions_0_proj_in.lokr_w1": rand(4, 4),
+        f"{unet}attentions_0_proj_in.lokr_w2_a": rand(8, 2),
+        f"{unet}attentions_0_proj_in.lokr_w2_b": rand(2, 8),
+        f"{unet}attentions_0_proj_in.alpha": torch.tensor(1.0),
+        f"{unet}attentions_0_proj_in.dora_scale": rand(1, 32, 1, 1).abs(),
+        f"{unet}resnets_0_norm1.w_norm": rand(32),
+        f"{unet}resnets_0_norm1.b_norm": rand(32),
+        "lora_te_text_model_encoder_layers_0_mlp_fc1.diff": rand(64, 32),
+        "lora_te_text_model_encoder_layers_0_mlp_fc1.diff_b": rand(64),
+    }
+    save_file(file, tmp_path / "x.safetensors")
+    adapter = read_lora(tmp_path / "x.safetensors", tiny_components)
+    assert adapter.report.forms == {"LoHa": 1, "DoRA LoKr": 1, "full": 2}
+    assert adapter.report.format == "LyCORIS" and not adapter.report.unmatched
+    unet = tiny_components.unet
+    changed = adapted(unet, [(adapter.updates["unet"], 0.5)]).mid_block
+    norm = unet.mid_block.resnets[0].norm1
+    shift = file["lycoris_mid_block_resnets_0_norm1.b_norm"]
+    torch.testing.assert_close(changed.resnets[0].norm1.bias, norm.bias + 0.5 * shift)
+    assert not torch.equal(changed.resnets[0].conv1.weight, unet.mid_block.resnets[0].conv1.weight)
+    assert not torch.equal(changed.attentions[0].proj_in.weight, unet.mid_block.attentions[0].proj_in.weight)
 
 
 def test_what_is_left_over_is_a_warning_with_names(tiny_components, random_lora, tmp_path):

@@ -143,7 +143,7 @@ def test_code_in_a_pickle_never_runs(tiny_components, tmp_path):
             return (open, (str(tmp_path / "ran"), "w"))
 
     (tmp_path / "x.pt").write_bytes(pickle.dumps({"string_to_param": {"*": Bomb()}}))
-    with pytest.raises(CheckpointError, match="not a sound file"):
+    with pytest.raises(CheckpointError, match=r"could run code|not a sound"):
         read_words(tmp_path / "x.pt", tiny_components)
     assert not (tmp_path / "ran").exists()
     with pytest.raises(CheckpointError, match="no such file"):

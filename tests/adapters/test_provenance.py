@@ -1,0 +1,54 @@
+"""Adapters that prompts ask for: per prompt, recorded, and found again from the picture."""
+
+import pytest
+import torch
+
+from latent_diffusion import LatentDiffusionPipeline
+from latent_diffusion.adapters.writing import write_lora
+from latent_diffusion.cli.main import main
+from latent_diffusion.pipeline.picture_file import read_texts
+
+CALL = {"num_inference_steps": 3, "output_type": "latent"}
+
+
+@pytest.fixture(scope="module")
+def folder(random_lora, tmp_path_factory):
+    made = tmp_path_factory.mktemp("tags")
+    write_lora(made / "ink.safetensors", random_lora(1, size=0.4))
+    return made
+
+
+def test_each_prompt_of_a_batch_has_its_own_adapters(tiny_pipeline, folder):
+    prompts = ["a cat <lora:ink:0.9>", "a cat", "a cat <lora:ink:0.2:0.5>"]
+    batch = tiny_pipeline(prompts, seed=[1, 1, 1], lora_folder=folder, **CALL)
+    for k, prompt in enumerate(prompts):
+        alone = tiny_pipeline(prompt, seed=1, lora_folder=folder, **CALL).images[0]
+        assert (alone - batch.images[k]).abs().max() <= 1e-4
+    assert (batch.images[0] - batch.images[1]).abs().max() > 0.01
+    assert [len(record.adapters) for record in batch.records] == [1, 0, 1]
+    assert batch.records[2].adapters[0].strengths["unet"] == 0.5
+    assert torch.equal(tiny_pipeline("a cat", seed=1, **CALL).images, tiny_pipeline("a cat", seed=1, **CALL).images)
+
+
+@pytest.mark.parametrize("by", ["tag", "option"])
+def test_regenerate_finds_them_in_the_folder(tiny_folder, folder, tmp_path, monkeypatch, capsys, by):
+    monkeypatch.chdir(tmp_path)
+    asked = {
+        "tag": ["a cat <lora:ink:0.9>", "--lora-folder", str(folder)],
+        "option": ["a cat", "--lora", f"{folder / 'ink.safetensors'}:0.9"],
+    }[by]
+    model = ["--model", str(tiny_folder)]
+    assert main(["generate", *asked, *model, "--steps", "2", "-s", "1", "-o", "a.png"]) == 0
+    assert read_texts(tmp_path / "a.png")[1].adapters[0].name == "ink"
+    assert main(["regenerate", "a.png", *model]) == 2
+    assert "ink" in capsys.readouterr().err
+    assert main(["regenerate", "a.png", *model, "--lora-folder", str(folder), "-o", "b.png"]) == 0
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert "bit for bit" in capsys.readouterr().err
+
+
+def test_a_pipeline_with_adapters_draws_again_from_its_record(tiny_folder, folder):
+    pipe = LatentDiffusionPipeline.from_pretrained(tiny_folder, device="cpu")
+    pipe.load_lora_weights(folder / "ink.safetensors", weight=0.9)
+    (record,) = pipe("a cat", seed=1, **CALL).records
+    assert record.infotext().startswith("a cat <lora:ink:0.9>\n")
