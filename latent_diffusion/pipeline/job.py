@@ -18,6 +18,7 @@ from latent_diffusion.pipeline.machine import Machine
 from latent_diffusion.pipeline.prompt_groups import Group, change_at, join_rows
 from latent_diffusion.pipeline.prompts import Prompts
 from latent_diffusion.pipeline.record import HiresRecord, ImageToImageRecord, InpaintRecord, Record, Task
+from latent_diffusion.pipeline.refine import hand_over
 from latent_diffusion.pipeline.sampling import Sampled
 from latent_diffusion.pipeline.seeds import Variation
 from latent_diffusion.pipeline.settings import Settings
@@ -39,13 +40,23 @@ class Job:
     initial: str  # where the first noise comes from: "seed", "generator" or "latents"
     variation: Variation | None = None  # other seeds that the noise leans towards
     concat: Tensor | None = None  # (1, C', h, w) extra input channels of an inpainting U-Net
+    refiner: "Job | None" = None  # another model's side of the same call
+    refined_below: float = 0.0  # training time at which it takes over
 
     def told(self, concat: Tensor) -> "Job":
         """Return the same job with extra input channels (1, C', h, w) for the U-Net, the same for every image."""
         return replace(self, concat=concat)
 
+    def by(self, components: Components, machine: Machine, settings: Settings, prompts: Prompts) -> "Job":
+        """Return the same job done by another model."""
+        return replace(self, components=components, machine=machine, settings=settings, prompts=prompts)
+
     def bind(self) -> Denoise:
-        """Return the guided estimator of x0 for these prompts."""
+        """Return the guided estimator of x0 for these prompts, and for the refiner's where it takes over."""
+        denoise = self._bind_all()
+        return denoise if self.refiner is None else hand_over(denoise, self.refiner.bind(), self.refined_below)
+
+    def _bind_all(self) -> Denoise:
         waiting = {group.components.unet for group in self.prompts.groups}  # several where prompts ask for adapters
         unets = {unet: self.machine.at_work(unet) for unet in waiting}
         rows = [(group.rows, self._bind(group, unets[group.components.unet])) for group in self.prompts.groups]
@@ -120,6 +131,8 @@ class Job:
                 negative_size_ids=None if settings.size_ids is None else settings.size_ids.negative,
                 prompt_2=self.prompts.second[k],
                 negative_prompt_2=self.prompts.negative_second[k],
+                refiner=None if self.refiner is None else self.refiner.components.name,
+                refined_below=None if self.refiner is None else self.refined_below,
                 width=size[0],
                 height=size[1],
                 work_width=settings.width,

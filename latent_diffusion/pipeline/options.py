@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import torch
 from torch import Tensor
@@ -11,6 +11,9 @@ from latent_diffusion.diffusion.guidance import Guidance
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.pipeline.sampling import OnStep
 from latent_diffusion.registry import nearest
+
+if TYPE_CHECKING:
+    from latent_diffusion.pipeline.pipeline import LatentDiffusionPipeline
 
 __all__ = ["Generators", "Options", "Pair", "Seeds", "Texts", "check_names"]
 
@@ -102,6 +105,10 @@ class Options(TypedDict, total=False):
     """SDXL refiner: 1 .. 10; None = 6."""
     negative_aesthetic_score: float | None
     """SDXL refiner, for the negative prompt; None = 2.5."""
+    refiner: "LatentDiffusionPipeline | None"
+    """A second model of the same latents that takes over for the end of the path; it reads the same prompts."""
+    refiner_switch: float | None
+    """Share of the path, in time, after which it does; None = 0.8."""
     on_step: OnStep | None
     """Called with each `Step`; returning False stops, and the last estimate becomes the image."""
 

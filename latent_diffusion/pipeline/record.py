@@ -99,6 +99,8 @@ class Record:
     negative_prompt_2: str | None = None
     size_ids: tuple[float, ...] | None = None  # SDXL: original height, width, crop top, left, target size or score
     negative_size_ids: tuple[float, ...] | None = None
+    refiner: str | None = None  # name of the model that drew the end of the path
+    refined_below: float | None = None  # training time at which it took over
     inpaint: InpaintRecord | None = None
     image_to_image: ImageToImageRecord | None = None
     hires: HiresRecord | None = None

@@ -98,6 +98,8 @@ def plan_of_record(record: Record) -> Plan:
         missing.append("its first noise was given as latents, which the picture does not keep")
     if record.initial == "generator":
         missing.append("its noise came from a torch generator; a new one of its seed is used")
+    if record.refiner is not None:
+        missing.append(f"the end of its path was drawn by a refiner, {record.refiner}, which is left out")
     tags = take_adapters(record.prompt)[1] if record.emphasis != "none" else ()
     named = {tag.name for tag in tags}
     return Plan(

@@ -41,8 +41,9 @@ class SizeIds:
         """
         count = components.size_count
         unread = {0: NAMES, WITH_TARGET: tuple(SCORES), WITH_SCORE: ("target_size", "negative_target_size")}[count]
+        refined = SCORES if options.get("refiner") is not None else ()  # the refiner is told those
         for name in unread:
-            if options.get(name) is not None:
+            if options.get(name) is not None and name not in refined:
                 raise ConfigError(f"{name}: {components.name} is not told it; leave it out")
         if not count:
             return None

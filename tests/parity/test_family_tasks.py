@@ -143,3 +143,29 @@ def test_what_cannot_be_told_is_refused(family, option, value, tiny_family):
     pipe = LatentDiffusionPipeline.from_pretrained(tiny_family(family), device="cpu")
     with pytest.raises(ConfigError, match=option):
         pipe(PROMPT, **CALL, **{option: value})
+
+
+@torch.no_grad()
+def test_base_and_refiner_on_one_path(tiny_family):
+    """As diffusers does it in two calls, `denoising_end` of one and `denoising_start` of the other."""
+    (base, their_base), (refiner, their_refiner) = (pair(tiny_family(name)) for name in ("sdxl", "sdxl_refiner"))
+    call = CALL | {"num_inference_steps": 10, "negative_prompt": NEGATIVE, "output_type": "latent"}
+    sizes = {"original_size": (32, 32), "target_size": (32, 32)}
+    generator = torch.Generator().manual_seed(SEED)
+    half = their_base(PROMPT, height=32, width=32, denoising_end=0.6, generator=generator, **call).images
+    expected = their_refiner(PROMPT, image=half, denoising_start=0.6, aesthetic_score=7.0, **sizes, **call).images
+
+    def draw(**arguments):
+        return base(PROMPT, seed=SEED, height=32, width=32, sampler="ddim", spacing="leading", **call, **arguments)
+
+    found = draw(refiner=refiner, refiner_switch=0.6, aesthetic_score=7.0)
+    assert apart(found.images, expected) <= WHOLE
+    assert found.records[0].refiner == "sdxl_refiner" and found.records[0].refined_below == 400
+    assert apart(draw(refiner=refiner, refiner_switch=1.0).images, draw().images) == 0
+
+
+def test_a_refiner_that_does_not_fit_is_refused(tiny_family, tiny_pipeline):
+    base = LatentDiffusionPipeline.from_pretrained(tiny_family("sdxl"), device="cpu")
+    for refiner, words in (("sdxl_refiner", "is no pipeline"), (tiny_pipeline, "its scaling_factor is")):
+        with pytest.raises(ConfigError, match=words):
+            base(PROMPT, refiner=refiner, **CALL)
