@@ -62,7 +62,7 @@ def write_infotext(record: "Record") -> str:
         lines.append(f"{NEGATIVE} {record.negative_prompt}")
     values: dict[str, Any] = {
         "Steps": record.num_inference_steps,
-        "Sampler": SAMPLERS.get(record.sampler, record.sampler),
+        "Sampler": SAMPLERS.get(record.sampler.partition(":")[0], record.sampler),
         "Schedule type": SPACINGS.get(record.spacing, "Uniform"),
         "CFG scale": _number(record.guidance_scale),
         "Seed": record.seed,

@@ -89,6 +89,9 @@ class Record:
     work_height: int
     dtype: str
     device: str
+    spacing_rho: float | None = None  # exponent of karras and polyexponential spacing, None = theirs
+    timesteps: tuple[float, ...] | None = None  # of spacing "custom"
+    sigmas: tuple[float, ...] | None = None
     guidance: tuple[str, ...] | None = None  # besides scale, rescale, interval; None = classifier-free guidance
     guidance_interval: tuple[float, float] | None = None  # shares of the steps; None = always
     initial: str = "seed"  # "seed", or "latents" when the initial noise was given, or "generator"
@@ -127,7 +130,7 @@ class Record:
             for name in ("box", "added"):
                 if tasks["inpaint"] and tasks["inpaint"].get(name) is not None:
                     tasks["inpaint"][name] = tuple(tasks["inpaint"][name])
-            for name in ("size_ids", "negative_size_ids", "guidance", "guidance_interval"):
+            for name in ("size_ids", "negative_size_ids", "guidance", "guidance_interval", "timesteps", "sigmas"):
                 if values.get(name) is not None:
                     values[name] = tuple(values[name])
             values["adapters"] = tuple(Applied(**adapter) for adapter in values.get("adapters", ()))

@@ -71,6 +71,9 @@ class Walk:
             **custom,
         )
         walk.build_sampler()
+        count = options.get("num_inference_steps")
+        if walk.steps is not None and count not in (None, walk.steps):
+            raise ConfigError(f"num_inference_steps {count} with {walk.steps} custom levels; leave one of them out")
         return walk
 
     @property
