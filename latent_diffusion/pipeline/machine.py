@@ -4,6 +4,7 @@ None of it decides a picture, beyond rounding.
 """
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypedDict
 
@@ -19,7 +20,7 @@ from latent_diffusion.runtime.placement import choose_device, choose_dtype
 from latent_diffusion.runtime.residency import moved, offloaded_text
 from latent_diffusion.runtime.working_autoencoder import Tiling, WorkingAutoencoder, check_tiling
 
-__all__ = ["Machine", "MachineOptions"]
+__all__ = ["Machine", "MachineOptions", "unet_dtype"]
 
 
 class MachineOptions(TypedDict, total=False):
@@ -120,3 +121,14 @@ class Machine:
     def at_work(self, unet: UNet) -> UNet:
         """Return the U-Net on the device, for as long as the caller holds it."""
         return moved(unet, self.device) if self.offload else unet
+
+
+def unet_dtype(options: MachineOptions) -> Callable[[int], torch.dtype]:
+    """Return what chooses the U-Net's dtype by the number of its weights, so that it is cast while it is read.
+
+    Raises:
+        ConfigError: an unknown name or value.
+        ResourceError: a device that is not here.
+    """
+    device, dtype = choose_device(options.get("device")), options.get("dtype", "auto")
+    return lambda weights: choose_dtype(dtype, device, weights)

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from latent_diffusion.checkpoint.components import Components
-from latent_diffusion.checkpoint.diffusers_folder import load_folder, save_folder
-from latent_diffusion.checkpoint.locate import locate_model
+from latent_diffusion.checkpoint.diffusers_folder import save_folder
+from latent_diffusion.checkpoint.load import load_model
+from latent_diffusion.checkpoint.single_file import save_single_file
 from latent_diffusion.diffusion.denoiser import Denoiser
 from latent_diffusion.pipeline.adapting import Adapting
 from latent_diffusion.pipeline.canvas import Source
@@ -22,7 +23,7 @@ from latent_diffusion.pipeline.hires import hires
 from latent_diffusion.pipeline.image_to_image import image_to_image
 from latent_diffusion.pipeline.inpaint import inpaint
 from latent_diffusion.pipeline.interpolate import interpolate
-from latent_diffusion.pipeline.machine import MachineOptions
+from latent_diffusion.pipeline.machine import MachineOptions, unet_dtype
 from latent_diffusion.pipeline.options import Options, Texts
 from latent_diffusion.pipeline.outpaint import outpaint
 from latent_diffusion.pipeline.output import Output, OutputType
@@ -53,12 +54,22 @@ class LatentDiffusionPipeline(Adapting):
 
     @classmethod
     def from_pretrained(
-        cls, name: str | os.PathLike[str], **machine: Unpack[MachineOptions]
+        cls,
+        name: str | os.PathLike[str],
+        *,
+        family: str | None = None,
+        prediction_type: str | None = None,
+        averaged: bool = False,
+        **machine: Unpack[MachineOptions],
     ) -> "LatentDiffusionPipeline":
-        """Load a bundled model by its name, or a diffusers folder by its path.
+        """Load a bundled model by its name, or a diffusers folder or a single file by its path.
 
         Args:
-            name: "emoji" is the bundled model; write "./emoji" for a folder of that name.
+            name: "emoji" is the bundled model; write "./emoji" for a folder of that name. Single files are CompVis and
+                A1111 `.safetensors`, and old `.ckpt`; no code in them is run.
+            family: what a single file is, where its tensors say it wrongly ("sd1", "sd2_v", "sdxl_inpaint", ...).
+            prediction_type: what the U-Net's output means, where the model says it wrongly ("epsilon", "v_prediction").
+            averaged: of a single file, take the U-Net's moving average (EMA) that lies beside its plain weights.
             **machine: device, dtype, attention kernel and what is saved of memory; see `MachineOptions`.
 
         Raises:
@@ -66,7 +77,10 @@ class LatentDiffusionPipeline(Adapting):
             ConfigError: an unknown name or value.
             ResourceError: a device or an attention kernel that is not to be had.
         """
-        return cls(load_folder(locate_model(name), dtype=torch.float32), **machine)
+        components = load_model(
+            name, unet_dtype(machine), family=family, prediction_type=prediction_type, averaged=averaged
+        )
+        return cls(components, **machine)
 
     @property
     def components(self) -> Components:
@@ -305,6 +319,13 @@ class LatentDiffusionPipeline(Adapting):
         Of adapters it holds those that were fused; a warning names the others.
         """
         save_folder(self.engine.saved(), Path(folder), dtype=dtype)
+
+    def save_single_file(self, file: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> None:
+        """Write one `.safetensors` in the layout of CompVis and A1111, for us and for the tools that read those.
+
+        Of adapters it holds those that were fused; a warning names the others.
+        """
+        save_single_file(self.engine.saved(), Path(file), dtype=dtype)
 
     def to_diffusers(self) -> "DiffusionPipeline":
         """Return a diffusers pipeline that shares these weights: training or moving one changes the other."""

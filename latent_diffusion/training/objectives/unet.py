@@ -17,8 +17,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from latent_diffusion.checkpoint.components import Components
-from latent_diffusion.checkpoint.diffusers_folder import load_autoencoder, load_folder, save_folder
-from latent_diffusion.checkpoint.locate import locate_model
+from latent_diffusion.checkpoint.diffusers_folder import load_autoencoder, save_folder
+from latent_diffusion.checkpoint.load import load_model
 from latent_diffusion.checkpoint.scheduler_config import read_schedule
 from latent_diffusion.checkpoint.text_folder import load_text_encoder
 from latent_diffusion.config import Section
@@ -226,7 +226,7 @@ def _components(settings: UNetSettings) -> Components:
     if settings.init is not None:
         if settings.unet is not None:
             raise ConfigError("objective.unet: the U-Net's sizes come with `init`; leave `unet` out")
-        loaded = load_folder(locate_model(settings.init), torch.float32)
+        loaded = load_model(settings.init)
         if loaded.size_count:
             raise ConfigError(f"objective.init: {loaded.name} is an SDXL model, which this objective does not train")
         config = {**loaded.scheduler_config, **settings.scheduler}
