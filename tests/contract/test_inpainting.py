@@ -1,7 +1,7 @@
 """The table of guarantees: every way to repaint x every U-Net x ten masks x odd sizes, and 0 pixels changed outside.
 
-"Outside" is where the mask, as its mode reads it, is 0. Binary masks are given as greys of 0..127 and 128..255, soft ones
-with greys of all strengths.
+"Outside" is where the mask, as its mode reads it, is 0. Binary masks are given as greys of 0..127 and 128..255, soft
+ones with greys of all strengths.
 """
 
 from dataclasses import replace
