@@ -52,6 +52,9 @@ def draw_pictures(
     pipe = load_pipeline(
         drawing.model, drawing.device, drawing.dtype, drawing.lora, drawing.embedding, drawing.machine()
     )
+    refiner = None
+    if drawing.refiner:
+        refiner = load_pipeline(drawing.refiner, drawing.device, drawing.dtype, machine=drawing.machine())
     draw, at_once = method(pipe), drawing.batch_size or _fitting(pipe, drawing, area)
     run = steps(drawing.steps or pipe.defaults.num_inference_steps)
     with ExitStack() as stack:
@@ -61,7 +64,9 @@ def draw_pictures(
             of = f" {first + 1}-{min(first + at_once, len(texts))} of {len(texts)}" if at_once < len(texts) else ""
             with progress(label + of, run) as move:
                 on_step = _both(move, show)
-                out = draw(texts[some], **_options(drawing, seed, first, len(texts[some])), on_step=on_step)
+                out = draw(
+                    texts[some], **_options(drawing, seed, first, len(texts[some])), refiner=refiner, on_step=on_step
+                )
             write_pictures(out, files[some], named=names_a_file(drawing.output))
 
 

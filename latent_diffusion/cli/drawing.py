@@ -49,12 +49,14 @@ from latent_diffusion.cli.sdxl_arguments import (
     NegativePrompt2,
     OriginalSize,
     Prompt2,
+    Refiner,
+    RefinerSwitch,
     TargetSize,
 )
 
 __all__ = ["Drawing", "with_options"]
 
-WITH_WHAT = ("model", "lora", "embedding", "output", "device", "dtype")  # is used, not what is drawn
+WITH_WHAT = ("model", "refiner", "lora", "embedding", "output", "device", "dtype")  # is used, not what is drawn
 OF_MACHINE = ("vae_dtype", "attention", "tiling", "offload", "batch_size", "preview", "preview_kind", "preview_model")
 BY_NAME = inspect.Parameter.KEYWORD_ONLY
 RENAMED = {"steps": "num_inference_steps", "num_images": "num_images_per_prompt"}
@@ -98,6 +100,8 @@ class Drawing:
     target_size: TargetSize = None
     aesthetic_score: AestheticScore = None
     negative_aesthetic_score: NegativeAestheticScore = None
+    refiner: Refiner = None
+    refiner_switch: RefinerSwitch = None
     device: Device = None
     dtype: Dtype = "auto"
     vae_dtype: VaeDtype = "auto"

@@ -11,6 +11,8 @@ __all__ = [
     "NegativePrompt2",
     "OriginalSize",
     "Prompt2",
+    "Refiner",
+    "RefinerSwitch",
     "TargetSize",
 ]
 
@@ -79,6 +81,26 @@ NegativeAestheticScore = Annotated[
         metavar="X",
         help="The same for the negative prompt.",
         show_default="2.5",
+        rich_help_panel=SDXL,
+    ),
+]
+Refiner = Annotated[
+    str | None,
+    typer.Option(
+        "--refiner",
+        metavar="NAME|PATH",
+        help="A second model that takes over for the end of the path.",
+        show_default="none",
+        rich_help_panel=SDXL,
+    ),
+]
+RefinerSwitch = Annotated[
+    float | None,
+    typer.Option(
+        "--refiner-switch",
+        metavar="X",
+        help="Share of the path after which it does.",
+        show_default="0.8",
         rich_help_panel=SDXL,
     ),
 ]

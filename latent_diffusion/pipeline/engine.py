@@ -20,7 +20,7 @@ from latent_diffusion.pipeline.machine import Machine, MachineOptions
 from latent_diffusion.pipeline.options import Options, Texts, check_names
 from latent_diffusion.pipeline.prompt_terms import AdapterTag
 from latent_diffusion.pipeline.prompts import read_prompts
-from latent_diffusion.pipeline.refine import refining
+from latent_diffusion.pipeline.refine import refined
 from latent_diffusion.pipeline.seeds import open_noise
 from latent_diffusion.pipeline.settings import Defaults, Settings
 
@@ -137,10 +137,7 @@ class Engine:
         if options.get("generator") is not None and initial == "seed":
             initial = "generator"
         job = Job(self.components, self.machine, settings, levels, prompts, noise, seeds, initial, variation)
-        if options.get("refiner") is None:
-            return job
-        refiner, time = refining(job, prompt, options)
-        return replace(job, refiner=refiner, refined_below=time)
+        return refined(job, prompt, options)
 
     def asked_for(self, tags: tuple[AdapterTag, ...], folder: str | os.PathLike[str] | None = None) -> Components:
         """Return the parts with the adapters that a prompt asks for, beside those that are active.

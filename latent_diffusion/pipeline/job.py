@@ -47,10 +47,6 @@ class Job:
         """Return the same job with extra input channels (1, C', h, w) for the U-Net, the same for every image."""
         return replace(self, concat=concat)
 
-    def by(self, components: Components, machine: Machine, settings: Settings, prompts: Prompts) -> "Job":
-        """Return the same job done by another model."""
-        return replace(self, components=components, machine=machine, settings=settings, prompts=prompts)
-
     def bind(self) -> Denoise:
         """Return the guided estimator of x0 for these prompts, and for the refiner's where it takes over."""
         denoise = self._bind_all()

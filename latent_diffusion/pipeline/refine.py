@@ -5,6 +5,7 @@ Reference: Balaji et al. 2022, arXiv:2211.01324, section 4 (experts by noise lev
 arXiv:2307.01952, section 2.5.
 """
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from latent_diffusion.pipeline.engine import Engine
     from latent_diffusion.pipeline.job import Job
 
-__all__ = ["hand_over", "refining"]
+__all__ = ["hand_over", "refined"]
 
 SWITCH = 0.8  # share of the path that the first model runs, as its authors published
 NOT_READ = ("prompt_2", "negative_prompt_2", "target_size", "negative_target_size", "refiner", "refiner_switch")
@@ -36,14 +37,18 @@ def hand_over(first: Denoise, second: Denoise, time: float) -> Denoise:
     return denoise
 
 
-def refining(job: "Job", prompt: Texts, options: Options) -> "tuple[Job, float]":
-    """Return the refiner's side of a job, and the training time below which it takes over.
+def refined(job: "Job", prompt: Texts, options: Options) -> "Job":
+    """Return the job with the refiner that `options` name at the end of its path, or as it is where they name none.
 
     The refiner reads the same prompts without their adapters, which belong to the first model.
 
     Raises:
         ConfigError: no pipeline, one of other latents or another noise law, or embeddings in place of prompts.
     """
+    if options.get("refiner") is None:
+        if options.get("refiner_switch") is not None:
+            raise ConfigError("refiner_switch has no effect without a refiner; leave it out")
+        return job
     engine: Engine | None = getattr(options.get("refiner"), "engine", None)
     if engine is None:
         raise ConfigError("refiner is no pipeline; give what from_pretrained returned")
@@ -58,7 +63,8 @@ def refining(job: "Job", prompt: Texts, options: Options) -> "tuple[Job, float]"
     parts = engine.components
     prompts = read_prompts(lambda tags: parts, prompt, mine, settings, max(len(job.levels) - 1, 1))
     steps = parts.schedule.num_train_timesteps
-    return job.by(engine.components, engine.machine, settings, prompts), round(steps * (1 - share))
+    refiner = replace(job, components=engine.components, machine=engine.machine, settings=settings, prompts=prompts)
+    return replace(job, refiner=refiner, refined_below=round(steps * (1 - share)))
 
 
 def _check_fit(base: Components, refiner: Components) -> None:

@@ -169,3 +169,5 @@ def test_a_refiner_that_does_not_fit_is_refused(tiny_family, tiny_pipeline):
     for refiner, words in (("sdxl_refiner", "is no pipeline"), (tiny_pipeline, "its scaling_factor is")):
         with pytest.raises(ConfigError, match=words):
             base(PROMPT, refiner=refiner, **CALL)
+    with pytest.raises(ConfigError, match="refiner_switch has no effect"):
+        base(PROMPT, refiner_switch=0.5, **CALL)
