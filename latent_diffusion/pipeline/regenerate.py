@@ -17,6 +17,7 @@ from latent_diffusion.pipeline.output import Output
 from latent_diffusion.pipeline.pipeline import LatentDiffusionPipeline
 from latent_diffusion.pipeline.prompt_terms import take_adapters
 from latent_diffusion.pipeline.record import InpaintRecord, Record
+from latent_diffusion.pipeline.walk import CUSTOM
 
 __all__ = ["Plan", "differences", "plan_of_found", "plan_of_record"]
 
@@ -88,6 +89,8 @@ def plan_of_record(record: Record) -> Plan:
         name: value for name in SAME_NAME if (value := getattr(record, name, None)) not in (None, ())
     }
     arguments |= {"seed": [record.seed], "height": record.work_height, "width": record.work_width}
+    if record.spacing == CUSTOM:
+        del arguments["spacing"], arguments["num_inference_steps"]  # the times or sigmas say both
     if record.variation_strength:
         arguments["variation_strength"] = record.variation_strength
     for prefix, numbers in (("", record.size_ids), ("negative_", record.negative_size_ids)):
