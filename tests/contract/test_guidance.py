@@ -23,6 +23,7 @@ LEVELS = [SCHEDULE.level(t, k) for k, t in enumerate((999.0, 700.0, 400.0, 100.0
 SHAPE = (2, 4, 8, 8)
 SCALED = ("apg", "cfg", "cfg_zero")  # scale 1 = prompt alone, scale 0 = negative alone (where nothing else is changed)
 SCALE_ONLY = {"apg": {"eta": 1.0, "max_norm": float("inf"), "momentum": 0.0}}  # without what is not linear in the scale
+REMEMBERING = {"apg": {"momentum": -0.5}}
 
 NEUTRAL = {
     "apg": {"scale": 1.0},
@@ -210,7 +211,7 @@ def test_a_negative_that_is_not_needed_has_no_part(name, build, denoiser, drawn)
 def test_two_calls_do_not_know_of_each_other(name, build, denoiser, drawn):
     """Interleaved steps of two bound calls give what each gives alone, also where steps remember (momentum)."""
     x, *conds = drawn
-    guidance = build(name)
+    guidance = build(name, **REMEMBERING.get(name, {}))
 
     def steps(order):
         bound = [guidance.bind(denoiser, conds[0], conds[1], empty=conds[2], levels=LEVELS) for _ in range(2)]

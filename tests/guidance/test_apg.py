@@ -54,8 +54,8 @@ def test_the_norm_is_bounded():
 def test_rising_noise_begins_a_new_path():
     """After a jump back (resampling, restart) the push of the old path is forgotten."""
     x, prompt, negative, _ = drawn()
-    denoise = APG(6.0).bind(denoiser(), prompt, negative)
+    denoise = APG(6.0, momentum=-0.5).bind(denoiser(), prompt, negative)
     first = [denoise(x, level) for level in LEVELS[:3]]
     again = [denoise(x, level) for level in LEVELS[:3]]
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    assert not torch.equal(first[2], APG(6.0).bind(denoiser(), prompt, negative)(x, LEVELS[2]))
+    assert not torch.equal(first[2], APG(6.0, momentum=-0.5).bind(denoiser(), prompt, negative)(x, LEVELS[2]))
