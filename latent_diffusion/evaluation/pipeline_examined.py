@@ -35,6 +35,8 @@ def examine_pipeline(
             num_inference_steps=steps,
             guidance_scale=guidance_scale,
             sampler=sampler,
+            emphasis="none",  # captions are text, brackets and all, and are read as training reads them
+            long_prompt="truncate",
             seed=seeds,
             output_type="pt",
         )
