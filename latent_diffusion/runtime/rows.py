@@ -161,7 +161,7 @@ def whole_norm(source: Map, norm: nn.GroupNorm) -> Callable[[Tensor], Tensor]:
     count, mean, spread = 0, torch.zeros(()), torch.zeros(())  # spread = sum of squared deviations, (B, groups)
     for top, bottom in bands(source.shape):
         band = source.rows(top, bottom).reshape(batch, groups, -1)
-        variance, average = (m.double() for m in torch.var_mean(band.float(), dim=-1, correction=0))
+        variance, average = (m.double() for m in torch.var_mean(_wide(band), dim=-1, correction=0))
         fresh, total = band.shape[-1], count + band.shape[-1]
         step = average - mean.to(average)
         mean = mean.to(average) + step * (fresh / total)
@@ -171,5 +171,9 @@ def whole_norm(source: Map, norm: nn.GroupNorm) -> Callable[[Tensor], Tensor]:
     mean, deviation = (m.repeat_interleave(channels // groups, dim=1)[:, :, None, None] for m in (mean, deviation))
     scale = deviation * norm.weight.double()[:, None, None]  # (B, C, 1, 1)
     shift = norm.bias.double()[:, None, None] - mean * scale
-    scale, shift = scale.float(), shift.float()
-    return lambda x: torch.addcmul(shift, x.float(), scale).to(x.dtype)
+    return lambda x: torch.addcmul(shift.to(_wide(x)), _wide(x), scale.to(_wide(x))).to(x.dtype)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Return `x` in the format that norms compute in: float32 for half precision, else its own."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

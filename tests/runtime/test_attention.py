@@ -1,0 +1,114 @@
+"""Attention kernels by name: all give the formula's values, and one that does not work here is an error."""
+
+import subprocess
+import sys
+import types
+
+import pytest
+import torch
+
+from latent_diffusion.errors import ConfigError, ResourceError
+from latent_diffusion.families import tiny
+from latent_diffusion.models.autoencoder import AutoencoderKL
+from latent_diffusion.models.unet import UNet
+from latent_diffusion.nn.attention import Attention, ImageAttention, automatic, sdpa, written_out
+from latent_diffusion.runtime.attention import BACKENDS, describe_auto, head_widths, load_kernel, set_kernel
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def unet():
+    return UNet(tiny.UNET)
+
+
+def install(monkeypatch, kernel):
+    """Put a library named xformers in the way, with this attention; (B, L, N, d) as in the real one."""
+    ops = types.ModuleType("xformers.ops")
+    ops.memory_efficient_attention = kernel
+    package = types.ModuleType("xformers")
+    package.ops = ops
+    monkeypatch.setitem(sys.modules, "xformers", package)
+    monkeypatch.setitem(sys.modules, "xformers.ops", ops)
+
+
+def theirs(q, k, v):
+    return written_out(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2)
+
+
+@pytest.mark.parametrize("backend", ["auto", "sdpa", "math"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_kernel_gives_what_the_formula_gives(backend, dtype):
+    q, k, v = (torch.randn(2, 3, length, 8, dtype=dtype) for length in (10, 7, 7))
+    found, wanted = load_kernel(backend)(q, k, v).float(), written_out(q.float(), k.float(), v.float())
+    assert (found - wanted).abs().max() <= (1e-6 if dtype == torch.float32 else 2e-2)
+
+
+@pytest.mark.parametrize(("backend", "kernel"), [("auto", automatic), ("sdpa", sdpa), ("math", written_out)])
+def test_the_kernel_reaches_every_attention(unet, backend, kernel):
+    models = (unet, AutoencoderKL(tiny.AUTOENCODER))
+    for model in models:
+        set_kernel(model, backend, CPU, torch.float32)
+    layers = [m for model in models for m in model.modules() if isinstance(m, Attention | ImageAttention)]
+    assert layers and all(layer.kernel is kernel for layer in layers)
+    assert head_widths(unet) == {c // n for c, n in zip(tiny.UNET.block_out_channels, tiny.UNET.num_attention_heads)}
+
+
+def test_an_unknown_name(unet):
+    with pytest.raises(ConfigError, match=r"unknown attention 'spda'.*did you mean 'sdpa'"):
+        set_kernel(unet, "spda", CPU, torch.float32)
+
+
+def test_xformers_that_is_not_installed(unet, monkeypatch):
+    monkeypatch.setitem(sys.modules, "xformers", None)
+    monkeypatch.setitem(sys.modules, "xformers.ops", None)
+    with pytest.raises(ResourceError, match="'xformers' cannot be imported"):
+        set_kernel(unet, "xformers", CPU, torch.float32)
+
+
+def test_xformers_that_works(unet, monkeypatch):
+    install(monkeypatch, theirs)
+    set_kernel(unet, "xformers", CPU, torch.float32)
+    q, k, v = (torch.randn(1, 2, 5, 8) for _ in range(3))
+    kernel = next(m.kernel for m in unet.modules() if isinstance(m, Attention))
+    assert torch.equal(kernel(q, k, v), written_out(q, k, v))
+
+
+def not_here(q, k, v):
+    raise NotImplementedError("No operator found for `memory_efficient_attention_forward`\nlong list")
+
+
+@pytest.mark.parametrize(
+    ("kernel", "words"),
+    [(not_here, "No operator found"), (lambda q, k, v: q * 0, "wrong values"), (lambda q, k, v: v, "wrong values")],
+)
+def test_xformers_that_is_there_and_does_not_work(unet, monkeypatch, kernel, words):
+    install(monkeypatch, kernel)
+    with pytest.raises(ResourceError, match=words) as error:
+        set_kernel(unet, "xformers", CPU, torch.float32)
+    assert "\n" not in str(error.value) and "heads of" in str(error.value)
+    assert all(m.kernel is automatic for m in unet.modules() if isinstance(m, Attention)), "nothing was set"
+
+
+def test_auto_says_what_it_took():
+    assert describe_auto(CPU, torch.float32) == "sdpa"
+    assert "math" in describe_auto(CPU, torch.bfloat16)
+    assert describe_auto(torch.device("cuda"), torch.bfloat16) == "sdpa"
+
+
+def test_xformers_is_never_imported_unless_named():
+    code = """
+import sys, torch
+class Trap:
+    def find_spec(self, name, *_):
+        assert not name.startswith("xformers"), "imported without being named"
+sys.meta_path.insert(0, Trap())
+from latent_diffusion.families import tiny
+from latent_diffusion.models.unet import UNet
+from latent_diffusion.runtime.attention import set_kernel
+for name in ("auto", "sdpa", "math"):
+    set_kernel(UNet(tiny.UNET), name, torch.device("cpu"), torch.float32)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert set(BACKENDS) == {"auto", "sdpa", "math", "xformers"}
