@@ -7,7 +7,7 @@ Reference for the markers: generation tools' own practice; github.com/Stability-
 """
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -17,7 +17,7 @@ from latent_diffusion.errors import CheckpointError, ConfigError
 from latent_diffusion.models.unet import UNetConfig
 from latent_diffusion.registry import names, nearest
 
-__all__ = ["Detected", "detect", "family_values"]
+__all__ = ["Detected", "detect", "family_values", "looks_like"]
 
 FAMILIES = "latent_diffusion.families"
 FIRST = f"{UNET}input_blocks.0.0.weight"
@@ -91,12 +91,18 @@ def detect(
     return Detected(chosen, prediction, zero, tuple(notes))
 
 
+def looks_like(names: Iterable[str]) -> str | None:
+    """Return what a file with these names is if it is no Stable Diffusion model, or None."""
+    known = list(names)
+    return next((what for start, what in LIKE.items() if any(name.startswith(start) for name in known)), None)
+
+
 def _family(weights: Weights) -> str:
     """Return the family whose U-Net begins like the file's."""
     source, tensors = weights.source, weights.tensors
     first = tensors.get(FIRST, tensors.get(averaged_name("input_blocks.0.0.weight")))
     if first is None or len(first.shape) != 4:
-        like = next((what for start, what in LIKE.items() if any(name.startswith(start) for name in tensors)), None)
+        like = looks_like(tensors)
         hint = f"; it looks like {like}" if like else ""
         raise CheckpointError(f"{source}: no Stable Diffusion model: it has no {FIRST}{hint}")
     width, channels = first.shape[:2]

@@ -43,7 +43,7 @@ __all__ = [
 
 def load_folder(
     path: Path | str,
-    dtype: torch.dtype | ChooseDtype = torch.float32,
+    dtype: torch.dtype | ChooseDtype | None = torch.float32,
     *,
     prediction_type: str | None = None,
 ) -> Components:
@@ -51,7 +51,7 @@ def load_folder(
 
     Args:
         path: the folder.
-        dtype: of every part; or what chooses the U-Net's, the others being float32.
+        dtype: of every part; or what chooses the U-Net's, the others being float32; None keeps each tensor's own.
         prediction_type: what the U-Net's output means, where the folder says it wrongly.
 
     Raises:

@@ -27,13 +27,13 @@ class Reading(TypedDict, total=False):
 
 
 def load_model(
-    name: str | os.PathLike[str], dtype: torch.dtype | ChooseDtype = torch.float32, **reading: Unpack[Reading]
+    name: str | os.PathLike[str], dtype: torch.dtype | ChooseDtype | None = torch.float32, **reading: Unpack[Reading]
 ) -> Components:
     """Read a model; its networks are on the CPU, in evaluation mode. Nothing is looked up elsewhere.
 
     Args:
         name: a bundled name, a diffusers folder, a `.safetensors` or an old `.ckpt`.
-        dtype: of every part; or what chooses the U-Net's, the others being float32.
+        dtype: of every part; or what chooses the U-Net's, the others being float32; None keeps each tensor's own.
         **reading: see `Reading`.
 
     Raises:

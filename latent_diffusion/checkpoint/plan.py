@@ -74,7 +74,7 @@ def assemble(
     plan: Plan,
     source: Path,
     weights: Callable[[str, nn.Module], Weights],
-    dtype: torch.dtype | ChooseDtype,
+    dtype: torch.dtype | ChooseDtype | None,
 ) -> Components:
     """Build the parts and fill them, tensor by tensor; on the CPU, in evaluation mode.
 
@@ -83,7 +83,7 @@ def assemble(
         source: the folder or file.
         weights: (part, its network on the meta device) -> weights under that network's names; parts are "unet", "vae",
             "text_encoder", "text_encoder_2".
-        dtype: of every part; or what chooses the U-Net's, the others being float32.
+        dtype: of every part; or what chooses the U-Net's, the others being float32; None keeps each tensor's own.
 
     Raises:
         CheckpointError: a file is missing, damaged or does not fit; the message names it.
@@ -94,14 +94,15 @@ def assemble(
         raise CheckpointError(f"{plan.scheduler_place}: {error}") from None
     notes = list(plan.notes)
 
-    def filled(part: str, network: Any, kind: torch.dtype, fill_in: Callable = fill) -> Any:
+    def filled(part: str, network: Any, kind: torch.dtype | None, fill_in: Callable = fill) -> Any:
         found = weights(part, network)
         notes.extend(found.casts(part, kind))
         return fill_in(network, found, kind)
 
-    small = dtype if isinstance(dtype, torch.dtype) else torch.float32
     unet = on_meta(UNet, plan.unet)
-    large = dtype if isinstance(dtype, torch.dtype) else dtype(sum(weight.numel() for weight in unet.parameters()))
+    large, small = dtype, dtype
+    if callable(dtype):
+        large, small = dtype(sum(weight.numel() for weight in unet.parameters())), torch.float32
     unet = filled("unet", unet, large)
     autoencoder = filled("vae", on_meta(AutoencoderKL, plan.autoencoder), small)
     towers = []

@@ -43,7 +43,7 @@ SUFFIX = ".safetensors"
 
 def load_single_file(
     path: Path | str,
-    dtype: torch.dtype | ChooseDtype = torch.float32,
+    dtype: torch.dtype | ChooseDtype | None = torch.float32,
     *,
     family: str | None = None,
     prediction_type: str | None = None,
@@ -53,7 +53,7 @@ def load_single_file(
 
     Args:
         path: a CompVis or A1111 `.safetensors`, or an old `.ckpt`.
-        dtype: of every part; or what chooses the U-Net's, the others being float32.
+        dtype: of every part; or what chooses the U-Net's, the others being float32; None keeps each tensor's own.
         family: what it is, where its tensors do not say so ("sd1", "sdxl_inpaint", a file of `families/`).
         prediction_type: what the U-Net's output means, where nothing in the file says so.
         averaged: take the U-Net's moving average (EMA) where the file has it beside the plain weights.

@@ -103,7 +103,7 @@ def open_text_weights(folder: Path) -> Weights:
 TextModel = TypeVar("TextModel", bound=nn.Module)
 
 
-def fill_text_model(model: TextModel, weights: Weights, dtype: torch.dtype) -> TextModel:
+def fill_text_model(model: TextModel, weights: Weights, dtype: torch.dtype | None) -> TextModel:
     """Fill a transformers text model built on the meta device; names may have the `text_model.` prefix or not.
 
     Raises:

@@ -51,14 +51,16 @@ class Weights:
     source: Path
     tensors: Mapping[str, Stored]
 
-    def casts(self, part: str, dtype: torch.dtype) -> tuple[str, ...]:
+    def casts(self, part: str, dtype: torch.dtype | None) -> tuple[str, ...]:
         """Return what loading `part` of a model in `dtype` changes, one line for each dtype of the file."""
+        if dtype is None:
+            return ()
         counts = Counter(stored.dtype for stored in self.tensors.values() if stored.dtype != dtype)
         return tuple(f"{part}: {n} tensors cast, {plain(old)} -> {plain(dtype)}" for old, n in counts.items())
 
 
-def fill(model: Network, weights: Weights, dtype: torch.dtype) -> Network:
-    """Fill a network built on the meta device; on the CPU, in `dtype`, in evaluation mode.
+def fill(model: Network, weights: Weights, dtype: torch.dtype | None) -> Network:
+    """Fill a network built on the meta device; on the CPU, in `dtype` (None: the file's), in evaluation mode.
 
     Raises:
         CheckpointError: names or shapes do not fit, or a weight is no finite number.
@@ -67,11 +69,11 @@ def fill(model: Network, weights: Weights, dtype: torch.dtype) -> Network:
     state, nothing = {}, True
     for name, stored in weights.tensors.items():
         state[name] = _cast(weights.source, name, stored.fetch(), dtype)
-        nothing = nothing and not state[name].any()
+        nothing = nothing and not _numbers(state[name]).any()
     if nothing:
         raise CheckpointError(f"{weights.source}: every weight is 0: the file was never filled")
     model.load_state_dict(state, assign=True)
-    logger.debug("%s: %d tensors in %s", weights.source, len(state), plain(dtype))
+    logger.debug("%s: %d tensors", weights.source, len(state))
     return model.eval()
 
 
@@ -97,20 +99,25 @@ def check_fit(weights: Weights, wanted: Mapping[str, tuple[int, ...]]) -> None:
             raise CheckpointError(f"{source}: {name} is {plain(found[name].dtype)}; weights are floating-point numbers")
 
 
-def _cast(source: Path, name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a weight in `dtype` and check that it holds finite numbers.
+def _cast(source: Path, name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """Return a weight in `dtype` (None: its own) and check that it holds finite numbers.
 
     Raises:
         CheckpointError: it holds NaN, infinity or a number beyond the range of `dtype`.
     """
-    cast = tensor.to(dtype)
+    cast = tensor.to(dtype or tensor.dtype)
     # one pass without a temporary: float64 sums of finite narrower numbers cannot overflow
-    if not torch.isfinite(cast.sum(dtype=torch.float64)):
-        numbers = tensor.float() if tensor.element_size() == 1 else tensor  # float8 has no arithmetic
-        if torch.isfinite(numbers).all():
-            raise CheckpointError(f"{source}: {name} holds numbers beyond the range of {plain(dtype)}; use bfloat16")
+    if not torch.isfinite(_numbers(cast).sum(dtype=torch.float64)):
+        if torch.isfinite(_numbers(tensor)).all():
+            raise CheckpointError(
+                f"{source}: {name} holds numbers beyond the range of {plain(cast.dtype)}; use bfloat16"
+            )
         raise CheckpointError(f"{source}: {name} holds NaN or infinity: the file is damaged or its training diverged")
     return cast
+
+
+def _numbers(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.element_size() == 1 else tensor  # float8 has no arithmetic
 
 
 def plain(dtype: torch.dtype) -> str:

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 import latent_diffusion
+from latent_diffusion.cli.convert import convert
 from latent_diffusion.cli.evaluate import evaluate
 from latent_diffusion.cli.generate import generate
 from latent_diffusion.cli.img2img import img2img
@@ -47,7 +48,8 @@ app.command(rich_help_panel="Make pictures")(regenerate)
 app.command(rich_help_panel="Make pictures")(tokens)
 app.command(rich_help_panel="Train and judge")(train)
 app.command(rich_help_panel="Train and judge")(evaluate)
-app.command(rich_help_panel="Train and judge")(info)
+app.command(rich_help_panel="Models and files")(convert)
+app.command(rich_help_panel="Models and files")(info)
 
 
 def _print_version(wanted: bool) -> None:
