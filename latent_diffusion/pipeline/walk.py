@@ -116,7 +116,7 @@ class Walk:
         if self.steps is not None and steps != self.steps:
             raise ConfigError(f"{steps} steps of a custom spacing with {self.steps}; leave the number of steps out")
         if self.timesteps is not None:
-            return [*at_times(schedule, self.timesteps), schedule.level(CLEAN_TIME, steps)]
+            return [*at_times(schedule, self.timesteps), schedule.level(0 if ends_early else CLEAN_TIME, steps)]
         if self.sigmas is not None:
             return [*at_sigmas(schedule, self.sigmas), schedule.level(CLEAN_TIME, steps)]
         return levels(
