@@ -1,0 +1,107 @@
+"""img2img, outpaint, the options of inpaint and the second pass, as a user meets them."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from latent_diffusion.cli.main import main
+from latent_diffusion.pipeline.picture_file import read_texts
+
+
+@pytest.fixture
+def run(tiny_folder, tmp_path, monkeypatch):
+    """Run a command with the tiny model in a folder that holds a picture of 45x31 px and a grey mask."""
+    monkeypatch.chdir(tmp_path)
+    values = np.random.default_rng(0).integers(0, 256, (31, 45, 3), np.uint8)
+    Image.fromarray(values).save("image.png")
+    Image.fromarray(np.tile(np.linspace(0, 255, 45).astype(np.uint8), (31, 1))).save("mask.png")
+
+    def command(name, *arguments):
+        options = ("--model", str(tiny_folder), "--steps", "2", "--seed", "3", "-o", "out.png")
+        return main([name, "a cat", *arguments, *options])
+
+    return command
+
+
+def pixels(file):
+    return np.asarray(Image.open(file).convert("RGB"))
+
+
+def record(file="out.png"):
+    found = read_texts(file)[1]
+    assert found is not None
+    return found
+
+
+def test_img2img(run):
+    assert run("img2img", "-i", "image.png", "--strength", "0.5", "--height", "24", "--width", "40") == 0
+    assert pixels("out.png").shape == (24, 40, 3)
+    task = record().image_to_image
+    assert (task.strength, task.steps_run, task.resize_mode) == (0.5, 1, "crop")
+
+
+def test_img2img_with_exact_steps(run):
+    assert run("img2img", "-i", "image.png", "--strength", "0.1", "--exact-steps", "--resize-mode", "pad") == 0
+    assert record().image_to_image.steps_run == 2
+
+
+def test_outpaint(run):
+    assert run("outpaint", "-i", "image.png", "--left", "7", "--bottom", "3") == 0
+    assert np.array_equal(pixels("out.png")[:31, 7:], pixels("image.png"))
+    assert pixels("out.png").shape == (34, 52, 3)
+    assert record().inpaint.masked_content == "fill"
+
+
+def test_every_option_of_inpaint_arrives(run):
+    assert run(
+        "inpaint", "-i", "image.png", "--mask", "mask.png", "--mask-mode", "soft", "--mask-grow", "1", "--mask-blur",
+        "2", "--inpaint-area", "masked", "--padding", "5", "--resample", "1", "--jump-length", "3", "--color-match",
+        "--feather", "1", "--masked-content", "noise", "--start-from", "noised_image", "--exact-steps",
+    ) == 0  # fmt: skip
+    task = record().inpaint
+    found = (task.mask_mode, task.mask_grow, task.mask_blur, task.inpaint_area, task.padding, task.resample,
+             task.jump_length, task.color_match, task.feather, task.masked_content, task.start_from, task.exact_steps)
+    assert found == ("soft", 1, 2, "masked", 5, 1, 3, True, 1, "noise", "noised_image", True)  # fmt: skip
+    assert np.array_equal(pixels("out.png")[:, 0], pixels("image.png")[:, 0])
+
+
+def test_two_passes(run):
+    assert run("generate", "--hires", "1.5", "--upscaler", "lanczos", "--hires-strength", "0.5") == 0
+    assert pixels("out.png").shape == (48, 48, 3)
+    assert record().hires.upscaler == "lanczos"
+
+
+def test_variations(run):
+    assert run("generate", "-k", "2", "--variation-seed", "8", "--variation-strength", "0.2") == 0
+    first, second = record("out-0001.png"), record("out-0002.png")
+    assert (first.seed, second.seed) == (3, 3)
+    assert (first.variation_seed, second.variation_seed) == (8, 9)
+
+
+def test_a_lossy_file_is_said_to_end_the_promise(run, tiny_folder, capsys):
+    arguments = ["-i", "image.png", "--left", "4", "--model", str(tiny_folder), "--steps", "1", "-o", "out.jpg"]
+    assert main(["outpaint", "a cat", *arguments]) == 0
+    assert "loses detail" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["img2img", "-i", "none.png"], 3, "--image 'none.png': there is no such file"),
+        (["img2img", "-i", "http://169.254.169.254/a.png"], 3, "there is no such file"),
+        (["img2img", "-i", "image.png", "--strength", "0.1"], 2, "less than one step"),
+        (["img2img", "-i", "image.png", "--resize-mode", "fit"], 2, "crop, stretch, pad"),
+        (["outpaint", "-i", "image.png"], 2, "nothing to add"),
+        (["inpaint", "-i", "image.png", "--mask", "mask.png", "--mask-mode", "hard"], 2, "binary, soft"),
+        (["inpaint", "-i", "image.png", "--mask", "mask.png", "--mask-blur", "3"], 2, "mask_mode 'soft'"),
+        (["inpaint", "-i", "image.png", "--mask", "mask.png", "--no-latent-blend"], 2, "inpainting model"),
+        (["inpaint", "-i", "image.png", "--mask", "mask.png", "--resample", "-1"], 2, "resample -1"),
+        (["generate", "--upscaler", "lanczos"], 2, "--upscaler belongs to the second pass; give --hires too"),
+        (["generate", "--hires", "1"], 2, "scale 1 does not enlarge"),
+        (["generate", "--variation-seed", "1"], 2, "variation_strength"),
+    ],
+)
+def test_mistakes(run, capsys, arguments, code, words):
+    assert run(*arguments) == code
+    out, err = capsys.readouterr()
+    assert out == "" and words in err and err.count("\n") == 1
