@@ -194,3 +194,32 @@ def test_a_blend_takes_terms_of_different_lengths(tiny_pipeline):
     assert isinstance(told.prompt, Blend)
     assert [cond.context.shape[1] for cond, _ in told.prompt.terms] == [77, 154]
     assert draw(tiny_pipeline, f"a cat AND {LONG}").isfinite().all()
+
+
+@pytest.fixture(scope="module")
+def sdxl(tiny_family):
+    from latent_diffusion import LatentDiffusionPipeline
+
+    return LatentDiffusionPipeline.from_pretrained(tiny_family("sdxl"), device="cpu")
+
+
+def test_two_encoders_read_the_same_chunks(sdxl):
+    encoder = sdxl.components.text_encoder
+    long = "cat " * 80
+    cond, short = encode_texts(encoder, [Text(long), Text("a cat")], Reading("a1111", "chunk", None))
+    assert cond.context.shape == (1, 154, encoder.width) and short.context.shape == (1, 77, encoder.width)
+    first = encoder(["cat " * 75])
+    assert (cond.pooled - first.pooled).abs().max() < 1e-5  # the first chunk's
+    assert (cond.context[:, :77] - first.context).abs().max() < 1e-5
+    assert torch.equal(short.context, encoder(["a cat"]).context)
+    mixed = encode_texts(encoder, [Text("a cat", "sun " * 80)], Reading("a1111", "chunk", None))[0]
+    assert mixed.context.shape == (1, 154, encoder.width)  # the first tower's second chunk is empty
+
+
+def test_prompts_of_two_encoders_do_not_change_each_other(sdxl):
+    prompts, seconds = ["a cat", LONG, "a (red:1.4) apple AND sun"], ["[a|b]", "apple", "a cat"]
+    arguments = {"num_inference_steps": 3, "output_type": "latent"}
+    batch = sdxl(prompts, prompt_2=seconds, seed=3, **arguments).images
+    for k in range(3):
+        alone = sdxl(prompts[k], prompt_2=seconds[k], seed=3 + k, **arguments).images
+        assert (alone[0] - batch[k]).abs().max() <= 1e-4
