@@ -14,6 +14,7 @@ from latent_diffusion.checkpoint.load import load_model
 from latent_diffusion.diffusion.denoiser import Denoiser
 from latent_diffusion.diffusion.level import Level
 from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
+from latent_diffusion.pipeline.cost import check_cost
 from latent_diffusion.pipeline.job import Job
 from latent_diffusion.pipeline.lora_folder import with_tags
 from latent_diffusion.pipeline.machine import Machine, MachineOptions
@@ -131,6 +132,7 @@ class Engine:
             ConfigError: prompts or seeds that cannot be.
         """
         levels = settings.levels(self.components) if levels is None else levels
+        check_cost(prompt, settings, options, max(len(levels) - 1, 1))
         adapt = partial(self.asked_for, folder=options.get("lora_folder"))
         prompts = read_prompts(adapt, prompt, options, settings, max(len(levels) - 1, 1))
         noise, seeds, variation = open_noise(options, len(prompts))
