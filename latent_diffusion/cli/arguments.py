@@ -35,7 +35,13 @@ PROMPT, PICTURE, SAMPLING, MACHINE = "Prompt", "Picture", "Sampling", "Machine"
 OF_MODEL = "the model's"
 
 Model = Annotated[
-    str, typer.Option("--model", "-m", metavar="NAME|PATH", help="A bundled model's name, or a diffusers folder.")
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="NAME|PATH",
+        help="A bundled name, a diffusers folder or a single file.",
+    ),
 ]
 Loras = Annotated[
     list[str] | None,

@@ -49,9 +49,8 @@ def draw_pictures(
         warn_if_lossy(files)
     if drawing.preview:
         check_preview(drawing.preview)
-    pipe = load_pipeline(
-        drawing.model, drawing.device, drawing.dtype, drawing.lora, drawing.embedding, drawing.machine()
-    )
+    how = drawing.machine() | drawing.reading()
+    pipe = load_pipeline(drawing.model, drawing.device, drawing.dtype, drawing.lora, drawing.embedding, how)
     refiner = None
     if drawing.refiner:
         refiner = load_pipeline(drawing.refiner, drawing.device, drawing.dtype, machine=drawing.machine())

@@ -41,6 +41,7 @@ from latent_diffusion.cli.machine_arguments import (
     Tiling,
     VaeDtype,
 )
+from latent_diffusion.cli.model_arguments import Averaged, Family, PredictionType
 from latent_diffusion.cli.sampling_arguments import Eta, SamplerName, Sigmas, SpacingName, SpacingRho, Timesteps
 from latent_diffusion.cli.sdxl_arguments import (
     AestheticScore,
@@ -58,6 +59,7 @@ __all__ = ["Drawing", "with_options"]
 
 WITH_WHAT = ("model", "refiner", "lora", "embedding", "output", "device", "dtype")  # is used, not what is drawn
 OF_MACHINE = ("vae_dtype", "attention", "tiling", "offload", "batch_size", "preview", "preview_kind", "preview_model")
+OF_READING = ("family", "prediction_type", "averaged")
 BY_NAME = inspect.Parameter.KEYWORD_ONLY
 RENAMED = {"steps": "num_inference_steps", "num_images": "num_images_per_prompt"}
 
@@ -102,6 +104,9 @@ class Drawing:
     negative_aesthetic_score: NegativeAestheticScore = None
     refiner: Refiner = None
     refiner_switch: RefinerSwitch = None
+    family: Family = None
+    prediction_type: PredictionType = None
+    averaged: Averaged = False
     device: Device = None
     dtype: Dtype = "auto"
     vae_dtype: VaeDtype = "auto"
@@ -118,8 +123,12 @@ class Drawing:
         return {
             RENAMED.get(field.name, field.name): getattr(self, field.name)
             for field in fields(self)
-            if field.name not in WITH_WHAT + OF_MACHINE
+            if field.name not in WITH_WHAT + OF_READING + OF_MACHINE
         }
+
+    def reading(self) -> dict[str, Any]:
+        """Return what the model does not say of itself."""
+        return {name: getattr(self, name) for name in OF_READING}
 
     def machine(self) -> dict[str, Any]:
         """Return what `LatentDiffusionPipeline` takes of it besides device and dtype."""

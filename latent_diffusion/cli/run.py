@@ -62,7 +62,7 @@ def load_pipeline(
         dtype: its name, or "auto".
         loras: FILE or FILE:WEIGHT each.
         embeddings: files of learned words.
-        machine: more of `MachineOptions`.
+        machine: more of what `from_pretrained` takes.
 
     Raises:
         CheckpointError: a file is missing, damaged or made for another model.

@@ -86,3 +86,19 @@ def test_info_names_what_is_no_model(tmp_path, capsys):
     (tmp_path / "bad.safetensors").write_text("<html>")
     assert main(["info", str(tmp_path / "bad.safetensors")]) == 4
     assert "web page" in capsys.readouterr().err
+
+
+def test_drawing_with_what_the_file_does_not_say(tiny_family, tmp_path, capsys):
+    file = tmp_path / "m.safetensors"
+    assert main(["convert", str(tiny_family("sd1")), str(file)]) == 0
+    small = ["--steps", "1", "--height", "32", "--width", "32", "--seed", "1", "--model", str(file)]
+    pictures = [tmp_path / "a.png", tmp_path / "b.png"]
+    assert main(["generate", "a cat", *small, "--output", str(pictures[0])]) == 0
+    arguments = ["--prediction-type", "v_prediction", "--output", str(pictures[1])]
+    assert main(["generate", "a cat", *small, *arguments]) == 0
+    assert pictures[0].read_bytes() != pictures[1].read_bytes()
+    capsys.readouterr()
+    assert main(["generate", "a cat", *small, "--ema"]) == 4
+    assert "no averaged (EMA) weights" in capsys.readouterr().err
+    assert main(["generate", "a cat", *small, "--family", "sd9"]) == 2
+    assert main(["generate", "a cat", "--family", "sd1"]) == 2  # the bundled model is a folder
