@@ -107,10 +107,10 @@ class TextEncoder(nn.Module):
         """Where the weights are."""
         return next(self.model.parameters()).device
 
-    def token_ids(self, text: str) -> list[int]:
-        """Return the ids of the whole `text`, however long, without begin and end."""
+    def token_ids(self, text: str) -> list[tuple[int, ...]]:
+        """Return the ids of the whole `text`, however long, without begin and end; a learned word has several."""
         ids: Any = self.tokenizer(text, truncation=False, verbose=False)["input_ids"]
-        return self._expanded(ids)[1:-1]
+        return [self.expansions.get(token, (token,)) for token in ids[1:-1]]
 
     def token_counts(self, prompts: Sequence[str]) -> list[int]:
         """Return the number of tokens of each prompt, begin and end not counted, before anything is cut.

@@ -31,6 +31,7 @@ class Token:
 
     id: int
     weight: float  # 1 = as it is
+    joined: bool = False  # to the one before: a learned word is not torn apart
 
 
 @dataclass(frozen=True)
@@ -78,12 +79,17 @@ def read_chunks(tower: TextEncoder, text: str, *, syntax: bool = True, long_prom
     if len(parts) > 1 and not parts[-1]:
         parts = parts[:-1]  # nothing follows the last BREAK
     room = tower.context_length - SPECIAL_TOKENS
-    comma = tower.token_ids(",")[-1:]
+    comma = tower.token_ids(",")
     backtrack = 0 if long_prompt == "truncate" else BACKTRACK
     found: list[tuple[Token, ...]] = []
     for part in parts:
-        tokens = [Token(id, span.weight) for span in part for id in tower.token_ids(span.text)]
-        found += _split(tokens, room, comma[0] if comma else -1, backtrack)
+        tokens = [
+            Token(id, span.weight, joined=place > 0)
+            for span in part
+            for word in tower.token_ids(span.text)
+            for place, id in enumerate(word)
+        ]
+        found += _split(tokens, room, comma[0][0] if comma else -1, backtrack)
     if len(found) > 1 and long_prompt != "chunk":
         total = sum(map(len, found))
         message = f"prompt {text[:40]!r} has {total} tokens in {len(found)} chunks; this model reads {room} at once"
@@ -103,6 +109,8 @@ def _split(tokens: Sequence[Token], room: int, comma: int, backtrack: int) -> li
         if tokens[end].id != comma:  # else the phrase ends here anyway
             nearest = range(end - 1, end - 1 - min(backtrack, room), -1)
             end = next((place + 1 for place in nearest if tokens[place].id == comma), end)
+        whole = next((place for place in range(end, start, -1) if not tokens[place].joined), end)
+        end = whole if whole > start else end  # a word of more than a chunk is torn all the same
         chunks.append(tuple(tokens[start:end]))
         start = end
     return [*chunks, tuple(tokens[start:])]

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from latent_diffusion.errors import LatentDiffusionWarning
+from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
 from latent_diffusion.pipeline.prompt_schedule import texts_by_step
 from latent_diffusion.pipeline.prompt_states import Text
 from latent_diffusion.pipeline.prompt_terms import AdapterTag, Term, split_terms, take_adapters
 
 __all__ = ["Key", "Line", "Script", "Terms", "lines_of", "read_script"]
 
+MAX_TEXTS = 200  # in the course of one picture; the U-Net keeps what it makes of each
 Key = Text | int
 """Where a condition is found: by its text, or by its row in the embeddings given."""
 Terms = tuple[tuple[Key, float], ...]
@@ -46,7 +47,7 @@ def read_script(text: str, second: str | None, steps: int, *, syntax: bool, nega
         negative: a negative prompt has no AND ("AND" is text there), and adapter tags in it have no effect.
 
     Raises:
-        ConfigError: an adapter tag that cannot be read, or too many terms.
+        ConfigError: an adapter tag that cannot be read, or too many terms or texts.
     """
     if not syntax:
         return Script((((Text(text, second), 1.0),),) * steps)
@@ -63,6 +64,8 @@ def read_script(text: str, second: str | None, steps: int, *, syntax: bool, nega
     for first, other in dict.fromkeys(pairs):
         terms = (Term(first, 1.0),) if negative else split_terms(first)
         said[first, other] = tuple((Text(term.text, other), term.weight) for term in terms)
+    if len(said) > MAX_TEXTS:
+        raise ConfigError(f"the prompt has {len(said)} texts in {steps} steps; at most {MAX_TEXTS} are read")
     return Script(tuple(said[pair] for pair in pairs), tags)
 
 

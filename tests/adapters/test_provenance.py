@@ -52,3 +52,18 @@ def test_a_pipeline_with_adapters_draws_again_from_its_record(tiny_folder, folde
     pipe.load_lora_weights(folder / "ink.safetensors", weight=0.9)
     (record,) = pipe("a cat", seed=1, **CALL).records
     assert record.infotext().startswith("a cat <lora:ink:0.9>\n")
+
+
+def test_a_learned_word_is_not_torn_apart(tiny_folder, tmp_path):
+    from safetensors.torch import save_file
+
+    from latent_diffusion.pipeline.prompt_chunks import read_chunks
+
+    pipe = LatentDiffusionPipeline.from_pretrained(tiny_folder, device="cpu")
+    save_file({"emb_params": torch.randn(4, 32)}, tmp_path / "zorp.safetensors")
+    pipe.load_textual_inversion(tmp_path / "zorp.safetensors")
+    tower = pipe.components.text_encoder
+    assert [len(word) for word in tower.token_ids("cat zorp cat")] == [1, 4, 1]
+    assert [len(chunk) for chunk in read_chunks(tower, "cat " * 73 + "zorp cat").chunks] == [73, 5]
+    assert [len(chunk) for chunk in read_chunks(tower, "cat " * 71 + "zorp cat").chunks] == [75, 1]
+    assert [len(chunk) for chunk in read_chunks(tower, "zorp " * 40).chunks] == [72, 72, 16]

@@ -53,7 +53,7 @@ def test_a_word_stands_for_its_vectors_and_the_model_stays(tiny_components, tmp_
     size = plain.config.vocab_size
     ids = encoder.tokenize(["a My-Style cat, my-stylesheet"])[0].tolist()
     assert [i for i in ids if i >= size] == [size, size + 1, size + 2]  # in any case of letters, not within words
-    assert encoder.token_ids("my-style") == [size, size + 1, size + 2]
+    assert encoder.token_ids("my-style") == [(size, size + 1, size + 2)]
     assert encoder.token_counts(["my-style"]) == [3]
     table = encoder.model.embeddings.token_embedding.weight
     assert torch.equal(table[size:], rows) and torch.equal(table[:size], plain.model.get_input_embeddings().weight)

@@ -223,3 +223,9 @@ def test_prompts_of_two_encoders_do_not_change_each_other(sdxl):
     for k in range(3):
         alone = sdxl(prompts[k], prompt_2=seconds[k], seed=3 + k, **arguments).images
         assert (alone[0] - batch[k]).abs().max() <= 1e-4
+
+
+def test_a_prompt_of_a_thousand_texts_is_refused(tiny_pipeline):
+    options = "|".join(map(str, range(300)))
+    with pytest.raises(ConfigError, match="300 texts in 300 steps; at most 200"):
+        draw(tiny_pipeline, f"[{options}]", num_inference_steps=300)
