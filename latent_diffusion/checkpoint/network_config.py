@@ -221,6 +221,7 @@ def _checked(
         if name in found and found[name] is not None and found[name] != value:
             raise CheckpointError(f"{file}: {name} is {found[name]!r}; only {value!r} is supported")
     values = {name: found.get(name, default) for name, default in defaults.items()}
+    values |= {name: default for name, default in defaults.items() if values[name] is None and default is False}
     for name, default in defaults.items():
         if not _fits(values[name], default):
             raise CheckpointError(f"{file}: {name} is {values[name]!r}, of the wrong type")
