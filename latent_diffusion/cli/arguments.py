@@ -57,7 +57,7 @@ LoraFolder = Annotated[
     Path | None,
     typer.Option(
         metavar="FOLDER",
-        help="Where the files are that a prompt asks for with <lora:name:weight>.",
+        help="Where the files are that a prompt asks for with `<lora:name:weight>`.",
         show_default=False,
     ),
 ]
