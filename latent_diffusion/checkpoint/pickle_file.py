@@ -7,6 +7,8 @@ nothing is imported. The list is fixed; a name outside it is refused, and there 
 
 import pickle
 import re
+import threading
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +25,7 @@ __all__ = ["SUFFIXES", "is_pickle", "open_pickle", "read_pickle"]
 SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
 PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 MAX_ENTRIES = 100_000  # of an archive; a model of 3000 tensors has 3000
+SMALL = 10_000_000  # bytes of entries that are read twice to check their sum
 MAX_PROGRAM = 100_000_000  # bytes of the pickle itself; a model's takes 1 MB
 LIKE = (
     (b"version https://git-lfs", "a Git LFS pointer: fetch the real file with `git lfs pull`"),
@@ -49,11 +52,19 @@ class Inert:
         return id(self)
 
 
-class InertDict(dict):
-    """Stands for dictionaries with behaviour, such as torch's ParameterDict: keeps items, ignores attributes."""
+class PlainDict:
+    """Stands for dictionaries with behaviour: is a plain one."""
+
+    def __new__(cls, *arguments: Any) -> Any:
+        """Return an empty dictionary, whose entries the reader fills in."""
+        return {}
+
+
+class Parameters(dict):
+    """Stands for torch's ParameterDict, in which learned words lie: keeps its tensors."""
 
     def __setstate__(self, state: Any) -> None:
-        """Keep the entries of a `ParameterDict`, whose state holds them."""
+        """Keep the entries; there they are part of the state."""
         if isinstance(state, dict):
             inner = state.get("_parameters", {})
             self.update(inner if isinstance(inner, dict) else {})
@@ -67,8 +78,6 @@ STAND_INS: tuple[tuple[Any, str], ...] = (
             f"{lightning}.callbacks.model_checkpoint.ModelCheckpoint",
             f"{lightning}.callbacks.early_stopping.EarlyStopping",
             f"{lightning}.callbacks.lr_monitor.LearningRateMonitor",
-            f"{lightning}.utilities.parsing.AttributeDict",
-            f"{lightning}.core.mixins.hparams_mixin.AttributeDict",
         )
     ),
     *(
@@ -79,14 +88,21 @@ STAND_INS: tuple[tuple[Any, str], ...] = (
             *("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype", "numpy.ndarray"),
             *("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct", "_codecs.encode"),
             *("pathlib.PosixPath", "pathlib.WindowsPath", "typing.Any", "argparse.Namespace"),
-            *("builtins.dict", "builtins.list", "builtins.int", "builtins.float", "builtins.str", "builtins.bool"),
+            *("builtins.list", "builtins.int", "builtins.float", "builtins.str", "builtins.bool"),
         )
     ),
     *(
-        (InertDict, name)
-        for name in ("torch.nn.modules.container.ParameterDict", "collections.defaultdict", "builtins.defaultdict")
+        (PlainDict, name)
+        for name in (
+            *("collections.defaultdict", "builtins.dict"),
+            *("pytorch_lightning.utilities.parsing.AttributeDict", "lightning.pytorch.utilities.parsing.AttributeDict"),
+        )
     ),
+    (Parameters, "torch.nn.modules.container.ParameterDict"),
 )
+
+
+_one_at_a_time = threading.Lock()  # torch keeps the list of names for the whole process
 
 
 def is_pickle(path: Path) -> bool:
@@ -128,7 +144,8 @@ def read_pickle(path: Path) -> Any:
     """
     _check_archive(path)
     try:
-        with torch.serialization.safe_globals(list(STAND_INS)):
+        with _one_at_a_time, warnings.catch_warnings(), torch.serialization.safe_globals(list(STAND_INS)):
+            warnings.simplefilter("ignore")  # about protocols that old tools used
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except MemoryError:
         raise CheckpointError(f"{path}: asks for more memory than there is") from None
@@ -141,12 +158,13 @@ def read_pickle(path: Path) -> Any:
 
 def _refused(error: str) -> str:
     """Return in one line what torch's reader refused."""
-    if found := re.search(r"(?:GLOBAL|Unsupported global:|class|function)\s+`?([\w.]+\.[\w.]+)`?", error):
+    said = error.rpartition("WeightsUnpickler error:")[2]  # before it stands advice that we do not pass on
+    if found := re.search(r"(?:GLOBAL|class|function|module)\s+[`'\"<]*([\w.]+\.[\w.]+)", said):
         return (
             f"it names {found[1]}, which could run code and is not on the list of what is read; "
             "convert it to safetensors with the tool that made it"
         )
-    return f"not a sound checkpoint: {' '.join(error.split())[:200]}"
+    return f"not a sound checkpoint: {' '.join(said.split())[:120]}"
 
 
 def _check_archive(path: Path) -> None:
@@ -166,11 +184,15 @@ def _check_archive(path: Path) -> None:
             return
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
+            fault = next(_archive_faults(entries, size), None)
+            for entry in entries:
+                if fault is None and entry.file_size <= SMALL:
+                    archive.read(entry)  # checks its sum, which torch does not
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         raise CheckpointError(f"{path}: a damaged archive: {error}") from None
-    for fault in _archive_faults(entries, size):
+    if fault is not None:
         raise CheckpointError(f"{path}: {fault}")
 
 
