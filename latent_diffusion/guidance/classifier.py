@@ -34,8 +34,8 @@ class ClassifierGuidance(Guidance):
         """Return algorithm 2's correction."""
 
         def apply(now: Moment) -> Tensor:
-            told = scene.denoiser.schedule.told(now.level.t)  # the classifier learns beside the network
-            t = torch.full((now.x.shape[0],), told, dtype=torch.float32, device=now.x.device)
+            t = torch.full((now.x.shape[0],), now.level.t, dtype=torch.float32, device=now.x.device)
+            t = torch.as_tensor(scene.denoiser.schedule.told(t))  # as the network is told
             push = self.scale * now.level.sigma**2 / now.level.alpha
             return now.guided + push * self._gradient(now.x, t)
 

@@ -53,7 +53,7 @@ class SEG(Guidance):
 class Blurred:
     """The network with blurred queries. Attention sees tokens only; the sizes of the maps follow from that of x."""
 
-    network: nn.Module
+    network: Any  # a module that is a `Network`
     attentions: dict[str, Attention]
     sigma: float
     made: dict[tuple[int, int], nn.Module] = field(default_factory=dict)  # by height and width of x
