@@ -35,7 +35,7 @@ class Canvas:
     region: Region | None  # None = the mask is empty
     settings: Repainting
     profile: bytes | None  # ICC profile of the input
-    hashes: tuple[str, str]  # sha256 of the picture's pixels and of the mask as drawn, by which a record knows them
+    drawn: np.ndarray  # (H, W) the mask as it was given: uint8, or bool in binary mode
 
     @classmethod
     def read(cls, image: Source, mask_image: Source, settings: Repainting, work: tuple[int, int]) -> "Canvas":
@@ -48,8 +48,6 @@ class Canvas:
         alpha = picture.getchannel("A") if picture.mode == "RGBA" else None
         soft = settings.mask_mode == "soft"
         drawn = load_mask(mask_image, picture.size, "soft" if soft else "binary")
-        rgb = picture.convert("RGB")
-        hashes = _sha256(rgb.tobytes()), _sha256((drawn if soft else drawn > 0).tobytes())
         mask = fade_in(grow(drawn, settings.mask_grow), settings.mask_blur)
         region = None
         if mask.any():
@@ -57,7 +55,16 @@ class Canvas:
         profile = picture.info.get("icc_profile")
         if not isinstance(profile, bytes) or profile[16:20] != b"RGB ":
             profile = None  # of the grey or CMYK picture this was, which says nothing about RGB values
-        return cls(rgb, alpha, mask, region, settings, profile, hashes)
+        return cls(picture.convert("RGB"), alpha, mask, region, settings, profile, drawn if soft else drawn > 0)
+
+    def hashes(self, added: tuple[int, int, int, int] | None = None) -> tuple[str, str]:
+        """Return the sha256 of the picture's pixels and of the mask, by which a record knows them.
+
+        `added` are px on the left, right, top and bottom that are not the picture's own.
+        """
+        left, right, top, bottom = added or (0, 0, 0, 0)
+        own = self.picture.crop((left, top, self.picture.width - right, self.picture.height - bottom))
+        return _sha256(own.tobytes()), _sha256(self.drawn.tobytes())
 
     def unchanged(self) -> Image.Image:
         """Return the input as it was read."""

@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 from PIL import Image, ImageOps
 
-from latent_diffusion.pipeline.settings import SIZE_STEP, Defaults, check_name
+from latent_diffusion.pipeline.settings import SIZE_STEP, Defaults, check_name, check_size
 
 __all__ = ["RESIZE_MODES", "ResizeMode", "fit", "size_for"]
 
@@ -21,7 +21,13 @@ def size_for(picture: tuple[int, int], defaults: Defaults, height: int | None, w
     What the caller gives is taken as it is, a side alone keeps the picture's shape. With neither, the picture keeps its
     size where it has once to one and a half times as many px as the model's own pictures; any other is scaled to as
     many as those have.
+
+    Raises:
+        ConfigError: a side that is no multiple of 8 in range.
     """
+    for name, side in (("height", height), ("width", width)):
+        if side is not None:
+            check_size(name, side)
     if height is not None and width is not None:
         return height, width
     own_width, own_height = picture

@@ -101,7 +101,7 @@ def _sample(job: Job, canvas: Canvas, options: Options) -> Sampled:
 def _details(canvas: Canvas, sampled: Sampled, added: tuple[int, int, int, int] | None) -> InpaintRecord:
     repainting = canvas.settings
     return InpaintRecord(
-        *canvas.hashes,
+        *canvas.hashes(added),
         strength=float(repainting.strength),
         masked_content=repainting.masked_content,
         start_from=repainting.start,

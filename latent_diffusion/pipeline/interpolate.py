@@ -15,6 +15,7 @@ from latent_diffusion.errors import ConfigError
 from latent_diffusion.pipeline.engine import Engine
 from latent_diffusion.pipeline.options import Options
 from latent_diffusion.pipeline.output import Output, OutputType, check_output_type, finish
+from latent_diffusion.pipeline.prompt_script import read_script
 from latent_diffusion.pipeline.prompt_states import Reading, Text, encode_texts
 from latent_diffusion.pipeline.sampling import run_sampler
 from latent_diffusion.pipeline.seeds import Variation, noise_for
@@ -87,11 +88,25 @@ def _keys(prompt: str | Sequence[str], options: Options) -> tuple[list[str], lis
 
 def _encoded(engine: Engine, texts: Sequence[str], settings: Settings) -> list[Conditioning]:
     how = Reading(settings.emphasis, settings.long_prompt, settings.clip_skip)
-    keys = encode_texts(engine.components.text_encoder, [Text(text) for text in texts], how)
+    read = [_read(text, settings) for text in texts]
+    keys = encode_texts(engine.components.text_encoder, read, how)
     lengths = sorted({key.context.shape[1] for key in keys})
     if len(lengths) > 1:
         raise ConfigError(f"prompts of {' and '.join(map(str, lengths))} tokens cannot be mixed; shorten the long ones")
     return keys
+
+
+def _read(text: str, settings: Settings) -> Text:
+    """Return a prompt that says one thing in all steps.
+
+    Raises:
+        ConfigError: it says several, or asks for adapters.
+    """
+    script = read_script(text, None, settings.num_inference_steps, syntax=settings.emphasis != "none", negative=False)
+    (key, weight), *others = script.steps[0]
+    if script.tags or others or weight != 1.0 or len(set(script.steps)) > 1 or not isinstance(key, Text):
+        raise ConfigError(f"prompt {text[:60]!r}: schedules, AND and <lora:...> have no place in a walk")
+    return key
 
 
 def _mixed(keys: Sequence[Conditioning], starts: Sequence[int], shares: Sequence[float]) -> Conditioning:

@@ -1,5 +1,7 @@
 """Image to image, outpainting, hires, variations and walks: what each promises, and what each refuses."""
 
+import hashlib
+
 import numpy as np
 import pytest
 import torch
@@ -68,6 +70,7 @@ def test_steps_that_are_run(tiny_pipeline, photo, strength, exact, run):
         ({"strength": 0.0001, "exact_steps": True}, "less than one step"),
         ({"resize_mode": "crap"}, r"unknown resize_mode 'crap'.*did you mean 'crop'"),
         ({"height": 500}, "use 496 or 504"),
+        ({"width": "512"}, "width '512' is not an integer"),
         ({"output_type": "jpg"}, "unknown output_type"),
     ],
 )
@@ -143,6 +146,7 @@ def test_the_picture_stays_and_the_borders_are_drawn(tiny_pipeline, photo, sides
     assert border.any(), "the border is not black"
     task = out.records[0].inpaint
     assert task.added == (left, right, top, bottom)
+    assert task.image_sha256 == hashlib.sha256(photo.tobytes()).hexdigest(), "of the picture without its borders"
     assert task.masked_content == arguments.get("masked_content", "fill")
     assert Record.from_json(out.records[0].to_json()) == out.records[0]
 
@@ -278,11 +282,14 @@ def test_a_walk_between_seeds_keeps_its_prompt(tiny_pipeline):
         (["a cat", "a dog"], {"frames": 1}, "frames 1"),
         (["a cat", "a dog"], {"num_images_per_prompt": 2}, "num_images_per_prompt has no place"),
         (["a cat", 3], {}, "no text"),
+        (["a cat", "a dog AND a bird"], {}, "no place in a walk"),
+        (["a cat", "[a dog:a bird:0.5]"], {"num_inference_steps": 4}, "no place in a walk"),
+        (["a cat", "a dog <lora:x:1>"], {}, "no place in a walk"),
     ],
 )
 def test_impossible_walks(tiny_pipeline, prompts, arguments, message):
     with pytest.raises(ConfigError, match=message):
-        tiny_pipeline.interpolate(prompts, num_inference_steps=1, **arguments)
+        tiny_pipeline.interpolate(prompts, **({"num_inference_steps": 1} | arguments))
 
 
 # sources
