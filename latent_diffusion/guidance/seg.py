@@ -29,7 +29,7 @@ class SEG(Guidance):
 
     scale: float = 3.0
     sigma: float = math.inf  # of the Gaussian, in tokens of the layer; inf = all queries are their mean
-    layers: str = "mid"  # regular expression that finds the self-attentions by their names
+    layers: str = "mid"  # parts of the names of the self-attentions, joined by "|"; "" = all
 
     def __post_init__(self) -> None:
         check_range("seg: scale", self.scale, 0.0, LARGEST_SCALE)

@@ -23,6 +23,7 @@ __all__ = ["Chosen", "OpenModel", "choose_guidance"]
 
 PACKAGE = "latent_diffusion.guidance"
 WHEN = {"start": 0.0, "stop": 1.0, "sigma_low": 0.0, "sigma_high": math.inf}  # fields of `Interval` and their defaults
+LONGEST = 50  # characters of a name that a message repeats
 MOST = 16  # guidances in one call; each may cost a call of the network
 
 OpenModel = Callable[[str], Denoiser]
@@ -82,7 +83,7 @@ def _texts(asked: object) -> Sequence[str]:
         return ()
     texts = [asked] if isinstance(asked, str) else asked
     if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
-        raise ConfigError(f"guidance {asked!r}; give a name, a list of names, or a Guidance")
+        raise ConfigError(f"guidance {asked!r:.80}; give a name, a list of names, or a Guidance")
     if len(texts) > MOST:
         raise ConfigError(f"{len(texts)} guidances; at most {MOST} in one call")
     return texts
@@ -90,7 +91,7 @@ def _texts(asked: object) -> Sequence[str]:
 
 def _pair(interval: object) -> tuple[float, float]:
     if not isinstance(interval, list | tuple) or len(interval) != 2:
-        raise ConfigError(f"guidance_interval {interval!r}; give two shares of the steps, such as (0.1, 0.8)")
+        raise ConfigError(f"guidance_interval {interval!r:.80}; give two shares of the steps, such as (0.1, 0.8)")
     start, stop = (_number("guidance_interval", value) for value in interval)
     return start, stop
 
@@ -98,14 +99,15 @@ def _pair(interval: object) -> tuple[float, float]:
 def _read(text: str, scale: float, open_model: OpenModel) -> Guidance:
     """Return the guidance that "name:key=value,key=value" tells; `scale` is for those that weigh and tell none."""
     name, _, rest = text.partition(":")
-    kind = find(PACKAGE, name.strip())
+    name = name.strip()[:LONGEST]
+    kind = find(PACKAGE, name)
     told = dict(_settings(name, rest))
     when = {key: _number(key, told.pop(key)) for key in WHEN if key in told}
     known = {field.name: field for field in fields(kind) if _writable(field)}
     for key in told:
         if key not in known:
             every = (*known, *WHEN)
-            raise ConfigError(f"guidance {name!r} has no {key!r}{nearest(key, every)}; it has {', '.join(every)}")
+            raise ConfigError(f"guidance {name!r} has no {key!r:.50}{nearest(key, every)}; it has {', '.join(every)}")
     values: dict[str, Any] = {key: _value(f"{name}: {key}", known[key], value) for key, value in told.items()}
     if kind.weighs:
         values.setdefault("scale", scale)
@@ -128,7 +130,7 @@ def _settings(name: str, rest: str) -> Iterator[tuple[str, str]]:
     for item in filter(None, (item.strip() for item in rest.split(","))):
         key, equals, value = item.partition("=")
         if not equals:
-            raise ConfigError(f"guidance {name!r}: {item!r} is no key=value; write for example {name}:scale=3")
+            raise ConfigError(f"guidance {name!r}: {item!r:.50} is no key=value; write for example {name}:scale=3")
         yield key.strip(), value.strip()
 
 
@@ -153,7 +155,7 @@ def _number(what: str, value: object) -> float:
     except ValueError:
         number = math.nan
     if math.isnan(number):
-        raise ConfigError(f"{what} {value!r} is not a number")
+        raise ConfigError(f"{what} {value!r:.50} is not a number")
     return number
 
 
