@@ -56,7 +56,8 @@ def golden_slices() -> dict[str, list[float]]:
         sampler = find("latent_diffusion.samplers", name)()
         for spacing in SPACINGS:
             noise = NoiseSource(SEEDS)
-            visited = levels(schedule, spacing, STEPS, steps_offset=1, intervals=sampler.intervals)
+            habits = {"intervals": sampler.intervals, "fractional": sampler.fractional}
+            visited = levels(schedule, spacing, STEPS, steps_offset=1, **habits)
             *_, last = sampler(denoise, noise.draw(SHAPE), visited, noise)
             slices[f"{name}/{spacing}"] = last.x[:, :2, 3].flatten().tolist()
     return slices

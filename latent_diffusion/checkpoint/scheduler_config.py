@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from latent_diffusion.diffusion.level import NoiseSchedule
-from latent_diffusion.diffusion.prediction import Prediction, prediction_named
+from latent_diffusion.diffusion.prediction import FLOW, Prediction, prediction_named
 from latent_diffusion.errors import CheckpointError, ConfigError
 from latent_diffusion.schedules.cosine import CosineSchedule
 from latent_diffusion.schedules.linear import LinearSchedule
+from latent_diffusion.schedules.rectified_flow import RectifiedFlow
 from latent_diffusion.schedules.scaled_linear import ScaledLinearSchedule
 
 __all__ = ["read_schedule", "write_schedule"]
@@ -37,6 +38,8 @@ def read_schedule(config: Mapping[str, Any]) -> tuple[NoiseSchedule, Prediction]
     for name, default, number in SAMPLING:
         if _number(config, name, default, number) < 0:
             raise CheckpointError(f"{name} is {config[name]!r}, a number from 0 up was expected")
+    if is_flow(config):
+        return _read_flow(config)
     kind = config.get("beta_schedule", "linear")
     constants = {
         "num_train_timesteps": _number(config, "num_train_timesteps", 1000, int),
@@ -64,6 +67,8 @@ def write_schedule(
     Raises:
         CheckpointError: a noise law that diffusers has no name for.
     """
+    if isinstance(schedule, RectifiedFlow):
+        return _write_flow(schedule, prediction, sampler or {})
     config = {"_class_name": "DDIMScheduler", **(sampler or {})}
     if config["_class_name"] in NO_CLIPPING:
         config.setdefault("clip_sample", False)
@@ -78,6 +83,42 @@ def write_schedule(
     if schedule.zero_terminal_snr or "rescale_betas_zero_snr" in config:
         config["rescale_betas_zero_snr"] = schedule.zero_terminal_snr
     return dict(sorted(config.items()))
+
+
+def is_flow(config: Mapping[str, Any]) -> bool:
+    """Whether diffusers would take this configuration for a rectified flow."""
+    return str(config.get("_class_name", "")).startswith("FlowMatch") or config.get("use_flow_sigmas") is True
+
+
+def _read_flow(config: Mapping[str, Any]) -> tuple[NoiseSchedule, Prediction]:
+    """Return flow and prediction; a shift that depends on the picture's size is not read."""
+    if config.get("use_dynamic_shifting"):
+        raise CheckpointError("use_dynamic_shifting is set; only a rectified flow with one shift is read")
+    said = config.get("prediction_type", FLOW.name)
+    if said != FLOW.name:
+        raise CheckpointError(f"prediction_type is {said!r:.50}, a rectified flow's model says {FLOW.name}")
+    matched = str(config.get("_class_name", "")).startswith("FlowMatch")
+    shift = _number(config, "shift" if matched else "flow_shift", 1.0, float)
+    try:
+        return RectifiedFlow(_number(config, "num_train_timesteps", 1000, int), shift), FLOW
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from None
+
+
+def _write_flow(schedule: RectifiedFlow, prediction: Prediction, sampler: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration of one of diffusers' flow-matching schedulers, or of another told that it is a flow."""
+    if prediction != FLOW:
+        raise CheckpointError(
+            f"diffusers has no name for a rectified flow with {prediction.name}, only with {FLOW.name}"
+        )
+    config = dict(sampler)
+    if not is_flow(config):
+        config = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
+    if str(config["_class_name"]).startswith("FlowMatch"):
+        config["shift"] = schedule.shift
+    else:
+        config |= {"flow_shift": schedule.shift, "prediction_type": FLOW.name}
+    return dict(sorted({**config, "num_train_timesteps": schedule.num_train_timesteps}.items()))
 
 
 def _number(config: Mapping[str, Any], name: str, default: float, kind: type) -> Any:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from latent_diffusion.diffusion.beta_quantile import beta_quantile
+from latent_diffusion.diffusion.beta_quantile import beta_quantiles
 from latent_diffusion.diffusion.level import NoiseSchedule
 from latent_diffusion.diffusion.time_spacing import BETA
 
@@ -50,8 +50,7 @@ def _polyexponential(shares: np.ndarray, most: float, least: float, rho: float) 
 
 
 def _beta_sigma(shares: np.ndarray, most: float, least: float, rho: float) -> np.ndarray:
-    quantiles = np.array([beta_quantile(share, BETA, BETA) for share in (1.0 - shares).tolist()])
-    return least + quantiles * (most - least)
+    return least + beta_quantiles(1.0 - shares, BETA, BETA) * (most - least)
 
 
 def _kl_optimal(shares: np.ndarray, most: float, least: float, rho: float) -> np.ndarray:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from latent_diffusion.diffusion.beta_quantile import beta_quantile
+from latent_diffusion.diffusion.beta_quantile import beta_quantiles
 
 __all__ = ["BETA", "TIME_SPACINGS", "TimeSpacing"]
 
@@ -47,7 +47,7 @@ def _simple(points: int, steps: int, total: int) -> np.ndarray:
 
 def _beta(points: int, steps: int, total: int) -> np.ndarray:
     shares = 1.0 - np.arange(steps)[::-1] / steps
-    return (total - 1.0) * np.array([beta_quantile(share, BETA, BETA) for share in shares.tolist()])
+    return (total - 1.0) * beta_quantiles(shares, BETA, BETA)
 
 
 TIME_SPACINGS: dict[str, TimeSpacing] = {

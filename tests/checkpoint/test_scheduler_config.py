@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 
 from latent_diffusion.checkpoint.scheduler_config import read_schedule, write_schedule
-from latent_diffusion.diffusion.prediction import EPSILON, X0, V
+from latent_diffusion.diffusion.prediction import EPSILON, FLOW, X0, V
+from latent_diffusion.errors import CheckpointError
 from latent_diffusion.families import emoji, sd1, tiny
 from latent_diffusion.schedules.cosine import CosineSchedule
 from latent_diffusion.schedules.linear import LinearSchedule
+from latent_diffusion.schedules.rectified_flow import RectifiedFlow
 from latent_diffusion.schedules.scaled_linear import ScaledLinearSchedule
 
 
@@ -41,3 +43,29 @@ def test_families_say_the_laws_they_are_trained_with():
         schedule, prediction = read_schedule(family.SCHEDULER)
         assert isinstance(schedule, ScaledLinearSchedule) and prediction.name in ("epsilon", "v_prediction")
         assert write_schedule(schedule, prediction, family.SCHEDULER) == family.SCHEDULER
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        {},
+        {"_class_name": "FlowMatchHeunDiscreteScheduler"},
+        {"_class_name": "UniPCMultistepScheduler", "use_flow_sigmas": True},
+    ],
+)
+def test_rectified_flow_round_trip_and_diffusers(sampler):
+    import diffusers
+
+    config = write_schedule(RectifiedFlow(shift=3.0), FLOW, sampler)
+    assert read_schedule(config) == (RectifiedFlow(shift=3.0), FLOW)
+    theirs = getattr(diffusers, config["_class_name"]).from_config(config)
+    assert theirs.config.get("shift", theirs.config.get("flow_shift")) == 3.0
+
+
+def test_flows_that_have_no_name_are_refused():
+    with pytest.raises(CheckpointError, match="only with flow_prediction"):
+        write_schedule(RectifiedFlow(), V)
+    flow = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
+    for wrong in ({"use_dynamic_shifting": True}, {"prediction_type": "epsilon"}, {"shift": 0.0}, {"shift": "x"}):
+        with pytest.raises(CheckpointError, match=next(iter(wrong)).split("_")[0]):
+            read_schedule(flow | wrong)

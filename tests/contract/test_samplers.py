@@ -1,24 +1,53 @@
 """What every file in samplers/ must fulfil: a new one is tested by being there."""
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import FrozenInstanceError, is_dataclass
 
 import pytest
 import torch
 
+from latent_diffusion.conditioning import Conditioning
+from latent_diffusion.diffusion.denoiser import Denoiser
 from latent_diffusion.diffusion.known import keep_known
 from latent_diffusion.diffusion.level import Sampler
 from latent_diffusion.diffusion.noise import NoiseSource
+from latent_diffusion.diffusion.prediction import EPSILON, FLOW, X0, V
+from latent_diffusion.diffusion.sigma_spacing import FINITE_ONLY
 from latent_diffusion.diffusion.spacing import SPACINGS, levels
+from latent_diffusion.errors import ConfigError
 from latent_diffusion.registry import find, names
 from latent_diffusion.schedules.linear import LinearSchedule
+from latent_diffusion.schedules.rectified_flow import RectifiedFlow
 from latent_diffusion.schedules.scaled_linear import ScaledLinearSchedule
 
 SCHEDULE = ScaledLinearSchedule()
+CASES = {
+    "epsilon": (SCHEDULE, EPSILON),
+    "v": (SCHEDULE, V),
+    "x0": (SCHEDULE, X0),
+    "v-zero": (ScaledLinearSchedule(zero_terminal_snr=True), V),
+    "x0-zero": (ScaledLinearSchedule(zero_terminal_snr=True), X0),
+    "flow": (RectifiedFlow(), FLOW),
+    "flow-shift": (RectifiedFlow(shift=3.0), FLOW),
+    "v-on-flow": (RectifiedFlow(), V),
+}
 
 
 @pytest.fixture(params=names("latent_diffusion.samplers"))
 def sampler(request) -> Sampler:
     return find("latent_diffusion.samplers", request.param)()
+
+
+class Tanh:
+    """A network."""
+
+    def project(self, cond):
+        return None
+
+    def __call__(self, x, t, projected):
+        assert ((t >= 0) & (t <= 1000)).all()
+        return 0.7 * torch.tanh(x.roll(1, -1) + 0.5 * x) + torch.sin(t / 200)[:, None, None, None]
 
 
 def curved(x, level):
@@ -29,13 +58,13 @@ def curved(x, level):
 def run(sampler, seeds=(1, 2, 3, 4), *, denoise=curved, steps=8, spacing="trailing", schedule=SCHEDULE):
     noise = NoiseSource(seeds)
     x = noise.draw((4, 8, 8))
-    visited = levels(schedule, spacing, steps, intervals=sampler.intervals)
+    visited = levels(schedule, spacing, steps, intervals=sampler.intervals, fractional=sampler.fractional)
     return list(sampler(denoise, x, visited, noise))
 
 
 def test_is_a_frozen_dataclass_with_an_order(sampler):
     assert is_dataclass(sampler) and isinstance(sampler, Sampler)
-    assert sampler.order >= 1
+    assert sampler.order >= 0
     with pytest.raises((FrozenInstanceError, AttributeError)):
         sampler.order = 3
 
@@ -75,7 +104,7 @@ def test_same_seed_same_latent_and_no_state_between_calls(sampler):
 
 def test_two_interleaved_runs_do_not_meet(sampler):
     """Steps of two pictures taken in turn equal each taken alone."""
-    visited = levels(SCHEDULE, "trailing", 6, intervals=sampler.intervals)
+    visited = levels(SCHEDULE, "trailing", 6, intervals=sampler.intervals, fractional=sampler.fractional)
     walks = []
     for seed in (1, 2):
         noise = NoiseSource([seed])
@@ -84,6 +113,19 @@ def test_two_interleaved_runs_do_not_meet(sampler):
         last = one.x, two.x
     for seed, x in zip((1, 2), last, strict=True):
         assert torch.equal(x, run(sampler, [seed], steps=6)[-1].x)
+
+
+def test_two_threads_equal_solo(sampler):
+    """One sampler object, two threads, many switches between them: bit-equal to each alone."""
+    switched, interval = [], sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            switched = [last.x for *_, last in pool.map(lambda seed: run(sampler, [seed]), (1, 2))]
+    finally:
+        sys.setswitchinterval(interval)
+    for seed, x in zip((1, 2), switched, strict=True):
+        assert torch.equal(x, run(sampler, [seed])[-1].x)
 
 
 def test_x_is_not_changed_in_place(sampler):
@@ -98,6 +140,27 @@ def test_zero_terminal_snr(sampler):
     """The first level has alpha 0: no sampler divides by it."""
     done = run(sampler, schedule=ScaledLinearSchedule(zero_terminal_snr=True))
     assert all(step.x.isfinite().all() for step in done)
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("case", list(CASES))
+def test_any_spacing_on_any_law_and_prediction(sampler, spacing, case):
+    """Finite, and never a level of which the network is told nothing; only a spacing without place is refused."""
+    schedule, prediction = CASES[case]
+    if case.endswith("zero") and spacing in FINITE_ONLY:
+        with pytest.raises(ConfigError, match="zero terminal SNR"):
+            run(sampler, spacing=spacing, schedule=schedule)
+        return
+    denoise = Denoiser(Tanh(), schedule, prediction).bind(Conditioning(torch.zeros(1, 1, 1)))
+    done = run(sampler, [1], denoise=denoise, schedule=schedule, spacing=spacing, steps=5)
+    assert all(step.x.isfinite().all() for step in done)
+    assert torch.equal(done[-1].x, done[-1].x0)
+
+
+def test_rectified_flow_batch_of_four_equals_four_singles(sampler):
+    together = run(sampler, schedule=RectifiedFlow())[-1].x
+    alone = torch.cat([run(sampler, [seed], schedule=RectifiedFlow())[-1].x for seed in (1, 2, 3, 4)])
+    assert torch.equal(together, alone)
 
 
 def test_perfect_denoiser_lands_on_the_picture(sampler):

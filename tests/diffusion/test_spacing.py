@@ -6,12 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from latent_diffusion.diffusion.spacing import SPACINGS, levels, times
+from latent_diffusion.diffusion.sigma_spacing import ALIGNED, FINITE_ONLY
+from latent_diffusion.diffusion.spacing import SPACINGS, at_sigmas, at_times, levels, times
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.schedules.cosine import CosineSchedule
 from latent_diffusion.schedules.linear import LinearSchedule
+from latent_diffusion.schedules.rectified_flow import RectifiedFlow
+from latent_diffusion.schedules.scaled_linear import ScaledLinearSchedule
 
-TABLE = ["leading", "linspace", "trailing"]
+TABLE = ["leading", "linspace", "trailing", "sgm_uniform", "simple", "beta"]
 
 
 def check(ts, steps, total):
@@ -25,18 +28,18 @@ def check(ts, steps, total):
 @pytest.mark.parametrize("spacing", TABLE)
 def test_n07_every_number_of_steps(spacing, intervals):
     """Right count, strictly falling, in range: exactly, for all 1000 numbers of steps and both common offsets."""
-    for steps in range(1, 1001):
+    for steps in range(1, 1001) if spacing != "beta" else (*range(1, 30), 50, 100, 333, 999, 1000):  # dearer to find
         for offset in (0, 1):
             check(times(spacing, steps, 1000, steps_offset=offset, intervals=intervals), steps, 1000)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_n07_any_table(data):
     total = data.draw(st.integers(2, 2000))
+    spacing = data.draw(st.sampled_from(TABLE))
     steps = data.draw(st.integers(1, total))
     offset = data.draw(st.integers(0, total))
-    spacing = data.draw(st.sampled_from(TABLE))
     check(times(spacing, steps, total, steps_offset=offset, intervals=data.draw(st.booleans())), steps, total)
 
 
@@ -76,6 +79,73 @@ def test_karras_spans_the_table():
 def test_impossible_numbers_of_steps_are_refused(spacing, steps):
     with pytest.raises(ConfigError, match="1 to 1000"):
         levels(LinearSchedule(), spacing, steps)
+
+
+RATIOS = {
+    # sigma / alpha of Stable Diffusion's law as its users publish them (ComfyUI and diffusers at 20 steps)
+    "beta": [14.6, 9.39, 4.37, 1.62, 0.655],
+    "beta_sigma": [14.6, 13.4, 10.9, 6.79, 2.81],
+}
+
+
+@pytest.mark.parametrize("spacing", list(RATIOS))
+def test_the_two_meanings_of_beta(spacing):
+    """Every fourth (ComfyUI) or fifth of 20 steps: quantiles of the times, or of the noise levels."""
+    visited = levels(ScaledLinearSchedule(), spacing, 20, fractional=True)
+    ratios = [level.sigma / level.alpha for level in visited[:-1]]
+    for wanted in RATIOS[spacing]:
+        assert min(abs(ratio / wanted - 1) for ratio in ratios) < 0.01
+
+
+def test_align_your_steps_at_ten_steps_is_the_published_list():
+    """Also A1111's list of sigma for Stable Diffusion 1."""
+    schedule = ScaledLinearSchedule()
+    for name, published in ALIGNED.items():
+        assert [level.t for level in levels(schedule, name, 10)[:-1]] == list(published[:-1])
+    ratios = [level.sigma / level.alpha for level in levels(schedule, "ays_sd1", 10, fractional=True)[:-1]]
+    assert ratios == pytest.approx([14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152], rel=5e-3)
+
+
+def test_exponents():
+    schedule = ScaledLinearSchedule()
+
+    def ratios(spacing, **options):
+        return [level.sigma / level.alpha for level in levels(schedule, spacing, 12, **options)[:-1]]
+
+    assert ratios("karras") == ratios("karras", rho=7.0) != ratios("karras", rho=5.0)
+    assert ratios("polyexponential") == pytest.approx(ratios("exponential"), rel=1e-12)
+    assert ratios("polyexponential", rho=2.0) != pytest.approx(ratios("exponential"), rel=1e-2)
+    for spacing, rho in (("trailing", 7.0), ("karras", 0.0), ("karras", -1.0), ("karras", float("nan"))):
+        with pytest.raises(ConfigError, match="rho"):
+            levels(schedule, spacing, 12, rho=rho)
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_rectified_flow_is_spaced_by_its_own_sigma(spacing):
+    visited = levels(RectifiedFlow(), spacing, 7)
+    assert (visited[0].alpha, visited[0].sigma) == (0.0, 1.0) or spacing == "leading"
+    assert all(a.sigma > b.sigma for a, b in pairwise(visited))
+    assert visited[-1].t == -1.0
+
+
+def test_custom_levels():
+    schedule = ScaledLinearSchedule()
+    assert at_times(schedule, [999, 500.5, 0]) == [schedule.level(999), schedule.level(500.5, 1), schedule.level(0, 2)]
+    ratios = [level.sigma / level.alpha for level in at_sigmas(schedule, [30.0, 2.0, 0.01])]
+    assert ratios == pytest.approx([30.0, 2.0, 0.01], rel=1e-12)
+    assert [level.sigma for level in at_sigmas(RectifiedFlow(), [1.0, 0.25])] == pytest.approx([1.0, 0.25])
+    for wrong in ([], [5, 5], [1, 2], [1000], [-1], ["a"], [float("nan")], [True]):
+        with pytest.raises(ConfigError, match="timesteps"):
+            at_times(schedule, wrong)
+    for wrong in ([], [1.0, 1.0], [0.5, 1.0], [1.5], [0.0], [float("inf")]):
+        with pytest.raises(ConfigError, match="sigmas"):
+            at_sigmas(RectifiedFlow(), wrong)
+
+
+@pytest.mark.parametrize("spacing", FINITE_ONLY)
+def test_spacings_of_infinite_sigma_are_refused(spacing):
+    with pytest.raises(ConfigError, match="zero terminal SNR"):
+        levels(ScaledLinearSchedule(zero_terminal_snr=True), spacing, 5)
 
 
 def test_unknown_words_are_refused():
