@@ -3,6 +3,8 @@
 No module here imports torch at its top, so that help, completion and wrong arguments answer at once.
 """
 
+import contextlib
+import os
 import sys
 import traceback
 import warnings
@@ -77,14 +79,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code = app(args=arguments, prog_name="latent-diffusion", standalone_mode=False, obj={"debug": debug})
         if code == INTERRUPTED:
-            _say("interrupted")
+            _interrupted(leave=argv is None and arguments[:1] != ["train"])
         if sys.stdout is not None:  # None when the caller closed it
             sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except SystemExit as stop:  # typer's answer to a reader that left, as in `| head`
         return stop.code if isinstance(stop.code, int) else OUR_BUG
     except (KeyboardInterrupt, typer.Abort):
-        _say("interrupted")
+        _interrupted(leave=argv is None)
         return INTERRUPTED
     except Exception as error:
         if debug:
@@ -93,6 +95,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         if line:
             _say(f"error: {line}")
         return code
+
+
+def _interrupted(*, leave: bool) -> None:
+    """Say so; `leave` ends the process here and now, for taking a loaded model apart would take it seconds more.
+
+    Nothing is lost: files are written whole or not at all, and what was begun is already cleaned up on the way here.
+    """
+    _say("interrupted")
+    if leave:
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                with contextlib.suppress(OSError, ValueError):
+                    stream.flush()
+        os._exit(INTERRUPTED)
 
 
 def _describe(error: Exception) -> tuple[int, str]:
