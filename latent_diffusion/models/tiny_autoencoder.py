@@ -1,6 +1,6 @@
 """Tiny autoencoder: a distilled stand-in for the large one, for previews and small machines (TAESD).
 
-Plain convolutions with ReLUs, no attention, no norms: a 512 px picture in a hundredth of the large decoder's work. It
+Plain convolutions with ReLUs, no attention, no norms: a picture in a twentieth of the large decoder's work. It
 reads and gives scaled latents, those the U-Net works on. Tensor names are those of diffusers' `AutoencoderTiny`.
 Reference: Bohan 2023, "Tiny AutoEncoder for Stable Diffusion", https://github.com/madebyollin/taesd.
 """

@@ -1,9 +1,9 @@
 """Pictures of unfinished latents, cheap enough for every step.
 
-| name | what it is | 512 px take |
+| name | what it is | cost a step |
 |---|---|---|
-| `linear` | one matrix from latent channels to RGB, fitted to the model's own decoder; a pixel a cell | nothing |
-| `taesd` | a tiny autoencoder from a folder; full size | a hundredth of a decode |
+| `linear` | one matrix from latent channels to RGB, fitted to the model's own decoder; a colour a cell | none |
+| `taesd` | a tiny autoencoder from a folder; full size | a twentieth of a decode |
 """
 
 import os
