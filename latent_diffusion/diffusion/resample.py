@@ -13,6 +13,7 @@ sampler of its own: one that keeps a history starts it anew, since the old one b
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -31,6 +32,10 @@ class Resampled:
     sampler: Sampler
     repeats: int  # walks of each stretch beside the first; 0 = the plain sampler
     jump_length: int = 10  # steps of a stretch; the paper's figure for 250 steps
+
+    order: ClassVar[int] = 1  # of no path: it goes back and forth. Choose levels as for the sampler inside
+    intervals: ClassVar[bool] = False
+    fractional: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for name, least in (("repeats", 0), ("jump_length", 1)):

@@ -1,5 +1,6 @@
 """Outpainting: put borders around a picture and inpaint them; every pixel of the picture stays what it was."""
 
+import numpy as np
 from PIL import Image
 
 from latent_diffusion.data.images import MAX_PIXELS, load_image
@@ -40,10 +41,19 @@ def outpaint(
     size = picture.width + left + right, picture.height + top + bottom
     if size[0] * size[1] > MAX_PIXELS:
         raise ConfigError(f"the picture would have {size[0]}x{size[1]} px; at most {MAX_PIXELS} px are made")
-    larger = Image.new(picture.mode, size, (BLACK,) * 3 + (WHITE,) * (picture.mode == "RGBA"))
-    larger.paste(picture, (left, top))
+    # what stands under the fade from old to new at the seam goes on as the picture ends
+    larger = Image.fromarray(np.pad(np.asarray(picture), ((top, bottom), (left, right), (0, 0)), mode="edge"))
+    if larger.mode == "RGBA":
+        larger.putalpha(_opaque_around(picture.getchannel("A"), size, (left, top)))
     larger.info = dict(picture.info)
     mask = Image.new("L", size, WHITE)
     mask.paste(BLACK, (left, top, left + picture.width, top + picture.height))
     filled: InpaintOptions = {"masked_content": "fill", **options}
     return inpaint(engine, prompt, filled, image=larger, mask_image=mask, added=(left, right, top, bottom))
+
+
+def _opaque_around(alpha: Image.Image, size: tuple[int, int], corner: tuple[int, int]) -> Image.Image:
+    """Return the opacity of the larger picture: that of the picture at `corner`, whole around it."""
+    whole = Image.new("L", size, WHITE)
+    whole.paste(alpha, corner)
+    return whole

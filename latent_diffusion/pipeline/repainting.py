@@ -4,10 +4,10 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from latent_diffusion.errors import ConfigError
-from latent_diffusion.pipeline.fill import CONTENTS
-from latent_diffusion.pipeline.masks import MASK_MODES
+from latent_diffusion.pipeline.fill import CONTENTS, MaskedContent
+from latent_diffusion.pipeline.masks import MASK_MODES, MaskMode
 from latent_diffusion.pipeline.options import Options
-from latent_diffusion.pipeline.region import AREAS
+from latent_diffusion.pipeline.region import AREAS, Area
 from latent_diffusion.pipeline.settings import check_integer, check_name, check_number
 
 __all__ = ["InpaintOptions", "Repainting"]
@@ -26,11 +26,11 @@ class InpaintOptions(Options, total=False):
     """Share of the steps that are run; 0 returns the input. Default 1."""
     exact_steps: bool
     """Whether `num_inference_steps` are run at any strength, being the end of a finer path. Default False."""
-    masked_content: str
+    masked_content: MaskedContent
     """What stands in the hole at first: "original", "fill", "noise" or "nothing". Default "original"."""
     start_from: str | None
     """"noise" or "noised_image"; None = "noise" for an emptied hole at strength 1, else "noised_image"."""
-    mask_mode: str
+    mask_mode: MaskMode
     """"binary": grey of 128 or more is repainted; "soft": grey is the strength of each pixel. Default "binary"."""
     mask_grow: int
     """px by which the mask is made larger; what it then covers is repainted. Default 0."""
@@ -38,7 +38,7 @@ class InpaintOptions(Options, total=False):
     """px over which a soft mask rises from its edge inwards. Default 0."""
     feather: int
     """px over which the old picture fades into the new one, inside the mask. Default 2."""
-    inpaint_area: str
+    inpaint_area: Area
     """What the model sees: "auto", "masked" or "whole"; see `pipeline.region`. Default "auto"."""
     padding_mask_crop: int | None
     """px in view around the mask's box; None = a quarter of its longer side, 32 for the area "masked"."""
@@ -58,13 +58,13 @@ class Repainting:
 
     strength: float = 1.0
     exact_steps: bool = False
-    masked_content: str = "original"
+    masked_content: MaskedContent = "original"
     start_from: str | None = None
-    mask_mode: str = "binary"
+    mask_mode: MaskMode = "binary"
     mask_grow: int = 0
     mask_blur: int = 0
     feather: int = 2
-    inpaint_area: str = "auto"
+    inpaint_area: Area = "auto"
     padding_mask_crop: int | None = None
     resample: int = 0
     jump_length: int = 10

@@ -38,7 +38,8 @@ def test_no_repeats_is_the_sampler_itself(name):
 def test_every_sampler_walks_each_stretch_again(name):
     sampler = Resampled(find("latent_diffusion.samplers", name)(), repeats=2, jump_length=3)
     steps = run(sampler, start())
-    assert [step.index for step in steps] == list(range(21)) == list(range(sampler.steps(range(8))))
+    assert [step.index for step in steps] == list(range(21))
+    assert sampler.steps(levels(SCHEDULE, "trailing", 7)) == 21
     assert steps[-1].x.isfinite().all()
     again = run(sampler, start())
     assert all(torch.equal(a.x, b.x) for a, b in zip(steps, again, strict=True))

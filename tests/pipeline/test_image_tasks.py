@@ -151,6 +151,13 @@ def test_the_picture_stays_and_the_borders_are_drawn(tiny_pipeline, photo, sides
     assert Record.from_json(out.records[0].to_json()) == out.records[0]
 
 
+def test_no_line_is_left_at_the_seam(tiny_pipeline):
+    """The fade from old to new starts from the picture's last pixels, not from the black beyond them."""
+    image = Image.new("RGB", (40, 40), (200, 200, 200))
+    out = tiny_pipeline.outpaint("a cat", image=image, right=20, feather=5, **STEPS).images[0]
+    assert np.asarray(out)[:, 40].min() >= 160  # 5/6 of the old, 1/6 of the new
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -23,7 +23,7 @@ def picture(mode: str) -> Image.Image:
         opaque = grey.convert(mode)
         opaque.putalpha(255)
         return opaque
-    return grey.point(lambda value: 255 * (value >= 128)).convert("1") if mode == "1" else grey.convert(mode)
+    return Image.fromarray(255 * (GREYS >= 128).astype(np.uint8)).convert("1") if mode == "1" else grey.convert(mode)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA", "P", "1", "I;16"])
