@@ -17,7 +17,14 @@ def tokens(
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="As given to generate.", show_default=False)],
     model: Model = "emoji",
     steps: Annotated[
-        int | None, typer.Option(min=1, max=1000, metavar="N", help="Steps that schedules such as [before:after:0.5] count.", show_default="the model's")
+        int | None,
+        typer.Option(
+            min=1,
+            max=1000,
+            metavar="N",
+            help="Steps that schedules such as [before:after:0.5] count.",
+            show_default="the model's",
+        ),
     ] = None,
     emphasis: Emphasis = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,

@@ -64,7 +64,7 @@ class Options(TypedDict, total=False):
     clip_skip: int | None
     """Last layers of the text model to leave out, for both prompts (diffusers: for `prompt` only)."""
     emphasis: str | None
-    """How weights as in "(red:1.3)" count: "a1111", "no-norm", "comfy" or "none" (brackets are text); None = "a1111"."""
+    """How weights as in "(red:1.3)" count: "a1111" (None), "no-norm", "comfy", or "none": brackets are text."""
     long_prompt: str | None
     """Prompts of more than 75 tokens: "chunk" reads all, "truncate" the first 75, "error" refuses. None = "chunk"."""
     lora_folder: str | os.PathLike[str] | None

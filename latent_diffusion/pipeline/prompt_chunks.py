@@ -9,7 +9,7 @@ as in the A1111 web UI, so that its prompts give the same rows here.
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -52,8 +52,9 @@ class Chunks:
 
     def rows(self, count: int) -> tuple[Tensor, Tensor]:
         """Return ids (count, L) int64 and weights (count, L) float32, empty chunks at the end where there are fewer."""
-        length, tokenizer = self.tower.context_length, self.tower.tokenizer
-        padding, begin, end = (int(t) for t in (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id))
+        length = self.tower.context_length
+        tokenizer: Any = self.tower.tokenizer
+        padding, begin, end = tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id
         ids = torch.full((count, length), padding, dtype=torch.int64)
         weights = torch.ones((count, length))
         for row, chunk in enumerate([*self.chunks, *[()] * (count - len(self))]):
