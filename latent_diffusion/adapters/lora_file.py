@@ -3,7 +3,7 @@
 import hashlib
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,9 +60,51 @@ def read_lora(path: Path | str, components: Components, name: str | None = None)
     """
     file = find_file(Path(path))
     opened = open_checkpoint(file)
-    tensors, metadata = {key: stored.fetch() for key, stored in opened.tensors.items()}, opened.metadata
-    parts = parts_of(components)
-    known = spellings(parts, original_paths(components))
+    tensors = {key: stored.fetch() for key, stored in opened.tensors.items()}
+    found = _matched(file, tensors, spellings(parts_of(components), original_paths(components)))
+    family = family_of_file({key: tensor.shape for key, tensor in tensors.items()}, opened.metadata)
+    here = family_of_width(components.unet.config.cross_attention_dim)
+    made_for = f"; it looks made for {family}, this is {here}" if family and family != here else ""
+    if not found.fields:
+        raise CheckpointError(
+            f"{file}: none of its {len(tensors)} tensors belongs to a layer of {components.name} ({here})"
+            f"{made_for or _first(found.unmatched)}"
+        )
+    updates = _updates(file, found, PeftConfigs.of(opened.metadata, file), components, made_for)
+    if found.unmatched:
+        warnings.warn(
+            f"{file}: {len(found.unmatched)} of {len(tensors)} tensors are not used{_first(found.unmatched)}",
+            LatentDiffusionWarning,
+            stacklevel=2,
+        )
+    report = LoadReport(
+        name=name or name_of(file),
+        file=str(file),
+        hash=hash_of(file),
+        format=max((w for w in found.writers if w), key=found.writers.__getitem__, default="kohya"),
+        family=family,
+        forms=dict(Counter(update.form for part in updates.values() for update in part.values())),
+        matched=tuple(str(place) for place in found.fields),
+        unmatched=tuple(found.unmatched),
+    )
+    return Adapter(report, updates)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The tensors of a file, sorted by layer."""
+
+    fields: Mapping[Place, Mapping[str, Tensor]]  # layer -> factor -> tensor
+    unmatched: Sequence[str]  # keys of no layer
+    writers: Mapping[str, int]  # number of keys of each writer
+
+
+def _matched(file: Path, tensors: Mapping[str, Tensor], known: Mapping[str, Place]) -> Found:
+    """Sort tensors by the layer they change.
+
+    Raises:
+        CheckpointError: one factor of a layer is there twice.
+    """
     fields: dict[Place, dict[str, Tensor]] = defaultdict(dict)
     unmatched, writers = [], Counter()
     for key, tensor in tensors.items():
@@ -75,41 +117,27 @@ def read_lora(path: Path | str, components: Components, name: str | None = None)
             raise CheckpointError(f"{file}: {place} has two tensors for `{read.field}`, one of them {key}")
         fields[place][read.field] = tensor
         writers[read.writer] += 1
-    family = family_of_file({key: tensor.shape for key, tensor in tensors.items()}, metadata)
-    here = family_of_width(components.unet.config.cross_attention_dim)
-    made_for = f"; it looks made for {family}, this is {here}" if family and family != here else ""
-    if not writers:
-        raise CheckpointError(
-            f"{file}: none of its {len(tensors)} tensors belongs to a layer of {components.name} ({here})"
-            f"{made_for or _first(unmatched)}"
-        )
-    configs = PeftConfigs.of(metadata, file)
+    return Found(fields, unmatched, writers)
+
+
+def _updates(
+    file: Path, found: Found, configs: PeftConfigs, components: Components, made_for: str
+) -> dict[str, dict[str, Update]]:
+    """Return the changes by part and layer.
+
+    Raises:
+        CheckpointError: naming the layer whose change is incomplete or does not fit.
+    """
+    parts = parts_of(components)
     updates: dict[str, dict[str, Update]] = defaultdict(dict)
-    for place, found in fields.items():
+    for place, fields in found.fields.items():
         layer: Any = parts[place.part].get_submodule(place.path)
         try:
             scale = configs.scale(place)
-            updates[place.part][place.path] = update_of(found, layer.weight, getattr(layer, "bias", None), scale)
+            updates[place.part][place.path] = update_of(fields, layer.weight, getattr(layer, "bias", None), scale)
         except CheckpointError as error:
             raise CheckpointError(f"{file}: {place}: {error}{made_for}") from None
-    forms = Counter(update.form for part in updates.values() for update in part.values())
-    report = LoadReport(
-        name=name or name_of(file),
-        file=str(file),
-        hash=hash_of(file),
-        format=max((w for w in writers if w), key=writers.__getitem__, default="kohya"),
-        family=family,
-        forms=dict(forms),
-        matched=tuple(str(place) for place in fields),
-        unmatched=tuple(unmatched),
-    )
-    if unmatched:
-        warnings.warn(
-            f"{file}: {len(unmatched)} of {len(tensors)} tensors are not used{_first(unmatched)}",
-            LatentDiffusionWarning,
-            stacklevel=2,
-        )
-    return Adapter(report, dict(updates))
+    return dict(updates)
 
 
 def find_file(path: Path) -> Path:
@@ -143,6 +171,6 @@ def hash_of(file: Path) -> str:
     return digest.hexdigest()[:HASH_DIGITS]
 
 
-def _first(names: list[str]) -> str:
+def _first(names: Sequence[str]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return f": {', '.join(names[:SHOWN])}{more}" if names else ""
