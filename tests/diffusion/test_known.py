@@ -49,7 +49,7 @@ def test_each_place_is_released_when_its_share_of_the_steps_is_left():
     visited = levels(ScaledLinearSchedule(), "trailing", 10)
     strength = torch.tensor([1.0, 0.5, 0.3, 0.0]).reshape(1, 1, 1, 4)
     denoise = release_known(lambda x, level: torch.ones_like(x), torch.zeros(1, 4, 1, 4), strength, visited)
-    free = sum(denoise(torch.zeros(2, 4, 1, 4), level) for level in visited[:-1])
+    free = torch.stack([denoise(torch.zeros(2, 4, 1, 4), level) for level in visited[:-1]]).sum(0)
     assert free[0, 0, 0].tolist() == [10, 5, 3, 0]
     between = Level(0, 0.0, *_between(visited[4], visited[5]))
     assert denoise(torch.zeros(1, 4, 1, 4), between)[0, 0, 0].tolist() == [1, 0, 0, 0]
