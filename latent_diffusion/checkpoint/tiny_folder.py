@@ -1,5 +1,6 @@
 """A tiny autoencoder (TAESD) in its folder: config.json and weights, as diffusers' `AutoencoderTiny` writes them."""
 
+import os
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ FIXED = {"act_fn": "relu", "upsample_fn": "nearest", "upsampling_scaling_factor"
 LARGEST = 4096  # channels or blocks that are built; more than any model has
 
 
-def load_tiny_autoencoder(folder: Path | str) -> TinyAutoencoder:
+def load_tiny_autoencoder(folder: str | os.PathLike[str]) -> TinyAutoencoder:
     """Read a tiny autoencoder, float32 on the CPU, evaluation mode. Nothing is looked up elsewhere.
 
     Raises:

@@ -10,16 +10,27 @@ blocks, fresh from upsampling, is computed again where it is read in place of be
 """
 
 import copy
+from collections.abc import Iterator
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from latent_diffusion.models.autoencoder import LOGVAR_RANGE, AutoencoderKL, Middle, Posterior
-from latent_diffusion.nn.attention import Kernel
-from latent_diffusion.nn.resnet import ResnetBlock
+from latent_diffusion.models.autoencoder import (
+    LOGVAR_RANGE,
+    AutoencoderKL,
+    DecoderLevel,
+    EncoderLevel,
+    Middle,
+    Posterior,
+)
+from latent_diffusion.nn.attention import ImageAttention, Kernel
+from latent_diffusion.nn.resnet import Downsample, ResnetBlock, Upsample
 from latent_diffusion.runtime.rows import Downsampled, Kept, Map, NormedConv, PlainConv, Sum, Upsampled, keep
 
 __all__ = ["TiledAutoencoder", "in_chunks"]
+
+M = TypeVar("M", bound=nn.Module)
 
 MAX_SCORES = 2**24  # entries B * N * L * S of the attention's scores at once: 64 MiB in float32
 
@@ -50,10 +61,10 @@ class TiledAutoencoder(AutoencoderKL):
     def _encode(self, images: Tensor) -> Tensor:
         encoder = self.encoder
         x: Map = PlainConv(Kept(images), encoder.conv_in)
-        for level in encoder.down_blocks:
-            for block in level.resnets:
+        for level in _each(encoder.down_blocks, EncoderLevel):
+            for block in _each(level.resnets, ResnetBlock):
                 x = residual(block, x)
-            for down in level.downsamplers:
+            for down in _each(level.downsamplers, Downsample):
                 x = keep(Downsampled(x, down.conv))
         hidden = Kept(self._middle(encoder.mid_block, keep(x).values))
         return keep(NormedConv(hidden, encoder.conv_norm_out, encoder.conv_out)).values
@@ -63,10 +74,10 @@ class TiledAutoencoder(AutoencoderKL):
         x: Map = Kept(self._middle(decoder.mid_block, decoder.conv_in(z)))
         # entries of the largest map that has to be kept: a block's output at the image's size
         largest = self.config.block_out_channels[0] * z.shape[2] * z.shape[3] * self.factor**2
-        for level in decoder.up_blocks:
-            for block in level.resnets:
+        for level in _each(decoder.up_blocks, DecoderLevel):
+            for block in _each(level.resnets, ResnetBlock):
                 x = residual(block, x)
-            for up in level.upsamplers:
+            for up in _each(level.upsamplers, Upsample):
                 x = Upsampled(x, up.conv)
                 x = keep(x) if torch.Size(x.shape).numel() <= largest else x
         return keep(NormedConv(x, decoder.conv_norm_out, decoder.conv_out)).values
@@ -74,11 +85,18 @@ class TiledAutoencoder(AutoencoderKL):
     def _middle(self, middle: Middle, x: Tensor) -> Tensor:
         """Run the middle as it is, small as its maps are, but for the attention's scores."""
         x = middle.resnets[0](x)
-        for attention in middle.attentions:
+        for attention in _each(middle.attentions, ImageAttention):
             in_parts = copy.copy(attention)  # shares the weights; the model's own kernel stays as it is
             in_parts.kernel = in_chunks(attention.kernel)
             x = in_parts(x)
         return middle.resnets[1](x)
+
+
+def _each(modules: nn.ModuleList, kind: type[M]) -> Iterator[M]:
+    """Yield the entries of a module list as what they are, which torch does not keep."""
+    for module in modules:
+        assert isinstance(module, kind), f"a {type(module).__name__} among {kind.__name__}s"
+        yield module
 
 
 def residual(block: ResnetBlock, x: Map) -> Kept:
