@@ -111,7 +111,7 @@ def _write_flow(schedule: RectifiedFlow, prediction: Prediction, sampler: Mappin
         raise CheckpointError(
             f"diffusers has no name for a rectified flow with {prediction.name}, only with {FLOW.name}"
         )
-    config = dict(sampler)
+    config: dict[str, Any] = dict(sampler)
     if not is_flow(config):
         config = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
     if str(config["_class_name"]).startswith("FlowMatch"):

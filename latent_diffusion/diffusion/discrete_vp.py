@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latent_diffusion.diffusion.level import CLEAN_TIME, Coefficient, Level
+from latent_diffusion.diffusion.level import CLEAN_TIME, Level, Time
 from latent_diffusion.errors import ConfigError
 
 __all__ = ["DiscreteVP", "zero_terminal"]
@@ -107,7 +107,7 @@ class DiscreteVP(ABC):
         alpha = 1.0 / math.hypot(1.0, ratio)  # alpha^2 + sigma^2 = 1
         return Level(index, self.time_of(log_snr), alpha, ratio * alpha, self)
 
-    def told(self, t: Coefficient) -> Coefficient:
+    def told(self, t: Time) -> Time:
         """Return t: the network is told the time itself."""
         return t
 

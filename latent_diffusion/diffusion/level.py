@@ -7,19 +7,23 @@ in double precision: no step of a sampler reads a number back from the device.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, TypeAlias, runtime_checkable
+from typing import ClassVar, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from torch import Tensor
 
 from latent_diffusion.diffusion.noise import NoiseSource
 
-__all__ = ["CLEAN_TIME", "Coefficient", "Denoise", "Level", "NoiseSchedule", "Sampler", "Step"]
+__all__ = ["CLEAN_TIME", "Coefficient", "Denoise", "Level", "NoiseSchedule", "Sampler", "Step", "Time"]
 
 CLEAN_TIME = -1.0
 """Time of the clean latent: one training step before time 0, the least noisy level the network knows."""
 
 Coefficient: TypeAlias = float | Tensor
 """alpha or sigma: a host float, or a tensor that broadcasts against (B, C, h, w)."""
+
+
+Time = TypeVar("Time", float, Tensor)
+"""A time: a host float, or a tensor (B,)."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ class NoiseSchedule(Protocol):
         """Return the level with this log-SNR, exact in alpha and sigma; its time is `time_of(log_snr)`."""
         ...
 
-    def told(self, t: Coefficient) -> Coefficient:
+    def told(self, t: Time) -> Time:
         """Return what the network is told at time t, a number or (B,); for most laws t itself."""
         ...
 

@@ -24,7 +24,7 @@ from latent_diffusion.diffusion.forward import forward_step
 from latent_diffusion.diffusion.level import Level
 from latent_diffusion.errors import ConfigError
 
-__all__ = ["Coordinates", "Draw", "ancestor", "check_eta", "exponential", "noised", "towards"]
+__all__ = ["Coordinates", "Draw", "ancestor", "check_eta", "exponential", "noised", "towards", "weighted_sum"]
 
 Draw = Callable[[Sequence[int]], Tensor]
 """(C, h, w) -> standard normal (B, C, h, w): `NoiseSource.draw`."""
@@ -98,6 +98,14 @@ class Coordinates:
         """Carry x from `level` to `after` with one slope dz / du."""
         scale = self.scale(after)
         return (scale / self.scale(level)) * x + (scale * (self.u(after) - self.u(level))) * slope
+
+
+def weighted_sum(weights: Sequence[float], tensors: Sequence[Tensor]) -> Tensor:
+    """Return sum_k weights[k] * tensors[k], all (B, C, h, w)."""
+    total = weights[0] * tensors[0]
+    for weight, tensor in zip(weights[1:], tensors[1:], strict=True):
+        total = total + weight * tensor
+    return total
 
 
 def ancestor(level: Level, after: Level, eta: float) -> Level:

@@ -163,7 +163,7 @@ def _value(sampler: str, key: str, text: str, kind: type) -> float | int:
 def _eta(sampler: str, given: dict[str, str], asked: float | None) -> float:
     """Return the share of noise: asked for, given with the name, or the sampler's own; 0 where it has none."""
     name = sampler.partition(":")[0]
-    own = {field.name: field.default for field in fields(find("latent_diffusion.samplers", name))}
+    own: dict[str, Any] = {field.name: field.default for field in fields(find("latent_diffusion.samplers", name))}
     if asked is not None and (isinstance(asked, bool) or not isinstance(asked, int | float) or not 0.0 <= asked <= 1.0):
         raise ConfigError(f"eta {asked!r} is not a number from 0 to 1")
     if "eta" not in own:

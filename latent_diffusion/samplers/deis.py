@@ -20,7 +20,7 @@ from torch import Tensor
 
 from latent_diffusion.diffusion.level import Denoise, Level, Step
 from latent_diffusion.diffusion.noise import NoiseSource
-from latent_diffusion.diffusion.path import Coordinates, towards
+from latent_diffusion.diffusion.path import Coordinates, towards, weighted_sum
 
 __all__ = ["DEIS"]
 
@@ -56,7 +56,7 @@ class DEIS:
                     end = -0.5 * after.log_snr
                     total = math.expm1(end - nodes[0])  # (r_s - r_t) / r_t
                     weights = [area(nodes, place, end) / total for place in range(len(nodes))]
-                    slope = sum(weight * one for weight, one in zip(weights, slopes, strict=True))
+                    slope = weighted_sum(weights, slopes)
                     x = exploding.follow(x, slope, level, after)
             yield Step(index, x, x0)
 

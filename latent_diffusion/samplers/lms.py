@@ -17,7 +17,7 @@ from torch import Tensor
 
 from latent_diffusion.diffusion.level import Denoise, Level, Step
 from latent_diffusion.diffusion.noise import NoiseSource
-from latent_diffusion.diffusion.path import Coordinates, towards
+from latent_diffusion.diffusion.path import Coordinates, towards, weighted_sum
 
 __all__ = ["LMS"]
 
@@ -47,7 +47,7 @@ class LMS:
             slopes = [coordinates.slope(x, x0, level), *slopes][:SLOPES]
             nodes = [start, *nodes][:SLOPES]
             weights = [area(nodes, place, start, end) / (end - start) for place in range(len(nodes))]
-            slope = sum(weight * one for weight, one in zip(weights, slopes, strict=True))
+            slope = weighted_sum(weights, slopes)
             x = coordinates.follow(x, slope, level, after)
             yield Step(index, x, x0)
 

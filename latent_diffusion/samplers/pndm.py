@@ -19,7 +19,7 @@ from torch import Tensor
 
 from latent_diffusion.diffusion.level import Denoise, Level, Step
 from latent_diffusion.diffusion.noise import NoiseSource
-from latent_diffusion.diffusion.path import Coordinates, towards
+from latent_diffusion.diffusion.path import Coordinates, towards, weighted_sum
 
 __all__ = ["PNDM"]
 
@@ -54,7 +54,6 @@ class PNDM:
                 x0 = denoise(guess, after)
                 slope = 0.5 * (slopes[0] + coordinates.slope(guess, x0, after))
             else:
-                weights = ADAMS_BASHFORTH[len(slopes)]
-                slope = sum(weight * one for weight, one in zip(weights, slopes, strict=True))
+                slope = weighted_sum(ADAMS_BASHFORTH[len(slopes)], slopes)
             x = coordinates.follow(x, slope, level, after)
             yield Step(index, x, x0)

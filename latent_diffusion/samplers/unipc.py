@@ -22,7 +22,7 @@ from torch import Tensor
 
 from latent_diffusion.diffusion.level import Denoise, Level, Step
 from latent_diffusion.diffusion.noise import NoiseSource
-from latent_diffusion.diffusion.path import towards
+from latent_diffusion.diffusion.path import towards, weighted_sum
 from latent_diffusion.errors import ConfigError
 
 __all__ = ["UniPC"]
@@ -77,7 +77,7 @@ def _step(x: Tensor, level: Level, after: Level, estimates: Estimates, end: Tens
         differences.append(end - x0)
     if differences:
         factor = after.alpha * math.expm1(-h)
-        x = x - factor * sum(rho * one for rho, one in zip(_weights(places, h), differences, strict=True))
+        x = x - factor * weighted_sum(_weights(places, h), differences)
     return x
 
 

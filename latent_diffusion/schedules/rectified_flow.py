@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from latent_diffusion.diffusion.level import CLEAN_TIME, Coefficient, Level
+from latent_diffusion.diffusion.level import CLEAN_TIME, Level, Time
 from latent_diffusion.errors import ConfigError
 
 __all__ = ["RectifiedFlow"]
@@ -67,11 +67,11 @@ class RectifiedFlow:
         u = _u_of(log_snr)
         return Level(index, self.time_of(log_snr), 1.0 - u, u, self)
 
-    def told(self, t: Coefficient) -> Coefficient:
+    def told(self, t: Time) -> Time:
         """Return T u at time t: what the network is told."""
         return self.num_train_timesteps * self._u(t)
 
-    def _u(self, t: Coefficient) -> Coefficient:
+    def _u(self, t: Time) -> Time:
         v = (t + 1.0) / self.num_train_timesteps
         return self.shift * v / (1.0 + (self.shift - 1.0) * v)
 

@@ -16,6 +16,7 @@ from latent_diffusion import LatentDiffusionPipeline
 BOUND = 1e-4
 STEPS = 10  # divides 1000: diffusers' DDIM steps by 1000 // steps whatever the spacing
 PROMPTS, NEGATIVE = ["a red apple", "the sun"], ["a blue car", ""]
+SDE = {"timestep_spacing": "linspace", "algorithm_type": "sde-dpmsolver++"}
 CASES = {
     # our sampler, spacing, eta -> diffusers' scheduler and what it is told
     "ddim": ("ddim", "leading", 0.0, "DDIMScheduler", {"timestep_spacing": "leading"}),
@@ -24,6 +25,12 @@ CASES = {
     "ddpm": ("ddpm", "leading", 0.0, "DDPMScheduler", {"timestep_spacing": "leading"}),
     "dpmpp_2m": ("dpmpp_2m", "linspace", 0.0, "DPMSolverMultistepScheduler", {"timestep_spacing": "linspace"}),
     "dpmpp_2m-karras": ("dpmpp_2m", "karras", 0.0, "DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
+    "unipc": ("unipc", "trailing", None, "UniPCMultistepScheduler", {"timestep_spacing": "trailing"}),
+    "dpmpp_2m_sde": ("dpmpp_2m_sde", "linspace", None, "DPMSolverMultistepScheduler", SDE),
+    "euler": ("euler", "leading", None, "EulerDiscreteScheduler", {"timestep_spacing": "leading"}),
+    "euler_a": ("Euler a", "leading", None, "EulerAncestralDiscreteScheduler", {"timestep_spacing": "leading"}),
+    "heun": ("heun", "leading", None, "HeunDiscreteScheduler", {"timestep_spacing": "leading"}),
+    "dpm2_a": ("DPM2 a", "leading", None, "KDPM2AncestralDiscreteScheduler", {"timestep_spacing": "leading"}),
 }
 
 
@@ -84,7 +91,7 @@ def draw_ours(pipe, **arguments):
 def test_final_latents(ours, theirs, case):
     sampler, spacing, eta, scheduler, options = CASES[case]
     reschedule(theirs, scheduler, options)
-    expected = draw_theirs(theirs, eta)
+    expected = draw_theirs(theirs, eta or 0.0)
     assert expected.abs().max() > 0.5, "the pictures are not all alike"
     found = draw_ours(ours, sampler=sampler, spacing=spacing, eta=eta)
     assert error(found, expected) <= BOUND
