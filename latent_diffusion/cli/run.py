@@ -76,7 +76,8 @@ def load_pipeline(
             raise CheckpointError(f"{option} {str(file)!r}: there is no such file")
     from latent_diffusion.pipeline.pipeline import LatentDiffusionPipeline
 
-    pipe = LatentDiffusionPipeline.from_pretrained(model, device=device, dtype=dtype, **({} if machine is None else machine))
+    more: dict[str, Any] = {} if machine is None else dict(machine)
+    pipe = LatentDiffusionPipeline.from_pretrained(model, device=device, dtype=dtype, **more)
     for file, weight in weighted:
         pipe.load_lora_weights(file, weight=weight)
     for file in embeddings or ():
