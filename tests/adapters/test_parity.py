@@ -12,7 +12,7 @@ from latent_diffusion.adapters.writing import write_lora
 from latent_diffusion.conditioning import Conditioning
 
 PROMPTS = ["a 3d render of a red apple", "a blue car"]
-TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}  # theirs adds a second product at run time, ours one merged product; 1.5e-6 is seen
+TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}  # theirs adds a second product at run time; 1.5e-6 is seen
 
 
 @pytest.fixture
