@@ -1,9 +1,10 @@
 """Every impossible argument of a drawing call: refused by name, with what is allowed, before anything is computed.
 
-Rows G01 to G07 and G10 of the reliability matrix; G08 and G09 (prompts) and G15 (metadata) are with their own parts.
+Rows G01 to G07, G10 and G11 of the reliability matrix; G08 and G09 (prompts) and G15 (metadata) are with their own parts.
 """
 
 import dataclasses
+import re
 import time
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from latent_diffusion.cli.main import main
 from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
 from latent_diffusion.registry import names
 
@@ -124,6 +126,17 @@ def test_g07_samplers(refused, sampler):
 def test_g10_lists_of_different_lengths(refused, arguments, words):
     line = refused(**arguments)
     assert all(word in line for word in words)
+
+
+def test_g11_no_prompt_reaches_a_file_name(tiny_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    prompts = ["a/b", "..", "../../x", "CON", "-x", "a" * 300, "~", "$(ls)", "a\nb"]
+    arguments = ["--model", str(tiny_folder), "--steps", "1", "--seed", "5", "--guidance-scale", "1"]
+    assert main(["generate", *arguments, "--", *prompts]) == 0
+    written = [str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*") if file.is_file()]
+    assert len(written) == len(prompts)
+    assert all(re.fullmatch(r"outputs/\d{8}-\d{6}-5-\d{4}\.png", name) for name in written)
+    assert {file.parent for file in tmp_path.parent.rglob("*-5-*.png")} == {tmp_path / "outputs"}
 
 
 def test_settings_are_frozen(tiny_pipeline):
