@@ -1,6 +1,6 @@
 """Every impossible argument of a drawing call: refused by name, with what is allowed, before anything is computed.
 
-Rows G01 to G07, G10 and G11 of the reliability matrix; G08 and G09 (prompts) and G15 (metadata) are with their own parts.
+Rows G01 to G07, G10 and G11 of the reliability matrix; G08, G09 (prompts) and G15 (metadata) are with their parts.
 """
 
 import dataclasses
