@@ -167,7 +167,7 @@ def one_line_of(text: str) -> str:
 
 
 GENERATE_MISTAKES = [
-    (["--sampler", "dimm"], 2, "there are ddim, ddpm, dpmpp_2m (did you mean 'ddim'?)"),
+    (["--sampler", "dimm"], 2, "tcd, unipc (did you mean 'ddim'?)"),
     (["--spacing", "karas"], 2, "did you mean 'karras'?"),
     (["--height", "500"], 2, "height 500 is not a multiple of 8; use 496 or 504"),
     (["--width", "100000"], 2, "width 100000"),
