@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from latent_diffusion.checkpoint.atomic import replacing
+from latent_diffusion.checkpoint.links import refuse_broken_link
 from latent_diffusion.errors import CheckpointError
 
 __all__ = ["read_json", "write_json"]
@@ -16,6 +17,7 @@ def read_json(file: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is missing or is not one.
     """
+    refuse_broken_link(file)
     try:
         values = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from latent_diffusion.checkpoint.links import refuse_broken_link
 from latent_diffusion.errors import CheckpointError
 from latent_diffusion.registry import nearest
 
@@ -31,8 +32,7 @@ def locate_model(name: str | os.PathLike[str]) -> Path:
     folder = Path(name)
     known = f"bundled models are: {', '.join(names) or 'none'}{nearest(str(name), names)}"
     if not os.path.exists(folder):  # unlike Path.exists, False for names too long to be one
-        if os.path.islink(folder):
-            raise CheckpointError(f"{str(name)!r} is a link to {os.readlink(folder)!r}, which is not there")
+        refuse_broken_link(folder)
         raise CheckpointError(f"no model {str(name)!r}: there is no such file or folder, and the {known}")
     if folder.is_file():
         return folder

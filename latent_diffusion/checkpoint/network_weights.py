@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from latent_diffusion.checkpoint.json_file import read_json
+from latent_diffusion.checkpoint.links import refuse_broken_link
 from latent_diffusion.checkpoint.safetensors_file import open_tensors, write_tensors
 from latent_diffusion.checkpoint.weights import Network, Stored, Weights, fill, some
 from latent_diffusion.errors import CheckpointError
@@ -58,7 +59,9 @@ def weights_file(folder: Path, stem: str = STEM) -> Path:
         CheckpointError: there is none; the message says what to do when there are only pickles.
     """
     for name in NAMES:
-        if (file := folder / name.format(stem)).is_file():
+        file = folder / name.format(stem)
+        refuse_broken_link(file)
+        if file.is_file():
             return file
     pickles = [file for name in PICKLES if (folder / (file := name.format(stem))).exists()]
     if pickles:

@@ -7,6 +7,7 @@ Format: https://huggingface.co/docs/safetensors (sections "Format" and "Notes").
 
 import json
 import math
+import mmap
 import os
 import shutil
 import struct
@@ -20,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from latent_diffusion.checkpoint.atomic import replacing
+from latent_diffusion.checkpoint.links import refuse_broken_link
 from latent_diffusion.checkpoint.weights import Stored
 from latent_diffusion.errors import CheckpointError, ResourceError
 
@@ -87,9 +89,12 @@ def open_file(path: Path | str) -> tuple[dict[str, Stored], dict[str, str]]:
         first, last = entry["data_offsets"]
 
         def fetch() -> Tensor:
-            raw = torch.empty(last - first, dtype=torch.uint8)
-            _read_into(path, file, name, memoryview(raw.numpy()), start + first)
-            return raw.view(dtype).reshape(shape)
+            if first == last:
+                return torch.empty(shape, dtype=dtype)
+            # pages of its own, given back the moment the tensor has been cast: the heap would keep them
+            room = mmap.mmap(-1, last - first)
+            _read_into(path, file, name, memoryview(room), start + first)
+            return torch.frombuffer(room, dtype=dtype).reshape(shape)
 
         return Stored(shape, dtype, fetch)
 
@@ -97,6 +102,7 @@ def open_file(path: Path | str) -> tuple[dict[str, Stored], dict[str, str]]:
 
 
 def _opened(path: Path) -> BinaryIO:
+    refuse_broken_link(path)
     try:
         return open(path, "rb", buffering=0)
     except OSError as error:

@@ -5,6 +5,7 @@ one tensor of the file, never the file.
 """
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -68,8 +69,8 @@ def fill(model: Network, weights: Weights, dtype: torch.dtype | None) -> Network
     check_fit(weights, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()})
     state, nothing = {}, True
     for name, stored in weights.tensors.items():
-        state[name] = _cast(weights.source, name, stored.fetch(), dtype)
-        nothing = nothing and not _numbers(state[name]).any()
+        state[name], largest = _cast(weights.source, name, stored.fetch(), dtype)
+        nothing = nothing and largest == 0
     if nothing:
         raise CheckpointError(f"{weights.source}: every weight is 0: the file was never filled")
     model.load_state_dict(state, assign=True)
@@ -99,25 +100,29 @@ def check_fit(weights: Weights, wanted: Mapping[str, tuple[int, ...]]) -> None:
             raise CheckpointError(f"{source}: {name} is {plain(found[name].dtype)}; weights are floating-point numbers")
 
 
-def _cast(source: Path, name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """Return a weight in `dtype` (None: its own) and check that it holds finite numbers.
+def _cast(source: Path, name: str, tensor: Tensor, dtype: torch.dtype | None) -> tuple[Tensor, float]:
+    """Return a weight in `dtype` (None: its own) and its largest absolute value; check that it holds finite numbers.
 
     Raises:
         CheckpointError: it holds NaN, infinity or a number beyond the range of `dtype`.
     """
     cast = tensor.to(dtype or tensor.dtype)
-    # one pass without a temporary: float64 sums of finite narrower numbers cannot overflow
-    if not torch.isfinite(_numbers(cast).sum(dtype=torch.float64)):
-        if torch.isfinite(_numbers(tensor)).all():
+    largest = _largest(cast)
+    if not math.isfinite(largest):
+        if math.isfinite(_largest(tensor)):
             raise CheckpointError(
                 f"{source}: {name} holds numbers beyond the range of {plain(cast.dtype)}; use bfloat16"
             )
         raise CheckpointError(f"{source}: {name} holds NaN or infinity: the file is damaged or its training diverged")
-    return cast
+    return cast, largest
 
 
-def _numbers(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.element_size() == 1 else tensor  # float8 has no arithmetic
+def _largest(tensor: Tensor) -> float:
+    """Return the largest absolute value, NaN or infinity where there is any, in one pass without a temporary."""
+    if not tensor.numel():
+        return 0.0
+    low, high = torch.aminmax(tensor.float() if tensor.element_size() == 1 else tensor)  # float8 has no arithmetic
+    return torch.maximum(low.abs(), high.abs()).item()
 
 
 def plain(dtype: torch.dtype) -> str:
