@@ -22,7 +22,7 @@ from latent_diffusion.pipeline.late_start import late_levels
 from latent_diffusion.pipeline.options import Options, Texts
 from latent_diffusion.pipeline.output import Output, OutputType, check_output_type, finish
 from latent_diffusion.pipeline.record import HiresRecord
-from latent_diffusion.pipeline.sampling import OnStep, decode, run_sampler
+from latent_diffusion.pipeline.sampling import OnStep, Sampled, decode, run_sampler
 from latent_diffusion.pipeline.settings import SIZE_STEP, Settings, check_name, check_number, check_size
 from latent_diffusion.pipeline.text_to_image import check_channels
 
@@ -58,26 +58,33 @@ def hires(
     if not levels:
         raise ConfigError("hires strength 0 would only enlarge; use more, or draw without hires")
     first = engine.start(prompt, small, options)
-    x, on_step = first.initial_noise(), options.get("on_step")
-    drawn = run_sampler(small.build_sampler(), first.bind(), x, first.levels, first.noise, on_step)
-    if drawn.stopped:
-        images = finish(engine.components.autoencoder, drawn.latents, output_type)
-        return Output(images, first.seeds, first.records(drawn, (small.width, small.height)), stopped=True)
     # the second pass draws on from the same noise streams
     second = replace(
         engine.start(prompt, large, wider, levels=levels),
         noise=first.noise, seeds=first.seeds, variation=first.variation, initial=first.initial,
     )  # fmt: skip
+    x, on_step = first.initial_noise(), options.get("on_step")
+    drawn = run_sampler(small.build_sampler(), first.bind(), x, first.levels, first.noise, on_step)
+    if drawn.stopped:
+        images = finish(engine.components.autoencoder, drawn.latents, output_type)
+        return Output(images, first.seeds, first.records(drawn, (small.width, small.height)), stopped=True)
     latents = _enlarged(engine.components.autoencoder, drawn.latents, large, upscaler)
     x = add_noise(latents, second.initial_noise(), levels[0].alpha, levels[0].sigma)
     sampled = run_sampler(
         large.build_sampler(), second.bind(), x, levels, second.noise, _numbered_on(on_step, drawn.steps)
     )
     images = finish(engine.components.autoencoder, sampled.latents, output_type)
-    task = HiresRecord(float(scale), upscaler, float(strength), large.num_inference_steps, sampled.steps)
-    return Output(
-        images, first.seeds, first.records(sampled, (large.width, large.height), task), stopped=sampled.stopped
+    both, task = (
+        replace(sampled, steps=drawn.steps + sampled.steps),
+        _details(large, scale, upscaler, strength, sampled),
     )
+    return Output(images, first.seeds, first.records(both, (large.width, large.height), task), stopped=sampled.stopped)
+
+
+def _details(large: Settings, scale: float, upscaler: str, strength: float, sampled: Sampled) -> HiresRecord:
+    ids = large.size_ids
+    told = (None, None) if ids is None else (ids.positive, ids.negative)
+    return HiresRecord(float(scale), upscaler, float(strength), large.num_inference_steps, sampled.steps, *told)
 
 
 def _larger(side: int, scale: float) -> int:

@@ -71,7 +71,7 @@ def write_infotext(record: "Record") -> str:
     if record.model_hash:
         values["Model hash"] = record.model_hash[:10]
     values["Model"] = record.model
-    if record.variation_seed is not None:
+    if record.variation_strength:  # a walk's first frame has other seeds and no share of them
         values["Variation seed"] = record.variation_seed
         values["Variation seed strength"] = _number(record.variation_strength)
     task = record.inpaint or record.image_to_image or record.hires

@@ -61,9 +61,12 @@ class HiresRecord:
     strength: float  # of the second pass
     num_inference_steps: int  # of the second pass, before strength
     steps_run: int  # of the second pass
+    size_ids: tuple[float, ...] | None = None  # SDXL: what the second pass was told, see `Record.size_ids`
+    negative_size_ids: tuple[float, ...] | None = None
 
 
 _TASKS = {"inpaint": InpaintRecord, "image_to_image": ImageToImageRecord, "hires": HiresRecord}
+_TUPLES = ("box", "added", "size_ids", "negative_size_ids", "guidance", "guidance_interval", "timesteps", "sigmas")
 Task = InpaintRecord | ImageToImageRecord | HiresRecord
 """What besides text to image made a picture."""
 
@@ -95,7 +98,7 @@ class Record:
     guidance: tuple[str, ...] | None = None  # besides scale, rescale, interval; None = classifier-free guidance
     guidance_interval: tuple[float, float] | None = None  # shares of the steps; None = always
     initial: str = "seed"  # "seed", or "latents" when the initial noise was given, or "generator"
-    stopped_after: int | None = None  # steps done when the caller stopped it
+    stopped_after: int | None = None  # steps done, of both passes of hires, when the caller stopped it
     emphasis: str = "none"  # how weights in the prompt count; records before it had none
     long_prompt: str = "truncate"  # what happened to prompts of more than 75 tokens
     prompt_2: str | None = None  # what SDXL's second text encoder read instead of `prompt`
@@ -127,12 +130,8 @@ class Record:
         try:
             values = json.loads(text)
             tasks = {name: values.pop(name, None) for name in _TASKS}
-            for name in ("box", "added"):
-                if tasks["inpaint"] and tasks["inpaint"].get(name) is not None:
-                    tasks["inpaint"][name] = tuple(tasks["inpaint"][name])
-            for name in ("size_ids", "negative_size_ids", "guidance", "guidance_interval", "timesteps", "sigmas"):
-                if values.get(name) is not None:
-                    values[name] = tuple(values[name])
+            for part in filter(None, (values, *tasks.values())):
+                part |= {name: tuple(part[name]) for name in _TUPLES if part.get(name) is not None}
             values["adapters"] = tuple(Applied(**adapter) for adapter in values.get("adapters", ()))
             return cls(**values, **{name: task and _TASKS[name](**task) for name, task in tasks.items()})
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

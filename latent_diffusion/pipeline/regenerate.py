@@ -18,13 +18,14 @@ from latent_diffusion.pipeline.pipeline import LatentDiffusionPipeline
 from latent_diffusion.pipeline.prompt_terms import take_adapters
 from latent_diffusion.pipeline.record import InpaintRecord, Record
 from latent_diffusion.pipeline.walk import CUSTOM
+from latent_diffusion.randomness import MAX_SEED
 
 __all__ = ["Plan", "differences", "plan_of_found", "plan_of_record"]
 
 SAME_NAME = (
     "num_inference_steps", "guidance_scale", "guidance_rescale", "guidance", "guidance_interval", "sampler", "spacing",
     "spacing_rho", "timesteps", "sigmas", "eta", "clip_skip", "emphasis", "long_prompt", "negative_prompt", "prompt_2",
-    "negative_prompt_2", "variation_seed",
+    "negative_prompt_2",
 )  # fmt: skip
 """Fields of a record that are options under the same name."""
 NOT_COMPARED = ("software", "device", "steps_run")  # decide no pixel, or follow from what does
@@ -88,15 +89,19 @@ def plan_of_record(record: Record) -> Plan:
     arguments: dict[str, Any] = {
         name: value for name in SAME_NAME if (value := getattr(record, name, None)) not in (None, ())
     }
-    arguments |= {"seed": [record.seed], "height": record.work_height, "width": record.work_width}
+    seed = record.seed % (MAX_SEED + 1)  # a generator's may be larger; the CPU's reads these bits of it
+    arguments |= {"seed": [seed], "height": record.work_height, "width": record.work_width}
     if record.spacing == CUSTOM:
         del arguments["spacing"], arguments["num_inference_steps"]  # the times or sigmas say both
-    if record.variation_strength:
-        arguments["variation_strength"] = record.variation_strength
-    for prefix, numbers in (("", record.size_ids), ("negative_", record.negative_size_ids)):
-        arguments |= _sizes(prefix, numbers)
+    if record.variation_strength:  # the first frame of a walk has other seeds and leans none towards them
+        arguments |= {"variation_seed": record.variation_seed, "variation_strength": record.variation_strength}
+    second = record.hires
+    arguments |= _sizes("", record.size_ids, second and second.size_ids)
+    arguments |= _sizes("negative_", record.negative_size_ids, second and second.negative_size_ids)
     method, of_task = _task(record)
     missing = []
+    if record.negative_prompt is None:
+        missing.append("its negative prompt was given as text embeddings, which the picture does not keep")
     if record.initial == "latents":
         missing.append("its first noise was given as latents, which the picture does not keep")
     if record.initial == "generator":
@@ -118,14 +123,21 @@ def plan_of_record(record: Record) -> Plan:
     )
 
 
-def _sizes(prefix: str, numbers: tuple[float, ...] | None) -> dict[str, Any]:
-    """Return the options that SDXL's size numbers come from."""
+def _sizes(prefix: str, numbers: tuple[float, ...] | None, second: tuple[float, ...] | None) -> dict[str, Any]:
+    """Return the options that SDXL's size numbers come from.
+
+    `second` are those of a second pass: a pair that is another there was the picture's own size, and is not given.
+    """
     if numbers is None:
         return {}
-    pairs = {"original_size": numbers[:2], "crops_coords_top_left": numbers[2:4]}
+    places = {"original_size": slice(0, 2), "crops_coords_top_left": slice(2, 4)}
     if len(numbers) == 6:
-        pairs["target_size"] = numbers[4:]
-    found: dict[str, Any] = {f"{prefix}{name}": tuple(int(px) for px in pair) for name, pair in pairs.items()}
+        places["target_size"] = slice(4, 6)
+    found: dict[str, Any] = {
+        f"{prefix}{name}": tuple(int(px) for px in numbers[place])
+        for name, place in places.items()
+        if second is None or second[place] == numbers[place]
+    }
     return found if len(numbers) == 6 else {**found, f"{prefix}aesthetic_score": numbers[4]}
 
 

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from latent_diffusion import LatentDiffusionPipeline
 from latent_diffusion.cli.main import main
 from latent_diffusion.errors import ConfigError, DataError
 from latent_diffusion.pipeline.foreign import read_found
@@ -83,10 +84,48 @@ def test_a_stopped_picture_stops_again(tiny_pipeline):
     assert again.records[0].stopped_after == 2 and torch.equal(again.images, out.images)
 
 
+def test_a_second_pass_that_was_stopped_stops_again(tiny_pipeline):
+    call = {"scale": 1.5, "hires_strength": 1.0, "output_type": "latent", "on_step": lambda step: step.index < 6}
+    out = tiny_pipeline.hires("a cat", **COMMON, **call)
+    again = plan_of_record(out.records[0]).draw(tiny_pipeline, {}, output_type="latent")
+    assert out.records[0].stopped_after == 7 and out.records[0].hires.steps_run == 3
+    assert differences(out.records[0], again.records[0]) == [] and torch.equal(again.images, out.images)
+
+
+@pytest.mark.parametrize("sizes", [{}, {"original_size": (32, 32), "negative_target_size": (24, 24)}])
+def test_each_pass_is_told_its_own_size(tiny_family, sizes):
+    pipe = LatentDiffusionPipeline.from_pretrained(tiny_family("sdxl"), device="cpu")
+    call = {"num_inference_steps": 2, "seed": 1, "height": 32, "width": 32, "scale": 1.5, "output_type": "latent"}
+    out = pipe.hires("a cat", **call, **sizes)
+    record = Record.from_json(out.records[0].to_json())
+    assert record == out.records[0] and record.hires.size_ids[4:] == (48, 48) and record.size_ids[4:] == (32, 32)
+    again = plan_of_record(record).draw(pipe, {}, output_type="latent")
+    assert differences(record, again.records[0]) == [] and torch.equal(again.images, out.images)
+
+
+def test_the_ends_of_a_walk_are_made_again(tiny_pipeline):
+    call = {"num_inference_steps": 2, "frames": 3, "sampler": "ddpm", "output_type": "pt"}
+    out = tiny_pipeline.interpolate(["a cat", "a dog"], seed=[1, 2], **call)
+    for k in (0, 2):
+        again = plan_of_record(out.records[k]).draw(tiny_pipeline, {}, output_type="pt")
+        assert (again.images[0] - out.images[k]).abs().max() <= 1e-4
+    assert ["Variation seed" in record.infotext() for record in out.records] == [False, True, True]
+
+
+def test_a_generator_of_a_large_seed_is_followed(tiny_pipeline):
+    generator = torch.Generator().manual_seed(2**40 + 3)
+    out = tiny_pipeline("a cat", num_inference_steps=2, generator=generator, output_type="latent")
+    plan = plan_of_record(out.records[0])
+    assert "generator" in plan.missing[0] and torch.equal(
+        plan.draw(tiny_pipeline, {}, output_type="latent").images, out.images
+    )
+
+
 def test_what_cannot_be_honoured_is_said(tiny_pipeline):
     (record,) = tiny_pipeline("a cat", **COMMON, output_type="latent").records
     given = plan_of_record(dataclasses.replace(record, initial="latents"))
     assert "given as latents" in given.missing[0]
+    assert "negative prompt" in plan_of_record(dataclasses.replace(record, negative_prompt=None)).missing[0]
     with pytest.raises(DataError, match="embeddings"):
         plan_of_record(dataclasses.replace(record, prompt=None))
     other = dataclasses.replace(record, model_hash="0" * 64, dtype="bfloat16", sampler="euler")
