@@ -57,7 +57,10 @@ def image_to_image(
         made = finish(autoencoder, sampled.latents, output_type)
     else:
         warnings.warn("strength is 0: the picture comes back as it is", LatentDiffusionWarning, CALLER)
-        sampled, same = Sampled(torch.empty(0), 0, False), images.float().expand(len(job.seeds), -1, -1, -1)
-        made = autoencoder.to_latents(same) if output_type == "latent" else in_form(same, output_type)
+        sampled = Sampled(torch.empty(0), 0, False)
+        # the picture itself, not `images`, which are in the autoencoder's number format
+        same = autoencoder.to_latents(images).float() if output_type == "latent" else to_tensor(picture)[None]
+        same = same.to(images.device).expand(len(job.seeds), -1, -1, -1)
+        made = same if output_type == "latent" else in_form(same, output_type)
     details = ImageToImageRecord(digest, float(strength), exact_steps, resize_mode, sampled.steps)
     return Output(made, job.seeds, job.records(sampled, (width, height), details), sampled.stopped)

@@ -17,6 +17,7 @@ from latent_diffusion.pipeline.options import Options
 from latent_diffusion.pipeline.output import Output, OutputType, check_output_type, finish
 from latent_diffusion.pipeline.prompt_script import read_script
 from latent_diffusion.pipeline.prompt_states import Reading, Text, encode_texts
+from latent_diffusion.pipeline.prompts import check_prompt
 from latent_diffusion.pipeline.sampling import run_sampler
 from latent_diffusion.pipeline.seeds import Variation, noise_for
 from latent_diffusion.pipeline.settings import Settings, check_integer
@@ -30,6 +31,7 @@ NOT_HERE = (
     "num_images_per_prompt",
     "prompt_2",
     "prompt_embeds",
+    "refiner",
     "pooled_prompt_embeds",
     "variation_seed",
     "variation_strength",
@@ -72,17 +74,17 @@ def _keys(prompt: str | Sequence[str], options: Options) -> tuple[list[str], lis
     """Return prompt and seed of each key; one prompt or one seed is that of all.
 
     Raises:
-        ConfigError: fewer than two keys, or lists of unequal length.
+        ConfigError: fewer than two keys, lists of unequal length, or what is no text.
     """
-    texts = [prompt] if isinstance(prompt, str) else list(prompt)
+    if not isinstance(prompt, Sequence):
+        raise ConfigError(f"`prompt` is {prompt!r:.50}; a walk needs a text, or a list of texts")
+    texts = [check_prompt(text) for text in ([prompt] if isinstance(prompt, str) else prompt)]
     seed = options.get("seed")
     _, seeds = noise_for(seed, None, len(seed) if isinstance(seed, Sequence) and seed else 1)
     count = max(len(texts), len(seeds))
     if count < 2 or {len(texts), len(seeds)} - {1, count}:
         raise ConfigError(f"a walk needs two prompts or two seeds, and as many of both or one; found "
                           f"{len(texts)} and {len(seeds)}")  # fmt: skip
-    if not all(isinstance(text, str) for text in texts):
-        raise ConfigError("`prompt` holds what is no text")
     return texts * (count // len(texts)), seeds * (count // len(seeds))
 
 

@@ -16,11 +16,12 @@ from latent_diffusion.pipeline.prompt_groups import Conditions, Group, group_pro
 from latent_diffusion.pipeline.prompt_script import Key, Line, Script, lines_of, read_script
 from latent_diffusion.pipeline.prompt_states import Reading, Text, encode_texts
 from latent_diffusion.pipeline.prompt_terms import AdapterTag
-from latent_diffusion.pipeline.settings import Settings
+from latent_diffusion.pipeline.settings import Settings, check_integer
 
 __all__ = ["Adapt", "Prompts", "check_prompt", "read_prompts"]
 
 MAX_CHARACTERS = 10_000  # of one prompt
+MAX_IMAGES = 10_000  # of one prompt
 Adapt = Callable[[tuple[AdapterTag, ...]], Components]
 """Gives the model with the adapters that a prompt asks for; () for none."""
 T = TypeVar("T")
@@ -54,8 +55,8 @@ def read_prompts(adapt: Adapt, prompt: Texts, options: Options, settings: Settin
     Raises:
         ConfigError: none or both of text and embeddings, lists of unequal length, or an impossible text.
     """
-    images = options.get("num_images_per_prompt", 1)
-    _check_count("num_images_per_prompt", images)
+    asked = options.get("num_images_per_prompt")
+    images = check_integer("num_images_per_prompt", 1 if asked is None else asked, 1, MAX_IMAGES)
     side, away = _sides(prompt, options)
     scripts = side.scripts(steps, syntax=settings.emphasis != "none")
     count = len(scripts)
@@ -235,8 +236,3 @@ def check_prompt(text: object, name: str = "prompt") -> str:
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise ConfigError(f"`{name}` {text[:40]!r} holds half a character (a lone surrogate); it is no valid text")
     return text
-
-
-def _check_count(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 10_000:
-        raise ConfigError(f"{name} {value!r} is not an integer from 1 to 10000")

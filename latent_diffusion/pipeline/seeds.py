@@ -34,7 +34,8 @@ def open_noise(options: Options, count: int) -> tuple[NoiseSource, list[int], Va
         ConfigError: seeds that cannot be, a strength outside [0, 1], or other seeds that could take no effect.
     """
     seed, generator, towards = options.get("seed"), options.get("generator"), options.get("variation_seed")
-    strength = check_number("variation_strength", options.get("variation_strength", 0.0), 1.0)
+    asked = options.get("variation_strength")
+    strength = check_number("variation_strength", 0.0 if asked is None else asked, 1.0)
     if not strength:
         if towards is not None:
             raise ConfigError("variation_seed without variation_strength changes nothing; give a strength above 0")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from latent_diffusion import LatentDiffusionPipeline
 from latent_diffusion.errors import ConfigError, DataError, LatentDiffusionWarning
 from latent_diffusion.pipeline.fit import fit, size_for
 from latent_diffusion.pipeline.record import Record
@@ -42,6 +43,14 @@ def test_strength_zero_returns_the_picture(tiny_pipeline, photo):
     with pytest.warns(LatentDiffusionWarning):
         latents = pipe.image_to_image("a cat", image=photo, strength=0, output_type="latent", **size, **STEPS).images
     assert latents.shape == (1, 4, 10, 12)
+
+
+@pytest.mark.filterwarnings("ignore:strength is 0")
+def test_strength_zero_loses_nothing_to_an_autoencoder_in_half_precision(tiny_folder, photo):
+    pipe = LatentDiffusionPipeline.from_pretrained(tiny_folder, device="cpu", vae_dtype="bfloat16")
+    call = {"image": photo, "strength": 0, "height": 40, "width": 48, **STEPS}
+    assert same(pipe.image_to_image("a cat", **call).images[0], fit(photo, 40, 48, "crop"))
+    assert pipe.image_to_image("a cat", output_type="latent", **call).images.dtype == torch.float32
 
 
 @pytest.mark.parametrize(("strength", "exact", "run"), [(0.34, False, 1), (0.99, False, 2), (1.0, False, 3),
@@ -288,7 +297,10 @@ def test_a_walk_between_seeds_keeps_its_prompt(tiny_pipeline):
         (["a cat", "a dog"], {"seed": [1, 2, 3]}, "found 2 and 3"),
         (["a cat", "a dog"], {"frames": 1}, "frames 1"),
         (["a cat", "a dog"], {"num_images_per_prompt": 2}, "num_images_per_prompt has no place"),
-        (["a cat", 3], {}, "no text"),
+        (["a cat", 3], {}, "only texts"),
+        (None, {"seed": [1, 2]}, "a walk needs a text"),
+        (["a cat", "a" * 10_001], {}, "at most 10000"),
+        (["a cat", "a dog"], {"refiner": 1}, "refiner has no place"),
         (["a cat", "a dog AND a bird"], {}, "no place in a walk"),
         (["a cat", "[a dog:a bird:0.5]"], {"num_inference_steps": 4}, "no place in a walk"),
         (["a cat", "a dog <lora:x:1>"], {}, "no place in a walk"),

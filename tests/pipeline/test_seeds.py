@@ -48,3 +48,9 @@ def test_one_generator_serves_the_whole_batch_as_in_diffusers():
     noise, _ = noise_for(None, torch.Generator().manual_seed(5), 2)
     expected = torch.randn((2, 4, 8, 8), generator=torch.Generator().manual_seed(5))
     assert torch.equal(noise.draw((4, 8, 8)), expected)
+
+
+def test_none_is_the_default_of_counts_and_strengths(tiny_pipeline):
+    call = {"num_inference_steps": 1, "seed": 3, "output_type": "latent"}
+    out = tiny_pipeline("a cat", num_images_per_prompt=None, variation_strength=None, **call)
+    assert out.seeds == [3] and out.records[0].variation_seed is None
