@@ -22,9 +22,13 @@ MOST_AT_ONCE = 32  # pictures; more make no batch faster, and an interruption wo
 
 
 def free_memory(device: torch.device) -> int:
-    """Return the bytes that are free on `device`; on a CPU those that can be had without swapping."""
+    """Return the bytes that are free on `device`, or that torch holds there without using them.
+
+    On a CPU those that can be had without swapping.
+    """
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + held
     lines = Path("/proc/meminfo")
     if lines.exists():
         for line in lines.read_text().splitlines():

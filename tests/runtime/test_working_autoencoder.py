@@ -115,3 +115,9 @@ def test_estimates_grow_with_the_work_and_keep_their_bounds(monkeypatch):
         assert pictures_at_once(need, CPU) == count
     monkeypatch.undo()
     assert memory.free_memory(CPU) > 2**20
+
+
+def test_what_torch_holds_without_using_it_is_free(monkeypatch):
+    for name, value in (("mem_get_info", (10, 100)), ("memory_reserved", 50), ("memory_allocated", 20)):
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    assert memory.free_memory(torch.device("cuda")) == 10 + 30
