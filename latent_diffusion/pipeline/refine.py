@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from latent_diffusion.checkpoint.components import Components
+from latent_diffusion.diffusion.guidance import Guidance
 from latent_diffusion.diffusion.level import Denoise, Level
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.pipeline.options import Options, Texts
@@ -58,7 +59,9 @@ def refined(job: "Job", prompt: Texts, options: Options) -> "Job":
             raise ConfigError(f"{name}: a refiner reads prompts as texts; leave one of both out")
     share = check_number("refiner_switch", SWITCH if (given := options.get("refiner_switch")) is None else given, 1.0)
     mine: Any = {name: value for name, value in options.items() if name not in NOT_READ}
-    mine |= {"guidance_scale": job.settings.guidance_scale, "height": job.settings.height, "width": job.settings.width}
+    mine |= {"height": job.settings.height, "width": job.settings.width}
+    if not isinstance(options.get("guidance"), Guidance):  # an object has its own scale
+        mine["guidance_scale"] = job.settings.guidance_scale
     settings = engine.settings(mine)
     parts = engine.components
     prompts = read_prompts(lambda tags: parts, prompt, mine, settings, max(len(job.levels) - 1, 1))

@@ -11,6 +11,7 @@ from PIL import Image
 from latent_diffusion import LatentDiffusionPipeline
 from latent_diffusion.diffusion.forward import add_noise
 from latent_diffusion.errors import ConfigError
+from latent_diffusion.guidance.cfg import CFG
 from latent_diffusion.pipeline.canvas import Canvas
 from latent_diffusion.pipeline.known import told
 from latent_diffusion.pipeline.late_start import late_levels
@@ -162,6 +163,15 @@ def test_base_and_refiner_on_one_path(tiny_family):
     assert apart(found.images, expected) <= WHOLE
     assert found.records[0].refiner == "sdxl_refiner" and found.records[0].refined_below == 400
     assert apart(draw(refiner=refiner, refiner_switch=1.0).images, draw().images) == 0
+
+
+def test_base_and_refiner_share_a_guidance_object(tiny_family):
+    base = LatentDiffusionPipeline.from_pretrained(tiny_family("sdxl"), device="cpu")
+    call = {"num_inference_steps": 3, "seed": SEED, "height": 32, "width": 32, "output_type": "latent"}
+    told = [
+        base(PROMPT, refiner=base, **call, **how).images for how in ({"guidance": CFG(3.0)}, {"guidance_scale": 3.0})
+    ]
+    assert torch.equal(*told)
 
 
 def test_a_refiner_that_does_not_fit_is_refused(tiny_family, tiny_pipeline):
