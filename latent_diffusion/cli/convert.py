@@ -1,5 +1,6 @@
 """`latent-diffusion convert`: a model from one form into the other."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -47,7 +48,7 @@ def convert(
         raise ConfigError(f"--dtype {dtype!r}; there are {', '.join(DTYPES)}{nearest(dtype, DTYPES)}")
     if target.suffix.lower() in NO_TARGETS:
         raise ConfigError(f"{str(target)!r}: pickles are not written; name a {FILE} file or a folder")
-    _check_target(target, overwrite)
+    _check_target(source, target, overwrite)
     import torch
 
     from latent_diffusion.checkpoint.load import load_model
@@ -60,21 +61,40 @@ def convert(
     typer.echo(target)
 
 
-def _check_target(target: Path, overwrite: bool) -> None:
+def _check_target(source: str, target: Path, overwrite: bool) -> None:
     """Refuse before anything is read what could not be written.
 
     Raises:
-        ConfigError: something is there.
-        ResourceError: its folder is not.
+        ConfigError: something is there, or the source is in it.
+        ResourceError: its folder is not there, or no file can have the name.
     """
-    if target.exists() and not overwrite:
+    if _is_there(target) and not overwrite:
         raise ConfigError(f"{str(target)!r} is there; choose another name, or replace it with --overwrite")
+    if target.is_symlink():
+        raise ConfigError(f"{str(target)!r} is a link to {os.readlink(target)!r}; name what is to be replaced itself")
     if target.exists() and target.is_dir() == (target.suffix.lower() == FILE):
         raise ConfigError(f"{str(target)!r} is {'a folder' if target.is_dir() else 'a file'}; choose another name")
     if target.is_dir() and any(target.iterdir()) and not (target / "model_index.json").is_file():
         raise ConfigError(f"{str(target)!r} is a folder of other things than a model; choose another name")
+    if target.is_dir() and os.path.realpath(target) in map(str, Path(os.path.realpath(source)).parents):
+        raise ConfigError(f"{str(source)!r} lies in {str(target)!r} and would be removed with it; choose another name")
     if not target.absolute().parent.is_dir():
         raise ResourceError(f"{str(target.parent)!r}: there is no such folder")
+
+
+def _is_there(target: Path) -> bool:
+    """Whether the name is taken, also by a link to nothing.
+
+    Raises:
+        ResourceError: no file can have the name.
+    """
+    try:
+        os.lstat(target)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise ResourceError(f"{str(target)!r} cannot be written: {error.strerror}; choose another name") from error
+    return True
 
 
 def _write(parts, target: Path) -> None:
@@ -93,8 +113,8 @@ def _write(parts, target: Path) -> None:
     try:
         save_folder(parts, temporary)
         publish(temporary, target)
-    except (OSError, LatentDiffusionError) as error:
+    except BaseException as error:  # Ctrl-C too leaves nothing behind
         shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, ResourceError | CheckpointError):
+        if isinstance(error, ResourceError | CheckpointError) or not isinstance(error, OSError | LatentDiffusionError):
             raise
         raise ResourceError(f"{target}: cannot be written: {error}") from error
