@@ -1,5 +1,7 @@
 """A cap on what one call may ask for: a slip of the finger is answered at once, not by hours or by all the memory."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from latent_diffusion.errors import ConfigError
@@ -24,10 +26,11 @@ def check_cost(prompt: Texts, settings: Settings, options: Options, steps: int) 
         ConfigError: images times pixels times steps are more than `MAX_COST`.
     """
     embeds, each = options.get("prompt_embeds"), options.get("num_images_per_prompt", 1)
-    prompts = 1 if isinstance(prompt, str) or prompt is None else len(prompt)
-    if isinstance(embeds, Tensor):
+    # what is no list and no number counts once here, and is refused where it is read
+    prompts = len(prompt) if isinstance(prompt, Sequence) and not isinstance(prompt, str) else 1
+    if isinstance(embeds, Tensor) and embeds.ndim:
         prompts = len(embeds)
-    images = prompts * (each if isinstance(each, int) else 1)  # what is no number is refused where it is read
+    images = prompts * (each if isinstance(each, int) else 1)
     if images * settings.width * settings.height * steps > MAX_COST:
         most = max(1, MAX_COST // (settings.width * settings.height * steps))
         raise ConfigError(

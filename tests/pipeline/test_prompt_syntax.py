@@ -83,7 +83,8 @@ def test_no_prompt_costs_more_than_a_moment_or_breaks():
             for term in split_terms(words):
                 for part in parse_attention(term.text):
                     assert all(math.isfinite(span.weight) and abs(span.weight) <= MAX_WEIGHT for span in part)
-        assert time.process_time() - start < 0.25, f"{prompt[:20]!r}: far from linear"
+        # it takes milliseconds; squares of the length would take minutes, and a busy machine is no fault
+        assert time.process_time() - start < 5, f"{prompt[:20]!r}: far from linear"
 
 
 @pytest.mark.parametrize(
