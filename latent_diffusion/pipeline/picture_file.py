@@ -140,8 +140,9 @@ def _comment(value: object) -> str | None:
     kind, text = value[:8], value[8:]
     if kind != UNICODE:
         return text.decode("utf-8", "replace") if kind == b"ASCII\0\0\0" else None
-    # the standard leaves the byte order open; the settings are Latin letters, whose high byte is 0
-    little = text[1::2].count(0) > text[::2].count(0)
+    # the standard leaves the byte order open; the settings at the end are Latin letters, whose high byte is 0
+    end = text[-200:]
+    little = end[1::2].count(0) > end[::2].count(0)
     return text.decode("utf-16-le" if little else "utf-16-be", "replace")
 
 
