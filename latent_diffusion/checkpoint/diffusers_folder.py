@@ -58,14 +58,14 @@ def load_folder(
         CheckpointError: a file is missing, damaged or does not fit; the message names it.
     """
     path = Path(path)
-    plan = plan_folder(path).predicting(prediction_type)
+    plan = plan_folder(path)
     for note in plan.notes:
         warnings.warn(f"{path}: {note}", LatentDiffusionWarning, stacklevel=2)
 
     def weights(part: str, network: nn.Module) -> Weights:
         return open_text_weights(path / part) if part.startswith("text") else open_weights(path / part)
 
-    return assemble(plan, path, weights, dtype)
+    return assemble(plan.predicting(prediction_type), path, weights, dtype)
 
 
 def plan_folder(path: Path) -> Plan:

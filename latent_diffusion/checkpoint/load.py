@@ -44,6 +44,6 @@ def load_model(
     if place.is_file():
         return load_single_file(place, dtype, **reading)
     for option in ("family", "averaged"):
-        if reading.get(option):
-            raise ConfigError(f"{option}={reading[option]!r} is for single files; {str(name)!r} is a folder")
+        if value := reading.get(option):
+            raise ConfigError(f"{option}={value!r} is for single files; {str(name)!r} is a folder")
     return load_folder(place, dtype, prediction_type=reading.get("prediction_type"))

@@ -100,8 +100,9 @@ def assemble(
         return fill_in(network, found, kind)
 
     unet = on_meta(UNet, plan.unet)
-    large, small = dtype, dtype
-    if callable(dtype):
+    if dtype is None or isinstance(dtype, torch.dtype):
+        large, small = dtype, dtype
+    else:
         large, small = dtype(sum(weight.numel() for weight in unet.parameters())), torch.float32
     unet = filled("unet", unet, large)
     autoencoder = filled("vae", on_meta(AutoencoderKL, plan.autoencoder), small)

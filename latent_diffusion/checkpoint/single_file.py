@@ -33,8 +33,10 @@ from latent_diffusion.checkpoint.text_folder import bare
 from latent_diffusion.checkpoint.vocabulary import clip_vocabulary
 from latent_diffusion.checkpoint.weights import Stored, Weights, some
 from latent_diffusion.errors import CheckpointError, ConfigError, LatentDiffusionWarning
+from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.models.text_config import TextConfig
 from latent_diffusion.models.text_encoder import TextEncoder
+from latent_diffusion.models.unet import UNet as UNetNetwork
 
 __all__ = ["load_single_file", "plan_single_file", "save_single_file"]
 
@@ -69,9 +71,9 @@ def load_single_file(
     places = {place.part: place for place in text_places(file.tensors)}
 
     def weights(part: str, network: nn.Module) -> Weights:
-        if part == "unet":
+        if isinstance(network, UNetNetwork):
             return Weights(file.source, _unet(file, network, choice))
-        if part == "vae":
+        if isinstance(network, AutoencoderKL):
             return Weights(file.source, _autoencoder(file, network))
         return Weights(file.source, _text(file, network, places[part]))
 
@@ -171,7 +173,7 @@ def _average(file: CheckpointFile, wanted: bool) -> tuple[bool, str]:
     return False, note
 
 
-def _unet(file: CheckpointFile, network: nn.Module, averaged: bool) -> dict[str, Stored]:
+def _unet(file: CheckpointFile, network: UNetNetwork, averaged: bool) -> dict[str, Stored]:
     """Return the U-Net's tensors under its own names; unknown ones stay, so that the check can tell."""
     names = unet_names(network.config, network.state_dict())
     if averaged:
@@ -179,7 +181,7 @@ def _unet(file: CheckpointFile, network: nn.Module, averaged: bool) -> dict[str,
     return _named(file.tensors, UNET, {UNET + there: here for here, there in names.items()})
 
 
-def _autoencoder(file: CheckpointFile, network: nn.Module) -> dict[str, Stored]:
+def _autoencoder(file: CheckpointFile, network: AutoencoderKL) -> dict[str, Stored]:
     """Return the autoencoder's tensors; its attention has 1x1 convolutions there, linear layers here."""
     state = network.state_dict()
     names = autoencoder_names(network.config, state)
@@ -191,7 +193,7 @@ def _autoencoder(file: CheckpointFile, network: nn.Module) -> dict[str, Stored]:
     return found
 
 
-def _text(file: CheckpointFile, network: nn.Module, place: TextPlace) -> dict[str, Stored]:
+def _text(file: CheckpointFile, network: Any, place: TextPlace) -> dict[str, Stored]:
     """Return a text tower's tensors under transformers' names."""
     under = {
         name.removeprefix(place.prefix): stored

@@ -50,12 +50,12 @@ def tokenizer_of(values: Mapping[str, Any], place: str) -> "CLIPTokenizer":
     """
     from transformers import CLIPTokenizer
 
-    special = {name: values.get(name) for name in SPECIAL}
-    length, words, merges = (values.get(name) for name in ("model_max_length", "vocabulary", "merges"))
+    special: dict[str, Any] = {name: values.get(name) for name in SPECIAL}
+    length, words, merges = (values.get(name, ()) for name in ("model_max_length", "vocabulary", "merges"))
     if not all(isinstance(token, str) for token in special.values()) or type(length) is not int:
         raise CheckpointError(f"{place}: the tokenizer's special tokens or model_max_length are missing")
-    if words is None:
-        return clip_vocabulary(str(special["pad_token"]), length)
+    if "vocabulary" not in values:
+        return clip_vocabulary(special["pad_token"], length)
     try:
         pairs: Any = [tuple(pair.split(" ")) for pair in merges]
         vocab = {word: index for index, word in enumerate(words)}
