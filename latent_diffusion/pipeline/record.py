@@ -7,6 +7,10 @@ exactly, as JSON under `latent_diffusion`.
 import dataclasses
 import json
 from dataclasses import dataclass
+from functools import cache
+from typing import ClassVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 import latent_diffusion
 from latent_diffusion.checkpoint.components import Applied
@@ -65,8 +69,6 @@ class HiresRecord:
     negative_size_ids: tuple[float, ...] | None = None
 
 
-_TASKS = {"inpaint": InpaintRecord, "image_to_image": ImageToImageRecord, "hires": HiresRecord}
-_TUPLES = ("box", "added", "size_ids", "negative_size_ids", "guidance", "guidance_interval", "timesteps", "sigmas")
 Task = InpaintRecord | ImageToImageRecord | HiresRecord
 """What besides text to image made a picture."""
 
@@ -74,6 +76,8 @@ Task = InpaintRecord | ImageToImageRecord | HiresRecord
 @dataclass(frozen=True)
 class Record:
     """What made one picture."""
+
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")  # read by `from_json`
 
     model: str
     prompt: str | None  # None = embeddings were given
@@ -128,15 +132,20 @@ class Record:
             DataError: no JSON, or fields that are not a record's.
         """
         try:
-            values = json.loads(text)
-            tasks = {name: values.pop(name, None) for name in _TASKS}
-            for part in filter(None, (values, *tasks.values())):
-                part |= {name: tuple(part[name]) for name in _TUPLES if part.get(name) is not None}
-            values["adapters"] = tuple(Applied(**adapter) for adapter in values.get("adapters", ()))
-            return cls(**values, **{name: task and _TASKS[name](**task) for name, task in tasks.items()})
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise DataError(f"the picture's `latent_diffusion` record cannot be read: {error}") from error
+            return _reader().validate_json(text, strict=True)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(str(part)[:40] for part in first["loc"])
+            raise DataError(
+                f"the picture's `latent_diffusion` record cannot be read: {where}{': ' if where else ''}{first['msg']}"
+            ) from error
 
     def infotext(self) -> str:
         """Return the A1111 `parameters` text."""
         return write_infotext(self)
+
+
+@cache
+def _reader() -> TypeAdapter[Record]:
+    """Return what reads a record and checks the type of every field: it may come from a stranger's file."""
+    return TypeAdapter(Record)

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import io
+import json
 import time
 
 import pytest
@@ -163,3 +164,13 @@ def test_digests_of_large_models_are_kept(tmp_path, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(hashes, "_known", {})
     assert model_hash(file) == found
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Record)])
+@pytest.mark.parametrize("wrong", [-1e300, {"a": []}, [None], "\0"])
+def test_a_field_of_another_type_is_named(field, wrong):
+    text = json.dumps(json.loads(RECORD.to_json()) | {field: wrong})
+    try:
+        Record.from_json(text).infotext()
+    except DataError as error:
+        assert "record cannot be read" in str(error) and len(str(error)) < 300
