@@ -16,7 +16,7 @@ from latent_diffusion.diffusion.level import Level
 from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
 from latent_diffusion.pipeline.cost import check_cost
 from latent_diffusion.pipeline.job import Job
-from latent_diffusion.pipeline.lora_folder import with_tags
+from latent_diffusion.pipeline.lora_folder import check_folder, with_tags
 from latent_diffusion.pipeline.machine import Machine, MachineOptions
 from latent_diffusion.pipeline.options import Options, Texts, check_names
 from latent_diffusion.pipeline.prompt_terms import AdapterTag
@@ -133,7 +133,8 @@ class Engine:
         """
         levels = settings.levels(self.components) if levels is None else levels
         check_cost(prompt, settings, options, max(len(levels) - 1, 1))
-        adapt = partial(self.asked_for, folder=options.get("lora_folder"))
+        folder = options.get("lora_folder")
+        adapt = partial(self.asked_for, folder=None if folder is None else check_folder(folder))
         prompts = read_prompts(adapt, prompt, options, settings, max(len(levels) - 1, 1))
         noise, seeds, variation = open_noise(options, len(prompts))
         if options.get("generator") is not None and initial == "seed":

@@ -11,7 +11,7 @@ from latent_diffusion.errors import ConfigError
 from latent_diffusion.pipeline.prompt_terms import AdapterTag
 from latent_diffusion.registry import nearest
 
-__all__ = ["find_lora", "with_tags"]
+__all__ = ["check_folder", "find_lora", "with_tags"]
 
 ENDING = ".safetensors"
 
@@ -47,6 +47,18 @@ def with_tags(
     return stack
 
 
+def check_folder(folder: str | os.PathLike[str]) -> Path:
+    """Return the path of a folder of adapters; checked in every call that gives one, whether a prompt needs it or not.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise ConfigError(f"{root}: there is no such folder of adapters")
+    return root
+
+
 def find_lora(folder: str | os.PathLike[str] | None, name: str) -> Path:
     """Return the file `name`.safetensors in a folder or below it; a name may say the way, as in "styles/ink".
 
@@ -54,10 +66,8 @@ def find_lora(folder: str | os.PathLike[str] | None, name: str) -> Path:
         ConfigError: no folder, no such file, or several.
     """
     if folder is None:
-        raise ConfigError(f"the prompt asks for <lora:{name}>, which is not loaded; give the folder it is in")
-    root = Path(folder)
-    if not root.is_dir():
-        raise ConfigError(f"{root}: there is no such folder of adapters")
+        raise ConfigError(f"the prompt asks for <lora:{name}>, which is not loaded; give the folder it is in (--lora-folder)")
+    root = check_folder(folder)
     files = {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob(f"*{ENDING}"))}
     found = [name] if name in files else [way for way in files if way.rpartition("/")[2] == name]
     if not found:

@@ -89,6 +89,8 @@ def test_a_prompt_asks_for_adapters(pipe, files):
     for folder, words in ((None, "give the folder"), (files, "no adapter 'nope'"), (files / "x", "no such folder")):
         with pytest.raises(ConfigError, match=words):
             draw(pipe, f"{PROMPT} <lora:nope:1>", lora_folder=folder)
+    with pytest.raises(ConfigError, match="no such folder"):  # also where no prompt asks for it
+        draw(pipe, PROMPT, lora_folder=files / "x")
 
 
 def test_the_record_says_what_was_at_work(pipe, files):
