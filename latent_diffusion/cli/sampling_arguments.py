@@ -29,9 +29,7 @@ class Numbers(tuple[float, ...]):
         try:
             return cls(float(part) for part in text.split(","))
         except ValueError:
-            raise typer.BadParameter(
-                f"{text[:60]!r} is no list of numbers such as 999,600,200"
-            ) from None
+            raise typer.BadParameter(f"{text[:60]!r} is no list of numbers such as 999,600,200") from None
 
 
 SamplerName = Annotated[

@@ -66,7 +66,7 @@ def find_lora(folder: str | os.PathLike[str] | None, name: str) -> Path:
         ConfigError: no folder, no such file, or several.
     """
     if folder is None:
-        raise ConfigError(f"the prompt asks for <lora:{name}>, which is not loaded; give the folder it is in (--lora-folder)")
+        raise ConfigError(f"the prompt asks for <lora:{name}>, which is not loaded; give the folder it is in")
     root = check_folder(folder)
     files = {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob(f"*{ENDING}"))}
     found = [name] if name in files else [way for way in files if way.rpartition("/")[2] == name]
