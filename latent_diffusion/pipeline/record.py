@@ -122,7 +122,9 @@ class Record:
 
     def to_json(self) -> str:
         """Return everything as one JSON object."""
-        return json.dumps(dataclasses.asdict(self), ensure_ascii=True, allow_nan=False)
+        whole = json.dumps(dataclasses.asdict(self), ensure_ascii=False, allow_nan=False)
+        # half a character (a lone surrogate) has no place in any file; all others are written in ASCII
+        return json.dumps(json.loads(whole.encode("utf-8", "replace")))
 
     @classmethod
     def from_json(cls, text: str) -> "Record":

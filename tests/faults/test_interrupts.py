@@ -13,7 +13,13 @@ from latent_diffusion.cli.main import main
 COMMAND = [sys.executable, "-u", "-m", "latent_diffusion"]
 
 
+def heed_interrupts():
+    """A shell that runs the tests in the background has its children ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(folder, *arguments, **options):
+    options.setdefault("preexec_fn", heed_interrupts)
     return subprocess.Popen(
         [*COMMAND, "generate", "a cat", "--model", str(folder), *arguments],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
