@@ -163,12 +163,9 @@ def name_of(file: Path) -> str:
 
 def hash_of(file: Path) -> str:
     """Return the first 12 hex digits of the SHA-256 of all bytes after a safetensors header, or of another file."""
-    digest = hashlib.sha256()
     with open(file, "rb") as opened:
         opened.seek(0 if is_pickle(file) else 8 + int.from_bytes(opened.read(8), "little"))
-        while block := opened.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()[:HASH_DIGITS]
+        return hashlib.file_digest(opened, "sha256").hexdigest()[:HASH_DIGITS]
 
 
 def _first(names: Sequence[str]) -> str:

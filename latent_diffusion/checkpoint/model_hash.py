@@ -17,7 +17,6 @@ from latent_diffusion.errors import CheckpointError
 __all__ = ["SHORT", "model_hash"]
 
 SHORT = 10  # hex digits that the A1111 web UI shows
-CHUNK = 2**22  # bytes read at once
 WORTH_KEEPING = 2**28  # bytes; the digest of less is made again sooner than it is looked up
 MOST_KEPT = 1000  # digests in the file
 _lock = threading.Lock()
@@ -51,11 +50,8 @@ def model_hash(source: Path) -> str:
 
 
 def _file_hash(file: Path) -> str:
-    digest = hashlib.sha256()
     with open(file, "rb") as stream:
-        while chunk := stream.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _folder_hash(folder: Path, files: Sequence[Path]) -> str:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from latent_diffusion.cli.terminal import harmless
+
 __all__ = ["info"]
 
 MAX_SHOWN = 10_000  # characters of a text that is none we know
@@ -81,16 +83,14 @@ def _show(title: str, facts: dict[str, object]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    def cell(value: object) -> Text:
+        return Text(harmless(str(value), lines=True))
+
     table = Table(title=Text(title), show_header=False, box=None, title_justify="left", padding=(0, 2, 0, 0))
     for key, value in facts.items():
         if isinstance(value, dict):
             for inner, item in value.items():
-                table.add_row(Text(f"{key} {inner}".replace("_", " "), style="bold"), Text(_clean(item)))
+                table.add_row(Text(f"{key} {inner}".replace("_", " "), style="bold"), cell(item))
         elif value is not None:
-            table.add_row(Text(key.replace("_", " "), style="bold"), Text(_clean(value)))
+            table.add_row(Text(key.replace("_", " "), style="bold"), cell(value))
     Console().print(table)
-
-
-def _clean(value: object) -> str:
-    """Return the value without control characters, which could steer a terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in str(value))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from latent_diffusion.cli.arguments import Device, Embeddings, LoraFolder, Output
+from latent_diffusion.cli.terminal import harmless
 from latent_diffusion.errors import CheckpointError, ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -130,5 +131,4 @@ def _comparison(old: Path, new: Path) -> str:
 
 
 def _say(line: str) -> None:
-    """Print a line of a stranger's text on stderr without what could steer a terminal."""
-    typer.echo("".join(c if c.isprintable() else repr(c)[1:-1] for c in line), err=True)
+    typer.echo(harmless(line), err=True)

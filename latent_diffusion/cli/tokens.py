@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from latent_diffusion.cli.arguments import Emphasis, Model
+from latent_diffusion.cli.terminal import harmless
 
 if TYPE_CHECKING:
     from latent_diffusion.pipeline.token_report import ReadTerm, TokenReport
@@ -72,4 +73,4 @@ def _count(number: int, what: str) -> str:
 
 
 def _say(line: str) -> None:
-    typer.echo("".join(c if c.isprintable() else repr(c)[1:-1] for c in line))
+    typer.echo(harmless(line))
