@@ -6,8 +6,8 @@ them weighs the prompt against the negative prompt, classifier-free guidance doe
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import MISSING, Field, dataclass, fields
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 from latent_diffusion.diffusion.denoiser import Denoiser
@@ -17,14 +17,13 @@ from latent_diffusion.errors import ConfigError
 from latent_diffusion.guidance.autoguidance import Autoguidance
 from latent_diffusion.guidance.cfg import CFG
 from latent_diffusion.guidance.rescale import Rescale
-from latent_diffusion.registry import find, names, nearest
+from latent_diffusion.pipeline.named_values import fields_told, number, split_name, texts_of, writable
+from latent_diffusion.registry import find, names
 
 __all__ = ["Chosen", "OpenModel", "choose_guidance"]
 
 PACKAGE = "latent_diffusion.guidance"
 WHEN = {"start": 0.0, "stop": 1.0, "sigma_low": 0.0, "sigma_high": math.inf}  # fields of `Interval` and their defaults
-LONGEST = 50  # characters of a name that a message repeats
-MOST = 16  # guidances in one call; each may cost a call of the network
 
 OpenModel = Callable[[str], Denoiser]
 """Opens a model by its name or path, as a denoiser that understands the same prompts and latents."""
@@ -60,7 +59,8 @@ def choose_guidance(
             raise ConfigError("`guidance` is an object, which has its own scale; leave out `guidance_scale`")
         guidance, texts = asked, tuple(_written(asked, WHEN))
     else:
-        parts = [_read(text, _or(scale, default_scale), open_model) for text in _texts(asked)]
+        named = texts_of("guidance", asked, "a Guidance")
+        parts = [_read(text, _or(scale, default_scale), open_model) for text in named]
         texts = tuple(text for part in parts for text in _written(part, WHEN)) or None
         if not any(leaf.weighs for part in parts for leaf, _ in _leaves(part, WHEN)):
             parts.insert(0, CFG(_or(scale, default_scale)))
@@ -78,37 +78,20 @@ def _or(value: float | None, default: float) -> float:
     return default if value is None else value
 
 
-def _texts(asked: object) -> Sequence[str]:
-    if asked is None:
-        return ()
-    texts = [asked] if isinstance(asked, str) else asked
-    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
-        raise ConfigError(f"guidance {asked!r:.80}; give a name, a list of names, or a Guidance")
-    if len(texts) > MOST:
-        raise ConfigError(f"{len(texts)} guidances; at most {MOST} in one call")
-    return texts
-
-
 def _pair(interval: object) -> tuple[float, float]:
     if not isinstance(interval, list | tuple) or len(interval) != 2:
         raise ConfigError(f"guidance_interval {interval!r:.80}; give two shares of the steps, such as (0.1, 0.8)")
-    start, stop = (_number("guidance_interval", value) for value in interval)
+    start, stop = (number("guidance_interval", value) for value in interval)
     return start, stop
 
 
 def _read(text: str, scale: float, open_model: OpenModel) -> Guidance:
     """Return the guidance that "name:key=value,key=value" tells; `scale` is for those that weigh and tell none."""
-    name, _, rest = text.partition(":")
-    name = name.strip()[:LONGEST]
+    name, told = split_name("guidance", text, "scale=3")
     kind = find(PACKAGE, name)
-    told = dict(_settings(name, rest))
-    when = {key: _number(key, told.pop(key)) for key in WHEN if key in told}
-    known = {field.name: field for field in fields(kind) if _writable(field)}
-    for key in told:
-        if key not in known:
-            every = (*known, *WHEN)
-            raise ConfigError(f"guidance {name!r} has no {key!r:.50}{nearest(key, every)}; it has {', '.join(every)}")
-    values: dict[str, Any] = {key: _value(f"{name}: {key}", known[key], value) for key, value in told.items()}
+    when = {key: number(key, told.pop(key)) for key in WHEN if key in told}
+    known = {field.name: field for field in fields(kind) if writable(field)}
+    values = fields_told("guidance", name, told, known, tuple(WHEN))
     if kind.weighs:
         values.setdefault("scale", scale)
     if kind is Autoguidance:
@@ -124,39 +107,6 @@ def _weak(values: dict[str, Any], open_model: OpenModel) -> Denoiser:
     if not values.get("model"):
         raise ConfigError("guidance 'autoguidance' needs model=NAME|PATH, the weaker checkpoint")
     return open_model(values["model"])
-
-
-def _settings(name: str, rest: str) -> Iterator[tuple[str, str]]:
-    for item in filter(None, (item.strip() for item in rest.split(","))):
-        key, equals, value = item.partition("=")
-        if not equals:
-            raise ConfigError(f"guidance {name!r}: {item!r:.50} is no key=value; write for example {name}:scale=3")
-        yield key.strip(), value.strip()
-
-
-def _writable(field: Field[Any]) -> bool:
-    return field.type in (float, int, str)
-
-
-def _value(what: str, field: Field[Any], text: str) -> float | int | str:
-    if field.type is str:
-        return text
-    number = _number(what, text)
-    if field.type is int:
-        if not number.is_integer():
-            raise ConfigError(f"{what} {text!r} is not an integer")
-        return int(number)
-    return number
-
-
-def _number(what: str, value: object) -> float:
-    try:
-        number = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
-    except ValueError:
-        number = math.nan
-    if math.isnan(number):
-        raise ConfigError(f"{what} {value!r:.50} is not a number")
-    return number
 
 
 def _leaves(guidance: Guidance, when: dict[str, float]) -> Iterator[tuple[Guidance, dict[str, float]]]:
@@ -175,7 +125,7 @@ def _written(guidance: Guidance, when: dict[str, float]) -> Iterator[str]:
     """Yield the texts that `_read` makes the guidance of; what no text can say is left out, and missed there."""
     kinds = {find(PACKAGE, name): name for name in names(PACKAGE)}
     for leaf, on in _leaves(guidance, when):
-        values = {field.name: getattr(leaf, field.name) for field in fields(leaf) if _writable(field)}  # pyright: ignore
+        values = {field.name: getattr(leaf, field.name) for field in fields(leaf) if writable(field)}  # pyright: ignore
         values |= {key: value for key, value in on.items() if value != WHEN[key]}
         told = ",".join(f"{key}={value}" for key, value in values.items() if value != "")
         yield f"{kinds.get(type(leaf), type(leaf).__name__)}:{told}"
