@@ -10,7 +10,7 @@ ROWS = [
     {"errors", "registry", "config", "conditioning", "randomness"},
     {"nn", "diffusion"},
     {"models", "samplers", "guidance", "schedules"},
-    {"families"},
+    {"families", "approximations"},
     {"checkpoint", "data", "runtime"},
     {"adapters"},
     {"pipeline", "training"},

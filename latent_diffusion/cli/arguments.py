@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 __all__ = [
+    "Approximate",
     "ClipSkip",
     "Device",
     "Dtype",
@@ -167,6 +168,17 @@ GuidanceInterval = Annotated[
         metavar="START STOP",
         help="Shares of the steps between which guidance is on; outside, a step costs half.",
         show_default="0 1",
+        rich_help_panel=SAMPLING,
+    ),
+]
+Approximate = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--approximate",
+        metavar="NAME[:KEY=VALUE,...]",
+        help="Draw nearly the same picture for less: deepcache:interval=3, tome:ratio=0.5, taesd:model=FOLDER. "
+        "Repeatable.",
+        show_default="exact",
         rich_help_panel=SAMPLING,
     ),
 ]

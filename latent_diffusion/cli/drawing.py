@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, get_type_hints
 
 from latent_diffusion.cli.arguments import (
+    Approximate,
     ClipSkip,
     Device,
     Dtype,
@@ -86,6 +87,7 @@ class Drawing:
     guidance_rescale: GuidanceRescale = 0.0
     guidance_interval: GuidanceInterval = None
     guidance_slicing: GuidanceSlicing = False
+    approximate: Approximate = None
     sampler: SamplerName = None
     spacing: SpacingName = None
     spacing_rho: SpacingRho = None

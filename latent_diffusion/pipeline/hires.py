@@ -66,14 +66,14 @@ def hires(
     x, on_step = first.initial_noise(), options.get("on_step")
     drawn = run_sampler(small.build_sampler(), first.bind(), x, first.levels, first.noise, on_step)
     if drawn.stopped:
-        images = finish(engine.components.autoencoder, drawn.latents, output_type)
+        images = finish(first.decoder, drawn.latents, output_type)
         return Output(images, first.seeds, first.records(drawn, (small.width, small.height)), stopped=True)
     latents = _enlarged(engine.components.autoencoder, drawn.latents, large, upscaler)
     x = add_noise(latents, second.initial_noise(), levels[0].alpha, levels[0].sigma)
     sampled = run_sampler(
         large.build_sampler(), second.bind(), x, levels, second.noise, _numbered_on(on_step, drawn.steps)
     )
-    images = finish(engine.components.autoencoder, sampled.latents, output_type)
+    images = finish(second.decoder, sampled.latents, output_type)
     both, task = (
         replace(sampled, steps=drawn.steps + sampled.steps),
         _details(large, scale, upscaler, strength, sampled),

@@ -54,7 +54,7 @@ def image_to_image(
     if levels:
         x = add_noise(autoencoder.to_latents(images).float(), job.initial_noise(), levels[0].alpha, levels[0].sigma)
         sampled = run_sampler(settings.build_sampler(), job.bind(), x, levels, job.noise, options.get("on_step"))
-        made = finish(autoencoder, sampled.latents, output_type)
+        made = finish(job.decoder, sampled.latents, output_type)
     else:
         warnings.warn("strength is 0: the picture comes back as it is", LatentDiffusionWarning, CALLER)
         sampled = Sampled(torch.empty(0), 0, False)

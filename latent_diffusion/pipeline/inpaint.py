@@ -56,7 +56,7 @@ def inpaint(
         if told_of_picture:
             job = job.told(told(canvas, autoencoder))
         sampled = _sample(job, canvas, rest)
-        images = canvas.paste(decode(autoencoder, sampled.latents), len(levels) - 1)
+        images = canvas.paste(decode(job.decoder, sampled.latents), len(levels) - 1)
     details = _details(canvas, sampled, added)
     return Output(images, job.seeds, job.records(sampled, canvas.picture.size, details), sampled.stopped)
 

@@ -66,7 +66,7 @@ def interpolate(
     )
     x, on_step = job.initial_noise(), options.get("on_step")
     sampled = run_sampler(settings.build_sampler(), job.bind(), x, job.levels, job.noise, on_step)
-    images = finish(engine.components.autoencoder, sampled.latents, output_type)
+    images = finish(job.decoder, sampled.latents, output_type)
     return Output(images, job.seeds, job.records(sampled, (settings.width, settings.height)), sampled.stopped)
 
 

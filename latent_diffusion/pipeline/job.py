@@ -9,10 +9,13 @@ from torch import Tensor
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.model_hash import model_hash
 from latent_diffusion.conditioning import Blend, Conditioning
+from latent_diffusion.diffusion.approximation import Scope, approximated
 from latent_diffusion.diffusion.denoiser import Denoiser
 from latent_diffusion.diffusion.level import Denoise, Level
 from latent_diffusion.diffusion.noise import NoiseSource
 from latent_diffusion.errors import ConfigError
+from latent_diffusion.models.autoencoder import AutoencoderKL
+from latent_diffusion.models.tiny_autoencoder import TinyAutoencoder
 from latent_diffusion.models.unet import UNet
 from latent_diffusion.pipeline.machine import Machine
 from latent_diffusion.pipeline.prompt_groups import Group, change_at, join_rows
@@ -61,7 +64,9 @@ class Job:
     def _bind(self, group: Group, unet: UNet) -> Denoise:
         """Return the estimator for the images of one group."""
         parts, settings = group.components, self.settings
-        denoiser = Denoiser(unet, parts.schedule, parts.prediction, self.machine.dtype)
+        exact = Denoiser(unet, parts.schedule, parts.prediction, self.machine.dtype)
+        scope = Scope(self.levels, self.latent_size, self.machine.device)
+        denoiser = approximated(exact, settings.approximate.parts, scope)
         bound = []
         for told in (told.map(self._placed) for told in group.told):
             first = told.prompt.terms[0][0] if isinstance(told.prompt, Blend) else told.prompt
@@ -82,18 +87,25 @@ class Job:
         concat = None if self.concat is None else self.concat.expand(len(cond), -1, -1, -1)
         return replace(cond, concat=concat).to(self.machine.device)
 
+    @property
+    def latent_size(self) -> tuple[int, int]:
+        """Height and width of the latents."""
+        factor = self.components.autoencoder.factor
+        return self.settings.height // factor, self.settings.width // factor
+
+    @property
+    def decoder(self) -> AutoencoderKL | TinyAutoencoder:
+        """What makes pictures of the latents, on the device."""
+        tiny = self.settings.approximate.decoder
+        return self.components.autoencoder if tiny is None else tiny.to(self.machine.device)
+
     def initial_noise(self, latents: Tensor | None = None) -> Tensor:
         """Return x (B, C, h, w) float32 of unit variance on the device: drawn, or `latents`.
 
         Raises:
             ConfigError: `latents` of another shape, or not finite.
         """
-        factor = self.components.autoencoder.factor
-        shape = (
-            self.components.autoencoder.config.latent_channels,
-            self.settings.height // factor,
-            self.settings.width // factor,
-        )
+        shape = (self.components.autoencoder.config.latent_channels, *self.latent_size)
         if latents is None:
             return self.noise.draw(shape).to(self.machine.device)
         if tuple(latents.shape) != (len(self.noise), *shape) or not latents.isfinite().all():
@@ -117,6 +129,7 @@ class Job:
                 guidance_rescale=settings.guidance_rescale,
                 guidance=settings.guidance_texts,
                 guidance_interval=settings.guidance_interval,
+                approximate=settings.approximate.texts,
                 sampler=settings.sampler,
                 spacing=settings.spacing,
                 spacing_rho=settings.walk.rho,

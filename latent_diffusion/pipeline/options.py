@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypedDict
 import torch
 from torch import Tensor
 
+from latent_diffusion.diffusion.approximation import Approximation
 from latent_diffusion.diffusion.guidance import Guidance
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.pipeline.sampling import OnStep
@@ -47,6 +48,8 @@ class Options(TypedDict, total=False):
     """How to guide: names such as "apg" or "pag:scale=3,stop=0.6", several at once, or an object; None = "cfg"."""
     guidance_interval: tuple[float, float] | None
     """Shares of the steps between which guidance is on, such as (0.1, 0.8); None = always."""
+    approximate: Approximation | str | Sequence[Approximation | str] | None
+    """What to compute less of: names such as "deepcache:interval=3" or "tome", several at once; None = nothing."""
     guidance_slicing: bool
     """Run the U-Net on one row after another: the least memory, the most time. Default False."""
     sampler: str | None

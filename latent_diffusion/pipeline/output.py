@@ -10,6 +10,7 @@ from torch import Tensor
 from latent_diffusion.data.images import to_pil
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.models.autoencoder import AutoencoderKL
+from latent_diffusion.models.tiny_autoencoder import TinyAutoencoder
 from latent_diffusion.pipeline.record import Record
 from latent_diffusion.pipeline.sampling import decode
 
@@ -40,7 +41,7 @@ def check_output_type(output_type: str) -> None:
         raise ConfigError(f"unknown output_type {output_type!r}; there are {', '.join(OUTPUT_TYPES)}")
 
 
-def finish(autoencoder: AutoencoderKL, latents: Tensor, output_type: OutputType) -> Images:
+def finish(autoencoder: AutoencoderKL | TinyAutoencoder, latents: Tensor, output_type: OutputType) -> Images:
     """Return scaled latents (B, C, h, w) as images of `output_type`, or as they are for "latent".
 
     Raises:

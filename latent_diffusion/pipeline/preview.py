@@ -22,7 +22,7 @@ from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.models.tiny_autoencoder import TinyAutoencoder
 from latent_diffusion.registry import nearest
 
-__all__ = ["PREVIEWS", "LinearPreview", "Preview", "TinyPreview", "open_preview"]
+__all__ = ["PREVIEWS", "LinearPreview", "Preview", "TinyPreview", "open_preview", "open_tiny"]
 
 PREVIEWS = ("linear", "taesd")
 SIDE = 16  # cells a side of the pictures that the linear preview is fitted on
@@ -114,6 +114,16 @@ def open_preview(
         )
     if folder is None:
         return LinearPreview.fit(autoencoder)
+    return TinyPreview(open_tiny(folder, autoencoder).to(device))
+
+
+def open_tiny(folder: str | os.PathLike[str], autoencoder: AutoencoderKL) -> TinyAutoencoder:
+    """Return the tiny autoencoder in `folder`, float32 on the CPU.
+
+    Raises:
+        ConfigError: it is for other latents than those of `autoencoder`.
+        CheckpointError: the folder's files are missing or damaged.
+    """
     tiny = load_tiny_autoencoder(folder)
     ours, theirs = (autoencoder.config.latent_channels, autoencoder.factor), (tiny.config.latent_channels, tiny.factor)
     if ours != theirs:
@@ -121,7 +131,7 @@ def open_preview(
             f"{str(folder)!r} is for latents of {theirs[0]} channels and {theirs[1]} px a cell, "
             f"the model's have {ours[0]} and {ours[1]}"
         )
-    return TinyPreview(tiny.to(device))
+    return tiny
 
 
 def _patches(grain: int, factor: int, generator: torch.Generator) -> Tensor:

@@ -101,6 +101,7 @@ class Record:
     sigmas: tuple[float, ...] | None = None
     guidance: tuple[str, ...] | None = None  # besides scale, rescale, interval; None = classifier-free guidance
     guidance_interval: tuple[float, float] | None = None  # shares of the steps; None = always
+    approximate: tuple[str, ...] | None = None  # what was computed less of; None = nothing
     initial: str = "seed"  # "seed", or "latents" when the initial noise was given, or "generator"
     stopped_after: int | None = None  # steps done, of both passes of hires, when the caller stopped it
     emphasis: str = "none"  # how weights in the prompt count; records before it had none

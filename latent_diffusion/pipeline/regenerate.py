@@ -23,9 +23,9 @@ from latent_diffusion.randomness import MAX_SEED
 __all__ = ["Plan", "differences", "plan_of_found", "plan_of_record"]
 
 SAME_NAME = (
-    "num_inference_steps", "guidance_scale", "guidance_rescale", "guidance", "guidance_interval", "sampler", "spacing",
-    "spacing_rho", "timesteps", "sigmas", "eta", "clip_skip", "emphasis", "long_prompt", "negative_prompt", "prompt_2",
-    "negative_prompt_2",
+    "num_inference_steps", "guidance_scale", "guidance_rescale", "guidance", "guidance_interval", "approximate",
+    "sampler", "spacing", "spacing_rho", "timesteps", "sigmas", "eta", "clip_skip", "emphasis", "long_prompt",
+    "negative_prompt", "prompt_2", "negative_prompt_2",
 )  # fmt: skip
 """Fields of a record that are options under the same name."""
 NOT_COMPARED = ("software", "device", "steps_run")  # decide no pixel, or follow from what does

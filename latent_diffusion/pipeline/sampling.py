@@ -10,6 +10,7 @@ from latent_diffusion.diffusion.level import Denoise, Level, Sampler, Step
 from latent_diffusion.diffusion.noise import NoiseSource
 from latent_diffusion.errors import DivergedError
 from latent_diffusion.models.autoencoder import AutoencoderKL
+from latent_diffusion.models.tiny_autoencoder import TinyAutoencoder
 
 __all__ = ["OnStep", "Sampled", "decode", "run_sampler"]
 
@@ -46,7 +47,7 @@ def run_sampler(
     return Sampled(latents, done, stopped)
 
 
-def decode(autoencoder: AutoencoderKL, latents: Tensor) -> Tensor:
+def decode(autoencoder: AutoencoderKL | TinyAutoencoder, latents: Tensor) -> Tensor:
     """Return images (B, 3, H, W) float32 in [-1, 1] of scaled `latents` (B, C, h, w).
 
     Raises:

@@ -4,6 +4,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from latent_diffusion.checkpoint.components import Components
@@ -11,9 +12,11 @@ from latent_diffusion.diffusion.guidance import Guidance
 from latent_diffusion.diffusion.level import Level, Sampler
 from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
 from latent_diffusion.guidance.cfg import CFG
+from latent_diffusion.pipeline.approximate import EXACT, Approximate, choose_approximations
 from latent_diffusion.pipeline.emphasis import EMPHASES
 from latent_diffusion.pipeline.guidance import OpenModel, choose_guidance
 from latent_diffusion.pipeline.options import Options
+from latent_diffusion.pipeline.preview import open_tiny
 from latent_diffusion.pipeline.prompt_chunks import LONG_PROMPTS
 from latent_diffusion.pipeline.sampler_names import folder_choice
 from latent_diffusion.pipeline.size_ids import SizeIds
@@ -78,6 +81,7 @@ class Settings:
     guidance_texts: tuple[str, ...] | None = None  # what was asked for besides scale, rescale and interval
     guidance_interval: tuple[float, float] | None = None  # shares of the steps
     guidance_slicing: bool = False  # decides memory, not pixels
+    approximate: Approximate = EXACT
 
     @classmethod
     def resolve(
@@ -129,6 +133,11 @@ class Settings:
             guidance_texts=guidance.texts,
             guidance_interval=None if interval is None else (float(interval[0]), float(interval[1])),
             guidance_slicing=bool(options.get("guidance_slicing", False)),
+            approximate=choose_approximations(
+                options.get("approximate"),
+                components.unet,
+                partial(open_tiny, autoencoder=components.autoencoder),
+            ),
         )
 
     @property

@@ -26,7 +26,7 @@ def text_to_image(
     job = engine.start(prompt, settings, options, initial="seed" if latents is None else "latents")
     x = job.initial_noise(latents)
     sampled = run_sampler(settings.build_sampler(), job.bind(), x, job.levels, job.noise, options.get("on_step"))
-    images = finish(engine.components.autoencoder, sampled.latents, output_type)
+    images = finish(job.decoder, sampled.latents, output_type)
     return Output(images, job.seeds, job.records(sampled, (settings.width, settings.height)), sampled.stopped)
 
 

@@ -1,0 +1,86 @@
+"""A network replaced, for one call, by one that costs less and answers nearly the same.
+
+An approximation decides pixels, so it is on only where it is named, and a picture's record names it. Whatever it keeps
+from one step for the next belongs to one bound denoiser: no call sees another's.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from latent_diffusion.conditioning import Conditioning
+from latent_diffusion.diffusion.denoiser import Denoiser, Network
+from latent_diffusion.diffusion.level import Denoise, Level
+
+__all__ = ["Approximated", "Approximation", "Enter", "Scope", "approximated"]
+
+Enter = Callable[[Level], None]
+"""Called with the level of each call of the network, before it."""
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What is known of a call before its first step."""
+
+    levels: Sequence[Level]  # those the sampler will visit, noisiest first, the one to end in last
+    size: tuple[int, int]  # height and width of the latents
+    device: torch.device  # where the network computes
+
+
+class Approximation:
+    """A way to compute less; implementations are frozen dataclasses without state."""
+
+    place: ClassVar[int] = 0  # several are made in this order, whatever order they are named in
+
+    def check(self, network: Network) -> None:
+        """Refuse a network that it cannot change.
+
+        Raises:
+            ConfigError: saying why.
+        """
+        return None
+
+    def change(self, network: Network, scope: Scope) -> tuple[Network, Enter | None]:
+        """Return a network for one call, `network` itself where the parameters make it exact, and what is told levels.
+
+        `network` stays as it is, and shares its weights.
+        """
+        return network, None
+
+
+@dataclass(frozen=True)
+class Approximated(Denoiser):
+    """A denoiser whose network is changed anew for every condition it is bound to."""
+
+    approximations: tuple[Approximation, ...] = ()
+    scope: Scope | None = None  # given wherever there are approximations
+
+    def bind(self, cond: Conditioning) -> Denoise:
+        """Fix the condition (B rows) and return `denoise(x, level) -> x0` for batches of B."""
+        assert self.scope is not None, "approximations need the scope of the call"
+        network, told = self.network, []
+        for approximation in self.approximations:
+            network, enter = approximation.change(network, self.scope)
+            told += [] if enter is None else [enter]
+        exact = Denoiser(network, self.schedule, self.prediction, self.dtype).bind(cond)
+
+        def denoise(x: Tensor, level: Level) -> Tensor:
+            for enter in told:
+                enter(level)
+            return exact(x, level)
+
+        return denoise
+
+
+def approximated(denoiser: Denoiser, approximations: Sequence[Approximation], scope: Scope) -> Denoiser:
+    """Return the denoiser with these approximations; itself where there are none.
+
+    Guidances that change the network (pag) do so before, and are approximated alike.
+    """
+    if not approximations:
+        return denoiser
+    ordered = tuple(sorted(approximations, key=lambda a: a.place))
+    return Approximated(denoiser.network, denoiser.schedule, denoiser.prediction, denoiser.dtype, ordered, scope)
