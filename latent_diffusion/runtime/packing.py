@@ -1,0 +1,178 @@
+"""Layers whose weights lie in the order the CPU multiplies them in: packed once, in place, and unpacked bit for bit.
+
+Torch hands float32 matrix products to MKL and reorders the weights of every convolution at each call. oneDNN, which is
+in every torch for CPUs, takes weights reordered before; on processors that MKL does not favour that is more than twice
+as fast. A packed layer keeps its place, class, bias and state-dict keys; only `weight` is no parameter any more but a
+copy made when it is asked for, so the weights lie in memory once.
+
+Reference: oneDNN, "Memory format propagation", https://uxlfoundation.github.io/oneDNN/page_memory_format_propagation_cpp.html
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from latent_diffusion.runtime.self_timing import Trial, Ways, wins
+
+__all__ = ["PackedConv2d", "PackedLinear", "PackedPointwise", "pack", "unpack"]
+
+ROWS = 512  # rows of a linear layer's input, and
+IMAGE = (2, 16, 16)  # size (B, H, W) of a convolution's, that the packed order is chosen for; others run as fast
+
+
+class _Packed(nn.Module):
+    """What the packed layers share: the weight as it was, whenever someone asks."""
+
+    packed: Tensor  # opaque: oneDNN's own order of bytes
+    bias: nn.Parameter | None
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """The weight as it was before, bit for bit: a new tensor at each call."""
+        return nn.Parameter(self.packed.to_dense(), requires_grad=False)
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        destination[prefix + "weight"] = self.weight if keep_vars else self.weight.data
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        unpack(self)
+        self._load_from_state_dict(*args, **kwargs)  # of the plain class, which it has now
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> nn.Module:
+        unpack(self)  # another device or number format
+        return self._apply(fn, recurse)
+
+
+class PackedLinear(_Packed, nn.Linear):
+    """x W^T + b."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map (..., in_features) to (..., out_features)."""
+        if torch.is_grad_enabled() and input.requires_grad:  # packed products have no gradient
+            return F.linear(input, self.weight, self.bias)
+        return torch.ops.mkldnn._linear_pointwise(input, self.packed, self.bias, "none", [], "")
+
+
+class PackedConv2d(_Packed, nn.Conv2d):
+    """Convolution; the result is channels_last."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map (B, in_channels, H, W) to (B, out_channels, H', W')."""
+        if torch.is_grad_enabled() and input.requires_grad:
+            return self._conv_forward(input, self.weight, self.bias)
+        return torch.ops.mkldnn._convolution_pointwise(
+            input, self.packed, self.bias, self.padding, self.stride, self.dilation, self.groups, "none", [], ""
+        )
+
+
+class PackedPointwise(_Packed, nn.Conv2d):
+    """A 1x1 convolution as the linear layer over pixels that it is; as convolutions oneDNN has slow sizes."""
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """The weight (out_channels, in_channels, 1, 1) as it was before, bit for bit: a new tensor at each call."""
+        return nn.Parameter(self.packed.to_dense()[:, :, None, None], requires_grad=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map (B, in_channels, H, W) to (B, out_channels, H, W)."""
+        if torch.is_grad_enabled() and input.requires_grad:
+            return self._conv_forward(input, self.weight, self.bias)
+        pixels = input.permute(0, 2, 3, 1)  # contiguous where the input is channels_last
+        out = torch.ops.mkldnn._linear_pointwise(pixels, self.packed, self.bias, "none", [], "")
+        return out.permute(0, 3, 1, 2)
+
+
+PLAIN = {PackedLinear: nn.Linear, PackedConv2d: nn.Conv2d, PackedPointwise: nn.Conv2d}
+
+
+def pack(module: nn.Module) -> None:
+    """Pack the linear layers and convolutions of `module` on a CPU, in place, where that is right and no slower.
+
+    Layers that are packed already stay as they are. Nothing else may compute with `module` meanwhile.
+    """
+    for layer in module.modules():
+        if type(layer) is nn.Linear and _packable(layer) and linear_packs(layer.weight.dtype):
+            packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), ROWS)
+            _become(layer, PackedLinear, packed)
+        elif type(layer) is nn.Conv2d and _packable(layer) and _plain(layer) and conv_packs(layer.weight.dtype):
+            if layer.kernel_size == layer.stride == (1, 1):
+                packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach().flatten(1), ROWS)
+                _become(layer, PackedPointwise, packed)
+            else:
+                _become(layer, PackedConv2d, _reordered(layer))
+
+
+def unpack(module: nn.Module) -> None:
+    """Give every packed layer in `module` its weight and class back, in place."""
+    for layer in module.modules():
+        if type(layer) in PLAIN:
+            weight = layer.weight
+            del layer.packed
+            layer.__class__ = PLAIN[type(layer)]
+            bias = layer._parameters.pop("bias")  # keeps the order of the keys
+            layer.weight = weight
+            layer.register_parameter("bias", bias)
+
+
+def _become(layer: nn.Module, kind: type[_Packed], packed: Tensor) -> None:
+    del layer.weight
+    layer.__class__ = kind
+    layer.packed = packed
+
+
+def _packable(layer: nn.Linear | nn.Conv2d) -> bool:
+    weight = layer.weight
+    return weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)
+
+
+def _plain(layer: nn.Conv2d) -> bool:
+    return layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+
+
+def _reordered(layer: nn.Conv2d) -> Tensor:
+    batch, height, width = IMAGE
+    size = [batch, layer.in_channels, height, width]
+    weight = layer.weight.detach()
+    return torch.ops.mkldnn._reorder_convolution_weight(
+        weight, layer.padding, layer.stride, layer.dilation, layer.groups, size
+    )
+
+
+def linear_packs(dtype: torch.dtype) -> bool:
+    """Whether packed linear layers in `dtype` are right here, and no slower than plain ones."""
+    return wins(Trial("linear", dtype), _packed_and_plain_linear)
+
+
+def conv_packs(dtype: torch.dtype) -> bool:
+    """Whether packed convolutions in `dtype` are right here, and no slower than plain ones."""
+    return wins(Trial("convolution", dtype), _packed_and_plain_conv)
+
+
+def _packed_and_plain_linear(dtype: torch.dtype) -> Ways:
+    x = _drawn(ROWS, 320, dtype=dtype)
+    weight, bias = _drawn(640, 320, dtype=dtype), _drawn(640, dtype=dtype)
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
+    return (
+        lambda: torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], ""),
+        lambda: F.linear(x, weight, bias),
+    )
+
+
+def _packed_and_plain_conv(dtype: torch.dtype) -> Ways:
+    batch, height, width = IMAGE
+    x = _drawn(batch, 128, height, width, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    weight, bias, form = _drawn(128, 128, 3, 3, dtype=dtype), _drawn(128, dtype=dtype), ([1, 1], [1, 1], [1, 1], 1)
+    packed = torch.ops.mkldnn._reorder_convolution_weight(weight, *form, list(x.shape))
+    return (
+        lambda: torch.ops.mkldnn._convolution_pointwise(x, packed, bias, *form, "none", [], ""),
+        lambda: F.conv2d(x, weight, bias, padding=1),
+    )
+
+
+def _drawn(*size: int, dtype: torch.dtype) -> Tensor:
+    """Return normal numbers, without touching the random state of the process."""
+    return torch.randn(size, generator=torch.Generator().manual_seed(0)).to(dtype)

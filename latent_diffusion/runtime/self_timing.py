@@ -1,0 +1,63 @@
+"""Whether a faster way works on this machine: tried once in a process, for some milliseconds, never guessed by name.
+
+A way wins when it gives the plain way's numbers and is not clearly slower. "Clearly" keeps the answer the same from
+run to run on a busy machine: another answer would be another rounding of the same picture.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+__all__ = ["Trial", "Ways", "wins"]
+
+R = TypeVar("R")
+
+ROUNDS = 5  # of both ways, in turn; the fastest of each counts
+SLOWER = 1.25  # times as long as the plain way is clearly slower
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}  # relative, of the whole tensor
+
+_answers: dict["Trial", bool] = {}
+_lock = threading.Lock()
+
+Ways = tuple[Callable[[], Tensor], Callable[[], Tensor]]
+"""The new way and the plain one, each a call on inputs of its own."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is tried: a name, and the number format it is tried in."""
+
+    what: str
+    dtype: torch.dtype
+
+
+def wins(trial: Trial, ways: Callable[[torch.dtype], Ways]) -> bool:
+    """Return whether the first of `ways(dtype)`, (new, plain), is right here and not clearly slower than the second."""
+    with _lock:
+        if trial not in _answers:
+            _answers[trial] = _try_out(trial, ways)
+        return _answers[trial]
+
+
+@torch.no_grad()
+def _try_out(trial: Trial, ways: Callable[[torch.dtype], Ways]) -> bool:
+    try:
+        new, plain = ways(trial.dtype)
+        found, wanted = new().float(), plain().float()
+    except (RuntimeError, NotImplementedError, AttributeError):  # torch without the private operation, or another form
+        return False
+    if not (found - wanted).norm() <= TOLERANCE[trial.dtype] * wanted.norm():
+        return False
+    times = [(_seconds(new), _seconds(plain)) for _ in range(ROUNDS)]
+    return min(t for t, _ in times) <= SLOWER * min(t for _, t in times)
+
+
+def _seconds(way: Callable[[], Tensor]) -> float:
+    start = time.perf_counter()
+    way()
+    return time.perf_counter() - start
