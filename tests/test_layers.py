@@ -14,7 +14,7 @@ ROWS = [
     {"checkpoint", "data", "runtime"},
     {"adapters"},
     {"pipeline", "training"},
-    {"evaluation"},
+    {"evaluation", "benchmark"},
     {"train"},
     {"cli", "serving", "__init__"},
     {"__main__"},

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 import latent_diffusion
+from latent_diffusion.cli.bench import bench
 from latent_diffusion.cli.convert import convert
 from latent_diffusion.cli.evaluate import evaluate
 from latent_diffusion.cli.generate import generate
@@ -50,6 +51,7 @@ app.command(rich_help_panel="Make pictures")(regenerate)
 app.command(rich_help_panel="Make pictures")(tokens)
 app.command(rich_help_panel="Train and judge")(train)
 app.command(rich_help_panel="Train and judge")(evaluate)
+app.command(rich_help_panel="Train and judge")(bench)
 app.command(rich_help_panel="Models and files")(convert)
 app.command(rich_help_panel="Models and files")(info)
 

@@ -1,0 +1,122 @@
+"""A whole benchmark: for each piece of work the reference, the peaks, the race, the peaks again, and the rows."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from latent_diffusion.benchmark.agreement import Agreement, agreement
+from latent_diffusion.benchmark.case import OURS
+from latent_diffusion.benchmark.goals import goal_of
+from latent_diffusion.benchmark.peaks import measure_peaks, peak_of
+from latent_diffusion.benchmark.plan import AbsentError, Plan
+from latent_diffusion.benchmark.race import Lane, race, ratio
+from latent_diffusion.benchmark.report import Report, Row, row_of
+from latent_diffusion.benchmark.worker import Worker, case_of
+from latent_diffusion.errors import ResourceError
+from latent_diffusion.runtime.placement import DTYPES
+
+__all__ = ["measure"]
+
+REFERENCE = "diffusers"  # in float32
+EXACT = 1e-4  # relative error that counts as the same, in float32
+ROUNDING = 1.05  # times diffusers' own error in the same half precision: the order of sums moves it by some percent
+
+Tell = Callable[[str], None]
+Made = dict[str, Tensor]
+Peaks = dict[str, dict[str, float]]  # by dtype and kind of work
+
+
+def measure(plan: Plan, peers: Sequence[str], rounds: int | None, report: Report, tell: Tell) -> list[Row]:
+    """Measure one piece of work with all tools, adding the rows to the report as they grow.
+
+    Raises:
+        ConfigError: no such case, or a value that cannot be.
+        CheckpointError: no such model.
+        ResourceError: our own part failed.
+    """
+    tell("counting operations")
+    case = case_of(plan)
+    known = {"plan": plan, "title": case.title, "size": case.size, "samples": case.samples, "gflop": case.flops() / 1e9}
+    reference = _reference(plan, peers, tell)
+    peaks: list[Peaks] = []
+    rows: list[Row] = []
+    for lanes in race(plan, (OURS, *peers), rounds, tell):
+        if lanes[0].facts is None:
+            raise ResourceError(f"{plan.case}: ours could not be measured: {lanes[0].absent}")
+        if not peaks:
+            tell("peaks")
+            peaks.append(_peaks(plan.device, {lane.facts.dtype for lane in lanes if lane.facts}))
+            continue  # nothing is timed yet
+        rows = _rows(lanes, known, peaks, reference)
+        report.replace(rows)
+    tell("peaks again")
+    peaks.append(_peaks(plan.device, set(peaks[0])))
+    rows = _rows(lanes, known, peaks, reference)
+    report.replace(rows)
+    return rows
+
+
+def _reference(plan: Plan, peers: Sequence[str], tell: Tell) -> Made | None:
+    """Return what diffusers makes in float32, from a process of its own; None where the race has one that tells."""
+    if REFERENCE in peers and plan.dtype != "bfloat16":
+        return None
+    tell("reference: diffusers in float32")
+    try:
+        worker = Worker(replace(plan, dtype="float32"), REFERENCE)
+    except AbsentError as absent:
+        raise ResourceError(f"{plan.case}: no reference to compare with: {absent}") from None
+    try:
+        worker.turn()
+        return worker.result()
+    finally:
+        worker.close()
+
+
+def _peaks(device: str, dtypes: set[str]) -> Peaks:
+    return {dtype: measure_peaks(device, DTYPES[dtype]) for dtype in sorted(dtypes)}
+
+
+def _rows(lanes: Sequence[Lane], known: dict[str, Any], peaks: Sequence[Peaks], reference: Made | None) -> list[Row]:
+    """Return a row for each lane, with what comparing them tells."""
+    plan, ours = known["plan"], lanes[0]
+    if reference is None:
+        reference = next(lane.made for lane in lanes if lane.tool == REFERENCE) or None
+    found = {lane.tool: agreement(lane.made, reference) for lane in lanes if lane.made and reference}
+    rows = []
+    for lane in lanes:
+        if lane.facts is None:
+            rows.append(Row(tool=lane.tool, skipped=lane.absent, **known))
+            continue
+        measured = {when: part[lane.facts.dtype] for when, part in zip(("before", "after"), peaks)}
+        rows.append(
+            row_of(
+                lane,
+                **known,
+                peaks=measured,
+                peak=peak_of(*measured.values()),
+                agreement=found.get(lane.tool),
+                lossy=_lossy(lane, found, lanes),
+                ratio=None if lane is ours else ratio(lane.seconds, ours.seconds),
+                goal=None if lane is ours else goal_of(plan, lane.tool),
+            )
+        )
+    return rows
+
+
+def _lossy(lane: Lane, found: dict[str, Agreement], lanes: Sequence[Lane]) -> bool:
+    """Whether a result is further from the reference than rounding in its dtype explains.
+
+    In half precision the measure is diffusers' own error in the same dtype, where it runs in the same race.
+    """
+    if lane.tool not in found or lane.facts is None:
+        return False
+    if lane.facts.dtype == "float32":
+        return found[lane.tool].error > EXACT
+    theirs = [
+        found[other.tool].error
+        for other in lanes
+        if other.tool.startswith(REFERENCE) and other.facts and other.facts.dtype == lane.facts.dtype and other.made
+    ]
+    return bool(theirs) and found[lane.tool].error > ROUNDING * max(theirs)

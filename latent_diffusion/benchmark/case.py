@@ -1,0 +1,103 @@
+"""What every case is: the same inputs for all tools, a count of operations, and a way to make each tool ready."""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from latent_diffusion.benchmark.model import Source
+from latent_diffusion.benchmark.peers import PEERS, Twin
+from latent_diffusion.benchmark.plan import Plan, Ready
+from latent_diffusion.checkpoint.components import Components
+from latent_diffusion.pipeline.machine import Machine, MachineOptions
+
+__all__ = ["OURS", "Case", "NetworkCase", "clocked"]
+
+OURS = "ours"
+
+
+class Case(ABC):
+    """One kind of work; a file in `cases/` exports one."""
+
+    title: ClassVar[str]
+
+    def __init__(self, plan: Plan, model: Source) -> None:
+        """Take the question and the model."""
+        self.plan, self.model = plan, model
+
+    @property
+    def size(self) -> int:
+        """Side of the pictures in px."""
+        described = self.model.described
+        return self.plan.size or described.unet.config.sample_size * described.autoencoder.factor
+
+    @property
+    def samples(self) -> int:
+        """How many pictures a call is for."""
+        return self.plan.batch
+
+    @abstractmethod
+    def flops(self) -> float:
+        """Return the floating point operations of one call, counted on the plain network; 1 multiply-add = 2."""
+
+    @abstractmethod
+    def build(self, tool: str) -> Ready:
+        """Return a tool ready to work.
+
+        Raises:
+            AbsentError: it is not here or cannot do this.
+        """
+
+
+class NetworkCase(Case):
+    """One call of one network: ours as a pipeline has it, theirs as diffusers has it."""
+
+    parts: ClassVar[tuple[str, ...]]  # which of the model's parts must be real
+
+    @abstractmethod
+    def ours(self, machine: Machine, placed: Components) -> Ready:
+        """Return our part, in its place, as a call."""
+
+    @abstractmethod
+    def theirs(self, components: Components) -> Twin:
+        """Return diffusers' module with the same weights, and its float32 inputs on the CPU."""
+
+    def options(self) -> MachineOptions:
+        """Return what our pipeline is told."""
+        return {"device": self.plan.device, "dtype": self.plan.dtype, "vae_dtype": self.plan.dtype}
+
+    def build(self, tool: str) -> Ready:
+        """Return a tool ready to work."""
+        seconds: dict[str, float] = {}
+        if tool == OURS:
+            machine = Machine.choose(self.model.described, self.options())
+            with clocked(seconds, "load"):
+                components = self.model.build(self.parts, machine.dtype)
+            with clocked(seconds, "prepare"):
+                ready = self.ours(machine, machine.place(components))
+            return Ready(ready.call, ready.dtype, seconds)
+        peer = PEERS[tool]
+        with clocked(seconds, "load"):
+            twin = self.theirs(self.model.build(self.parts, torch.float32))
+        with clocked(seconds, "prepare"):
+            ready = peer(self.plan, twin)
+        return Ready(ready.call, ready.dtype, {**seconds, **ready.seconds})
+
+
+@contextmanager
+def clocked(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Note how long the block takes."""
+    start = time.perf_counter()
+    yield
+    seconds[name] = round(time.perf_counter() - start, 3)
+
+
+def twin_of(theirs: nn.Module, ours: nn.Module) -> nn.Module:
+    """Give diffusers' network, made on the meta device, our tensors; the names are the same."""
+    weights: dict[str, Tensor] = dict(ours.named_parameters())
+    theirs.load_state_dict(weights, assign=True)
+    return theirs.eval()

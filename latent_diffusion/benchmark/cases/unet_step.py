@@ -1,0 +1,85 @@
+"""One step of the U-Net on a guided batch: with the prompt and without."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from latent_diffusion.benchmark.case import NetworkCase, twin_of
+from latent_diffusion.benchmark.flops import count_flops
+from latent_diffusion.benchmark.peers import Twin
+from latent_diffusion.benchmark.plan import Ready, drawn
+from latent_diffusion.checkpoint.components import Components
+from latent_diffusion.checkpoint.network_config import unet_values
+from latent_diffusion.conditioning import Conditioning
+from latent_diffusion.pipeline.machine import Machine
+
+__all__ = ["UNetStep"]
+
+TIME = 481  # a step in the middle
+ROWS = 2  # of a guided picture
+
+
+class UNetStep(NetworkCase):
+    """What a sampler pays at each step; keys and values of the prompt, which are made once a picture, are ready."""
+
+    title = "U-Net step"
+    parts = ("unet",)
+
+    def ours(self, machine: Machine, placed: Components) -> Ready:
+        """Return the U-Net as the denoiser calls it."""
+        unet = machine.at_work(placed.unet)
+        x, cond = self._inputs()
+        x = x.to(machine.device, machine.dtype)
+        t = torch.full((len(x),), float(TIME), device=machine.device)
+        with torch.no_grad():
+            projected = unet.project(cond.to(machine.device, machine.dtype))
+
+        @torch.no_grad()
+        def call() -> Mapping[str, Tensor]:
+            return {"output": unet(x, t, projected)}
+
+        return Ready(call, machine.dtype)
+
+    def theirs(self, components: Components) -> Twin:
+        """Return diffusers' U-Net."""
+        from diffusers import UNet2DConditionModel
+
+        with torch.device("meta"):
+            unet: Any = UNet2DConditionModel.from_config(unet_values(components.unet.config))
+        x, cond = self._inputs()
+        given = (x, torch.tensor(TIME), cond.context, cond.pooled, cond.size_ids)
+        return Twin(_Step(twin_of(unet, components.unet)), tuple(part for part in given if part is not None))
+
+    def flops(self) -> float:
+        """Count one step without `project`."""
+        unet = self.model.described.unet.to("meta", torch.float32)
+        x, cond = self._inputs()
+        projected = unet.project(cond.to("meta"))
+        return count_flops(lambda: unet(x.to("meta"), torch.empty(len(x), device="meta"), projected))
+
+    def _inputs(self) -> tuple[Tensor, Conditioning]:
+        described = self.model.described
+        config, count, side = described.unet.config, ROWS * self.plan.batch, self.size // described.autoencoder.factor
+        context = drawn("context", count, 77, config.cross_attention_dim)
+        x = drawn("x", count, config.in_channels, side, side)
+        if config.added_width is None:
+            return x, Conditioning(context)
+        sizes = torch.tensor([[self.size, self.size, 0, 0, self.size, self.size][: described.size_count]] * count)
+        pooled = drawn("pooled", count, described.text_encoder.pooled_width)
+        return x, Conditioning(context, pooled, sizes.float())
+
+
+class _Step(nn.Module):
+    """Diffusers' U-Net from tensors to a tensor."""
+
+    def __init__(self, unet: Any) -> None:
+        super().__init__()
+        self.unet = unet
+
+    def forward(
+        self, x: Tensor, t: Tensor, context: Tensor, pooled: Tensor | None = None, sizes: Tensor | None = None
+    ) -> Tensor:
+        added = None if pooled is None else {"text_embeds": pooled, "time_ids": sizes}
+        return self.unet(x, t, context, added_cond_kwargs=added, return_dict=False)[0]
