@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from latent_diffusion.adapters.forms import Update
 from latent_diffusion.nn.shared_copy import shared_copy
+from latent_diffusion.runtime.packing import unpack
 
 __all__ = ["adapted"]
 
@@ -34,6 +35,7 @@ def adapted(module: M, changes: Changes) -> M:
     for path in dict.fromkeys(path for updates, strength in changes if strength for path in updates):
         of_layer = [(updates[path], strength) for updates, strength in changes if strength and path in updates]
         layer = twin.get_submodule(path)
+        unpack(layer)
         for name in ("weight", "bias"):
             tensor = getattr(layer, name, None)
             if any(getattr(update, name) is not None for update, _ in of_layer):

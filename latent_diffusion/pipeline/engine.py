@@ -14,6 +14,7 @@ from latent_diffusion.checkpoint.load import load_model
 from latent_diffusion.diffusion.denoiser import Denoiser
 from latent_diffusion.diffusion.level import Level
 from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
+from latent_diffusion.nn.shared_copy import shared_copy
 from latent_diffusion.pipeline.cost import check_cost
 from latent_diffusion.pipeline.job import Job
 from latent_diffusion.pipeline.lora_folder import check_folder, with_tags
@@ -24,6 +25,7 @@ from latent_diffusion.pipeline.prompts import read_prompts
 from latent_diffusion.pipeline.refine import refined
 from latent_diffusion.pipeline.seeds import open_noise
 from latent_diffusion.pipeline.settings import Defaults, Settings
+from latent_diffusion.runtime.packing import unpack
 
 __all__ = ["Engine"]
 
@@ -39,14 +41,23 @@ class Engine:
     base: Components | None = None  # the parts before that; None = there are no adapters
 
     @classmethod
-    def build(cls, components: Components, options: MachineOptions) -> "Engine":
+    def build(cls, components: Components, options: MachineOptions, *, keep: bool = True) -> "Engine":
         """Put the parts where and in the formats that `options` say.
+
+        Args:
+            components: the parts; their tensors are themselves moved.
+            options: see `MachineOptions`.
+            keep: leave the modules of `components` as they are, for the caller to go on with; if not, packed weights
+                replace theirs, and so never lie in memory twice.
 
         Raises:
             ConfigError: an unknown name or value.
             ResourceError: a device or an attention kernel that is not to be had.
         """
         machine = Machine.choose(components, options)
+        if keep:
+            unet, autoencoder = shared_copy(components.unet), shared_copy(components.autoencoder)
+            components = replace(components, unet=unet, autoencoder=autoencoder)
         return cls(machine.place(components), machine, Defaults.of(components))
 
     @property
@@ -71,7 +82,9 @@ class Engine:
             ConfigError: a learned word that the tokenizer knows already.
         """
         base = self.untouched
-        return replace(self, components=adapters.apply(base), adapters=adapters, base=base)
+        changed = adapters.apply(base)
+        self.machine.speed_up(changed.unet)  # the layers that an adapter changed; the others are shared
+        return replace(self, components=changed, adapters=adapters, base=base)
 
     def saved(self) -> Components:
         """Return the parts that a saved model holds: with fused adapters, without those that can be taken off."""
@@ -81,6 +94,14 @@ class Engine:
             message = f"not saved with the model: {', '.join(left)}; fuse_lora makes an adapter part of it"
             warnings.warn(message, LatentDiffusionWarning, stacklevel=3)
         return self.adapters.only_fused().apply(self.untouched)
+
+    def plain(self) -> "Engine":
+        """Return an engine with every weight as a parameter again, in the order of the checkpoint: slower, and open."""
+        unet, autoencoder = (shared_copy(part) for part in (self.components.unet, self.components.autoencoder))
+        for part in (unet, autoencoder):
+            unpack(part)
+        changed = replace(self.components, unet=unet, autoencoder=autoencoder)
+        return replace(self, components=changed, machine=replace(self.machine, fast=False))
 
     def settings(self, options: Options) -> Settings:
         """Return the checked settings of a call.

@@ -6,9 +6,10 @@ None of it decides a picture, beyond rounding.
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypedDict
+from typing import TypedDict, TypeVar
 
 import torch
+from torch import nn
 
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
@@ -18,9 +19,12 @@ from latent_diffusion.runtime.attention import check_backend, describe_auto, set
 from latent_diffusion.runtime.exact import exact_float32
 from latent_diffusion.runtime.placement import choose_device, choose_dtype
 from latent_diffusion.runtime.residency import moved, offloaded_text
+from latent_diffusion.runtime.speedup import speed_up
 from latent_diffusion.runtime.working_autoencoder import Tiling, WorkingAutoencoder, check_tiling
 
 __all__ = ["Machine", "MachineOptions", "unet_dtype"]
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class MachineOptions(TypedDict, total=False):
@@ -36,6 +40,8 @@ class MachineOptions(TypedDict, total=False):
     """"auto", "sdpa", "xformers" or "math"; one that does not work on the device is an error."""
     tiling: Tiling
     """Autoencoder in bands of rows, with the result of the whole: True, False, or "auto" = where memory is short."""
+    fast: bool
+    """Rearrange the weights and choose the kernels for speed, as `runtime.speedup` does: True unless said otherwise."""
     offload: bool
     """Hold only one of text encoder, U-Net and autoencoder on the device at a time; the others wait on the host."""
 
@@ -50,6 +56,7 @@ class Machine:
     attention: str
     tiling: Tiling
     offload: bool
+    fast: bool
 
     @classmethod
     def choose(cls, components: Components, options: MachineOptions) -> "Machine":
@@ -65,9 +72,10 @@ class Machine:
                 raise ConfigError(f"unknown argument {name!r}{nearest(name, known)}; there are {', '.join(known)}")
         device, vae = choose_device(options.get("device")), options.get("vae_dtype", "auto")
         weights = sum(p.numel() for p in components.unet.parameters())
-        offload = options.get("offload", False)
-        if not isinstance(offload, bool):
-            raise ConfigError(f"offload {offload!r} is neither True nor False")
+        offload, fast = options.get("offload", False), options.get("fast", True)
+        for name, value in (("offload", offload), ("fast", fast)):
+            if not isinstance(value, bool):
+                raise ConfigError(f"{name} {value!r} is neither True nor False")
         if offload and device.type == "cpu":
             warnings.warn("offload has no meaning on a CPU and is ignored", LatentDiffusionWarning, stacklevel=5)
         return cls(
@@ -77,6 +85,7 @@ class Machine:
             attention=check_backend(options.get("attention", "auto")),
             tiling=check_tiling(options.get("tiling", "auto")),
             offload=offload and device.type != "cpu",
+            fast=fast,
         )
 
     @property
@@ -84,12 +93,12 @@ class Machine:
         """Which attention kernel the U-Net calls, for people; of "auto" also what it took."""
         if self.attention != "auto":
             return self.attention
-        return f"auto: {describe_auto(self.device, self.dtype)}"
+        return f"auto: {describe_auto(self.device, self.dtype, fast=self.fast)}"
 
     def place(self, components: Components) -> Components:
         """Return the parts ready to work: in their formats, where they wait or work, with their kernels.
 
-        The U-Net and the text encoder given are themselves moved; so are the autoencoder's weights.
+        The modules given are themselves moved and changed for speed.
 
         Raises:
             ResourceError: the attention kernel does not work here.
@@ -97,9 +106,8 @@ class Machine:
         if self.device.type == "cuda":
             exact_float32()
         home = torch.device("cpu") if self.offload else self.device
-        autoencoder, text = components.autoencoder, components.text_encoder.to(home).eval()
-        autoencoder.to(device=home, dtype=self.vae_dtype).eval()
-        set_kernel(autoencoder, self.attention, self.device, self.vae_dtype)
+        text = components.text_encoder.to(home).eval()
+        autoencoder = self._prepared(components.autoencoder, self.vae_dtype)
         return replace(
             components,
             unet=self.place_unet(components.unet),
@@ -115,8 +123,19 @@ class Machine:
         Raises:
             ResourceError: the attention kernel does not work here.
         """
-        set_kernel(unet, self.attention, self.device, self.dtype)
-        return unet.to(device=torch.device("cpu") if self.offload else self.device, dtype=self.dtype).eval()
+        return self._prepared(unet, self.dtype)
+
+    def speed_up(self, module: nn.Module) -> None:
+        """Rearrange the weights of `module` for speed where that is wanted and not done yet, in place."""
+        if self.fast and not self.offload:
+            speed_up(module, self.device)
+
+    def _prepared(self, module: M, dtype: torch.dtype) -> M:
+        home = torch.device("cpu") if self.offload else self.device
+        module.to(device=home, dtype=dtype).eval()
+        set_kernel(module, self.attention, self.device, dtype, fast=self.fast)
+        self.speed_up(module)
+        return module
 
     def at_work(self, unet: UNet) -> UNet:
         """Return the U-Net on the device, for as long as the caller holds it."""

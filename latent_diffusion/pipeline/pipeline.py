@@ -80,7 +80,9 @@ class LatentDiffusionPipeline(Adapting):
         components = load_model(
             name, unet_dtype(machine), family=family, prediction_type=prediction_type, averaged=averaged
         )
-        return cls(components, **machine)
+        pipe = cls.__new__(cls)
+        pipe.engine = Engine.build(components, machine, keep=False)
+        return pipe
 
     @property
     def components(self) -> Components:
@@ -328,7 +330,11 @@ class LatentDiffusionPipeline(Adapting):
         save_single_file(self.engine.saved(), Path(file), dtype=dtype)
 
     def to_diffusers(self) -> "DiffusionPipeline":
-        """Return a diffusers pipeline that shares these weights: training or moving one changes the other."""
+        """Return a diffusers pipeline that shares these weights: training or moving one changes the other.
+
+        From then on this one draws without the speed-ups that keep weights in an order of their own.
+        """
         from latent_diffusion.pipeline.to_diffusers import to_diffusers
 
+        self.engine = self.engine.plain()
         return to_diffusers(self.components)

@@ -2,7 +2,8 @@
 
 | name | kernel |
 |---|---|
-| `auto` | torch's fused kernels, but plain calls where those are faster (small bfloat16 work on CPUs) |
+| `auto` | `native` where it was built and pays, else torch's fused kernels, else (small bfloat16 work) plain calls |
+| `native` | our own, in C, for CPUs with AVX-512 |
 | `sdpa` | torch's fused kernels |
 | `xformers` | memory-efficient attention of xformers; imported only when named |
 | `math` | the formula as it stands, all scores in memory: the reference |
@@ -17,21 +18,24 @@ from torch import Tensor, nn
 from latent_diffusion.errors import ConfigError, ResourceError
 from latent_diffusion.nn.attention import Attention, ImageAttention, Kernel, automatic, sdpa, written_out
 from latent_diffusion.registry import nearest
+from latent_diffusion.runtime.native.attention import attend, attends
 
 __all__ = ["BACKENDS", "check_backend", "describe_auto", "head_widths", "set_kernel"]
 
-BACKENDS = ("auto", "sdpa", "xformers", "math")
+BACKENDS = ("auto", "native", "sdpa", "xformers", "math")
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}  # of the tiny call, whose values are ~1
 
 
-def set_kernel(model: nn.Module, backend: str, device: torch.device, dtype: torch.dtype) -> None:
+def set_kernel(model: nn.Module, backend: str, device: torch.device, dtype: torch.dtype, *, fast: bool = True) -> None:
     """Let every attention of `model` call the kernel that `backend` names, on `device` with inputs of `dtype`.
+
+    Without `fast` "auto" chooses among torch's kernels only.
 
     Raises:
         ConfigError: no such name.
         ResourceError: it does not work here; the message says why.
     """
-    kernel = load_kernel(check_backend(backend))
+    kernel = load_kernel(check_backend(backend), device, dtype, fast=fast)
     for width in sorted(head_widths(model)):
         _try_out(kernel, backend, width, device, dtype)
     for module in model.modules():
@@ -52,8 +56,10 @@ def check_backend(backend: str) -> str:
     return backend
 
 
-def describe_auto(device: torch.device, dtype: torch.dtype) -> str:
+def describe_auto(device: torch.device, dtype: torch.dtype, *, fast: bool = True) -> str:
     """Return which kernel `auto` takes on `device` for networks in `dtype`, for people."""
+    if fast and device.type == "cpu" and attends(dtype):
+        return "native"
     if device.type == "cpu" and dtype == torch.bfloat16:
         return "math while the scores are small, else sdpa"
     return "sdpa"
@@ -65,15 +71,23 @@ def head_widths(model: nn.Module) -> set[int]:
     return widths | {m.to_q.out_features for m in model.modules() if isinstance(m, ImageAttention)}
 
 
-def load_kernel(backend: str) -> Kernel:
-    """Return the kernel of a known name.
+def load_kernel(backend: str, device: torch.device, dtype: torch.dtype, *, fast: bool = True) -> Kernel:
+    """Return the kernel of a known name for inputs of `dtype` on `device`.
 
     Raises:
-        ResourceError: xformers cannot be imported.
+        ResourceError: xformers cannot be imported, or the native kernel was not built or does not run here.
     """
     if backend == "xformers":
         return _xformers()
-    return {"auto": automatic, "sdpa": sdpa, "math": written_out}[backend]
+    native = device.type == "cpu" and attends(dtype)
+    if backend == "native" and not native:
+        raise ResourceError(
+            f"attention 'native' is not to be had on {device} in {str(dtype).removeprefix('torch.')}: it needs a CPU "
+            "with AVX-512 and a C compiler at install time; use 'auto'"
+        )
+    if backend in ("auto", "native") and native and fast:
+        return attend
+    return {"auto": automatic, "native": attend, "sdpa": sdpa, "math": written_out}[backend]
 
 
 def _xformers() -> Kernel:

@@ -36,25 +36,25 @@ class Trial:
     dtype: torch.dtype
 
 
-def wins(trial: Trial, ways: Callable[[torch.dtype], Ways]) -> bool:
-    """Return whether the first of `ways(dtype)`, (new, plain), is right here and not clearly slower than the second."""
+def wins(trial: Trial, ways: Callable[[torch.dtype], Ways], at_most: float = SLOWER) -> bool:
+    """Return whether the first of `ways(dtype)`, (new, plain), is right and takes `at_most` times the second's time."""
     with _lock:
         if trial not in _answers:
-            _answers[trial] = _try_out(trial, ways)
+            _answers[trial] = _try_out(trial, ways, at_most)
         return _answers[trial]
 
 
 @torch.no_grad()
-def _try_out(trial: Trial, ways: Callable[[torch.dtype], Ways]) -> bool:
+def _try_out(trial: Trial, ways: Callable[[torch.dtype], Ways], at_most: float) -> bool:
     try:
         new, plain = ways(trial.dtype)
         found, wanted = new().float(), plain().float()
     except (RuntimeError, NotImplementedError, AttributeError):  # torch without the private operation, or another form
         return False
-    if not (found - wanted).norm() <= TOLERANCE[trial.dtype] * wanted.norm():
+    if found.shape != wanted.shape or not (found - wanted).norm() <= TOLERANCE[trial.dtype] * wanted.norm():
         return False
     times = [(_seconds(new), _seconds(plain)) for _ in range(ROUNDS)]
-    return min(t for t, _ in times) <= SLOWER * min(t for _, t in times)
+    return min(t for t, _ in times) <= at_most * min(t for _, t in times)
 
 
 def _seconds(way: Callable[[], Tensor]) -> float:

@@ -12,7 +12,9 @@ from latent_diffusion.families import tiny
 from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.models.unet import UNet
 from latent_diffusion.nn.attention import Attention, ImageAttention, automatic, sdpa, written_out
+from latent_diffusion.runtime import attention as runtime_attention
 from latent_diffusion.runtime.attention import BACKENDS, describe_auto, head_widths, load_kernel, set_kernel
+from latent_diffusion.runtime.native.attention import attend
 
 CPU = torch.device("cpu")
 
@@ -40,15 +42,19 @@ def theirs(q, k, v):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_every_kernel_gives_what_the_formula_gives(backend, dtype):
     q, k, v = (torch.randn(2, 3, length, 8, dtype=dtype) for length in (10, 7, 7))
-    found, wanted = load_kernel(backend)(q, k, v).float(), written_out(q.float(), k.float(), v.float())
+    found, wanted = load_kernel(backend, CPU, dtype)(q, k, v).float(), written_out(q.float(), k.float(), v.float())
     assert (found - wanted).abs().max() <= (1e-6 if dtype == torch.float32 else 2e-2)
 
 
-@pytest.mark.parametrize(("backend", "kernel"), [("auto", automatic), ("sdpa", sdpa), ("math", written_out)])
-def test_the_kernel_reaches_every_attention(unet, backend, kernel):
+@pytest.mark.parametrize(
+    ("backend", "fast", "kernel"),
+    [("auto", True, attend), ("auto", False, automatic), ("sdpa", True, sdpa), ("math", True, written_out)],
+)
+def test_the_kernel_reaches_every_attention(unet, backend, fast, kernel, monkeypatch):
+    monkeypatch.setattr(runtime_attention, "attends", lambda dtype: True)
     models = (unet, AutoencoderKL(tiny.AUTOENCODER))
     for model in models:
-        set_kernel(model, backend, CPU, torch.float32)
+        set_kernel(model, backend, CPU, torch.float32, fast=fast)
     layers = [m for model in models for m in model.modules() if isinstance(m, Attention | ImageAttention)]
     assert layers and all(layer.kernel is kernel for layer in layers)
     assert head_widths(unet) == {c // n for c, n in zip(tiny.UNET.block_out_channels, tiny.UNET.num_attention_heads)}
@@ -90,10 +96,18 @@ def test_xformers_that_is_there_and_does_not_work(unet, monkeypatch, kernel, wor
     assert all(m.kernel is automatic for m in unet.modules() if isinstance(m, Attention)), "nothing was set"
 
 
-def test_auto_says_what_it_took():
+def test_auto_says_what_it_took(monkeypatch):
+    monkeypatch.setattr(runtime_attention, "attends", lambda dtype: dtype == torch.bfloat16)
     assert describe_auto(CPU, torch.float32) == "sdpa"
-    assert "math" in describe_auto(CPU, torch.bfloat16)
+    assert describe_auto(CPU, torch.bfloat16) == "native"
+    assert "math" in describe_auto(CPU, torch.bfloat16, fast=False)
     assert describe_auto(torch.device("cuda"), torch.bfloat16) == "sdpa"
+
+
+def test_the_native_kernel_by_name_where_it_cannot_be(unet, monkeypatch):
+    monkeypatch.setattr(runtime_attention, "attends", lambda dtype: False)
+    with pytest.raises(ResourceError, match=r"'native' is not to be had on cpu in float32.*compiler"):
+        set_kernel(unet, "native", CPU, torch.float32)
 
 
 def test_xformers_is_never_imported_unless_named():
@@ -111,4 +125,4 @@ for name in ("auto", "sdpa", "math"):
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert set(BACKENDS) == {"auto", "sdpa", "math", "xformers"}
+    assert set(BACKENDS) == {"auto", "native", "sdpa", "math", "xformers"}

@@ -1,0 +1,135 @@
+"""Packed weights: the same numbers, faster; and back, bit for bit."""
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from latent_diffusion.families import tiny
+from latent_diffusion.models.autoencoder import AutoencoderKL
+from latent_diffusion.nn.shared_copy import shared_copy
+from latent_diffusion.runtime import packing
+from latent_diffusion.runtime.packing import PackedConv2d, PackedLinear, PackedPointwise, pack, unpack
+from latent_diffusion.runtime.residency import moved
+
+PACKED = (PackedConv2d, PackedLinear, PackedPointwise)
+
+
+@pytest.fixture(autouse=True)
+def packs(monkeypatch):
+    """Pack whatever this machine's trial says."""
+    monkeypatch.setattr(packing, "linear_packs", lambda dtype: True)
+    monkeypatch.setattr(packing, "conv_packs", lambda dtype: True)
+
+
+def layers(dtype=torch.float32):
+    torch.manual_seed(0)
+    made = [
+        (nn.Linear(24, 40), (2, 7, 24)),
+        (nn.Linear(24, 40, bias=False), (5, 24)),
+        (nn.Conv2d(16, 24, 3, padding=1), (2, 16, 9, 7)),
+        (nn.Conv2d(16, 24, 3, stride=2), (1, 16, 9, 7)),
+        (nn.Conv2d(4, 24, 3, padding=1, bias=False), (1, 4, 6, 6)),
+        (nn.Conv2d(16, 24, 1), (2, 16, 5, 7)),
+    ]
+    return [(layer.to(dtype), torch.randn(size).to(dtype)) for layer, size in made]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("index", range(6))
+def test_numbers_and_weights(dtype, memory_format, index):
+    layer, x = layers(dtype)[index]
+    if x.dim() == 4:
+        x = x.contiguous(memory_format=memory_format)
+    wanted, before = layer(x), {name: t.clone() for name, t in layer.state_dict().items()}
+    pack(layer)
+    assert type(layer) in PACKED
+    error = (layer(x) - wanted).float().norm() / wanted.float().norm()
+    assert error <= (1e-6 if dtype == torch.float32 else 5e-3)
+    assert list(layer.state_dict()) == list(before)
+    assert all(torch.equal(layer.state_dict()[name], t) for name, t in before.items())
+    unpack(layer)
+    assert type(layer) in (nn.Linear, nn.Conv2d)
+    assert list(layer.state_dict()) == list(before)
+    assert [name for name, _ in layer.named_parameters()] == list(before)
+    assert all(torch.equal(layer.state_dict()[name], t) for name, t in before.items())
+    assert torch.equal(layer(x), wanted)
+
+
+def test_weights_lie_in_memory_once():
+    layer = nn.Linear(24, 40)
+    pack(layer)
+    assert [name for name, _ in layer.named_parameters()] == ["bias"]
+
+
+def test_gradients_flow_to_the_input():
+    for layer, x in layers():
+        wanted = torch.autograd.grad(layer(x.requires_grad_()).square().sum(), x)[0]
+        pack(layer)
+        assert torch.allclose(torch.autograd.grad(layer(x).square().sum(), x)[0], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_another_dtype_unpacks():
+    layer, x = layers()[0]
+    wanted = layer(x)
+    pack(layer)
+    twice = layer.to(torch.float64)
+    assert type(twice) is nn.Linear and twice.weight.dtype == torch.float64
+    assert torch.allclose(twice(x.double()).float(), wanted, atol=1e-6)
+
+
+def test_loading_unpacks():
+    (layer, x), (other, _) = layers()[2], layers()[2]
+    nn.init.normal_(other.weight)
+    pack(layer)
+    layer.load_state_dict(other.state_dict())
+    assert torch.equal(layer(x), other(x))
+
+
+def test_a_packed_network_saves_as_the_plain_one():
+    model = AutoencoderKL(tiny.AUTOENCODER)
+    plain, packed = io.BytesIO(), io.BytesIO()
+    torch.save(dict(model.state_dict()), plain)
+    pack(model)
+    torch.save(dict(model.state_dict()), packed)
+    plain.seek(0), packed.seek(0)
+    one, two = torch.load(plain), torch.load(packed)
+    assert list(one) == list(two) and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_copy_is_unpacked_alone():
+    layer, x = layers()[0]
+    net = nn.Sequential(layer)
+    pack(net)
+    wanted, twin = net(x), shared_copy(net)
+    unpack(twin)
+    assert type(net[0]) is PackedLinear and torch.equal(net(x), wanted)
+    assert type(twin[0]) is nn.Linear
+
+
+def test_deep_and_pickled_copies_are_plain():
+    layer, x = layers()[2]
+    wanted = layer(x)
+    pack(layer)
+    for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert type(twin) is nn.Conv2d and torch.equal(twin(x), wanted)
+    assert type(layer) is PackedConv2d
+
+
+def test_moved_copies_are_plain():
+    net = nn.Sequential(layers()[0][0])
+    pack(net)
+    assert moved(net, torch.device("cpu"), torch.float64)[0].weight.dtype == torch.float64
+    assert type(net[0]) is PackedLinear
+
+
+def test_what_cannot_be_packed_stays():
+    kept = [nn.Conv2d(8, 8, 3, groups=2), nn.Conv2d(8, 8, 3, padding="same"), nn.Linear(8, 8).half()]
+    kept += [nn.Conv2d(8, 8, 3, padding=1, padding_mode="circular"), nn.Linear(8, 8).double()]
+    pack(nn.ModuleList(kept))
+    assert all(type(layer) in (nn.Linear, nn.Conv2d) for layer in kept)
