@@ -134,7 +134,7 @@ def tiny_text(configs):
     towers = []
     for config in configs:
         tokenizer = clip_tokenizer(train_byte_pairs(CAPTIONS, 600))
-        tokenizer.add_special_tokens({"pad_token": config.pad_token})
+        tokenizer.pad_token = config.pad_token
         width = 24 if config.projection is None else 32
         small = replace(config, width=width, layers=3, heads=2, projection=config.projection and 16)
         small = replace(small, vocab_size=len(tokenizer))

@@ -7,7 +7,7 @@ Reference: Gal et al. 2022, arXiv:2208.01618, section 4.
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -94,7 +94,6 @@ def _grow(tower: TextEncoder, rows: Tensor) -> None:
     grown = torch.cat([weight.detach(), rows.to(weight.device, weight.dtype)])
     table.weight = nn.Parameter(grown, requires_grad=weight.requires_grad)
     table.num_embeddings = len(grown)
-    model.config = copy.deepcopy(model.config)
-    model.config.vocab_size = len(grown)
     # Configs of before transformers 4.31 have the text end at the largest id, which would now be a learned word's.
-    model.config.eos_token_id = body.eos_token_id = tower.end_id
+    model.config = body.config = replace(model.config, vocab_size=len(grown), eos_token_id=tower.end_id)
+    body.eos_token_id = tower.end_id

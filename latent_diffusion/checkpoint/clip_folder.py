@@ -6,7 +6,7 @@ names and in the config of transformers' `CLIPModel`. With the tensors of `text_
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,10 +18,9 @@ from latent_diffusion.checkpoint.text_folder import load_text_encoder, save_text
 from latent_diffusion.checkpoint.weights import Stored, Weights, check_fit
 from latent_diffusion.errors import CheckpointError
 from latent_diffusion.models.clip import CLIP, CLIPConfig, TwoTowers
+from latent_diffusion.models.clip_text import CLIPTextConfig, CLIPTextModel
 from latent_diffusion.models.text_encoder import TextEncoder
-
-if TYPE_CHECKING:
-    from transformers import CLIPTokenizer
+from latent_diffusion.models.tokenizer import Tokenizer
 
 __all__ = ["from_towers", "load_clip", "save_clip"]
 
@@ -32,9 +31,9 @@ VISION_KEYS = (
 )
 
 
-def from_towers(towers: TwoTowers, tokenizer: "CLIPTokenizer") -> CLIP:
-    """Return copies of trained towers in transformers' modules, float32, on the CPU, in evaluation mode."""
-    from transformers import CLIPTextModel, CLIPVisionModelWithProjection
+def from_towers(towers: TwoTowers, tokenizer: Tokenizer) -> CLIP:
+    """Return copies of trained towers in the modules they are used in, float32, on the CPU, in evaluation mode."""
+    from transformers import CLIPVisionModelWithProjection
 
     state = {name: tensor.detach().float().cpu() for name, tensor in towers.model.state_dict().items()}
     text = {name.removeprefix("text."): tensor for name, tensor in state.items() if name.startswith("text.")}
@@ -61,9 +60,7 @@ def _renamed(tower: dict[str, Tensor], outside: Mapping[str, str]) -> dict[str, 
     return {name: piece.fetch() for name, piece in from_open_clip(stored, outside).items()}
 
 
-def _text_config(config: CLIPConfig) -> Any:
-    from transformers import CLIPTextConfig
-
+def _text_config(config: CLIPConfig) -> CLIPTextConfig:
     return CLIPTextConfig(
         vocab_size=config.vocab_size,
         hidden_size=config.text.width,

@@ -1,6 +1,7 @@
 """A model as a diffusers folder: unet/, vae/, text_encoder/, tokenizer/, scheduler/ and model_index.json."""
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,14 +19,10 @@ from latent_diffusion.checkpoint.network_config import (
 from latent_diffusion.checkpoint.network_weights import load_weights, open_weights, save_weights
 from latent_diffusion.checkpoint.pipeline_index import INDEX, index_values, read_index
 from latent_diffusion.checkpoint.plan import ChooseDtype, Plan, Tower, assemble
+from latent_diffusion.checkpoint.prompt_forms import read_prompt_forms, write_prompt_forms
 from latent_diffusion.checkpoint.scheduler_config import write_schedule
-from latent_diffusion.checkpoint.text_folder import (
-    ENDINGS,
-    load_tokenizer,
-    open_text_weights,
-    plan_text_model,
-    save_text_encoder,
-)
+from latent_diffusion.checkpoint.text_folder import ENDINGS, open_text_weights, plan_text_model, save_text_encoder
+from latent_diffusion.checkpoint.tokenizer_folder import load_tokenizer
 from latent_diffusion.checkpoint.weights import Weights
 from latent_diffusion.errors import LatentDiffusionWarning, ResourceError
 from latent_diffusion.models.autoencoder import AutoencoderKL
@@ -65,7 +62,8 @@ def load_folder(
     def weights(part: str, network: nn.Module) -> Weights:
         return open_text_weights(path / part) if part.startswith("text") else open_weights(path / part)
 
-    return assemble(plan.predicting(prediction_type), path, weights, dtype)
+    components = assemble(plan.predicting(prediction_type), path, weights, dtype)
+    return replace(components, prompt_forms=read_prompt_forms(path))
 
 
 def plan_folder(path: Path) -> Plan:
@@ -110,6 +108,8 @@ def save_folder(components: Components, path: Path | str, dtype: torch.dtype | N
         for tower in components.text_encoder.towers:
             save_text_encoder(tower, path, dtype)
         write_json(path / INDEX, index_values(components, config["_class_name"], diffusers_version()))
+        if components.prompt_forms is not None:
+            write_prompt_forms(components.prompt_forms, path)
     except ResourceError:
         raise
     except OSError as error:

@@ -6,7 +6,7 @@ A folder says what its model is in JSON files, a single file in its header or by
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,11 +17,10 @@ from latent_diffusion.checkpoint.text_folder import fill_text_model
 from latent_diffusion.checkpoint.weights import Weights, fill
 from latent_diffusion.errors import CheckpointError, ConfigError
 from latent_diffusion.models.autoencoder import AutoencoderConfig, AutoencoderKL
+from latent_diffusion.models.clip_text import CLIPTextModel, CLIPTextModelWithProjection
 from latent_diffusion.models.text_encoder import TextEncoder, TextEncoders
+from latent_diffusion.models.tokenizer import Tokenizer
 from latent_diffusion.models.unet import UNet, UNetConfig
-
-if TYPE_CHECKING:
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 __all__ = ["ChooseDtype", "Plan", "Tower", "assemble", "on_meta"]
 
@@ -34,8 +33,8 @@ class Tower:
     """One text encoder to be: its model on the meta device and its tokenizer."""
 
     part: str  # "text_encoder" or "text_encoder_2"
-    model: "CLIPTextModel | CLIPTextModelWithProjection"
-    tokenizer: "CLIPTokenizer"
+    model: CLIPTextModel | CLIPTextModelWithProjection
+    tokenizer: Tokenizer
     penultimate: bool  # see `TextEncoder`
 
 

@@ -12,19 +12,16 @@ import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from latent_diffusion.errors import ConfigError
+from latent_diffusion.models.tokenizer import BOS, END_OF_WORD, EOS, Tokenizer
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-    from transformers import CLIPTokenizer
+    from tokenizers import Tokenizer as Backend
 
 __all__ = ["BOS", "EOS", "BytePairs", "byte_symbols", "clip_tokenizer", "train_byte_pairs"]
 
-BOS = "<|startoftext|>"
-EOS = "<|endoftext|>"
-END_OF_WORD = "</w>"
 SPECIAL_TOKENS = 2
 
 Pair = tuple[str, str]
@@ -147,22 +144,11 @@ def count_words(texts: Iterable[str]) -> Counter[str]:
     return Counter(dict(sorted(counts.items())))
 
 
-def byte_pair_model(pairs: BytePairs) -> "Tokenizer":
+def byte_pair_model(pairs: BytePairs) -> "Backend":
     """Return the bare tokenizer: CLIP's normalisation, word pattern and byte-pair model, without special tokens."""
     return clip_tokenizer(pairs).backend_tokenizer
 
 
-def clip_tokenizer(pairs: BytePairs, context_length: int = 77) -> "CLIPTokenizer":
-    """Return transformers' tokenizer over `pairs`; begin, end and padding as in Stable Diffusion 1 (padding = end)."""
-    from transformers import CLIPTokenizer
-
-    merges: Any = list(pairs.merges)  # annotated as a list of strings, which it reads too
-    return CLIPTokenizer(
-        vocab=pairs.vocabulary,
-        merges=merges,
-        bos_token=BOS,
-        eos_token=EOS,
-        unk_token=EOS,
-        pad_token=EOS,
-        model_max_length=context_length,
-    )
+def clip_tokenizer(pairs: BytePairs, context_length: int = 77) -> Tokenizer:
+    """Return the tokenizer over `pairs`; begin, end and padding as in Stable Diffusion 1 (padding = end)."""
+    return Tokenizer(pairs.vocabulary, pairs.merges, model_max_length=context_length)

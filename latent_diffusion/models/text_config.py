@@ -1,10 +1,9 @@
 """Sizes of a CLIP text tower, and how a Stable Diffusion family reads it."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from latent_diffusion.models.clip_text import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from latent_diffusion.models.tokenizer import Tokenizer
 
 __all__ = ["TextConfig"]
 
@@ -25,18 +24,13 @@ class TextConfig:
     vocab_size: int = 49408  # rows of the token embedding
     context_length: int = 77  # tokens of a prompt, begin and end included
 
-    def build(self, tokenizer: "CLIPTokenizer") -> "CLIPTextModel | CLIPTextModelWithProjection":
-        """Return the transformers model with random weights, on torch's current default device ("meta" takes none)."""
-        from transformers import CLIPTextModel, CLIPTextModelWithProjection
-
-        config = self.for_transformers(tokenizer)
+    def build(self, tokenizer: Tokenizer) -> CLIPTextModel | CLIPTextModelWithProjection:
+        """Return the model with random weights, on torch's current default device ("meta" takes none)."""
+        config = self.of(tokenizer)
         return CLIPTextModel(config) if self.projection is None else CLIPTextModelWithProjection(config)
 
-    def for_transformers(self, tokenizer: "CLIPTokenizer") -> "CLIPTextConfig":
-        """Return transformers' configuration, with the special ids of `tokenizer`."""
-        from transformers import CLIPTextConfig
-
-        special: Any = tokenizer  # whose ids transformers declares as nearly anything
+    def of(self, tokenizer: Tokenizer) -> CLIPTextConfig:
+        """Return the model's own configuration, with the special ids of `tokenizer`."""
         return CLIPTextConfig(
             vocab_size=self.vocab_size,
             hidden_size=self.width,
@@ -46,7 +40,7 @@ class TextConfig:
             max_position_embeddings=self.context_length,
             hidden_act=self.activation,
             projection_dim=self.projection or self.width,
-            bos_token_id=special.bos_token_id,
-            eos_token_id=special.eos_token_id,
-            pad_token_id=special.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
         )

@@ -1,4 +1,4 @@
-"""Prompts -> text states: a CLIP text model and its tokenizer, both from transformers.
+"""Prompts -> text states: a CLIP text model and its tokenizer.
 
 As in Stable Diffusion: every prompt is cut or padded to the model's context length (77), padding takes part like any
 other token (the mask is causal, so it cannot change the tokens before it). SD 1 and 2 feed the states after the last
@@ -9,16 +9,15 @@ layer, without the norm, and one projected vector a prompt (Podell et al. 2023, 
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
-
-if TYPE_CHECKING:
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from latent_diffusion.models.clip_text import CLIPTextModel, CLIPTextModelWithProjection
+from latent_diffusion.models.tokenizer import Tokenizer
 
 __all__ = ["Encoded", "TextEncoder", "TextEncoders", "join_towers"]
 
@@ -34,19 +33,19 @@ class Encoded:
 
 
 class TextEncoder(nn.Module):
-    """A transformers text model and its tokenizer, as one function from prompts to `Conditioning`: one tower."""
+    """A text model and its tokenizer, as one function from prompts to `Conditioning`: one tower."""
 
     def __init__(
         self,
-        model: "CLIPTextModel | CLIPTextModelWithProjection",
-        tokenizer: "CLIPTokenizer",
+        model: CLIPTextModel | CLIPTextModelWithProjection,
+        tokenizer: Tokenizer,
         *,
         penultimate: bool = False,
     ) -> None:
         """Take a model and the tokenizer it was trained with.
 
         Args:
-            model: with a projection it also gives a pooled vector.
+            model: with a projection it also gives a pooled vector; transformers' own class does too.
             tokenizer: what turns prompts into the model's ids.
             penultimate: take the states before the last layer, without the final norm (SDXL).
 
@@ -99,8 +98,7 @@ class TextEncoder(nn.Module):
     @property
     def end_id(self) -> int:
         """Id of the end token; its first occurrence closes a prompt."""
-        end: Any = self.tokenizer.eos_token_id
-        return end
+        return self.tokenizer.eos_token_id
 
     @property
     def device(self) -> torch.device:
@@ -109,7 +107,7 @@ class TextEncoder(nn.Module):
 
     def token_ids(self, text: str) -> list[tuple[int, ...]]:
         """Return the ids of the whole `text`, however long, without begin and end; a learned word has several."""
-        ids: Any = self.tokenizer(text, truncation=False, verbose=False)["input_ids"]
+        ids = self.tokenizer(text, verbose=False)["input_ids"]
         return [self.expansions.get(token, (token,)) for token in ids[1:-1]]
 
     def token_counts(self, prompts: Sequence[str]) -> list[int]:
@@ -128,8 +126,7 @@ class TextEncoder(nn.Module):
             ConfigError: a prompt is not valid Unicode (a lone surrogate).
         """
         length = self.context_length
-        padding: Any = self.tokenizer.pad_token_id
-        rows = torch.full((len(prompts), length), padding, dtype=torch.int64)
+        rows = torch.full((len(prompts), length), self.tokenizer.pad_token_id, dtype=torch.int64)
         for index, ids in enumerate(self._ids(prompts)):
             if len(ids) > length:
                 self._warn_cut(prompts[index], len(ids))
@@ -144,10 +141,7 @@ class TextEncoder(nn.Module):
         warnings.warn(message, LatentDiffusionWarning, stacklevel=4)
 
     def _ids(self, prompts: Sequence[str]) -> list[list[int]]:
-        return [
-            self._expanded(self.tokenizer(self._head(prompt), truncation=False, verbose=False)["input_ids"])
-            for prompt in prompts
-        ]
+        return [self._expanded(self.tokenizer(self._head(prompt), verbose=False)["input_ids"]) for prompt in prompts]
 
     def _expanded(self, ids: Sequence[int]) -> list[int]:
         """Return the ids with each learned word as the ids of its vectors."""

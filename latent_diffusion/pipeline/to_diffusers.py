@@ -10,7 +10,10 @@ from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.network_config import autoencoder_values, unet_values
 from latent_diffusion.checkpoint.pipeline_index import pipeline_class
 from latent_diffusion.checkpoint.scheduler_config import write_schedule
+from latent_diffusion.checkpoint.text_folder import text_config
+from latent_diffusion.checkpoint.tokenizer_folder import transformers_tokenizer
 from latent_diffusion.errors import CheckpointError
+from latent_diffusion.models.text_encoder import TextEncoder
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -44,11 +47,28 @@ def to_diffusers(components: Components) -> "DiffusionPipeline":
     }
     for tower in components.text_encoder.towers:
         ending = "_2" if tower.pooled_width else ""
-        parts |= {f"text_encoder{ending}": tower.model, f"tokenizer{ending}": tower.tokenizer}
+        parts |= {
+            f"text_encoder{ending}": _text_model(tower),
+            f"tokenizer{ending}": transformers_tokenizer(tower.tokenizer),
+        }
     kind: Any = getattr(diffusers, pipeline_class(components))
     wanted = inspect.signature(kind).parameters
     absent = [name for name, parameter in wanted.items() if parameter.default is parameter.empty and name not in parts]
     return kind(**{name: part for name, part in parts.items() if name in wanted}, **dict.fromkeys(absent))
+
+
+def _text_model(tower: TextEncoder) -> Any:
+    """Return transformers' text model on the tensors of a tower."""
+    import transformers
+
+    config = transformers.CLIPTextConfig(**text_config(tower))
+    kind: Any = transformers.CLIPTextModelWithProjection if tower.pooled_width else transformers.CLIPTextModel
+    with torch.device("meta"):
+        theirs = kind(config)
+    for part in theirs.modules():  # the one buffer that is in no file
+        if hasattr(part, "position_ids"):
+            part.position_ids = torch.arange(tower.context_length, device=tower.device)[None]
+    return _sharing(theirs, tower.model)
 
 
 def _scheduler(components: Components) -> Any:

@@ -56,13 +56,13 @@ def test_a_word_stands_for_its_vectors_and_the_model_stays(tiny_components, tmp_
     assert encoder.token_ids("my-style") == [(size, size + 1, size + 2)]
     assert encoder.token_counts(["my-style"]) == [3]
     table = encoder.model.embeddings.token_embedding.weight
-    assert torch.equal(table[size:], rows) and torch.equal(table[:size], plain.model.get_input_embeddings().weight)
+    assert torch.equal(table[size:], rows) and torch.equal(table[:size], plain.model.embeddings.token_embedding.weight)
     assert plain.config.vocab_size == size and torch.equal(plain.tokenize(["a my-style cat"]), before)
     with torch.no_grad():  # the states are those of the vectors in these places
         found = encoder(["a my-style cat"]).context
         ids = encoder.tokenize(["a my-style cat"])
         known = torch.where(ids >= size, torch.zeros_like(ids), ids)
-        hook = plain.model.get_input_embeddings().register_forward_hook(
+        hook = plain.model.embeddings.token_embedding.register_forward_hook(
             lambda _, __, out: torch.where((ids >= size)[..., None], rows[(ids - size).clamp(0, 2)], out)
         )
         wanted = plain.encode(known)
@@ -88,12 +88,13 @@ def test_diffusers_makes_the_same_states(tiny_components, tiny_folder, tmp_path)
 def test_the_pooled_vector_is_still_that_of_the_end(tiny_components, tmp_path):
     """Old configs say the text ends at the largest id; a learned word's is larger than the end's."""
     import copy
+    from dataclasses import replace
 
     from latent_diffusion.models.text_encoder import TextEncoder
 
     tower = tiny_components.text_encoder
     model = copy.deepcopy(tower.model)
-    model.config.eos_token_id = model.eos_token_id = 2
+    model.config, model.eos_token_id = replace(model.config, eos_token_id=2), 2
     old = type(tiny_components)(**{**vars(tiny_components), "text_encoder": TextEncoder(model, tower.tokenizer)})
     changed = with_words(old, read_words(write(tmp_path, "kohya", vectors(1)), old)).text_encoder
     ids = changed.tokenize(["a my-style cat"])

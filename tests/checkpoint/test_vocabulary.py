@@ -20,14 +20,14 @@ def test_it_is_clips():
 
 @pytest.mark.parametrize("pad", [END, PAD])
 def test_padding_as_in_the_published_folders(pad, tmp_path):
-    from latent_diffusion.checkpoint.text_folder import load_tokenizer, save_tokenizer
+    from latent_diffusion.checkpoint.tokenizer_folder import load_tokenizer, save_tokenizer
 
     ours = clip_vocabulary(pad)
     save_tokenizer(ours, tmp_path / "tokenizer", 77)
     again = load_tokenizer(tmp_path / "tokenizer")
     for text in (*TEXTS, "no!", "!"):
-        assert ours(text, padding="max_length")["input_ids"] == again(text, padding="max_length")["input_ids"]
-    assert ours("", padding="max_length")["input_ids"][5] == (49407 if pad == END else 0)
+        assert ours(text)["input_ids"] == again(text)["input_ids"]
+    assert ours.pad_token_id == again.pad_token_id == (49407 if pad == END else 0)
 
 
 @pytest.mark.parametrize("pad", [END, PAD])

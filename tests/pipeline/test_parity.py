@@ -123,10 +123,11 @@ def test_to_diffusers_shares_the_weights_and_draws_the_same(ours):
     pipe = ours.to_diffusers()
     pipe.set_progress_bar_config(disable=True)
     assert error(draw_theirs(pipe), draw_ours(ours)) <= BOUND
-    for name, part in (("unet", pipe.unet), ("autoencoder", pipe.vae)):
-        mine = dict(getattr(ours.components, name).named_parameters())
+    text = ours.components.text_encoder.model
+    unet, autoencoder = ours.components.unet, ours.components.autoencoder
+    for network, part in ((unet, pipe.unet), (autoencoder, pipe.vae), (text, pipe.text_encoder)):
+        mine = dict(network.named_parameters())
         assert {n: p.data_ptr() for n, p in part.named_parameters()} == {n: p.data_ptr() for n, p in mine.items()}
-    assert pipe.text_encoder is ours.components.text_encoder.model
     assert pipe.scheduler.config.prediction_type == ours.components.prediction.name
 
 
