@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from latent_diffusion.checkpoint.prompt_forms import PromptForms
 from latent_diffusion.diffusion.level import NoiseSchedule
 from latent_diffusion.diffusion.prediction import Prediction
 from latent_diffusion.errors import CheckpointError
@@ -40,6 +41,7 @@ class Components:
     zeros_for_empty_prompt: bool = False  # an empty negative prompt is zeros, not the states of "" (SDXL base)
     adapters: tuple[Applied, ...] = ()  # what has changed them since they were read
     source: Path | None = None  # the folder or file they were read from
+    prompt_forms: PromptForms | None = None  # how it was asked in training, where its folder says so
 
     @property
     def size_count(self) -> int:

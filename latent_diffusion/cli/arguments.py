@@ -25,6 +25,7 @@ __all__ = [
     "NegativePrompt",
     "NumImages",
     "Output",
+    "Rewrite",
     "Seed",
     "Steps",
     "VariationSeed",
@@ -207,6 +208,15 @@ Emphasis = Annotated[
         metavar="NAME",
         help="How weights as in (red:1.3) count: a1111, no-norm, comfy, or none: brackets are text.",
         show_default="a1111",
+        rich_help_panel=PROMPT,
+    ),
+]
+Rewrite = Annotated[
+    bool | None,
+    typer.Option(
+        "--rewrite/--no-rewrite",
+        help="Read a plain prompt in the form of the model's captions, where its folder says what that is.",
+        show_default="rewrite, without adapters",
         rich_help_panel=PROMPT,
     ),
 ]

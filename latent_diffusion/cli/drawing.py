@@ -26,6 +26,7 @@ from latent_diffusion.cli.arguments import (
     NegativePrompt,
     NumImages,
     Output,
+    Rewrite,
     Seed,
     Steps,
     VariationSeed,
@@ -96,6 +97,7 @@ class Drawing:
     eta: Eta = None
     clip_skip: ClipSkip = None
     emphasis: Emphasis = None
+    rewrite: Rewrite = None
     long_prompt: LongPrompt = None
     prompt_2: Prompt2 = None
     negative_prompt_2: NegativePrompt2 = None

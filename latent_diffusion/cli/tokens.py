@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from latent_diffusion.cli.arguments import Emphasis, Model
+from latent_diffusion.cli.arguments import Emphasis, Model, Rewrite
 from latent_diffusion.cli.terminal import harmless
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def tokens(
         ),
     ] = None,
     emphasis: Emphasis = None,
+    rewrite: Rewrite = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
     """Show how a prompt is read: its tokens, their weights, chunks of 75, and what changes at which step.
@@ -39,7 +40,7 @@ def tokens(
     from latent_diffusion.cli.run import load_pipeline
 
     pipe = load_pipeline(model, "cpu", "auto")
-    report = pipe.tokens(prompt, num_inference_steps=steps, emphasis=emphasis)
+    report = pipe.tokens(prompt, num_inference_steps=steps, emphasis=emphasis, rewrite=rewrite)
     if as_json:
         typer.echo(json.dumps(report.as_dict(), indent=2))
     else:
@@ -48,6 +49,8 @@ def tokens(
 
 def _show(report: "TokenReport") -> None:
     """Print the report line by line, without what could steer a terminal."""
+    if report.read_as is not None:
+        _say(f"read as: {report.read_as}")
     for tag in report.adapters:
         _say(f"adapter {tag.name}: text {tag.text_weight:g}, U-Net {tag.unet_weight:g}")
     for first, terms in report.lines:

@@ -36,6 +36,7 @@ def examine_pipeline(
             guidance_scale=guidance_scale,
             sampler=sampler,
             emphasis="none",  # captions are text, brackets and all, and are read as training reads them
+            rewrite=False,
             long_prompt="truncate",
             seed=seeds,
             output_type="pt",

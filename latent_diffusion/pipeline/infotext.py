@@ -57,7 +57,7 @@ class Infotext:
 
 def write_infotext(record: "Record") -> str:
     """Return the text of a record."""
-    lines = [(record.prompt or "") + _missing_tags(record)]
+    lines = [(record.read_as or record.prompt or "") + _missing_tags(record)]
     if record.negative_prompt:
         lines.append(f"{NEGATIVE} {record.negative_prompt}")
     values: dict[str, Any] = {
@@ -86,8 +86,7 @@ def write_infotext(record: "Record") -> str:
         values |= _of_inpainting(record.inpaint)
     if record.hires:
         values |= _of_hires(record.hires)
-    if record.emphasis in EMPHASIS and any(mark in (record.prompt or "") for mark in "()[]"):
-        values["Emphasis"] = EMPHASIS[record.emphasis]
+    values |= _of_prompt(record)
     for kind, name in (("lora", "Lora hashes"), ("embedding", "TI hashes")):
         hashes = [f"{adapter.name}: {adapter.hash}" for adapter in record.adapters if adapter.kind == kind]
         if hashes:
@@ -108,6 +107,16 @@ def _missing_tags(record: "Record") -> str:
             weights = _number(text) if text == unet else f"{_number(text)}:{_number(unet)}"
             tags.append(f" <lora:{adapter.name}:{weights}>")
     return "".join(tags)
+
+
+def _of_prompt(record: "Record") -> dict[str, Any]:
+    """Return how weights count, and what was typed where another text was read (as sd-dynamic-prompts has it)."""
+    values: dict[str, Any] = {}
+    if record.emphasis in EMPHASIS and any(mark in (record.prompt or "") for mark in "()[]"):
+        values["Emphasis"] = EMPHASIS[record.emphasis]
+    if record.read_as is not None:
+        values["Template"] = record.prompt
+    return values
 
 
 def _of_inpainting(task: "InpaintRecord") -> dict[str, Any]:

@@ -15,6 +15,7 @@ from latent_diffusion.errors import ConfigError
 from latent_diffusion.pipeline.engine import Engine
 from latent_diffusion.pipeline.options import Options
 from latent_diffusion.pipeline.output import Output, OutputType, check_output_type, finish
+from latent_diffusion.pipeline.prompt_rewrite import read_as
 from latent_diffusion.pipeline.prompt_script import read_script
 from latent_diffusion.pipeline.prompt_states import Reading, Text, encode_texts
 from latent_diffusion.pipeline.prompts import check_prompt
@@ -54,7 +55,9 @@ def interpolate(
     places = [k * (len(texts) - 1) / (frames - 1) for k in range(frames)]
     starts = [min(int(place), len(texts) - 2) for place in places]
     shares = [place - start for place, start in zip(places, starts, strict=True)]
-    cond = _mixed(_encoded(engine, texts, settings), starts, shares)
+    read = [read_as(text, settings.prompt_forms) for text in texts]
+    meant = [new or text for new, text in zip(read, texts, strict=True)]
+    cond = _mixed(_encoded(engine, meant, settings), starts, shares)
     first, second = ([seeds[start + k] for start in starts] for k in (0, 1))
     told: Options = {**options, "prompt_embeds": cond.context, "pooled_prompt_embeds": cond.pooled, "seed": first}
     job = engine.start(None, settings, told)
@@ -62,7 +65,11 @@ def interpolate(
         job,
         noise=job.noise.towards(noise_for(second, None, frames)[0], shares),
         variation=Variation(second, shares),
-        prompts=replace(job.prompts, texts=[_text(texts, start, share) for start, share in zip(starts, shares)]),
+        prompts=replace(
+            job.prompts,
+            texts=[_text(texts, start, share) for start, share in zip(starts, shares)],
+            read_as=[_text(read, start, share) for start, share in zip(starts, shares)],
+        ),
     )
     x, on_step = job.initial_noise(), options.get("on_step")
     sampled = run_sampler(settings.build_sampler(), job.bind(), x, job.levels, job.noise, on_step)
@@ -121,7 +128,7 @@ def _mixed(keys: Sequence[Conditioning], starts: Sequence[int], shares: Sequence
     return Conditioning(between([key.context for key in keys]), pooled=between(pooled) if pooled else None)
 
 
-def _text(texts: Sequence[str], start: int, share: float) -> str | None:
+def _text(texts: Sequence[str | None], start: int, share: float) -> str | None:
     """Return the prompt of a frame where it is one of the keys', else None: it has none in words."""
     if share in (0.0, 1.0) or texts[start] == texts[start + 1]:
         return texts[start + (share == 1.0)]

@@ -122,6 +122,7 @@ class Job:
             Record(
                 model=self.components.name,
                 prompt=self.prompts.texts[k],
+                read_as=self.prompts.read_as[k],
                 negative_prompt=self.prompts.negative_texts[k],
                 seed=seed,
                 num_inference_steps=settings.num_inference_steps,

@@ -68,6 +68,9 @@ class Options(TypedDict, total=False):
     """Last layers of the text model to leave out, for both prompts (diffusers: for `prompt` only)."""
     emphasis: str | None
     """How weights as in "(red:1.3)" count: "a1111" (None), "no-norm", "comfy", or "none": brackets are text."""
+    rewrite: bool | None
+    """Whether a plain prompt is read in the form of the model's captions, see `pipeline.prompt_rewrite`; None = where
+    the model's folder says what that is and no adapter has changed the model."""
     long_prompt: str | None
     """Prompts of more than 75 tokens: "chunk" reads all, "truncate" the first 75, "error" refuses. None = "chunk"."""
     lora_folder: str | os.PathLike[str] | None

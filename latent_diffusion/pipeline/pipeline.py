@@ -304,16 +304,24 @@ class LatentDiffusionPipeline(Adapting):
         return open_preview(name, self.components.autoencoder, self.device, folder)
 
     def tokens(
-        self, prompt: str, *, num_inference_steps: int | None = None, emphasis: str | None = None
+        self,
+        prompt: str,
+        *,
+        num_inference_steps: int | None = None,
+        emphasis: str | None = None,
+        rewrite: bool | None = None,
     ) -> TokenReport:
         """Return how a prompt is read: tokens and weights by chunk, terms, and what changes at which step.
 
         Raises:
             ConfigError: what the prompt language cannot read, or an argument that cannot be.
         """
-        settings = self.engine.settings({"num_inference_steps": num_inference_steps, "emphasis": emphasis})
+        settings = self.engine.settings(
+            {"num_inference_steps": num_inference_steps, "emphasis": emphasis, "rewrite": rewrite}
+        )
         encoder, steps = self.components.text_encoder, settings.num_inference_steps
-        return report_tokens(encoder, check_prompt(prompt), steps=steps, emphasis=settings.emphasis)
+        forms = settings.prompt_forms
+        return report_tokens(encoder, check_prompt(prompt), steps=steps, emphasis=settings.emphasis, forms=forms)
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> None:
         """Write a diffusers folder that `from_pretrained` and diffusers open; None keeps each tensor's dtype.

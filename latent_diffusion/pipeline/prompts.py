@@ -13,6 +13,7 @@ from latent_diffusion.errors import ConfigError
 from latent_diffusion.models.text_encoder import TextEncoder, TextEncoders
 from latent_diffusion.pipeline.options import Options, Texts
 from latent_diffusion.pipeline.prompt_groups import Conditions, Group, group_prompts
+from latent_diffusion.pipeline.prompt_rewrite import read_as
 from latent_diffusion.pipeline.prompt_script import Key, Line, Script, lines_of, read_script
 from latent_diffusion.pipeline.prompt_states import Reading, Text, encode_texts
 from latent_diffusion.pipeline.prompt_terms import AdapterTag
@@ -32,6 +33,7 @@ class Prompts:
     """What each image is told, prompt by prompt: every image of the first prompt comes first."""
 
     texts: list[str | None]  # one an image; None where embeddings were given instead
+    read_as: list[str | None]  # what was read in place of it; None = it was read as it is
     negative_texts: list[str | None]
     second: list[str | None]  # what the second text encoder read instead; None = the same
     negative_second: list[str | None]
@@ -58,6 +60,10 @@ def read_prompts(adapt: Adapt, prompt: Texts, options: Options, settings: Settin
     asked = options.get("num_images_per_prompt")
     images = check_integer("num_images_per_prompt", 1 if asked is None else asked, 1, MAX_IMAGES)
     side, away = _sides(prompt, options)
+    typed = side.texts()
+    read = [None if text is None else read_as(text, settings.prompt_forms) for text in typed]
+    if any(read):
+        side = replace(side, prompt=[new or text or "" for new, text in zip(read, typed, strict=True)])
     scripts = side.scripts(steps, syntax=settings.emphasis != "none")
     count = len(scripts)
     against = _for_all(away.scripts(steps, syntax=settings.emphasis != "none"), count)
@@ -75,7 +81,7 @@ def read_prompts(adapt: Adapt, prompt: Texts, options: Options, settings: Settin
     return Prompts(
         *(
             [text for text in _for_all(texts, count) for _ in range(images)]
-            for texts in (side.texts(), away.texts(), side.second_texts(), away.second_texts())
+            for texts in (typed, read, away.texts(), side.second_texts(), away.second_texts())
         ),
         groups=group_prompts(lines, tags, models, images),
     )

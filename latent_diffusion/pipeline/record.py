@@ -106,6 +106,7 @@ class Record:
     stopped_after: int | None = None  # steps done, of both passes of hires, when the caller stopped it
     emphasis: str = "none"  # how weights in the prompt count; records before it had none
     long_prompt: str = "truncate"  # what happened to prompts of more than 75 tokens
+    read_as: str | None = None  # what was read in place of `prompt`; None = it was read as it is
     prompt_2: str | None = None  # what SDXL's second text encoder read instead of `prompt`
     negative_prompt_2: str | None = None
     size_ids: tuple[float, ...] | None = None  # SDXL: original height, width, crop top, left, target size or score

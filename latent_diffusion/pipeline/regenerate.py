@@ -30,7 +30,7 @@ SAME_NAME = (
 """Fields of a record that are options under the same name."""
 NOT_COMPARED = ("software", "device", "steps_run")  # decide no pixel, or follow from what does
 NEEDS_INPUT = {"inpaint": ("image", "mask_image"), "outpaint": ("image",), "image_to_image": ("image",)}
-HARMLESS = ("Version", "Lora hashes", "TI hashes", "User")  # fields of an A1111 text that decide no pixel
+HARMLESS = ("Version", "Lora hashes", "TI hashes", "Template", "User")  # fields of an A1111 text that decide no pixel
 OF_MASK = ("Mask mode", "Mask blur", "Mask blur X", "Mask blur Y")
 
 
@@ -89,6 +89,8 @@ def plan_of_record(record: Record) -> Plan:
     arguments: dict[str, Any] = {
         name: value for name in SAME_NAME if (value := getattr(record, name, None)) not in (None, ())
     }
+    if record.read_as is None:
+        arguments["rewrite"] = False
     seed = record.seed % (MAX_SEED + 1)  # a generator's may be larger; the CPU's reads these bits of it
     arguments |= {"seed": [seed], "height": record.work_height, "width": record.work_width}
     if record.spacing == CUSTOM:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from latent_diffusion.checkpoint.components import Components
+from latent_diffusion.checkpoint.prompt_forms import PromptForms
 from latent_diffusion.diffusion.guidance import Guidance
 from latent_diffusion.diffusion.level import Level, Sampler
 from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
@@ -77,6 +78,7 @@ class Settings:
     size_ids: SizeIds | None = None  # what SDXL is told of the size
     emphasis: str = "a1111"  # see `pipeline.emphasis`
     long_prompt: str = "chunk"  # see `pipeline.prompt_chunks`
+    prompt_forms: PromptForms | None = None  # which prompts are rewritten to; None = none is
     guidance: Guidance = field(default_factory=CFG)  # scale, rescale and interval within
     guidance_texts: tuple[str, ...] | None = None  # what was asked for besides scale, rescale and interval
     guidance_interval: tuple[float, float] | None = None  # shares of the steps
@@ -128,6 +130,7 @@ class Settings:
             clip_skip=None if clip_skip is None else check_integer("clip_skip", clip_skip, 0, 99),
             size_ids=SizeIds.read(components, options, height, width),
             emphasis=check_name("emphasis", chosen("emphasis", "a1111"), EMPHASES),
+            prompt_forms=_prompt_forms(components, options.get("rewrite")),
             long_prompt=check_name("long_prompt", chosen("long_prompt", "chunk"), LONG_PROMPTS),
             guidance=guidance.guidance,
             guidance_texts=guidance.texts,
@@ -171,6 +174,21 @@ class Settings:
             ConfigError: a spacing that the noise law has no place for.
         """
         return self.walk.levels(components, self.num_inference_steps)
+
+
+def _prompt_forms(components: Components, rewrite: object) -> PromptForms | None:
+    """Return the forms that prompts are rewritten to; an adapter brings words that the model's folder does not know.
+
+    Raises:
+        ConfigError: `rewrite` is neither True, False nor None, or True for a model that has none.
+    """
+    if not isinstance(rewrite, bool | None):
+        raise ConfigError(f"rewrite must be True, False or None, found {rewrite!r}")
+    if rewrite and components.prompt_forms is None:
+        raise ConfigError(f"{components.name} does not say how its prompts were made; leave rewrite out")
+    if rewrite is False or (rewrite is None and components.adapters):
+        return None
+    return components.prompt_forms
 
 
 def steps_after_strength(steps: int, strength: float) -> int:

@@ -3,8 +3,10 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from latent_diffusion.checkpoint.prompt_forms import PromptForms
 from latent_diffusion.models.text_encoder import TextEncoder, TextEncoders
 from latent_diffusion.pipeline.prompt_chunks import Chunks
+from latent_diffusion.pipeline.prompt_rewrite import read_as
 from latent_diffusion.pipeline.prompt_script import Terms, read_script
 from latent_diffusion.pipeline.prompt_states import Reading, Text, read_text
 from latent_diffusion.pipeline.prompt_terms import AdapterTag
@@ -38,6 +40,7 @@ class TokenReport:
     lines: tuple[tuple[int, tuple[ReadTerm, ...]], ...]  # (first step, what holds from there on)
     adapters: tuple[AdapterTag, ...]
     room: int  # tokens of text in a chunk
+    read_as: str | None = None  # what is read in place of the prompt; None = it is read as it is
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -45,7 +48,13 @@ class TokenReport:
 
 
 def report_tokens(
-    encoder: TextEncoder | TextEncoders, prompt: str, *, steps: int, emphasis: str = "a1111", negative: bool = False
+    encoder: TextEncoder | TextEncoders,
+    prompt: str,
+    *,
+    steps: int,
+    emphasis: str = "a1111",
+    negative: bool = False,
+    forms: PromptForms | None = None,
 ) -> TokenReport:
     """Return how `prompt` is read in a call of `steps` steps; nothing is cut.
 
@@ -55,19 +64,21 @@ def report_tokens(
         steps: number of steps that are run.
         emphasis: one of `EMPHASES`.
         negative: whether it is a negative prompt, which has no AND.
+        forms: what it is rewritten to; None = it is read as it is.
 
     Raises:
         ConfigError: an adapter tag that cannot be read, or too many terms.
     """
     how = Reading(emphasis, "chunk", None)
-    script = read_script(prompt, None, steps, syntax=emphasis != "none", negative=negative)
+    read = read_as(prompt, forms)
+    script = read_script(read or prompt, None, steps, syntax=emphasis != "none", negative=negative)
     lines: list[tuple[int, tuple[ReadTerm, ...]]] = []
     before: Terms | None = None
     for step, terms in enumerate(script.steps):
         if terms != before:
             lines.append((step, tuple(_term(encoder, key, weight, how) for key, weight in terms)))
         before = terms
-    return TokenReport(tuple(lines), script.tags, encoder.context_length - 2)
+    return TokenReport(tuple(lines), script.tags, encoder.context_length - 2, read)
 
 
 def _term(encoder: TextEncoder | TextEncoders, key: Text | int, weight: float, how: Reading) -> ReadTerm:

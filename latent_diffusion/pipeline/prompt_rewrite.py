@@ -1,0 +1,146 @@
+"""A prompt as people type it -> as the model was asked in training: its style's opening words and a name it knows.
+
+A small model knows a few styles by the words of its captions, and things by their names. Told "a blue robot, 3d" it
+guesses; told "a 3d render of a robot" it draws one. Which words these are, the model's folder says
+(`checkpoint.prompt_forms`): the longest name it knows is looked for in the prompt, and the style in what is left.
+"""
+
+import re
+import unicodedata
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from latent_diffusion.checkpoint.prompt_forms import PromptForms
+from latent_diffusion.errors import LatentDiffusionWarning
+
+__all__ = ["Rewritten", "read_as", "rewrite"]
+
+_SYNTAX = re.compile(r"[()\[\]<>|\\]|\b(?:AND|BREAK)\b")
+_WORD = re.compile(r"[^\W_]+(?:['&.-][^\W_]+)*")
+_ARTICLES = {"a", "an", "the"}
+_PLACES = {"with", "without", "in", "on", "at", "under", "over", "by", "near", "from", "and", "holding", "wearing"}
+_SAYS_NOTHING = _ARTICLES | _PLACES | {
+    "of", "as", "for", "me", "my", "please", "draw", "make", "show", "create", "generate", "want", "i", "to", "it",
+    "is", "are", "some", "style", "styled", "picture", "image", "photo", "drawing", "emoji", "emojis", "icon", "symbol",
+}  # fmt: skip
+_MOST_WORDS = 8  # of a name
+_BLANK = " \t\n,.;:!-"
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """What is read in place of a prompt."""
+
+    text: str
+    left_out: tuple[str, ...]  # words that stood for something and are not read
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A name or a style in words[start:stop]."""
+
+    start: int
+    stop: int
+    value: str
+
+
+def read_as(prompt: str, forms: PromptForms | None) -> str | None:
+    """Return what is read in place of `prompt`, with a warning where words are left out; None: it is read as it is."""
+    found = None if forms is None else rewrite(prompt, forms)
+    if found is None:
+        return None
+    if found.left_out:
+        words = ", ".join(found.left_out)
+        warnings.warn(
+            f"prompt {prompt[:60]!r} is read as {found.text!r}: the model knows no name with {words[:60]!r} in it; "
+            "rewrite=False (--no-rewrite) reads all of it",
+            LatentDiffusionWarning,
+            stacklevel=2,
+        )
+    return found.text
+
+
+def rewrite(prompt: str, forms: PromptForms) -> Rewritten | None:
+    """Return `prompt` in the form of the model's captions.
+
+    None for one that is in that form already, for an empty one, and for one with weights, schedules or other syntax:
+    who writes these says exactly what is to be read.
+    """
+    if _SYNTAX.search(prompt):
+        return None
+    words = _words(prompt)
+    if not words:
+        return None
+    name = _name(words, forms)
+    style = _style(words, name, forms)
+    opening = forms.default_style if style is None else style.value
+    if name is None:
+        rest = prompt if style is None else _without(prompt, words[style.start : style.stop])
+        return _same_unless(words, f"{opening} {rest.strip(_BLANK)}".strip(), ())
+    inside = {k for part in (name, style) if part for k in range(part.start, part.stop)}
+    left_out = tuple(w for k, w in enumerate(words) if k not in inside and w not in _SAYS_NOTHING)
+    if not left_out and words[: len(_words(opening))] == _words(opening):
+        return None  # it opens as captions do; with or without an article
+    return _same_unless(words, f"{opening} {_with_article(name.value)}", left_out)
+
+
+def _same_unless(words: Sequence[str], text: str, left_out: tuple[str, ...]) -> Rewritten | None:
+    return None if _words(text) == words else Rewritten(text, left_out)
+
+
+def _words(prompt: str) -> list[str]:
+    """Return the words in lower case; an emoji counts as its Unicode name."""
+    spelled = (f" {unicodedata.name(c, '')} " if unicodedata.category(c) == "So" else c for c in prompt)
+    text = unicodedata.normalize("NFC", "".join(spelled)).lower()
+    return _WORD.findall(text.replace("’", "'"))
+
+
+def _without(prompt: str, phrase: Sequence[str]) -> str:
+    """Return the prompt without the words that name its style."""
+    return re.sub(r"\b" + r"\W+".join(map(re.escape, phrase)) + r"\b", "", prompt, count=1, flags=re.IGNORECASE)
+
+
+def _spans(words: Sequence[str]) -> Iterator[tuple[int, int]]:
+    for size in range(min(len(words), _MOST_WORDS), 0, -1):
+        for start in range(len(words) - size + 1):
+            yield start, start + size
+
+
+def _name(words: Sequence[str], forms: PromptForms) -> _Found | None:
+    """Return the longest name; of equals the last before the first "with", "in", ...: "a pirate ship on the sea"."""
+    part, parts = 0, []
+    for word in words:
+        part += word in _PLACES
+        parts.append(part)
+    found = [
+        _Found(start, stop, name)
+        for start, stop in _spans(words)
+        if (name := _known(words[start:stop], forms)) is not None
+    ]
+    return max(found, key=lambda one: (one.stop - one.start, -parts[one.start], one.start), default=None)
+
+
+def _known(words: Sequence[str], forms: PromptForms) -> str | None:
+    """Return the name that the words are, one or several of it."""
+    phrase = " ".join(words)
+    for form in (phrase, phrase.removesuffix("s"), phrase.removesuffix("es")):
+        if form in forms.names:
+            return forms.names[form]
+    return None
+
+
+def _style(words: Sequence[str], name: _Found | None, forms: PromptForms) -> _Found | None:
+    """Return the style that the longest words outside the name say."""
+    phrases = {tuple(_words(said)): opening for opening, others in forms.styles.items() for said in (opening, *others)}
+    for start, stop in _spans(words):
+        outside = name is None or stop <= name.start or name.stop <= start
+        if outside and (opening := phrases.get(tuple(words[start:stop]))):
+            return _Found(start, stop, opening)
+    return None
+
+
+def _with_article(name: str) -> str:
+    if name.endswith("s") and not name.endswith("ss"):
+        return name
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
