@@ -10,6 +10,7 @@ import shutil
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from latent_diffusion.checkpoint.training_state import TrainingState
+    from latent_diffusion.runtime.training_kernels import TrainingKernels
     from latent_diffusion.training.objective import Objective
     from latent_diffusion.training.run_folder import RunFolder
     from latent_diffusion.training.signals import StopSignals
@@ -103,9 +105,10 @@ def _run(
 
     first = accelerator.is_main_process
     threads = _choose_threads(run, state, accelerator)
+    kernels = _choose_kernels(run, state, accelerator)
     torch.manual_seed(run.seed)
     objective = build_objective(run)
-    described = describe_run(run, objective.fingerprint(), accelerator.num_processes, threads)
+    described = describe_run(run, objective.fingerprint(), accelerator.num_processes, threads, kernels)
     if state is not None:
         refuse_drift(state, described, run)
         if finished:
@@ -114,7 +117,7 @@ def _run(
     with _told(folder, first):
         if first:
             write_json(folder.path / "config.json", described)
-        trainer = Trainer(objective, run, accelerator)
+        trainer = Trainer(objective, run, accelerator, kernels)
         log = RunLog(run.output, run)
         if state is not None:
             restore(trainer, state)
@@ -186,6 +189,24 @@ def _choose_threads(run: RunConfig, state: "TrainingState | None", accelerator: 
     set_threads(threads)
     logger.info("%d process(es), %d thread(s) each, %s, %s", processes, threads, accelerator.device, run.precision)
     return threads
+
+
+def _choose_kernels(run: RunConfig, state: "TrainingState | None", accelerator: "Accelerator") -> "TrainingKernels":
+    """Return the kernels to train with: those of the checkpoint, which keep its bits, or what a short trial finds."""
+    from accelerate.utils import gather_object
+
+    from latent_diffusion.runtime.training_kernels import TrainingKernels, choose_kernels, works
+
+    if not run.fast:
+        return TrainingKernels()
+    kernels = choose_kernels(run.precision, accelerator.device)
+    if state is not None:
+        kept = TrainingKernels(**state.values.get("kernels", {}))  # older checkpoints: the plain ones
+        if not works(kept):
+            logger.warning("the kernels that %s was trained with are not here: the rest rounds otherwise", state.folder)
+        kernels = kept if works(kept) else kernels
+    everywhere = gather_object([asdict(kernels)])
+    return TrainingKernels(**{name: all(chosen[name] for chosen in everywhere) for name in asdict(kernels)})
 
 
 def build_accelerator() -> "Accelerator":

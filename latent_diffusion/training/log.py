@@ -53,7 +53,8 @@ class RunLog:
         self._folder, self._run = folder, run
         self._sums: dict[str, float] = {}
         self._count = 0
-        self._clock, self._timed = time.perf_counter(), 0  # start of the interval, updates in it
+        self._clock, self._timed = time.perf_counter(), 0  # start of the interval, updates in it,
+        self._seconds: dict[str, float] = {}  # and where their time went
         self._file = self._board = self._bar = self._task = None
 
     def start(self, done: int) -> None:
@@ -72,17 +73,19 @@ class RunLog:
             )
             self._task = self._bar.add_task("training", total=self._run.steps, completed=done, now="")
             self._bar.start()
-        self._clock = time.perf_counter()
+        self._start_interval()
 
     def after_backward(self, player: str, step: int) -> None:
         """Nothing to log between backward and update."""
 
     def after_update(self, trainer: "Trainer", figures: Mapping[str, float]) -> None:
         """Take the figures of the update just made."""
-        self.update(trainer.done, figures)
+        self.update(trainer.done, figures, trainer.clock.take())
 
-    def update(self, done: int, figures: Mapping[str, float]) -> None:
-        """Take the figures of the update that made it `done`; write a line when one is due."""
+    def update(self, done: int, figures: Mapping[str, float], seconds_of: Mapping[str, float] | None = None) -> None:
+        """Take the figures of the update that made it `done`, and its seconds by name; write a line when one is due."""
+        for name, value in (seconds_of or {}).items():
+            self._seconds[name] = self._seconds.get(name, 0.0) + value
         for name, value in figures.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._count += 1
@@ -97,18 +100,22 @@ class RunLog:
         means = {name: total / self._count for name, total in self._sums.items()}
         rate = learning_rate(done - 1, self._run)
         more = {"samples": done * self._run.batch_size, "learning_rate": rate, "images_per_second": round(speed, 3)}
-        self._write(done, means, more)
+        shares = {f"time/{name}": round(spent / max(seconds, 1e-9), 4) for name, spent in self._seconds.items()}
+        self._write(done, means, more | shares)
         if self._bar is None:
             console.print(
                 f"step {done}/{self._run.steps}  {_short(means, speed, left)}", highlight=False, soft_wrap=True
             )
         self._sums, self._count = {}, 0
-        self._clock, self._timed = time.perf_counter(), 0
+        self._start_interval()
 
     def held_out(self, done: int, figures: Mapping[str, float]) -> None:
         """Write figures of held-out pictures after `done` updates, as a line of their own."""
         logger.info("step %d/%d  %s", done, self._run.steps, "  ".join(f"{k} {v:.4g}" for k, v in figures.items()))
         self._write(done, figures, {})
+
+    def _start_interval(self) -> None:
+        self._clock, self._timed, self._seconds = time.perf_counter(), 0, {}
 
     def _write(self, done: int, figures: Mapping[str, float], more: Mapping[str, float]) -> None:
         """Write one line of `log.jsonl`; curves of it all but the clock to TensorBoard."""
@@ -134,7 +141,7 @@ class RunLog:
                 import numpy
 
                 self._board.add_image(f"samples/{index}", numpy.asarray(image.convert("RGB")), done, dataformats="HWC")
-        self._clock, self._timed = time.perf_counter(), 0
+        self._start_interval()
 
     def state(self) -> dict[str, Any]:
         """Return the open sums, for a checkpoint."""

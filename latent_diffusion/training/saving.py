@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from latent_diffusion.checkpoint.training_state import TrainingState, save_state
 from latent_diffusion.config import RunConfig
 from latent_diffusion.errors import CheckpointError, ConfigError
+from latent_diffusion.runtime.training_kernels import PLAIN, TrainingKernels
 from latent_diffusion.training.log import RunLog
 from latent_diffusion.training.run_folder import RunFolder
 
@@ -22,8 +24,8 @@ __all__ = ["Saver", "averaged", "collect", "describe_run", "refuse_drift", "rest
 logger = logging.getLogger(__name__)
 
 _FREE = {
-    "output", "accumulation", "checkpoint", "log_every", "sample", "gradient_checkpointing", "threads", "resume",
-    "allow_drift",
+    "output", "accumulation", "checkpoint", "log_every", "sample", "gradient_checkpointing", "fast", "threads",
+    "resume", "allow_drift",
 }  # fmt: skip
 """Keys that may change between the parts of one run: they do not change what is computed (but for rounding)."""
 
@@ -144,7 +146,13 @@ def _matching(state: TrainingState, name: str, shapes: Mapping[str, torch.Size])
     return saved
 
 
-def describe_run(run: RunConfig, fingerprint: Mapping[str, str], processes: int, threads: int) -> dict[str, Any]:
+def describe_run(
+    run: RunConfig,
+    fingerprint: Mapping[str, str],
+    processes: int,
+    threads: int,
+    kernels: TrainingKernels = PLAIN,
+) -> dict[str, Any]:
     """Return what a checkpoint says about its run; all of it is JSON."""
     import accelerate
 
@@ -156,6 +164,7 @@ def describe_run(run: RunConfig, fingerprint: Mapping[str, str], processes: int,
         "fingerprint": dict(fingerprint),
         "processes": processes,
         "threads": threads,
+        "kernels": asdict(kernels),
         "versions": {**versions, "accelerate": accelerate.__version__},
     }
 

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from latent_diffusion.config import RunConfig
 from latent_diffusion.errors import DivergedError
 from latent_diffusion.runtime.precision import autocast, weight_dtype
+from latent_diffusion.runtime.training_kernels import PLAIN, TrainingKernels, install
+from latent_diffusion.training.clock import Clock
 from latent_diffusion.training.ema import MovingAverage
 from latent_diffusion.training.numbers import sample_numbers
 from latent_diffusion.training.objective import Batch, Objective
@@ -46,13 +48,22 @@ class Trainer:
 
     Attributes:
         done: finished updates.
+        clock: where the time of the updates goes.
         stopped: True when the loop ended because some process was asked to stop.
     """
 
-    def __init__(self, objective: Objective, run: RunConfig, accelerator: "Accelerator"):
+    def __init__(
+        self,
+        objective: Objective,
+        run: RunConfig,
+        accelerator: "Accelerator",
+        kernels: TrainingKernels = PLAIN,
+    ):
         self.objective, self.run, self.accelerator = objective, run, accelerator
         objective.prepare(accelerator, weight_dtype(run.precision))
         self.players = objective.players
+        for player in self.players.values():
+            install(player, kernels)
         self.trainable = {
             name: {n: p for n, p in player.named_parameters() if p.requires_grad}
             for name, player in self.players.items()
@@ -62,6 +73,7 @@ class Trainer:
         self._wrapped: dict[str, nn.Module] = {
             name: accelerator.prepare_model(player) for name, player in self.players.items()
         }
+        self.clock = Clock()
         self.done = 0
         self.stopped = False
 
@@ -76,7 +88,8 @@ class Trainer:
         )
         batches = self.objective.batches(numbers)
         while self.done < self.run.steps and not self.stopped:
-            micro_batches = [next(batches).to(self.accelerator.device) for _ in range(self.run.accumulation)]
+            with self.clock.timed("data"):
+                micro_batches = [next(batches).to(self.accelerator.device) for _ in range(self.run.accumulation)]
             figures = self._update(self.done, micro_batches, observers, asked=stop is not None and stop.asked)
             self.done += 1
             for observer in observers:
@@ -91,29 +104,36 @@ class Trainer:
         for name, player in self.players.items():
             if not player.active(step):
                 continue
-            with self._only(name):
-                parts = self._backward(name, micro_batches, step)
-            for observer in observers:
-                observer.after_backward(name, step)
             parameters = list(self.trainable[name].values())
-            parts["gradient_norm"] = gradient_norm(parameters).double() / self.accelerator.num_processes
-            parts["asked"] = torch.tensor(float(asked), dtype=torch.float64)
-            seen = self._sum_over_processes(parts)
+            with self.clock.timed("gradients"):
+                with self._only(name):
+                    parts = self._backward(name, micro_batches, step)
+                for observer in observers:
+                    observer.after_backward(name, step)
+                parts["gradient_norm"] = gradient_norm(parameters).double() / self.accelerator.num_processes
+                parts["asked"] = torch.tensor(float(asked), dtype=torch.float64)
+                seen = self._sum_over_processes(parts)
             self.stopped |= seen.pop("asked") > 0
             loss, norm = seen["loss"], seen["gradient_norm"]
             if not (abs(loss) < float("inf") and norm < float("inf")):  # NaN compares false
                 raise DivergedError(self._describe(name, step, loss, norm, rate, micro_batches))
-            if self.run.clip_norm is not None:
-                scale_gradients(parameters, norm, self.run.clip_norm)
-            optimizer = self.optimizers[name]
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            with self.clock.timed("update"):
+                self._move(name, norm, rate)
             figures |= {f"{name}/{key}": value for key, value in seen.items()}
-        if self.ema is not None:
-            self.ema.update(step)
+        with self.clock.timed("update"):
+            if self.ema is not None:
+                self.ema.update(step)
         return figures
+
+    def _move(self, name: str, norm: float, rate: float) -> None:
+        """Clip the gradients of a player, whose norm is `norm`, update its weights and drop the gradients."""
+        if self.run.clip_norm is not None:
+            scale_gradients(list(self.trainable[name].values()), norm, self.run.clip_norm)
+        optimizer = self.optimizers[name]
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
 
     def _backward(self, name: str, micro_batches: list[Batch], step: int) -> dict[str, Tensor]:
         """Add up the gradients of all micro-batches; return this process's part of each figure's global mean."""

@@ -150,7 +150,8 @@ class UNetObjective(Objective):
         parts, settings = self.components, self.settings
         parts.autoencoder.to(device=accelerator.device, dtype=dtype).to(memory_format=torch.channels_last)
         # On CPUs bfloat16 GroupNorm is slow in channels_last and the U-Net has many: measured a sixth of the step.
-        layout = torch.contiguous_format if accelerator.device.type == "cpu" else torch.channels_last
+        slow_norms = accelerator.device.type == "cpu" and self.run.precision == "bfloat16"
+        layout = torch.contiguous_format if slow_norms else torch.channels_last
         parts.unet.to(device=accelerator.device, dtype=dtype).to(memory_format=layout)
         parts.text_encoder.to(accelerator.device)
         latents = Latents(parts.autoencoder, self.data, self.run.seed)

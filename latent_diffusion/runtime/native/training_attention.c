@@ -1,0 +1,287 @@
+/* Attention with its gradient, for training on CPUs with AVX-512: softmax(q k^T scale) v, no matrix of scores kept.
+ *
+ * One head at a time. Queries lie in the vector lanes; keys and values are broadcast number by number, so a head of 8
+ * channels runs as well as one of 64. All arithmetic is float32, whatever the tensors are. Of the forward pass only the
+ * result and log2 of each query's sum of exponentials are kept; backward makes the probabilities again:
+ *
+ *     P = exp(S - logsum)    dV = P^T G    dS = P (G V^T - rowsum(G O))    dQ = scale dS K    dK = scale dS^T Q
+ *
+ * No sum is shared between threads, so results do not depend on their number.
+ *
+ * Dao et al. 2022, arXiv:2205.14135, algorithm 4; Rabe & Staats 2021, arXiv:2112.05682.
+ */
+
+#include <immintrin.h>
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LANES 16
+#define PAIR (2 * LANES)
+#define AHEAD PAIR /* queries of a block of the forward pass */
+#define BACK 256   /* queries of a block of the backward pass, and */
+#define KEYS 16    /* keys of one: their probabilities and gradients stay in the first-level cache */
+#define AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma")))
+#define INLINE static inline __attribute__((always_inline))
+
+typedef struct { int64_t batch, head, row; } Strides; /* in numbers; the channels of a head are next to each other */
+
+typedef struct {
+    int64_t batch, heads, queries, keys, width;
+    int bfloat16; /* else float32 */
+    int threads;
+} Sizes;
+
+typedef struct { void *data; Strides by; } Heads; /* a tensor (B, N, L, d) */
+
+/* 2^x for x <= 126, to a rounding or two; 2^-126 below that, NaN of NaN. x = whole + f, Taylor series over f */
+AVX512 INLINE __m512 exp2_of(__m512 x) {
+    x = _mm512_max_ps(_mm512_set1_ps(-126.0f), x);
+    __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), f = _mm512_sub_ps(x, whole);
+    __m512 p = _mm512_set1_ps(1.525273380e-5f);
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.540353039e-4f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.333355815e-3f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.618129108e-3f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.550410866e-2f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.402265070e-1f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.931471806e-1f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
+    return _mm512_scalef_ps(p, whole);
+}
+
+/* c[r][two vectors] (+)= sum_i a[r * rs + i * is] x[i][two vectors] for R rows; `wide` numbers lie between rows of x, c */
+#define TILE(R)                                                                                                       \
+    AVX512 INLINE void tile_##R(const float *a, int64_t rs, int64_t is, const float *x, int64_t n, float *c,          \
+                                int64_t wide, int add) {                                                              \
+        __m512 low[R], high[R];                                                                                       \
+        for (int r = 0; r < R; r++) {                                                                                 \
+            low[r] = add ? _mm512_load_ps(c + r * wide) : _mm512_setzero_ps();                                        \
+            high[r] = add ? _mm512_load_ps(c + r * wide + LANES) : _mm512_setzero_ps();                               \
+        }                                                                                                             \
+        for (int64_t i = 0; i < n; i++) {                                                                             \
+            __m512 first = _mm512_load_ps(x + i * wide), second = _mm512_load_ps(x + i * wide + LANES);               \
+            _Pragma("GCC unroll 8") for (int r = 0; r < R; r++) {                                                     \
+                __m512 one = _mm512_set1_ps(a[r * rs + i * is]);                                                      \
+                low[r] = _mm512_fmadd_ps(one, first, low[r]);                                                         \
+                high[r] = _mm512_fmadd_ps(one, second, high[r]);                                                      \
+            }                                                                                                         \
+        }                                                                                                             \
+        for (int r = 0; r < R; r++) {                                                                                 \
+            _mm512_store_ps(c + r * wide, low[r]);                                                                    \
+            _mm512_store_ps(c + r * wide + LANES, high[r]);                                                           \
+        }                                                                                                             \
+    }
+TILE(8)
+TILE(1)
+
+/* c (rows, lanes) (+)= a (rows, n) x (n, lanes); `lanes` is a multiple of 32 */
+AVX512 static void product(const float *a, int64_t rs, int64_t is, const float *x, int64_t n, float *c, int64_t rows,
+                           int64_t lanes, int64_t wide, int add) {
+    for (int64_t l = 0; l < lanes; l += PAIR) {
+        int64_t r = 0;
+        for (; r + 8 <= rows; r += 8) tile_8(a + r * rs, rs, is, x + l, n, c + r * wide + l, wide, add);
+        for (; r < rows; r++) tile_1(a + r * rs, rs, is, x + l, n, c + r * wide + l, wide, add);
+    }
+}
+
+/* out[4 i + j] = the sum of v[i + 4 j] over its lanes */
+AVX512 INLINE void sums_of(const __m512 *v, float *out) {
+    __m512 a[8], b[4], c[2];
+    for (int i = 0; i < 8; i++)
+        a[i] = _mm512_add_ps(_mm512_unpacklo_ps(v[i], v[i + 8]), _mm512_unpackhi_ps(v[i], v[i + 8]));
+    for (int i = 0; i < 4; i++) /* in each quarter: v[i], v[i + 4], v[i + 8], v[i + 12] */
+        b[i] = _mm512_add_ps(_mm512_unpacklo_ps(a[i], a[i + 4]), _mm512_unpackhi_ps(a[i], a[i + 4]));
+    for (int i = 0; i < 2; i++)
+        c[i] = _mm512_add_ps(_mm512_shuffle_f32x4(b[2 * i], b[2 * i + 1], 0x44),
+                             _mm512_shuffle_f32x4(b[2 * i], b[2 * i + 1], 0xee));
+    _mm512_store_ps(out, _mm512_add_ps(_mm512_shuffle_f32x4(c[0], c[1], 0x88), _mm512_shuffle_f32x4(c[0], c[1], 0xdd)));
+}
+
+/* out (rows, width) += p (rows, lanes) x^T, x (width, lanes): sums over the lanes, for four rows and channels at once */
+AVX512 static void contract(const float *p, const float *x, int64_t lanes, float *out, int64_t rows, int64_t width) {
+    for (int64_t r0 = 0; r0 < rows; r0 += 4)
+        for (int64_t c0 = 0; c0 < width; c0 += 4) {
+            __m512 sum[16];
+            for (int i = 0; i < 16; i++) sum[i] = _mm512_setzero_ps();
+            for (int64_t l = 0; l < lanes; l += LANES) {
+                __m512 row[4];
+                for (int r = 0; r < 4; r++) row[r] = _mm512_load_ps(p + (r0 + r) * BACK + l);
+                _Pragma("GCC unroll 4") for (int c = 0; c < 4; c++) {
+                    __m512 at = _mm512_load_ps(x + (c0 + c) * BACK + l);
+                    _Pragma("GCC unroll 4") for (int r = 0; r < 4; r++) sum[c * 4 + r] = _mm512_fmadd_ps(row[r], at, sum[c * 4 + r]);
+                }
+            }
+            float all[16] __attribute__((aligned(64)));
+            sums_of(sum, all);
+            for (int64_t r = 0; r < 4 && r0 + r < rows; r++)
+                for (int64_t c = 0; c < 4 && c0 + c < width; c++) out[(r0 + r) * width + c0 + c] += all[4 * r + c];
+        }
+}
+
+INLINE float number(const Heads *t, int64_t at, int bfloat16) {
+    if (!bfloat16) return ((const float *)t->data)[at];
+    uint32_t bits = (uint32_t)((const uint16_t *)t->data)[at] << 16;
+    float x;
+    memcpy(&x, &bits, 4);
+    return x;
+}
+
+INLINE void put(const Heads *t, int64_t at, float x, int bfloat16) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    if (!bfloat16) ((float *)t->data)[at] = x;
+    else ((uint16_t *)t->data)[at] = x != x ? 0x7fc0 : (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+/* out (rows, width) = rows of one head */
+AVX512 static void read_rows(const Heads *t, int64_t start, int64_t rows, int64_t width, int bfloat16, float *out) {
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < width; c++) out[r * width + c] = number(t, start + r * t->by.row + c, bfloat16);
+}
+
+/* out (width, wide) = rows of one head, turned, times `scale`; zero in the lanes from `rows` to `lanes` */
+AVX512 static void read_turned(const Heads *t, int64_t start, int64_t rows, int64_t width, int bfloat16, float scale,
+                        float *out, int64_t lanes, int64_t wide) {
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < width; c++) out[c * wide + r] = scale * number(t, start + r * t->by.row + c, bfloat16);
+    for (int64_t c = 0; c < width; c++)
+        for (int64_t r = rows; r < lanes; r++) out[c * wide + r] = 0.0f;
+}
+
+AVX512 static void write_rows(const Heads *t, int64_t start, int64_t rows, int64_t width, int bfloat16, float scale, const float *x) {
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < width; c++) put(t, start + r * t->by.row + c, scale * x[r * width + c], bfloat16);
+}
+
+INLINE int64_t start_of(const Heads *t, int64_t b, int64_t h) { return b * t->by.batch + h * t->by.head; }
+INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+INLINE int64_t rounded(int64_t n, int64_t m) { return (n + m - 1) / m * m; }
+static float *numbers(int64_t count) { return aligned_alloc(64, rounded(count, LANES) * sizeof(float)); }
+
+/* up to 32 queries: scores -> probabilities, unnormed, in place; the sum of each query's and log2 of the true sum */
+AVX512 static void softmax(float *scores, int64_t keys, float *sum, float *logsum) {
+    for (int l = 0; l < AHEAD; l += LANES) {
+        __m512 top = _mm512_load_ps(scores + l), total = _mm512_setzero_ps();
+        for (int64_t s = 1; s < keys; s++) top = _mm512_max_ps(top, _mm512_load_ps(scores + s * AHEAD + l));
+        for (int64_t s = 0; s < keys; s++) {
+            __m512 p = exp2_of(_mm512_sub_ps(_mm512_load_ps(scores + s * AHEAD + l), top));
+            total = _mm512_add_ps(total, p);
+            _mm512_store_ps(scores + s * AHEAD + l, p);
+        }
+        _mm512_store_ps(sum + l, total);
+        _mm512_store_ps(logsum + l, top);
+    }
+    for (int l = 0; l < AHEAD; l++) logsum[l] += log2f(sum[l]);
+}
+
+/* tensors: q, k, v and out, which becomes softmax(q k^T / sqrt(d)) v; logsum (B, N, L) becomes log2 of each query's sum of
+   exponentials. Returns 1 without memory. */
+int training_attention(const Heads *tensors, float *logsum, const Sizes *z) {
+    const Heads *q = tensors, *k = tensors + 1, *v = tensors + 2, *out = tensors + 3;
+    int64_t d = z->width, blocks = (z->queries + AHEAD - 1) / AHEAD;
+    float scale = (float)M_LOG2E / sqrtf((float)d);
+    int failed = 0;
+    _Pragma("omp parallel num_threads(z->threads) reduction(| : failed)") {
+        float *keys = numbers(z->keys * d), *values = numbers(z->keys * d), *scores = numbers(z->keys * AHEAD);
+        float *turned = numbers(d * AHEAD), *result = numbers(d * AHEAD);
+        failed = !keys || !values || !scores || !turned || !result;
+        _Pragma("omp for schedule(dynamic, 1)") for (int64_t head = 0; head < z->batch * z->heads; head++) {
+            int64_t b = head / z->heads, h = head % z->heads;
+            if (failed) continue;
+            read_rows(k, start_of(k, b, h), z->keys, d, z->bfloat16, keys);
+            read_rows(v, start_of(v, b, h), z->keys, d, z->bfloat16, values);
+            for (int64_t block = 0; block < blocks; block++) {
+                int64_t first = block * AHEAD, here = least(AHEAD, z->queries - first);
+                float sum[AHEAD] __attribute__((aligned(64))), logs[AHEAD] __attribute__((aligned(64)));
+                read_turned(q, start_of(q, b, h) + first * q->by.row, here, d, z->bfloat16, scale, turned, AHEAD, AHEAD);
+                product(keys, d, 1, turned, d, scores, z->keys, AHEAD, AHEAD, 0);
+                softmax(scores, z->keys, sum, logs);
+                product(values, 1, d, scores, z->keys, result, d, AHEAD, AHEAD, 0);
+                for (int64_t r = 0; r < here; r++) {
+                    int64_t at = start_of(out, b, h) + (first + r) * out->by.row;
+                    for (int64_t c = 0; c < d; c++) put(out, at + c, result[c * AHEAD + r] / sum[r], z->bfloat16);
+                }
+                memcpy(logsum + head * z->queries + first, logs, here * sizeof(float));
+            }
+        }
+        free(keys), free(values), free(scores), free(turned), free(result);
+    }
+    return failed;
+}
+
+typedef struct {
+    float *keys, *values, *grad_keys, *grad_values; /* (S, d) */
+    float *q, *g, *grad_q;                          /* (d, BACK), queries in the lanes */
+    float *p, *ds;                                  /* (KEYS, BACK) */
+    float logsum[BACK] __attribute__((aligned(64))), delta[BACK] __attribute__((aligned(64)));
+} Back;
+
+/* p: scores -> probabilities; ds: G V^T -> gradient of the scores */
+AVX512 static void softmax_back(Back *w, int64_t rows, int64_t lanes) {
+    for (int64_t l = 0; l < lanes; l += LANES) {
+        __m512 logsum = _mm512_load_ps(w->logsum + l), delta = _mm512_load_ps(w->delta + l);
+        for (int64_t r = 0; r < rows; r++) {
+            float *p = w->p + r * BACK + l, *ds = w->ds + r * BACK + l;
+            __m512 probability = exp2_of(_mm512_sub_ps(_mm512_load_ps(p), logsum));
+            _mm512_store_ps(p, probability);
+            _mm512_store_ps(ds, _mm512_mul_ps(probability, _mm512_sub_ps(_mm512_load_ps(ds), delta)));
+        }
+    }
+}
+
+/* one block of queries of one head, already in w->q, w->g, w->logsum, w->delta: adds to all three gradients */
+static void back_block(Back *w, int64_t keys, int64_t d, int64_t lanes) {
+    memset(w->grad_q, 0, sizeof(float) * d * BACK);
+    for (int64_t s = 0; s < keys; s += KEYS) {
+        int64_t rows = least(KEYS, keys - s);
+        product(w->keys + s * d, d, 1, w->q, d, w->p, rows, lanes, BACK, 0);
+        product(w->values + s * d, d, 1, w->g, d, w->ds, rows, lanes, BACK, 0);
+        softmax_back(w, rows, lanes);
+        contract(w->p, w->g, lanes, w->grad_values + s * d, rows, d);
+        contract(w->ds, w->q, lanes, w->grad_keys + s * d, rows, d);
+        product(w->keys + s * d, 1, d, w->ds, rows, w->grad_q, d, lanes, BACK, 1);
+    }
+}
+
+/* tensors: q, k, v, out and the gradient of out; grads become those of q, k, v. Returns 1 without memory. */
+int training_attention_back(const Heads *tensors, const float *logsum, const Heads *grads, const Sizes *z) {
+    const Heads *q = tensors, *k = tensors + 1, *v = tensors + 2, *out = tensors + 3, *g = tensors + 4;
+    int64_t d = z->width, panel = z->keys * d, lanes_panel = rounded(d, 4) * BACK;
+    float scale = 1.0f / sqrtf((float)d);
+    int failed = 0;
+    _Pragma("omp parallel num_threads(z->threads) reduction(| : failed)") {
+        Back w = {.keys = numbers(panel), .values = numbers(panel), .grad_keys = numbers(panel),
+                  .grad_values = numbers(panel), .q = numbers(lanes_panel), .g = numbers(lanes_panel),
+                  .grad_q = numbers(lanes_panel), .p = numbers(KEYS * BACK), .ds = numbers(KEYS * BACK)};
+        failed = !w.keys || !w.values || !w.grad_keys || !w.grad_values || !w.q || !w.g || !w.grad_q || !w.p || !w.ds;
+        _Pragma("omp for schedule(dynamic, 1)") for (int64_t head = 0; head < z->batch * z->heads; head++) {
+            int64_t b = head / z->heads, h = head % z->heads;
+            if (failed) continue;
+            read_rows(k, start_of(k, b, h), z->keys, d, z->bfloat16, w.keys);
+            read_rows(v, start_of(v, b, h), z->keys, d, z->bfloat16, w.values);
+            memset(w.grad_keys, 0, panel * sizeof(float));
+            memset(w.grad_values, 0, panel * sizeof(float));
+            for (int64_t first = 0; first < z->queries; first += BACK) {
+                int64_t here = least(BACK, z->queries - first), lanes = rounded(here, PAIR);
+                read_turned(q, start_of(q, b, h) + first * q->by.row, here, d, z->bfloat16, scale * (float)M_LOG2E, w.q, lanes, BACK);
+                read_turned(g, start_of(g, b, h) + first * g->by.row, here, d, z->bfloat16, 1.0f, w.g, lanes, BACK);
+                memset(w.logsum, 0, sizeof w.logsum);
+                memset(w.delta, 0, sizeof w.delta);
+                memcpy(w.logsum, logsum + head * z->queries + first, here * sizeof(float));
+                for (int64_t r = 0; r < here; r++)
+                    for (int64_t c = 0; c < d; c++)
+                        w.delta[r] += w.g[c * BACK + r] * number(out, start_of(out, b, h) + (first + r) * out->by.row + c, z->bfloat16);
+                back_block(&w, z->keys, d, lanes);
+                for (int64_t r = 0; r < here; r++) {
+                    int64_t at = start_of(grads, b, h) + (first + r) * grads->by.row;
+                    for (int64_t c = 0; c < d; c++) put(grads, at + c, scale * w.grad_q[c * BACK + r], z->bfloat16);
+                }
+            }
+            write_rows(grads + 1, start_of(grads + 1, b, h), z->keys, d, z->bfloat16, (float)M_LN2, w.grad_keys);
+            write_rows(grads + 2, start_of(grads + 2, b, h), z->keys, d, z->bfloat16, 1.0f, w.grad_values);
+        }
+        free(w.keys), free(w.values), free(w.grad_keys), free(w.grad_values), free(w.q), free(w.g), free(w.grad_q), free(w.p), free(w.ds);
+    }
+    return failed;
+}
