@@ -32,6 +32,7 @@ __all__ = ["main"]
 COMMAND_LINE = 2
 OUR_BUG = 70
 INTERRUPTED = 130
+DRAWING = (["generate"], ["img2img"], ["inpaint"], ["outpaint"], ["regenerate"])
 
 app = typer.Typer(
     name="latent-diffusion",
@@ -84,7 +85,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             _interrupted(leave=argv is None and arguments[:1] != ["train"])
         if sys.stdout is not None:  # None when the caller closed it
             sys.stdout.flush()
-        return code if isinstance(code, int) else 0
+        code = code if isinstance(code, int) else 0
+        if argv is None and arguments[:1] in DRAWING:
+            _leave(code)
+        return code
     except SystemExit as stop:  # typer's answer to a reader that left, as in `| head`
         return stop.code if isinstance(stop.code, int) else OUR_BUG
     except (KeyboardInterrupt, typer.Abort):
@@ -100,17 +104,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _interrupted(*, leave: bool) -> None:
-    """Say so; `leave` ends the process here and now, for taking a loaded model apart would take it seconds more.
+    """Say so; `leave` ends the process."""
+    _say("interrupted")
+    if leave:
+        _leave(INTERRUPTED)
+
+
+def _leave(code: int) -> None:
+    """End the process here and now: taking a loaded model and torch apart would take it a second more.
 
     Nothing is lost: files are written whole or not at all, and what was begun is already cleaned up on the way here.
     """
-    _say("interrupted")
-    if leave:
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
-                with contextlib.suppress(OSError, ValueError):
-                    stream.flush()
-        os._exit(INTERRUPTED)
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+    os._exit(code)
 
 
 def _describe(error: Exception) -> tuple[int, str]:
