@@ -36,6 +36,7 @@ from latent_diffusion.cli.arguments import (
 from latent_diffusion.cli.machine_arguments import (
     Attention,
     BatchSize,
+    Fast,
     Offload,
     Preview,
     PreviewKind,
@@ -60,7 +61,8 @@ from latent_diffusion.cli.sdxl_arguments import (
 __all__ = ["Drawing", "with_options"]
 
 WITH_WHAT = ("model", "refiner", "lora", "embedding", "output", "device", "dtype")  # is used, not what is drawn
-OF_MACHINE = ("vae_dtype", "attention", "tiling", "offload", "batch_size", "preview", "preview_kind", "preview_model")
+OF_MACHINE = ("vae_dtype", "attention", "tiling", "offload", "fast", "batch_size")
+OF_PREVIEW = ("preview", "preview_kind", "preview_model")
 OF_READING = ("family", "prediction_type", "averaged")
 BY_NAME = inspect.Parameter.KEYWORD_ONLY
 RENAMED = {"steps": "num_inference_steps", "num_images": "num_images_per_prompt"}
@@ -117,6 +119,7 @@ class Drawing:
     attention: Attention = "auto"
     tiling: Tiling = None
     offload: Offload = False
+    fast: Fast = True
     batch_size: BatchSize = None
     preview: Preview = None
     preview_kind: PreviewKind = "linear"
@@ -127,7 +130,7 @@ class Drawing:
         return {
             RENAMED.get(field.name, field.name): getattr(self, field.name)
             for field in fields(self)
-            if field.name not in WITH_WHAT + OF_READING + OF_MACHINE
+            if field.name not in WITH_WHAT + OF_READING + OF_MACHINE + OF_PREVIEW
         }
 
     def reading(self) -> dict[str, Any]:
@@ -136,7 +139,7 @@ class Drawing:
 
     def machine(self) -> dict[str, Any]:
         """Return what `LatentDiffusionPipeline` takes of it besides device and dtype."""
-        values = {name: getattr(self, name) for name in ("vae_dtype", "attention", "offload")}
+        values = {name: getattr(self, name) for name in ("vae_dtype", "attention", "offload", "fast")}
         return values | {"tiling": "auto" if self.tiling is None else self.tiling}
 
 

@@ -7,7 +7,7 @@ import typer
 
 from latent_diffusion.cli.arguments import MACHINE
 
-__all__ = ["Attention", "BatchSize", "Offload", "Preview", "PreviewKind", "PreviewModel", "Tiling", "VaeDtype"]
+__all__ = ["Attention", "BatchSize", "Fast", "Offload", "Preview", "PreviewKind", "PreviewModel", "Tiling", "VaeDtype"]
 
 VaeDtype = Annotated[
     str,
@@ -17,7 +17,7 @@ Attention = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="auto, sdpa, xformers or math; one that does not work here is an error.",
+        help="auto, native, sdpa, xformers or math; one that does not work here is an error.",
         rich_help_panel=MACHINE,
     ),
 ]
@@ -33,6 +33,14 @@ Tiling = Annotated[
 Offload = Annotated[
     bool,
     typer.Option("--offload", help="Hold one part of the model on the GPU at a time.", rich_help_panel=MACHINE),
+]
+Fast = Annotated[
+    bool,
+    typer.Option(
+        "--fast/--no-fast",
+        help="Weights rearranged and kernels chosen for speed; the picture is the same within rounding.",
+        rich_help_panel=MACHINE,
+    ),
 ]
 BatchSize = Annotated[
     int | None,
