@@ -2,8 +2,8 @@
 
 Of every cell of 2 x 2 tokens one is a destination. Of all others, each is told its most similar destination; the
 `ratio` of all tokens that are most similar to theirs are merged into it, as a mean, before the attention, and take its
-answer afterwards. Which token of a cell is the destination is a fixed function of its place, and nothing is drawn, so
-that a seed means one picture in any batch; the paper draws it anew at every step.
+answer afterwards. Which token of a cell is the destination changes from step to step, as in the paper; it is a fixed
+function of place and noise level, and nothing is drawn, so that a seed means one picture in any batch.
 Reference: Bolya & Hoffman 2023, arXiv:2303.17604, section 4; bipartite matching: Bolya et al. 2022, arXiv:2210.09461,
 section 3. Similarity is here that of the tokens as the attention reads them, after their norm.
 """
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from latent_diffusion.diffusion.approximation import Approximation, Enter, Scope
 from latent_diffusion.diffusion.denoiser import Network
+from latent_diffusion.diffusion.level import Level
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.models.unet import UNet
 from latent_diffusion.nn.attention import KeysValues
@@ -57,13 +58,19 @@ class ToMe(Approximation):
         if not self.ratio or not isinstance(network, UNet):  # seg's blurred prediction stays exact
             return network, None
         twin = shared_copy(network)
-        height, width = scope.size
+        (height, width), merged = scope.size, []
         for level in range(min(self.levels, len(twin.down_blocks))):
-            cells = Cells.of(height, width, scope.device)
             for block in _blocks(twin, level):
-                block.add_module("attn1", Merged(block.attn1, cells, int(self.ratio * height * width)))
+                merged.append(Merged(block.attn1, (height, width), int(self.ratio * height * width)))
+                block.add_module("attn1", merged[-1])
             height, width = (height + 1) // 2, (width + 1) // 2
-        return twin, None
+
+        def enter(level: Level) -> None:
+            of_size = {size: Cells.of(*size, level.t, scope.device) for size in {layer.size for layer in merged}}
+            for layer in merged:
+                layer.cells = of_size[layer.size]
+
+        return twin, enter
 
 
 def _blocks(unet: UNet, level: int) -> list[TransformerBlock]:
@@ -81,17 +88,18 @@ class Cells:
     others: Tensor  # (S,) int64
 
     @classmethod
-    def of(cls, height: int, width: int, device: torch.device) -> "Cells":
-        """Choose one token of every 2 x 2, or of what is left of it at an odd edge."""
+    def of(cls, height: int, width: int, time: float, device: torch.device) -> "Cells":
+        """Choose, for a training time, one token of every 2 x 2, or of what is left of it at an odd edge."""
+        start = _hash(torch.tensor(round(time * 1000) + 1000))  # the least time is -1
         rows, columns = torch.meshgrid(torch.arange(0, height, 2), torch.arange(0, width, 2), indexing="ij")
-        draw = _hash(rows * width + columns)
+        draw = _hash(rows * width + columns + start)
         rows = (rows + draw % 2).clamp(max=height - 1)
         columns = (columns + draw // 2 % 2).clamp(max=width - 1)
         chosen = (rows * width + columns).flatten()
         rest = torch.ones(height * width, dtype=torch.bool)
         rest[chosen] = False
         others = rest.nonzero().flatten()
-        others = others[_hash(others).argsort(stable=True)]  # equally similar ones are merged in this order
+        others = others[_hash(others + start).argsort(stable=True)]  # equally similar ones are merged in this order
         return cls(chosen.to(device), others.to(device))
 
 
@@ -107,18 +115,19 @@ def _hash(places: Tensor) -> Tensor:
 class Merged(nn.Module):
     """A self-attention over merged tokens."""
 
-    def __init__(self, attention: nn.Module, cells: Cells, count: int) -> None:
-        """Merge `count` tokens, or as many as are no destinations, before `attention`, and part them after it."""
+    cells: Cells  # of the step that is made
+
+    def __init__(self, attention: nn.Module, size: tuple[int, int], count: int) -> None:
+        """Merge `count` tokens of maps of this `size`, height and width, before `attention`; part them after it."""
         super().__init__()
-        self.attention, self.cells, self.count = attention, cells, min(count, len(cells.others))
+        self.attention, self.size, self.count = attention, size, count
 
     def forward(self, x: Tensor, keys_values: KeysValues | None = None) -> Tensor:
         """Map tokens `x` (B, L, D) to the same shape."""
         assert keys_values is None, "only self-attentions are merged"
-        if not self.count:
-            return self.attention(x)
-        places = merged_places(x, self.cells, self.count)
-        answers = self.attention(means(x, places, x.shape[1] - self.count))
+        count = min(self.count, len(self.cells.others))
+        places = merged_places(x, self.cells, count)
+        answers = self.attention(means(x, places, x.shape[1] - count))
         return answers.gather(1, places[..., None].expand_as(x))
 
 
