@@ -12,6 +12,7 @@ from latent_diffusion.checkpoint.detect import detect, looks_like
 from latent_diffusion.checkpoint.json_file import read_json
 from latent_diffusion.checkpoint.layout import AUTOENCODER, UNET, averaged_name, text_places
 from latent_diffusion.checkpoint.network_weights import open_weights
+from latent_diffusion.checkpoint.prompt_forms import NAMES, read_prompt_forms
 from latent_diffusion.checkpoint.single_header import INDEX, KEY, SCHEDULER
 from latent_diffusion.checkpoint.text_folder import open_text_weights
 from latent_diffusion.checkpoint.weights import Stored, Weights, plain
@@ -40,6 +41,11 @@ def folder_facts(folder: Path) -> dict[str, object]:
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
     facts |= _sizes(configs["unet"], configs["vae"], str(folder / "vae" / "config.json"))
     facts |= _law(scheduler)
+    forms = read_prompt_forms(folder)
+    if forms is not None:
+        facts["prompts"] = ", ".join(f"{opening} …" for opening in forms.styles)
+        facts["style where none is named"] = forms.default_style
+        facts["names"] = f"{len(set(forms.names.values()))}, in {NAMES}; other words are left out"
     card = folder / "README.md"
     if card.is_file():
         facts["model card"] = os.path.relpath(card)

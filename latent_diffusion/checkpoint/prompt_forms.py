@@ -43,7 +43,7 @@ def read_prompt_forms(folder: Path) -> PromptForms | None:
         return None
     values = read_json(file)
     styles, default = values.get("styles"), values.get("default_style")
-    if set(values) != {"styles", "default_style"} or not _are_styles(styles) or default not in styles:
+    if set(values) != {"styles", "default_style"} or not _are_styles(styles) or default not in list(styles):
         raise CheckpointError(
             f"{file}: `styles` (opening words -> list of other words) and `default_style`, one of them, were expected"
         )

@@ -9,7 +9,7 @@ import re
 import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from latent_diffusion.checkpoint.prompt_forms import PromptForms
 from latent_diffusion.errors import LatentDiffusionWarning
@@ -32,8 +32,9 @@ _BLANK = " \t\n,.;:!-"
 class Rewritten:
     """What is read in place of a prompt."""
 
-    text: str
-    left_out: tuple[str, ...]  # words that stood for something and are not read
+    text: str | None  # None: it is read as it is
+    left_out: tuple[str, ...] = ()  # words that stood for something and are not read
+    known: bool = True  # whether there is a name in it that the model knows
 
 
 @dataclass(frozen=True)
@@ -46,27 +47,38 @@ class _Found:
 
 
 def read_as(prompt: str, forms: PromptForms | None) -> str | None:
-    """Return what is read in place of `prompt`, with a warning where words are left out; None: it is read as it is."""
+    """Return what is read in place of `prompt`; None: it is read as it is.
+
+    A `LatentDiffusionWarning` says which words are left out, and of a prompt without a name that the model knows that
+    nobody can say what it will show.
+    """
     found = None if forms is None else rewrite(prompt, forms)
     if found is None:
         return None
-    if found.left_out:
+    shown = repr(prompt if len(prompt) <= 60 else f"{prompt[:57]}...")
+    if not found.known:
+        message = f"prompt {shown}: nothing in it is a name that this model knows; the picture may show anything"
+        warnings.warn(message, LatentDiffusionWarning, stacklevel=2)
+    elif found.left_out:
         words = ", ".join(found.left_out)
-        warnings.warn(
-            f"prompt {prompt[:60]!r} is read as {found.text!r}: the model knows no name with {words[:60]!r} in it; "
-            "rewrite=False (--no-rewrite) reads all of it",
-            LatentDiffusionWarning,
-            stacklevel=2,
-        )
+        message = f"prompt {shown} is read as {found.text!r}, without {words[:80]}: this model knows no such name; "
+        warnings.warn(f"{message}--no-rewrite (rewrite=False) reads all of it", LatentDiffusionWarning, stacklevel=2)
     return found.text
 
 
 def rewrite(prompt: str, forms: PromptForms) -> Rewritten | None:
     """Return `prompt` in the form of the model's captions.
 
-    None for one that is in that form already, for an empty one, and for one with weights, schedules or other syntax:
-    who writes these says exactly what is to be read.
+    None for an empty one, and for one with weights, schedules or other syntax: who writes these says exactly what is to
+    be read. In a prompt all in upper case AND and BREAK are words ("A BLACK AND WHITE ICON OF A CAT").
     """
+    if not prompt.isupper():
+        return _rewrite(prompt, forms)
+    found = _rewrite(prompt.lower(), forms)
+    return found if found is None or found.text else replace(found, text=prompt.lower())
+
+
+def _rewrite(prompt: str, forms: PromptForms) -> Rewritten | None:
     if _SYNTAX.search(prompt):
         return None
     words = _words(prompt)
@@ -77,16 +89,16 @@ def rewrite(prompt: str, forms: PromptForms) -> Rewritten | None:
     opening = forms.default_style if style is None else style.value
     if name is None:
         rest = prompt if style is None else _without(prompt, words[style.start : style.stop])
-        return _same_unless(words, f"{opening} {rest.strip(_BLANK)}".strip(), ())
+        return Rewritten(_unless_same(f"{opening} {rest.strip(_BLANK)}".strip(), words), known=False)
     inside = {k for part in (name, style) if part for k in range(part.start, part.stop)}
     left_out = tuple(w for k, w in enumerate(words) if k not in inside and w not in _SAYS_NOTHING)
     if not left_out and words[: len(_words(opening))] == _words(opening):
-        return None  # it opens as captions do; with or without an article
-    return _same_unless(words, f"{opening} {_with_article(name.value)}", left_out)
+        return Rewritten(None)  # it opens as captions do; with or without an article
+    return Rewritten(_unless_same(f"{opening} {_with_article(name.value)}", words), left_out)
 
 
-def _same_unless(words: Sequence[str], text: str, left_out: tuple[str, ...]) -> Rewritten | None:
-    return None if _words(text) == words else Rewritten(text, left_out)
+def _unless_same(text: str, words: Sequence[str]) -> str | None:
+    return None if _words(text) == words else text
 
 
 def _words(prompt: str) -> list[str]:
