@@ -5,7 +5,7 @@ None of it decides a picture, beyond rounding.
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypedDict, TypeVar
 
 import torch
@@ -17,9 +17,10 @@ from latent_diffusion.models.unet import UNet
 from latent_diffusion.registry import nearest
 from latent_diffusion.runtime.attention import check_backend, describe_auto, set_kernel
 from latent_diffusion.runtime.exact import exact_float32
+from latent_diffusion.runtime.graphs import GraphedUNet, Graphs
 from latent_diffusion.runtime.placement import choose_device, choose_dtype
 from latent_diffusion.runtime.residency import moved, offloaded_text
-from latent_diffusion.runtime.speedup import speed_up
+from latent_diffusion.runtime.speedup import recordings, speed_up
 from latent_diffusion.runtime.working_autoencoder import Tiling, WorkingAutoencoder, check_tiling
 
 __all__ = ["Machine", "MachineOptions", "unet_dtype"]
@@ -57,6 +58,7 @@ class Machine:
     tiling: Tiling
     offload: bool
     fast: bool
+    graphs: Graphs | None = field(default=None, compare=False, repr=False)  # where forward passes are recorded
 
     @classmethod
     def choose(cls, components: Components, options: MachineOptions) -> "Machine":
@@ -86,6 +88,7 @@ class Machine:
             tiling=check_tiling(options.get("tiling", "auto")),
             offload=offload and device.type != "cpu",
             fast=fast,
+            graphs=recordings(device) if fast and not offload else None,
         )
 
     @property
@@ -112,7 +115,7 @@ class Machine:
             components,
             unet=self.place_unet(components.unet),
             autoencoder=WorkingAutoencoder(
-                autoencoder, device=self.device, tiling=self.tiling, offload=self.offload
+                autoencoder, device=self.device, tiling=self.tiling, offload=self.offload, graphs=self.graphs
             ).eval(),
             text_encoder=offloaded_text(text, self.device) if self.offload else text,
         )
@@ -139,7 +142,9 @@ class Machine:
 
     def at_work(self, unet: UNet) -> UNet:
         """Return the U-Net on the device, for as long as the caller holds it."""
-        return moved(unet, self.device) if self.offload else unet
+        if self.offload:
+            return moved(unet, self.device)
+        return GraphedUNet(unet, self.graphs) if self.fast and self.graphs is not None else unet
 
 
 def unet_dtype(options: MachineOptions) -> Callable[[int], torch.dtype]:

@@ -27,7 +27,8 @@ class CudaRecorder:
     """Records on one GPU; all recordings take their memory from one pool."""
 
     def __init__(self, device: torch.device) -> None:
-        """Make the stream; `device` is a GPU."""
+        """Make the stream; `device` is a GPU, "cuda" the current one."""
+        device = torch.device("cuda", torch.cuda.current_device()) if device.index is None else device
         self.device = device
         self.stream = torch.cuda.Stream(device)
         self.pool = torch.cuda.graph_pool_handle()

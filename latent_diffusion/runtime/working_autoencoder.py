@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
 from latent_diffusion.models.autoencoder import AutoencoderKL, Posterior
+from latent_diffusion.runtime.graphs import Graphs, decoded
 from latent_diffusion.runtime.memory import decoding_bytes, fits, pictures_at_once
 from latent_diffusion.runtime.residency import moved
 from latent_diffusion.runtime.tiling import TiledAutoencoder
@@ -26,7 +27,15 @@ TILINGS = (True, False, "auto")
 class WorkingAutoencoder(AutoencoderKL):
     """The same modules, weights and methods as the autoencoder it is made of; takes tensors from any device."""
 
-    def __init__(self, model: AutoencoderKL, *, device: torch.device, tiling: Tiling, offload: bool) -> None:
+    def __init__(
+        self,
+        model: AutoencoderKL,
+        *,
+        device: torch.device,
+        tiling: Tiling,
+        offload: bool,
+        graphs: Graphs | None = None,
+    ) -> None:
         """Share the modules of `model`.
 
         Args:
@@ -34,12 +43,14 @@ class WorkingAutoencoder(AutoencoderKL):
             device: where it computes, and where results are.
             tiling: see `Tiling`.
             offload: copy the weights to `device` for each piece of work only.
+            graphs: where whole decodings are recorded, to be replayed.
         """
         nn.Module.__init__(self)
         self.config = model.config
         self.encoder, self.decoder = model.encoder, model.decoder
         self.quant_conv, self.post_quant_conv = model.quant_conv, model.post_quant_conv
         self.computes_on, self.tiling, self.offload = device, check_tiling(tiling), offload
+        self.graphs = graphs
         self.train(model.training)
 
     def encode(self, images: Tensor) -> Posterior:
@@ -57,7 +68,7 @@ class WorkingAutoencoder(AutoencoderKL):
         z = z.to(self.computes_on)
         pixels = z.shape[-2] * z.shape[-1] * self.factor**2
         tiled, at_once = self._tiled(pixels), pictures_at_once(decoding_bytes(self.config, pixels), self.computes_on)
-        images = _decode(self._there(), z, tiled, at_once)
+        images = _decode(self._there(), z, tiled, at_once, self.graphs)
         bad = ~images.isfinite().flatten(1).all(1)
         if bad.any() and _overflowed(z.dtype, images) and z.isfinite().all():
             _say_again("decoder", z.dtype)
@@ -90,9 +101,11 @@ def _encode(model: AutoencoderKL, images: Tensor, tiled: bool) -> Posterior:
     return TiledAutoencoder(model).encode(images) if tiled else AutoencoderKL.encode(model, images)
 
 
-def _decode(model: AutoencoderKL, z: Tensor, tiled: bool, at_once: int) -> Tensor:
+def _decode(model: AutoencoderKL, z: Tensor, tiled: bool, at_once: int, graphs: Graphs | None = None) -> Tensor:
     if tiled:
         return TiledAutoencoder(model).decode(z)
+    if graphs is not None:
+        return torch.cat([decoded(graphs, model, part) for part in z.split(at_once)])
     return torch.cat([AutoencoderKL.decode(model, part) for part in z.split(at_once)])
 
 
