@@ -1,11 +1,12 @@
 """Which recipe learns most from the same number of samples? One change at a time, from scratch, on a small part.
 
-    python scripts/compare_recipes.py [ROW ...] [--output docs/bundled-recipes.json] [--commands]
+    python scripts/compare_recipes.py [ROW ...] [--output docs/bundled-recipes.json] [--commands | --table]
 
 Every row trains `configs/emoji/study/unet.yaml` (or `autoencoder.yaml`) with a few values changed, then draws the
 prompts of all its training pictures twice and judges them as `latent-diffusion evaluate` does; rows that only draw take
 the bundled model as it is. A row found in OUTPUT is not run again, so that the study can be interrupted. `--commands`
-prints each row's training command and runs nothing. Rows of OUTPUT can be compared with each other and nothing else.
+prints each row's training command, `--table` what is found so far, for a page; neither runs anything. Rows of OUTPUT
+can be compared with each other and nothing else.
 """
 
 import argparse
@@ -147,7 +148,7 @@ def measure(name: str, judge: Judge) -> dict[str, Any]:
     row = ROWS[name]
     found: dict[str, Any] = {"row": name, "changes": row.changes, **row.drawing}
     if row.config is None:
-        return found | {split: judge.drawings(SHIPPED, row.drawing, split, 64, 1) for split in ("train", "test_comp")}
+        return found | {split: judge.drawings(SHIPPED, row.drawing, split, 48, 1) for split in ("train", "test_comp")}
     speed = train(name)
     model = ROOT / "runs" / "study" / name / "model"
     if row.config == AUTOENCODER:
@@ -155,11 +156,38 @@ def measure(name: str, judge: Judge) -> dict[str, Any]:
     return found | {"images_per_second": speed, "train": judge.drawings(str(model), DRAWING, "train", 74, 2)}
 
 
+def table(found: list[dict[str, Any]]) -> str:
+    """Return the trained U-Nets, the ways to draw and the autoencoders as Markdown, one table after the other."""
+    trained = ["| row | changed | Name@1 | Name@5 | Style | KID x1000 | error |", "|---|---|---|---|---|---|---|"]
+    drawn = [
+        "| guidance | of the steps | seen: Name@1 | Style | KID x1000 | never seen: Name@1 | Style | KID x1000 |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    rebuilt = ["| row | changed | PSNR, dB | rKID x1000 |", "|---|---|---|---|"]
+    for row in found:
+        head = f"| {row['row']} | {'`' + row['changes'] + '`' if row['changes'] else ''} |"
+        if "psnr" in row:
+            rebuilt.append(f"{head} {row['psnr']:.1f} | {row['rkid']:.0f} |")
+        elif "test_comp" in row:
+            start, stop = row.get("guidance_interval", (0, 1))
+            cells = [_cells(row[split], ("name1", "style")) for split in ("train", "test_comp")]
+            drawn.append(f"| {row['guidance_scale']:g} | {start:g} to {stop:g} | {' '.join(cells)}")
+        else:
+            scores = _cells(row["train"], ("name1", "name5", "style"))
+            trained.append(f"{head} {scores} {row['train']['error']:.1f} |")
+    return "\n\n".join("\n".join(lines) for lines in (trained, drawn, rebuilt) if len(lines) > 2)
+
+
+def _cells(scores: dict[str, float], shares: tuple[str, ...]) -> str:
+    return " ".join(f"{scores[name]:.3f} |" for name in shares) + f" {scores['kid']:.0f} |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("rows", nargs="*", metavar="ROW", help=", ".join(ROWS))
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "bundled-recipes.json")
     parser.add_argument("--commands", action="store_true", help="print the training commands and run nothing")
+    parser.add_argument("--table", action="store_true", help="print what OUTPUT holds as Markdown and run nothing")
     arguments = parser.parse_args()
     names = arguments.rows or list(ROWS)
     if unknown := [name for name in names if name not in ROWS]:
@@ -168,6 +196,9 @@ def main() -> None:
         print("\n".join(" ".join(["python", *command(name)]) for name in names if ROWS[name].config))
         return
     found = json.loads(arguments.output.read_text()) if arguments.output.is_file() else []
+    if arguments.table:
+        print(table(found))
+        return
     judge = Judge()
     for name in names:
         if all(row["row"] != name for row in found):

@@ -1,17 +1,22 @@
 """Which sampler gives the best picture per second? EffLite-KID and Name@1 against seconds a picture.
 
-    python scripts/compare_samplers.py [MODEL] [--prompts 100] [--output docs/bundled-samplers]
+    python scripts/compare_samplers.py --only seconds [MODEL] [--output docs/bundled-samplers]
+    python scripts/compare_samplers.py --only quality [MODEL] [--prompts 48] [--output docs/bundled-samplers]
 
-Draws one picture for each of the same training prompts with every sampler, spacing and number of steps of `CASES`, and
-times single pictures, the cases taking turns so that a slow minute is everyone's. Writes OUTPUT.json and OUTPUT.svg.
+The first times single pictures with every sampler, spacing and number of steps of `CASES`, the cases taking turns so
+that a slow minute is everyone's: leave the machine alone meanwhile. The second draws one picture for each of the same
+training prompts with each; it may take its time, and goes on where it was stopped. Both fill OUTPUT.json, and then
+OUTPUT.svg once there is something of both. Delete OUTPUT.json to measure anew.
 """
 
 import argparse
 import json
 import statistics
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,82 +30,92 @@ from latent_diffusion.models.efficientnet_lite import load_efficientnet_lite0
 from latent_diffusion.randomness import permutation
 
 DATA = Path(__file__).parent.parent / "assets" / "emoji-128.zip"
+PROMPT = "a 3d render of a red apple"
 SAMPLERS = (
     ("ddpm", "trailing"),
     ("ddim", "trailing"),
-    ("euler", "karras"),
-    ("heun", "karras"),
     ("dpmpp_2m", "karras"),
-    ("dpmpp_2m", "trailing"),
     ("dpmpp_2m_sde", "karras"),
-    ("dpmpp_3m_sde", "exponential"),
     ("unipc", "karras"),
     ("euler_ancestral", "karras"),
 )
-STEPS = (6, 10, 16, 25)
-ROUNDS = 3
-COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#000000", "#ff8800", "#8855cc")
+STEPS = (8, 15, 25)
+CASES = [(sampler, spacing, steps) for steps in STEPS for sampler, spacing in SAMPLERS]
+ROUNDS = 5
+COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377")
 
 
 @dataclass(frozen=True)
 class Case:
-    """One way to draw and what it gave; `seconds` is for one picture alone."""
+    """One way to draw and what it gave; `seconds` is for one picture alone, None what was not measured yet."""
 
     sampler: str
     spacing: str
     steps: int
-    seconds: float
-    name1: float
-    style: float
-    kid: float
+    seconds: float | None = None
+    prompts: int | None = None
+    name1: float | None = None
+    style: float | None = None
+    kid: float | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The pipeline's options."""
+        return {"sampler": self.sampler, "spacing": self.spacing, "num_inference_steps": self.steps}
 
 
-def measure(model: str, prompts: int) -> list[Case]:
+def time_pictures(model: str, cases: list[Case]) -> Iterator[list[Case]]:
+    """Yield the cases once, each with the median seconds of one picture."""
+    pipe = LatentDiffusionPipeline.from_pretrained(model)
+    times: list[list[float]] = [[] for _ in cases]
+    pipe(PROMPT, seed=0)  # the first picture pays for what is made once
+    for _ in range(ROUNDS):
+        for case, found in zip(cases, times):
+            start = time.perf_counter()
+            pipe(PROMPT, seed=0, **case.options)
+            found.append(time.perf_counter() - start)
+    yield [replace(case, seconds=round(statistics.median(found), 4)) for case, found in zip(cases, times)]
+
+
+def judge(model: str, cases: list[Case], prompts: int) -> Iterator[list[Case]]:
+    """Yield the cases after each that was judged; those that are need no second time."""
     pipe = LatentDiffusionPipeline.from_pretrained(model)
     pictures, network = read_pictures(DATA), load_efficientnet_lite0()
     gallery = build_gallery(network, pictures)
     rows = [r for r in select(pictures.rows, read_trained_on(locate_model(model)).where) if r.split == "train"]
     asked = [rows[k] for k in permutation(0, "evaluation prompts", 0, len(rows))[:prompts]]
-    cases = [(sampler, spacing, steps) for sampler, spacing in SAMPLERS for steps in STEPS]
-    times: dict[tuple[str, str, int], list[float]] = {case: [] for case in cases}
-    for _ in range(ROUNDS):
-        for sampler, spacing, steps in cases:
-            start = time.perf_counter()
-            pipe(asked[0].text, seed=0, sampler=sampler, spacing=spacing, num_inference_steps=steps)
-            times[sampler, spacing, steps].append(time.perf_counter() - start)
-    found = []
-    for sampler, spacing, steps in cases:
+    for number, case in enumerate(cases):
+        if case.prompts == len(asked):
+            continue
 
-        def generate(texts: list[str], seeds: list[int], sampler=sampler, spacing=spacing, steps=steps):
-            how = {"sampler": sampler, "spacing": spacing, "num_inference_steps": steps}
-            images = pipe(texts, seed=seeds, output_type="pt", **how).images
+        def generate(texts: list[str], seeds: list[int], case=case) -> torch.Tensor:
+            images = pipe(texts, seed=seeds, output_type="pt", **case.options).images
             assert isinstance(images, torch.Tensor), 'output_type "pt" gives a tensor'
             return images * 2 - 1
 
-        score = score_drawings(network, gallery, draw(generate, asked, 1, 0, 16), None)
-        seconds = statistics.median(times[sampler, spacing, steps])
+        score = score_drawings(network, gallery, draw(generate, asked, 1, 0, 32), None)
         assert score.kid is not None, "more than one prompt gives a distance"
-        found.append(Case(sampler, spacing, steps, seconds, score.scores["name1"], score.scores["style"], score.kid))
-        print(found[-1], flush=True)
-    return found
+        name1, style = round(score.scores["name1"], 4), round(score.scores["style"], 4)
+        cases[number] = replace(case, prompts=len(asked), name1=name1, style=style, kid=round(score.kid, 1))
+        print(cases[number], flush=True)
+        yield cases
 
 
 def plot(cases: list[Case]) -> str:
-    """Return an SVG with two panels: KID (lower is better) and Name@1 (higher is better) against seconds."""
+    """Return an SVG with KID (lower is better) and Name@1 against seconds, of cases of which all is known."""
     width, height, margin = 420, 300, 46
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{2 * width + 160}" height="{height + 20}" '
         'font-family="sans-serif" font-size="11"><rect width="100%" height="100%" fill="white"/>'
     ]
-    longest = max(case.seconds for case in cases) * 1.05
+    longest = max(case.seconds or 0 for case in cases) * 1.05
     for panel, (title, value) in enumerate((("EffLite-KID x1000", "kid"), ("Name@1", "name1"))):
         top = max(getattr(case, value) for case in cases) * 1.08
         left = panel * width + margin
 
         def place(case: Case, left=left, top=top, value=value) -> tuple[float, float]:
-            return left + case.seconds / longest * (width - 60), height - 30 - getattr(case, value) / top * (
-                height - 60
-            )
+            x = left + (case.seconds or 0) / longest * (width - 60)
+            return x, height - 30 - getattr(case, value) / top * (height - 60)
 
         parts.append(f'<path d="M{left} 20V{height - 30}H{left + width - 60}" fill="none" stroke="black"/>')
         parts.append(f'<text x="{left}" y="14" font-weight="bold">{title}</text>')
@@ -121,15 +136,31 @@ def plot(cases: list[Case]) -> str:
     return "\n".join([*parts, "</svg>"])
 
 
+def read(path: Path) -> list[Case]:
+    """Return every case with what is known of it."""
+    known = [Case(**values) for values in json.loads(path.read_text())] if path.is_file() else []
+    by_way = {(case.sampler, case.spacing, case.steps): case for case in known}
+    return [by_way.get(way, Case(*way)) for way in CASES]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("model", nargs="?", default="emoji")
-    parser.add_argument("--prompts", type=int, default=100)
+    parser.add_argument("--only", choices=("seconds", "quality"), required=True)
+    parser.add_argument("--prompts", type=int, default=48)
     parser.add_argument("--output", type=Path, default=Path("docs/bundled-samplers"))
     arguments = parser.parse_args()
-    cases = measure(arguments.model, arguments.prompts)
-    arguments.output.with_suffix(".json").write_text(json.dumps([asdict(case) for case in cases], indent=1) + "\n")
-    arguments.output.with_suffix(".svg").write_text(plot(cases) + "\n")
+    cases = read(arguments.output.with_suffix(".json"))
+    if arguments.only == "seconds":
+        measured = time_pictures(arguments.model, cases)
+    else:
+        measured = judge(arguments.model, cases, arguments.prompts)
+    for found in measured:
+        lines = ",\n ".join(json.dumps(asdict(case)) for case in found)
+        arguments.output.with_suffix(".json").write_text(f"[\n {lines}\n]\n")
+        complete = [case for case in found if case.seconds is not None and case.kid is not None]
+        if complete:
+            arguments.output.with_suffix(".svg").write_text(plot(complete) + "\n")
 
 
 if __name__ == "__main__":
