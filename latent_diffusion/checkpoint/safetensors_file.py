@@ -22,6 +22,7 @@ from torch import Tensor
 
 from latent_diffusion.checkpoint.atomic import replacing
 from latent_diffusion.checkpoint.links import refuse_broken_link
+from latent_diffusion.checkpoint.mapping import LARGE, map_piece
 from latent_diffusion.checkpoint.weights import Stored
 from latent_diffusion.errors import CheckpointError, ResourceError
 
@@ -91,12 +92,18 @@ def open_file(path: Path | str) -> tuple[dict[str, Stored], dict[str, str]]:
         def fetch() -> Tensor:
             if first == last:
                 return torch.empty(shape, dtype=dtype)
+            if mapped:
+                _check_size(path, file, name, start + last)
+                piece = map_piece(file.fileno(), start + first, last - first)
+                if piece is not None:
+                    return torch.frombuffer(piece[0], dtype=dtype, offset=piece[1]).reshape(shape)
             # pages of its own, given back the moment the tensor has been cast: the heap would keep them
             room = mmap.mmap(-1, last - first)
             _read_into(path, file, name, memoryview(room), start + first)
             return torch.frombuffer(room, dtype=dtype).reshape(shape)
 
-        return Stored(shape, dtype, fetch)
+        mapped = last - first >= LARGE and (start + first) % dtype.itemsize == 0
+        return Stored(shape, dtype, fetch, mapped)
 
     return {name: stored(name, entry) for name, entry in header.items()}, metadata
 
@@ -107,6 +114,16 @@ def _opened(path: Path) -> BinaryIO:
         return open(path, "rb", buffering=0)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def _check_size(path: Path, file: BinaryIO, name: str, end: int) -> None:
+    """Check that an open file still reaches to byte `end`: looking at a mapping beyond it would kill the process.
+
+    Raises:
+        CheckpointError: it has become shorter.
+    """
+    if os.fstat(file.fileno()).st_size < end:
+        raise CheckpointError(f"{path}: {name} cannot be read: the file became shorter while it was read")
 
 
 def _read_into(path: Path, file: BinaryIO, name: str, room: memoryview, start: int) -> None:

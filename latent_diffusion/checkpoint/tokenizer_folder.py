@@ -13,7 +13,7 @@ from typing import Any
 from latent_diffusion.checkpoint.json_file import read_json, write_json
 from latent_diffusion.checkpoint.links import refuse_broken_link
 from latent_diffusion.errors import CheckpointError
-from latent_diffusion.models.tokenizer import Tokenizer
+from latent_diffusion.models.tokenizer import Tokenizer, pairs_of
 
 __all__ = ["SPECIAL", "load_tokenizer", "read_merges", "save_tokenizer", "transformers_tokenizer"]
 
@@ -37,10 +37,10 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         settings |= read_json(folder / name) if (folder / name).is_file() else {}
     try:
         model = whole["model"] if missing else {"vocab": read_json(pair[0]), "merges": read_merges(pair[1])}
-        merges = [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in model["merges"]]
         special = {name: _content(settings[name]) for name in SPECIAL if settings.get(name)}
         length = settings.get("model_max_length", 77)
-        found = Tokenizer(model["vocab"], merges, model_max_length=length if type(length) is int else 77, **special)
+        length = length if type(length) is int else 77
+        found = Tokenizer(model["vocab"], pairs_of(model["merges"]), model_max_length=length, **special)
         _add(found, whole, settings)
     except CheckpointError:
         raise
@@ -125,5 +125,6 @@ def transformers_tokenizer(tokenizer: Tokenizer) -> Any:
         vocab=backend["model"]["vocab"], merges=merges, model_max_length=tokenizer.model_max_length, **special
     )
     added = tokenizer.backend_tokenizer.get_added_tokens_decoder()
-    twin.add_tokens([token for _, token in sorted(added.items()) if not token.special])
+    words: Any = [token for _, token in sorted(added.items()) if not token.special]
+    twin.add_tokens(words)
     return twin

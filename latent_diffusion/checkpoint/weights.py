@@ -1,7 +1,7 @@
 """Weights that still lie on the disk: checked by name and shape first, then fetched tensor by tensor.
 
 A network is filled one tensor at a time, each cast on its way, so that memory holds the network in its own dtype and
-one tensor of the file, never the file.
+one tensor of the file, never the file. What needs no cast is mapped: it takes memory when it is first used, not before.
 """
 
 import logging
@@ -34,6 +34,7 @@ class Stored:
     shape: tuple[int, ...]
     dtype: torch.dtype  # in the file
     fetch: Callable[[], Tensor]  # returns it on the CPU, in memory of its own
+    mapped: bool = False  # that memory is a piece of the file, which fetching it again leaves on the disk
 
     @classmethod
     def of(cls, tensor: Tensor) -> "Stored":
@@ -70,6 +71,8 @@ def fill(model: Network, weights: Weights, dtype: torch.dtype | None) -> Network
     state, nothing = {}, True
     for name, stored in weights.tensors.items():
         state[name], largest = _cast(weights.source, name, stored.fetch(), dtype)
+        if stored.mapped and state[name].dtype == stored.dtype:
+            state[name] = stored.fetch()  # in place of the one that was looked at: its pages are given back
         nothing = nothing and largest == 0
     if nothing:
         raise CheckpointError(f"{weights.source}: every weight is 0: the file was never filled")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tokenizers import AddedToken
     from tokenizers import Tokenizer as Backend
 
-__all__ = ["BOS", "END_OF_WORD", "EOS", "Tokenizer"]
+__all__ = ["BOS", "END_OF_WORD", "EOS", "Tokenizer", "pairs_of"]
 
 BOS = "<|startoftext|>"
 EOS = "<|endoftext|>"
@@ -42,6 +42,7 @@ class Tokenizer:
             Exception: of the tokenizers library, or KeyError: the parts do not fit each other.
         """
         self.bos_token, self.eos_token, self.unk_token = bos_token, eos_token, unk_token
+        self._unknown = vocabulary[unk_token]
         self.model_max_length = model_max_length
         self.backend_tokenizer = _backend(vocabulary, merges, begin=bos_token, end=eos_token, unknown=unk_token)
         self._add_special(bos_token, eos_token, unk_token)
@@ -79,7 +80,7 @@ class Tokenizer:
 
     def _id(self, token: str) -> int:
         found = self.backend_tokenizer.token_to_id(token)
-        return self.backend_tokenizer.token_to_id(self.unk_token) if found is None else found
+        return self._unknown if found is None else found
 
     def __len__(self) -> int:
         """Number of ids, added words counted."""
@@ -105,8 +106,7 @@ class Tokenizer:
     @property
     def merges(self) -> list[tuple[str, str]]:
         """The pairs in the order they are merged."""
-        pairs = json.loads(self.backend_tokenizer.to_str())["model"]["merges"]
-        return [tuple(pair.split(" ") if isinstance(pair, str) else pair) for pair in pairs]
+        return pairs_of(json.loads(self.backend_tokenizer.to_str())["model"]["merges"])
 
     def convert_ids_to_tokens(self, index: int) -> str:
         """Return the symbol of an id."""
@@ -119,6 +119,16 @@ class Tokenizer:
     def add_tokens(self, tokens: "Sequence[str | AddedToken]") -> int:
         """Add words, which get the next ids; return how many were new."""
         return self.backend_tokenizer.add_tokens(list(tokens))
+
+
+def pairs_of(merges: Sequence[str | Sequence[str]]) -> list[tuple[str, str]]:
+    """Return merges as pairs; files have them as "a b" or as ["a", "b"].
+
+    Raises:
+        ValueError: one is no pair.
+    """
+    pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in merges)
+    return [(first, second) for first, second in pairs]
 
 
 def _backend(

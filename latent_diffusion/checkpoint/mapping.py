@@ -1,0 +1,35 @@
+"""Pieces of a file as memory: read when they are looked at, copied where they are written to, never written back.
+
+Every piece is a mapping of its own, given back to the system the moment its last tensor is gone. Python's `mmap` would
+keep the file open once more for each piece, and a model has more of them than a process may have open files.
+"""
+
+import ctypes
+import mmap
+import sys
+import weakref
+
+__all__ = ["LARGE", "map_piece"]
+
+LARGE = 2**18  # bytes from which a mapping is worth its place in the kernel's table
+
+
+def map_piece(file: int, start: int, length: int) -> "tuple[ctypes.Array[ctypes.c_char], int] | None":
+    """Return a buffer over `length` bytes of an open file from byte `start`, and where in it they begin.
+
+    None where the system maps no files, or this one not: then it has to be read.
+    """
+    if not sys.platform.startswith("linux"):
+        return None
+    ahead = start % mmap.ALLOCATIONGRANULARITY
+    libc = ctypes.CDLL(None)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
+    libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+    wanted = mmap.PROT_READ | mmap.PROT_WRITE
+    address = libc.mmap(None, ahead + length, wanted, mmap.MAP_PRIVATE, file, start - ahead)
+    if address == ctypes.c_void_p(-1).value:
+        return None
+    buffer = (ctypes.c_char * (ahead + length)).from_address(address)
+    weakref.finalize(buffer, libc.munmap, address, ahead + length).atexit = False
+    return buffer, ahead
