@@ -28,9 +28,12 @@ def automatic(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     for 64 to 256 queries over 77 tokens (torch 2.15, AVX512-BF16). In float32, and on GPUs, the fused kernel wins.
     """
     slow = q.dtype == torch.bfloat16 and q.device.type == "cpu"
-    if slow and q.shape[:-1].numel() * k.shape[-2] <= MAX_SCORES:
-        return written_out(q, k, v)
-    return sdpa(q, k, v)
+    return written_out(q, k, v) if slow and few_scores(q, k) else sdpa(q, k, v)
+
+
+def few_scores(q: Tensor, k: Tensor) -> bool:
+    """Whether all scores of q (B, N, L, d) and k (B, N, S, d) may lie in memory at once."""
+    return q.shape[:-1].numel() * k.shape[-2] <= MAX_SCORES
 
 
 def written_out(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

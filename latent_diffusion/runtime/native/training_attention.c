@@ -20,6 +20,8 @@
 #define LANES 16
 #define PAIR (2 * LANES)
 #define AHEAD PAIR /* queries of a block of the forward pass */
+#define SUMMED 64  /* keys that are summed up in one go: long sums round more */
+#define WIDEST 512 /* channels of a head */
 #define BACK 256   /* queries of a block of the backward pass, and */
 #define KEYS 16    /* keys of one: their probabilities and gradients stay in the first-level cache */
 #define AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma")))
@@ -55,10 +57,7 @@ AVX512 INLINE __m512 exp2_of(__m512 x) {
     AVX512 INLINE void tile_##R(const float *a, int64_t rs, int64_t is, const float *x, int64_t n, float *c,          \
                                 int64_t wide, int add) {                                                              \
         __m512 low[R], high[R];                                                                                       \
-        for (int r = 0; r < R; r++) {                                                                                 \
-            low[r] = add ? _mm512_load_ps(c + r * wide) : _mm512_setzero_ps();                                        \
-            high[r] = add ? _mm512_load_ps(c + r * wide + LANES) : _mm512_setzero_ps();                               \
-        }                                                                                                             \
+        for (int r = 0; r < R; r++) low[r] = high[r] = _mm512_setzero_ps();                                           \
         for (int64_t i = 0; i < n; i++) {                                                                             \
             __m512 first = _mm512_load_ps(x + i * wide), second = _mm512_load_ps(x + i * wide + LANES);               \
             _Pragma("GCC unroll 8") for (int r = 0; r < R; r++) {                                                     \
@@ -68,8 +67,10 @@ AVX512 INLINE __m512 exp2_of(__m512 x) {
             }                                                                                                         \
         }                                                                                                             \
         for (int r = 0; r < R; r++) {                                                                                 \
-            _mm512_store_ps(c + r * wide, low[r]);                                                                    \
-            _mm512_store_ps(c + r * wide + LANES, high[r]);                                                           \
+            float *at = c + r * wide;                                                                                 \
+            _mm512_store_ps(at, add ? _mm512_add_ps(_mm512_load_ps(at), low[r]) : low[r]);                            \
+            at += LANES;                                                                                              \
+            _mm512_store_ps(at, add ? _mm512_add_ps(_mm512_load_ps(at), high[r]) : high[r]);                          \
         }                                                                                                             \
     }
 TILE(8)
@@ -119,39 +120,78 @@ AVX512 static void contract(const float *p, const float *x, int64_t lanes, float
         }
 }
 
-INLINE float number(const Heads *t, int64_t at, int bfloat16) {
-    if (!bfloat16) return ((const float *)t->data)[at];
-    uint32_t bits = (uint32_t)((const uint16_t *)t->data)[at] << 16;
-    float x;
-    memcpy(&x, &bits, 4);
-    return x;
+INLINE __mmask16 lanes_of(int64_t n) { return n >= LANES ? 0xffff : (__mmask16)((1u << n) - 1); }
+
+/* out (n,) = numbers of `t` from `at` on, times `scale` */
+AVX512 INLINE void read_numbers(const Heads *t, int64_t at, int64_t n, int bfloat16, float scale, float *out) {
+    for (int64_t i = 0; i < n; i += LANES) {
+        __mmask16 some = lanes_of(n - i);
+        __m512 x = bfloat16 ? _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(some, (const uint16_t *)t->data + at + i)), 16))
+                            : _mm512_maskz_loadu_ps(some, (const float *)t->data + at + i);
+        _mm512_mask_storeu_ps(out + i, some, _mm512_mul_ps(x, _mm512_set1_ps(scale)));
+    }
 }
 
-INLINE void put(const Heads *t, int64_t at, float x, int bfloat16) {
-    uint32_t bits;
-    memcpy(&bits, &x, 4);
-    if (!bfloat16) ((float *)t->data)[at] = x;
-    else ((uint16_t *)t->data)[at] = x != x ? 0x7fc0 : (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+/* numbers of `t` from `at` on = x (n,) times `scale`, rounded to even in bfloat16 */
+AVX512 INLINE void write_numbers(const Heads *t, int64_t at, int64_t n, int bfloat16, float scale, const float *x) {
+    for (int64_t i = 0; i < n; i += LANES) {
+        __mmask16 some = lanes_of(n - i);
+        __m512 y = _mm512_mul_ps(_mm512_maskz_loadu_ps(some, x + i), _mm512_set1_ps(scale));
+        if (!bfloat16) {
+            _mm512_mask_storeu_ps((float *)t->data + at + i, some, y);
+            continue;
+        }
+        __m512i bits = _mm512_castps_si512(y), odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+        __m512i near = _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(bits, odd), _mm512_set1_epi32(0x7fff)), 16);
+        near = _mm512_mask_set1_epi32(near, _mm512_cmp_ps_mask(y, y, _CMP_UNORD_Q), 0x7fc0);
+        _mm256_mask_storeu_epi16((uint16_t *)t->data + at + i, some, _mm512_cvtepi32_epi16(near));
+    }
 }
 
 /* out (rows, width) = rows of one head */
-AVX512 static void read_rows(const Heads *t, int64_t start, int64_t rows, int64_t width, int bfloat16, float *out) {
-    for (int64_t r = 0; r < rows; r++)
-        for (int64_t c = 0; c < width; c++) out[r * width + c] = number(t, start + r * t->by.row + c, bfloat16);
+AVX512 static void read_rows(const Heads *t, int64_t start, int64_t rows, const Sizes *z, float *out) {
+    for (int64_t r = 0; r < rows; r++) read_numbers(t, start + r * t->by.row, z->width, z->bfloat16, 1.0f, out + r * z->width);
+}
+
+/* rows of one head = x (rows, width), times `scale` */
+AVX512 static void write_rows(const Heads *t, int64_t start, int64_t rows, const Sizes *z, float scale, const float *x) {
+    for (int64_t r = 0; r < rows; r++) write_numbers(t, start + r * t->by.row, z->width, z->bfloat16, scale, x + r * z->width);
 }
 
 /* out (width, wide) = rows of one head, turned, times `scale`; zero in the lanes from `rows` to `lanes` */
-AVX512 static void read_turned(const Heads *t, int64_t start, int64_t rows, int64_t width, int bfloat16, float scale,
-                        float *out, int64_t lanes, int64_t wide) {
-    for (int64_t r = 0; r < rows; r++)
-        for (int64_t c = 0; c < width; c++) out[c * wide + r] = scale * number(t, start + r * t->by.row + c, bfloat16);
-    for (int64_t c = 0; c < width; c++)
-        for (int64_t r = rows; r < lanes; r++) out[c * wide + r] = 0.0f;
+AVX512 static void read_turned(const Heads *t, int64_t start, int64_t rows, const Sizes *z, float scale, float *out,
+                               int64_t lanes, int64_t wide) {
+    float row[WIDEST];
+    for (int64_t r = 0; r < lanes; r++) {
+        if (r < rows) read_numbers(t, start + r * t->by.row, z->width, z->bfloat16, scale, row);
+        else memset(row, 0, sizeof(float) * z->width);
+        for (int64_t c = 0; c < z->width; c++) out[c * wide + r] = row[c];
+    }
 }
 
-AVX512 static void write_rows(const Heads *t, int64_t start, int64_t rows, int64_t width, int bfloat16, float scale, const float *x) {
-    for (int64_t r = 0; r < rows; r++)
-        for (int64_t c = 0; c < width; c++) put(t, start + r * t->by.row + c, scale * x[r * width + c], bfloat16);
+/* rows of one head = x (width, wide), turned, each row times its own `scales` or, where that is NULL, times `scale` */
+AVX512 static void write_turned(const Heads *t, int64_t start, int64_t rows, const Sizes *z, const float *scales, float scale,
+                                const float *x, int64_t wide) {
+    float row[WIDEST];
+    for (int64_t r = 0; r < rows; r++) {
+        for (int64_t c = 0; c < z->width; c++) row[c] = x[c * wide + r];
+        write_numbers(t, start + r * t->by.row, z->width, z->bfloat16, scales ? scales[r] : scale, row);
+    }
+}
+
+/* sums (rows,) = each row of one times the same row of the other */
+AVX512 static void products_of_rows(const Heads *t, int64_t start, const Heads *u, int64_t other, int64_t rows, const Sizes *z, float *sums) {
+    float a[WIDEST], b[WIDEST];
+    for (int64_t r = 0; r < rows; r++) {
+        read_numbers(t, start + r * t->by.row, z->width, z->bfloat16, 1.0f, a);
+        read_numbers(u, other + r * u->by.row, z->width, z->bfloat16, 1.0f, b);
+        __m512 sum = _mm512_setzero_ps();
+        for (int64_t c = 0; c < z->width; c += LANES) {
+            __mmask16 some = lanes_of(z->width - c);
+            sum = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(some, a + c), _mm512_maskz_loadu_ps(some, b + c), sum);
+        }
+        sums[r] = _mm512_reduce_add_ps(sum);
+    }
 }
 
 INLINE int64_t start_of(const Heads *t, int64_t b, int64_t h) { return b * t->by.batch + h * t->by.head; }
@@ -159,20 +199,24 @@ INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 INLINE int64_t rounded(int64_t n, int64_t m) { return (n + m - 1) / m * m; }
 static float *numbers(int64_t count) { return aligned_alloc(64, rounded(count, LANES) * sizeof(float)); }
 
-/* up to 32 queries: scores -> probabilities, unnormed, in place; the sum of each query's and log2 of the true sum */
-AVX512 static void softmax(float *scores, int64_t keys, float *sum, float *logsum) {
+/* up to 32 queries: scores -> probabilities, unnormed, in place; 1 / the sum of each query's, log2 of the true sum */
+AVX512 static void softmax(float *scores, int64_t keys, float *inverse, float *logsum) {
     for (int l = 0; l < AHEAD; l += LANES) {
         __m512 top = _mm512_load_ps(scores + l), total = _mm512_setzero_ps();
         for (int64_t s = 1; s < keys; s++) top = _mm512_max_ps(top, _mm512_load_ps(scores + s * AHEAD + l));
-        for (int64_t s = 0; s < keys; s++) {
-            __m512 p = exp2_of(_mm512_sub_ps(_mm512_load_ps(scores + s * AHEAD + l), top));
-            total = _mm512_add_ps(total, p);
-            _mm512_store_ps(scores + s * AHEAD + l, p);
+        for (int64_t s = 0; s < keys; s += SUMMED) {
+            __m512 sum = _mm512_setzero_ps();
+            for (int64_t i = s; i < least(s + SUMMED, keys); i++) {
+                __m512 p = exp2_of(_mm512_sub_ps(_mm512_load_ps(scores + i * AHEAD + l), top));
+                sum = _mm512_add_ps(sum, p);
+                _mm512_store_ps(scores + i * AHEAD + l, p);
+            }
+            total = _mm512_add_ps(total, sum);
         }
-        _mm512_store_ps(sum + l, total);
+        _mm512_store_ps(inverse + l, total);
         _mm512_store_ps(logsum + l, top);
     }
-    for (int l = 0; l < AHEAD; l++) logsum[l] += log2f(sum[l]);
+    for (int l = 0; l < AHEAD; l++) logsum[l] += log2f(inverse[l]), inverse[l] = 1.0f / inverse[l];
 }
 
 /* tensors: q, k, v and out, which becomes softmax(q k^T / sqrt(d)) v; logsum (B, N, L) becomes log2 of each query's sum of
@@ -189,19 +233,17 @@ int training_attention(const Heads *tensors, float *logsum, const Sizes *z) {
         _Pragma("omp for schedule(dynamic, 1)") for (int64_t head = 0; head < z->batch * z->heads; head++) {
             int64_t b = head / z->heads, h = head % z->heads;
             if (failed) continue;
-            read_rows(k, start_of(k, b, h), z->keys, d, z->bfloat16, keys);
-            read_rows(v, start_of(v, b, h), z->keys, d, z->bfloat16, values);
+            read_rows(k, start_of(k, b, h), z->keys, z, keys);
+            read_rows(v, start_of(v, b, h), z->keys, z, values);
             for (int64_t block = 0; block < blocks; block++) {
                 int64_t first = block * AHEAD, here = least(AHEAD, z->queries - first);
-                float sum[AHEAD] __attribute__((aligned(64))), logs[AHEAD] __attribute__((aligned(64)));
-                read_turned(q, start_of(q, b, h) + first * q->by.row, here, d, z->bfloat16, scale, turned, AHEAD, AHEAD);
+                float inverse[AHEAD] __attribute__((aligned(64))), logs[AHEAD] __attribute__((aligned(64)));
+                read_turned(q, start_of(q, b, h) + first * q->by.row, here, z, scale, turned, AHEAD, AHEAD);
                 product(keys, d, 1, turned, d, scores, z->keys, AHEAD, AHEAD, 0);
-                softmax(scores, z->keys, sum, logs);
-                product(values, 1, d, scores, z->keys, result, d, AHEAD, AHEAD, 0);
-                for (int64_t r = 0; r < here; r++) {
-                    int64_t at = start_of(out, b, h) + (first + r) * out->by.row;
-                    for (int64_t c = 0; c < d; c++) put(out, at + c, result[c * AHEAD + r] / sum[r], z->bfloat16);
-                }
+                softmax(scores, z->keys, inverse, logs);
+                for (int64_t s = 0; s < z->keys; s += SUMMED)
+                    product(values + s * d, 1, d, scores + s * AHEAD, least(SUMMED, z->keys - s), result, d, AHEAD, AHEAD, s > 0);
+                write_turned(out, start_of(out, b, h) + first * out->by.row, here, z, inverse, 1.0f, result, AHEAD);
                 memcpy(logsum + head * z->queries + first, logs, here * sizeof(float));
             }
         }
@@ -258,28 +300,23 @@ int training_attention_back(const Heads *tensors, const float *logsum, const Hea
         _Pragma("omp for schedule(dynamic, 1)") for (int64_t head = 0; head < z->batch * z->heads; head++) {
             int64_t b = head / z->heads, h = head % z->heads;
             if (failed) continue;
-            read_rows(k, start_of(k, b, h), z->keys, d, z->bfloat16, w.keys);
-            read_rows(v, start_of(v, b, h), z->keys, d, z->bfloat16, w.values);
+            read_rows(k, start_of(k, b, h), z->keys, z, w.keys);
+            read_rows(v, start_of(v, b, h), z->keys, z, w.values);
             memset(w.grad_keys, 0, panel * sizeof(float));
             memset(w.grad_values, 0, panel * sizeof(float));
             for (int64_t first = 0; first < z->queries; first += BACK) {
                 int64_t here = least(BACK, z->queries - first), lanes = rounded(here, PAIR);
-                read_turned(q, start_of(q, b, h) + first * q->by.row, here, d, z->bfloat16, scale * (float)M_LOG2E, w.q, lanes, BACK);
-                read_turned(g, start_of(g, b, h) + first * g->by.row, here, d, z->bfloat16, 1.0f, w.g, lanes, BACK);
+                read_turned(q, start_of(q, b, h) + first * q->by.row, here, z, scale * (float)M_LOG2E, w.q, lanes, BACK);
+                read_turned(g, start_of(g, b, h) + first * g->by.row, here, z, 1.0f, w.g, lanes, BACK);
                 memset(w.logsum, 0, sizeof w.logsum);
                 memset(w.delta, 0, sizeof w.delta);
                 memcpy(w.logsum, logsum + head * z->queries + first, here * sizeof(float));
-                for (int64_t r = 0; r < here; r++)
-                    for (int64_t c = 0; c < d; c++)
-                        w.delta[r] += w.g[c * BACK + r] * number(out, start_of(out, b, h) + (first + r) * out->by.row + c, z->bfloat16);
+                products_of_rows(out, start_of(out, b, h) + first * out->by.row, g, start_of(g, b, h) + first * g->by.row, here, z, w.delta);
                 back_block(&w, z->keys, d, lanes);
-                for (int64_t r = 0; r < here; r++) {
-                    int64_t at = start_of(grads, b, h) + (first + r) * grads->by.row;
-                    for (int64_t c = 0; c < d; c++) put(grads, at + c, scale * w.grad_q[c * BACK + r], z->bfloat16);
-                }
+                write_turned(grads, start_of(grads, b, h) + first * grads->by.row, here, z, NULL, scale, w.grad_q, BACK);
             }
-            write_rows(grads + 1, start_of(grads + 1, b, h), z->keys, d, z->bfloat16, (float)M_LN2, w.grad_keys);
-            write_rows(grads + 2, start_of(grads + 2, b, h), z->keys, d, z->bfloat16, 1.0f, w.grad_values);
+            write_rows(grads + 1, start_of(grads + 1, b, h), z->keys, z, (float)M_LN2, w.grad_keys);
+            write_rows(grads + 2, start_of(grads + 2, b, h), z->keys, z, 1.0f, w.grad_values);
         }
         free(w.keys), free(w.values), free(w.grad_keys), free(w.grad_values), free(w.q), free(w.g), free(w.grad_q), free(w.p), free(w.ds);
     }

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from latent_diffusion.nn.attention import automatic
+from latent_diffusion.nn.attention import automatic, few_scores
 from latent_diffusion.runtime.native.library import Ability, abilities, address, library
 
 __all__ = ["attend", "available"]
 
-WIDEST = {torch.float32: 512, torch.bfloat16: 32}
-"""Channels of a head up to which it is the faster way: wider ones multiply in bfloat16 elsewhere, here in float32."""
+WIDEST = 512  # channels of a head
+NARROW = 32
+"""Channels of a head up to which it is the faster way in bfloat16: plain products gain from bfloat16, these do not."""
 
 
 class _Strides(ctypes.Structure):
@@ -45,10 +46,12 @@ def available() -> bool:
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attend; q (B, N, L, d), k and v (B, N, S, d) -> (B, N, L, d), a view of (B, L, N, d).
 
-    In C on the CPU, in float32 or bfloat16 with heads not too wide, else with the plain kernels.
+    In C on the CPU in float32 and bfloat16, else with the plain kernels; with those too where wide heads in bfloat16
+    have few enough scores to be multiplied with plain calls.
     """
-    fits = q.device.type == "cpu" and q.dtype == k.dtype == v.dtype and q.shape[-1] <= WIDEST.get(q.dtype, 0)
-    if not (fits and q.numel() and k.numel() and available()):
+    fits = q.device.type == "cpu" and q.dtype == k.dtype == v.dtype and q.shape[-1] <= WIDEST
+    known = q.dtype == torch.float32 or (q.dtype == torch.bfloat16 and not (q.shape[-1] > NARROW and few_scores(q, k)))
+    if not (fits and known and q.numel() and k.numel() and available()):
         return automatic(q, k, v)
     out = _Attention.apply(q, k, v)
     assert isinstance(out, Tensor), "one result"
