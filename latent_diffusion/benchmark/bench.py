@@ -38,8 +38,8 @@ def measure(plan: Plan, peers: Sequence[str], rounds: int | None, report: Report
     """
     tell("counting operations")
     case = case_of(plan)
-    known = {"plan": plan, "title": case.title, "size": case.size, "samples": case.samples, "gflop": case.flops() / 1e9}
-    reference = _reference(plan, peers, tell)
+    known = {"plan": plan, "title": case.title, "size": case.size, "samples": case.batch, "gflop": case.flops() / 1e9}
+    reference = _reference(plan, peers, case.reference_calls, tell)
     peaks: list[Peaks] = []
     rows: list[Row] = []
     for lanes in race(plan, (OURS, *peers), rounds, tell):
@@ -58,7 +58,7 @@ def measure(plan: Plan, peers: Sequence[str], rounds: int | None, report: Report
     return rows
 
 
-def _reference(plan: Plan, peers: Sequence[str], tell: Tell) -> Made | None:
+def _reference(plan: Plan, peers: Sequence[str], calls: int, tell: Tell) -> Made | None:
     """Return what diffusers makes in float32, from a process of its own; None where the race has one that tells."""
     if REFERENCE in peers and plan.dtype != "bfloat16":
         return None
@@ -68,7 +68,8 @@ def _reference(plan: Plan, peers: Sequence[str], tell: Tell) -> Made | None:
     except AbsentError as absent:
         raise ResourceError(f"{plan.case}: no reference to compare with: {absent}") from None
     try:
-        worker.turn()
+        for _ in range(calls):
+            worker.turn()
         return worker.result()
     finally:
         worker.close()

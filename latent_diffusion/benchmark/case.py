@@ -1,29 +1,30 @@
 """What every case is: the same inputs for all tools, a count of operations, and a way to make each tool ready."""
 
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from latent_diffusion.benchmark.clock import clocked
 from latent_diffusion.benchmark.model import Source
-from latent_diffusion.benchmark.peers import PEERS, Twin
+from latent_diffusion.benchmark.peers import Twin, build_peer
 from latent_diffusion.benchmark.plan import Plan, Ready
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.pipeline.machine import Machine, MachineOptions
 
-__all__ = ["OURS", "Case", "NetworkCase", "clocked"]
+__all__ = ["OURS", "PLAIN", "Case", "NetworkCase", "machine_options", "twin_of"]
 
 OURS = "ours"
+PLAIN = "ours-plain"  # the same without what makes it fast
 
 
 class Case(ABC):
     """One kind of work; a file in `cases/` exports one."""
 
     title: ClassVar[str]
+    usual_batch: ClassVar[int] = 1  # pictures at a time where nothing is said
+    reference_calls: ClassVar[int] = 1  # of the reference, to have as much to compare as the tools
 
     def __init__(self, plan: Plan, model: Source) -> None:
         """Take the question and the model."""
@@ -36,9 +37,9 @@ class Case(ABC):
         return self.plan.size or described.unet.config.sample_size * described.autoencoder.factor
 
     @property
-    def samples(self) -> int:
+    def batch(self) -> int:
         """How many pictures a call is for."""
-        return self.plan.batch
+        return self.plan.batch or self.usual_batch
 
     @abstractmethod
     def flops(self) -> float:
@@ -66,34 +67,31 @@ class NetworkCase(Case):
     def theirs(self, components: Components) -> Twin:
         """Return diffusers' module with the same weights, and its float32 inputs on the CPU."""
 
-    def options(self) -> MachineOptions:
-        """Return what our pipeline is told."""
-        return {"device": self.plan.device, "dtype": self.plan.dtype, "vae_dtype": self.plan.dtype}
-
     def build(self, tool: str) -> Ready:
         """Return a tool ready to work."""
         seconds: dict[str, float] = {}
-        if tool == OURS:
-            machine = Machine.choose(self.model.described, self.options())
+        if tool in (OURS, PLAIN):
+            machine = Machine.choose(self.model.described, machine_options(self.plan, tool))
             with clocked(seconds, "load"):
                 components = self.model.build(self.parts, machine.dtype)
             with clocked(seconds, "prepare"):
                 ready = self.ours(machine, machine.place(components))
             return Ready(ready.call, ready.dtype, seconds)
-        peer = PEERS[tool]
+        with clocked(seconds, "import"):
+            import diffusers
+
+            assert diffusers.AutoencoderKL and diffusers.UNet2DConditionModel, "which are imported when they are named"
         with clocked(seconds, "load"):
             twin = self.theirs(self.model.build(self.parts, torch.float32))
         with clocked(seconds, "prepare"):
-            ready = peer(self.plan, twin)
-        return Ready(ready.call, ready.dtype, {**seconds, **ready.seconds})
+            ready = build_peer(tool, self.plan, twin)
+        seconds["prepare"] -= sum(ready.seconds.values())
+        return Ready(ready.call, ready.dtype, seconds | ready.seconds)
 
 
-@contextmanager
-def clocked(seconds: dict[str, float], name: str) -> Iterator[None]:
-    """Note how long the block takes."""
-    start = time.perf_counter()
-    yield
-    seconds[name] = round(time.perf_counter() - start, 3)
+def machine_options(plan: Plan, tool: str) -> MachineOptions:
+    """Return what our pipeline is told."""
+    return {"device": plan.device, "dtype": plan.dtype, "vae_dtype": plan.dtype, "fast": tool != PLAIN}
 
 
 def twin_of(theirs: nn.Module, ours: nn.Module) -> nn.Module:

@@ -43,7 +43,7 @@ STEPS = 20  # of a picture
 
 def goal_of(plan: Plan, peer: str) -> Goal | None:
     """Return the goal for this work; None where there is none, or the work is of another size than it is for."""
-    if plan.size is not None or plan.batch != 1 or (plan.case == "generate" and plan.steps != STEPS):
+    if plan.size is not None or plan.batch not in (None, 1) or (plan.case == "generate" and plan.steps != STEPS):
         return None
     wanted = (plan.case, plan.model, plan.device, plan.dtype, peer)
     return next((g for g in GOALS if (g.case, g.model, g.device, g.dtype, g.peer) == wanted), None)

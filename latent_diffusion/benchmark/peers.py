@@ -1,14 +1,15 @@
 """The others: diffusers as it comes, in its best plain setting, compiled, and converted to OpenVINO."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from latent_diffusion.benchmark.plan import AbsentError, Plan, Ready, half_or_full
+from latent_diffusion.benchmark.openvino import converted, precision_of
+from latent_diffusion.benchmark.plan import Plan, Ready, half_or_full
 
-__all__ = ["PEERS", "Twin"]
+__all__ = ["Twin", "build_peer", "compiled", "peer_dtype"]
 
 
 @dataclass(frozen=True)
@@ -19,47 +20,48 @@ class Twin:
     inputs: tuple[Tensor, ...]
 
 
-def _plain(plan: Plan, twin: Twin) -> Ready:
-    """As `from_pretrained` leaves it, in the dtype asked for; by itself diffusers takes float32."""
-    return _torch(plan, twin.module, twin.inputs, plan.torch_dtype(torch.float32))
+def peer_dtype(plan: Plan, tool: str) -> torch.dtype:
+    """Return what a peer computes in: as asked, else float32 for diffusers by itself, and the best for the others."""
+    return plan.torch_dtype(torch.float32 if tool == "diffusers" else half_or_full(plan.device))
 
 
-def _best(plan: Plan, twin: Twin) -> Ready:
-    """What its documentation advises and costs nothing: channels_last, and bfloat16 where nothing else is asked."""
-    module = twin.module.to(memory_format=torch.channels_last)
-    return _torch(plan, module, twin.inputs, plan.torch_dtype(half_or_full(plan.device)))
+def build_peer(tool: str, plan: Plan, twin: Twin) -> Ready:
+    """Return a peer ready to do one call of a network.
 
+    `diffusers` is as `from_pretrained` leaves it; `diffusers-best` has channels_last beside it, which its documentation
+    advises and which costs nothing; `compile` is that through torch.compile.
 
-def _compiled(plan: Plan, twin: Twin) -> Ready:
-    """The best plain setting through torch.compile; on CPUs with frozen weights, without which it gains nothing."""
-    ready_dtype = plan.torch_dtype(half_or_full(plan.device))
-    module = twin.module.to(device=plan.device, dtype=ready_dtype).to(memory_format=torch.channels_last)
-    if plan.device == "cpu":
-        import torch._inductor.config as inductor
-
-        inductor.freezing = True
-    return _torch(plan, torch.compile(module), twin.inputs, ready_dtype)
-
-
-def _torch(plan: Plan, module: Callable[..., Tensor], inputs: tuple[Tensor, ...], dtype: torch.dtype) -> Ready:
-    if isinstance(module, nn.Module):
-        module = module.to(device=plan.device, dtype=dtype)
-    placed = tuple(x.to(plan.device, dtype if x.is_floating_point() else None) for x in inputs)
+    Raises:
+        AbsentError: the peer is not here.
+    """
+    if tool == "openvino":
+        return _openvino(plan, twin)
+    dtype = peer_dtype(plan, tool)
+    module = twin.module.to(plan.device, dtype)
+    if tool != "diffusers":
+        module = module.to(memory_format=torch.channels_last)
+    work = compiled(module, plan) if tool == "compile" else module
+    inputs = tuple(x.to(plan.device, dtype if x.is_floating_point() else None) for x in twin.inputs)
 
     @torch.no_grad()
     def call() -> Mapping[str, Tensor]:
-        return {"output": module(*placed)}
+        return {"output": work(*inputs)}
 
     return Ready(call, dtype)
 
 
+def compiled(module: nn.Module, plan: Plan) -> nn.Module:
+    """Return a module that is compiled at its first call; on CPUs with frozen weights, without which nothing is won."""
+    if plan.device == "cpu":
+        import torch._inductor.config as inductor
+
+        inductor.freezing = True
+    made: nn.Module = torch.compile(module)
+    return made
+
+
 def _openvino(plan: Plan, twin: Twin) -> Ready:
-    raise AbsentError("openvino: not here yet")
-
-
-PEERS: dict[str, Callable[[Plan, Twin], Ready]] = {
-    "diffusers": _plain,
-    "diffusers-best": _best,
-    "compile": _compiled,
-    "openvino": _openvino,
-}
+    seconds: dict[str, float] = {}
+    run = converted(twin.module, twin.inputs, plan, seconds)
+    inputs = twin.inputs
+    return Ready(lambda: {"output": run(*inputs)}, precision_of(run), seconds)

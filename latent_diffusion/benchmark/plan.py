@@ -27,7 +27,7 @@ class Plan:
     dtype: str  # "float32", "bfloat16", or "auto": what each tool takes by itself
     device: str  # "cpu" or "cuda"
     size: int | None = None  # px a side; None = the model's
-    batch: int = 1  # pictures at a time
+    batch: int | None = None  # pictures at a time; None = 1, or what the case is known for
     steps: int = 20  # of a whole picture
 
     def torch_dtype(self, otherwise: torch.dtype) -> torch.dtype:
@@ -42,6 +42,7 @@ class Ready:
     call: Call
     dtype: torch.dtype  # what it computes in
     seconds: dict[str, float] = field(default_factory=dict)  # what it took to get there, by name: load, prepare
+    split: dict[str, float] = field(default_factory=dict)  # where the seconds of all calls went, where that is known
 
 
 def drawn(name: str, *shape: int) -> Tensor:

@@ -29,6 +29,7 @@ class Lane:
     load: Load = field(default_factory=Load)
     peak_gib: float = 0.0  # of the calls
     made: dict[str, Tensor] = field(default_factory=dict)
+    split: dict[str, float] = field(default_factory=dict)  # seconds of all calls by what they were for
 
     @property
     def median(self) -> float:
@@ -87,7 +88,8 @@ def race(
             if done < rounds - 1:
                 yield lanes
         for lane in running:
-            lane.made, lane.peak_gib = workers[lane.tool].result(), workers[lane.tool].peak_gib()
+            worker = workers[lane.tool]
+            lane.made, lane.peak_gib, lane.split = worker.result(), worker.peak_gib(), worker.split()
         yield lanes
     finally:
         for worker in workers.values():

@@ -45,6 +45,8 @@ class Row:
     contended: str = ""  # why the times are doubtful
     load: Mapping[str, float] = field(default_factory=dict)  # shares of others and host, involuntary switches
     samples: int = 1  # pictures of a call
+    losses: tuple[float, ...] = ()  # of the first training steps
+    split: Mapping[str, float] = field(default_factory=dict)  # shares of a call by what they are for
 
     @property
     def median(self) -> float:
@@ -122,6 +124,8 @@ def row_of(lane: Lane, **known: Any) -> Row:
         ready_gib=lane.facts.peak_gib,
         peak_gib=lane.peak_gib,
         contended=lane.contended,
+        losses=tuple(lane.made["losses"].tolist()) if "losses" in lane.made else (),
+        split={name: seconds / sum(lane.split.values()) for name, seconds in lane.split.items()},
         load={
             "others_share": load.others_share,
             "steal_share": load.steal_share,

@@ -23,6 +23,7 @@ __all__ = ["Facts", "Turn", "Worker", "case_of"]
 
 CASES = "latent_diffusion.benchmark.cases"
 GIB = 2**30
+QUIET = {"HF_HUB_OFFLINE": "1", "DIFFUSERS_VERBOSITY": "error"}  # nothing is looked up or told
 SETTLE = 0.05  # seconds after a turn, in which the computing threads that wait for more go to sleep
 
 
@@ -85,6 +86,10 @@ class Worker:
         """Return the most memory that the calls so far took."""
         return self._ask("memory")
 
+    def split(self) -> dict[str, float]:
+        """Return where the seconds of all calls went, by name."""
+        return self._ask("split")
+
     def close(self) -> None:
         """End the process."""
         self.connection.close()
@@ -116,7 +121,7 @@ class Worker:
 
 def serve(connection: Connection, plan: Plan, tool: str) -> None:
     """Run in the child: make the tool ready, then do what is asked until nobody asks."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is looked up
+    os.environ.update(QUIET)
     try:
         ready = case_of(plan).build(tool)
         facts = Facts(str(ready.dtype).removeprefix("torch."), ready.seconds, _peak_gib(plan.device))
@@ -149,6 +154,8 @@ def _obey(connection: Connection, device: str, ready: Ready) -> None:
                 connection.send(("result", {name: values.float().cpu().numpy() for name, values in made.items()}))
             case "memory":
                 connection.send(("memory", _peak_gib(device)))
+            case "split":
+                connection.send(("split", dict(ready.split)))
             case other:
                 raise ResourceError(f"benchmark worker: unknown word {other!r}")
 

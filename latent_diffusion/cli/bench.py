@@ -15,7 +15,8 @@ __all__ = ["bench"]
 
 WORK, SPEED = "What is done", "How it is measured"
 CASES = ("text-encoder", "unet-step", "vae-decode", "vae-encode", "generate", "train-step")
-PEERS = ("diffusers", "diffusers-best", "compile", "openvino")
+PEERS = ("ours-plain", "diffusers", "diffusers-best", "compile", "openvino")
+USUAL_MODEL = {"train-step": "small"}
 FORMATS = ("float32", "bfloat16", "auto")
 
 
@@ -25,20 +26,24 @@ def bench(
         typer.Argument(metavar="CASE", help=f"{', '.join(CASES)}.", show_default="unet-step and vae-decode"),
     ] = None,
     model: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--model",
             "-m",
             metavar="NAME|PATH",
             help="A family with random weights (sd1, sdxl, ...; tiny takes seconds), emoji, or a model's folder.",
+            show_default="sd1; a small U-Net for train-step",
             rich_help_panel=WORK,
         ),
-    ] = "sd1",
+    ] = None,
     size: Annotated[
         int | None,
         typer.Option(min=8, metavar="PX", help="Of the pictures.", show_default="the model's", rich_help_panel=WORK),
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures at a time.", rich_help_panel=WORK)] = 1,
+    batch: Annotated[
+        int | None,
+        typer.Option(min=1, help="Pictures at a time.", show_default="1; 32 for train-step", rich_help_panel=WORK),
+    ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Of a whole picture.", rich_help_panel=WORK)] = 20,
     peer: Annotated[
         list[str] | None,
@@ -96,7 +101,11 @@ def bench(
     from latent_diffusion.runtime.placement import choose_device
 
     place = choose_device(device).type
-    plans = [Plan(case, model, form, place, size, batch, steps) for case in chosen for form in formats]
+    plans = [
+        Plan(case, model or USUAL_MODEL.get(case, "sd1"), form, place, size, batch, steps)
+        for case in chosen
+        for form in formats
+    ]
     report = Report(machine_facts(place), time.strftime("%Y-%m-%d %H:%M"), shlex.join(sys.argv[1:]), json)
     printer = Printer(report.head["machine"])
     for plan in plans:

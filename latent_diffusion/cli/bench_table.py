@@ -46,9 +46,8 @@ class Printer:
     def show(self, rows: "Sequence[Row]") -> None:
         """Print the rows of one piece of work."""
         first, plan = rows[0], rows[0].plan
-        title = (
-            f"{first.title}, {plan.model}, {first.size} px, batch {plan.batch}, {plan.dtype}, {first.gflop:.4g} GFLOP"
-        )
+        work = f"{plan.model}, {first.size} px, batch {first.samples}, {plan.dtype}"
+        title = f"{first.title}: {work}, {first.gflop:.4g} GFLOP"
         table = Table(title=title, title_justify="left", padding=(0, 1, 0, 0), box=None)
         table.add_column("", no_wrap=True)
         for name in COLUMNS:
@@ -86,6 +85,10 @@ def _remarks(row: "Row") -> list[str]:
         lines.append(f"contended: {row.contended}")
     if row.agreement is not None and row.agreement.psnr is not None:
         lines.append(f"PSNR of the picture {row.agreement.psnr:.1f} dB")
+    if row.losses:
+        split = ", ".join(f"{name} {share:.0%}" for name, share in row.split.items())
+        losses = " ".join(f"{loss:.5f}" for loss in row.losses)
+        lines.append(f"{row.samples / row.median:.1f} samples/s; {split}; first losses {losses}")
     return lines
 
 

@@ -27,7 +27,7 @@ class TextEncoding(NetworkCase):
     def ours(self, machine: Machine, placed: Components) -> Ready:
         """Return the towers as the pipeline calls them."""
         encoder = placed.text_encoder
-        ids = _ids(encoder, self.plan.batch).to(machine.device)
+        ids = _ids(encoder, self.batch).to(machine.device)
 
         @torch.no_grad()
         def call() -> Mapping[str, Tensor]:
@@ -37,13 +37,13 @@ class TextEncoding(NetworkCase):
 
     def theirs(self, components: Components) -> Twin:
         """Return the towers as diffusers' pipelines call them."""
-        return Twin(_Towers(components.text_encoder), (_ids(components.text_encoder, self.plan.batch),))
+        return Twin(_Towers(components.text_encoder), (_ids(components.text_encoder, self.batch),))
 
     def flops(self) -> float:
         """Count one encoding."""
         encoder = self.model.described.text_encoder
         towers = [tower.model.to("meta", torch.float32) for tower in encoder.towers]
-        ids = _ids(encoder, self.plan.batch).to("meta")
+        ids = _ids(encoder, self.batch).to("meta")
         return count_flops(lambda: [tower(input_ids=part) for tower, part in zip(towers, ids)])
 
 

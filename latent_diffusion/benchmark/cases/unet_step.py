@@ -15,7 +15,7 @@ from latent_diffusion.checkpoint.network_config import unet_values
 from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.pipeline.machine import Machine
 
-__all__ = ["UNetStep"]
+__all__ = ["ROWS", "TIME", "Step", "UNetStep"]
 
 TIME = 481  # a step in the middle
 ROWS = 2  # of a guided picture
@@ -30,7 +30,7 @@ class UNetStep(NetworkCase):
     def ours(self, machine: Machine, placed: Components) -> Ready:
         """Return the U-Net as the denoiser calls it."""
         unet = machine.at_work(placed.unet)
-        x, cond = self._inputs()
+        x, cond = self.inputs()
         x = x.to(machine.device, machine.dtype)
         t = torch.full((len(x),), float(TIME), device=machine.device)
         with torch.no_grad():
@@ -48,20 +48,21 @@ class UNetStep(NetworkCase):
 
         with torch.device("meta"):
             unet: Any = UNet2DConditionModel.from_config(unet_values(components.unet.config))
-        x, cond = self._inputs()
+        x, cond = self.inputs()
         given = (x, torch.tensor(TIME), cond.context, cond.pooled, cond.size_ids)
-        return Twin(_Step(twin_of(unet, components.unet)), tuple(part for part in given if part is not None))
+        return Twin(Step(twin_of(unet, components.unet)), tuple(part for part in given if part is not None))
 
     def flops(self) -> float:
         """Count one step without `project`."""
         unet = self.model.described.unet.to("meta", torch.float32)
-        x, cond = self._inputs()
+        x, cond = self.inputs()
         projected = unet.project(cond.to("meta"))
         return count_flops(lambda: unet(x.to("meta"), torch.empty(len(x), device="meta"), projected))
 
-    def _inputs(self) -> tuple[Tensor, Conditioning]:
+    def inputs(self) -> tuple[Tensor, Conditioning]:
+        """Return noisy latents and what the U-Net is told, random, float32, on the CPU."""
         described = self.model.described
-        config, count, side = described.unet.config, ROWS * self.plan.batch, self.size // described.autoencoder.factor
+        config, count, side = described.unet.config, ROWS * self.batch, self.size // described.autoencoder.factor
         context = drawn("context", count, 77, config.cross_attention_dim)
         x = drawn("x", count, config.in_channels, side, side)
         if config.added_width is None:
@@ -71,7 +72,7 @@ class UNetStep(NetworkCase):
         return x, Conditioning(context, pooled, sizes.float())
 
 
-class _Step(nn.Module):
+class Step(nn.Module):
     """Diffusers' U-Net from tensors to a tensor."""
 
     def __init__(self, unet: Any) -> None:
@@ -81,5 +82,6 @@ class _Step(nn.Module):
     def forward(
         self, x: Tensor, t: Tensor, context: Tensor, pooled: Tensor | None = None, sizes: Tensor | None = None
     ) -> Tensor:
+        """Return the output (B, C, h, w)."""
         added = None if pooled is None else {"text_embeds": pooled, "time_ids": sizes}
         return self.unet(x, t, context, added_cond_kwargs=added, return_dict=False)[0]

@@ -51,7 +51,7 @@ class VaeDecode(NetworkCase):
     def _latents(self) -> Tensor:
         coder = self.model.described.autoencoder
         side = self.size // coder.factor
-        return drawn("z", self.plan.batch, coder.config.latent_channels, side, side)
+        return drawn("z", self.batch, coder.config.latent_channels, side, side)
 
 
 class _Decode(nn.Module):

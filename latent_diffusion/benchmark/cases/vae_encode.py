@@ -51,7 +51,7 @@ class VaeEncode(NetworkCase):
     def _images(self) -> Tensor:
         """Return random pictures in [-1, 1]."""
         channels = self.model.described.autoencoder.config.in_channels
-        return drawn("images", self.plan.batch, channels, self.size, self.size).tanh()
+        return drawn("images", self.batch, channels, self.size, self.size).tanh()
 
 
 class _Encode(nn.Module):

@@ -1,0 +1,160 @@
+"""A whole picture: text, every step guided, decoding."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from latent_diffusion.benchmark.case import OURS, PLAIN, Case, machine_options
+from latent_diffusion.benchmark.cases.text_encoder import PROMPTS, TextEncoding
+from latent_diffusion.benchmark.cases.unet_step import TIME, Step, UNetStep
+from latent_diffusion.benchmark.cases.vae_decode import VaeDecode
+from latent_diffusion.benchmark.clock import clocked
+from latent_diffusion.benchmark.flops import count_flops
+from latent_diffusion.benchmark.model import ALL
+from latent_diffusion.benchmark.openvino import converted, precision_of
+from latent_diffusion.benchmark.peers import compiled, peer_dtype
+from latent_diffusion.benchmark.plan import Ready, drawn
+from latent_diffusion.pipeline.machine import Machine
+from latent_diffusion.pipeline.pipeline import LatentDiffusionPipeline
+from latent_diffusion.pipeline.to_diffusers import to_diffusers
+
+__all__ = ["Generate"]
+
+SCALE = 7.5  # of the guidance
+LAW = ("beta_start", "beta_end", "beta_schedule", "prediction_type")
+
+
+class Generate(Case):
+    """One prompt to one picture by DDIM, from the same noise."""
+
+    title = "Picture end to end"
+
+    def flops(self) -> float:
+        """Count the prompts, keys and values, every step, and the decoding."""
+        unet = self.model.described.unet
+        step = UNetStep(self.plan, self.model)
+        cond = step.inputs()[1]
+        project = count_flops(lambda: unet.to("meta", torch.float32).project(cond.to("meta")))
+        text, decode = (kind(self.plan, self.model).flops() for kind in (TextEncoding, VaeDecode))
+        return text + project + self.plan.steps * step.flops() + decode
+
+    def build(self, tool: str) -> Ready:
+        """Return a pipeline ready to be called."""
+        seconds: dict[str, float] = {}
+        if tool in (OURS, PLAIN):
+            options = machine_options(self.plan, tool)
+            with clocked(seconds, "load"):
+                components = self.model.build(ALL, Machine.choose(self.model.described, options).dtype)
+            with clocked(seconds, "prepare"):
+                pipe = LatentDiffusionPipeline(components, **options)
+            return Ready(lambda: self._ours(pipe), pipe.dtype, seconds)
+        with clocked(seconds, "load"):
+            pipe: Any = to_diffusers(self.model.build(ALL, torch.float32))
+            pipe.scheduler = _ddim(pipe.scheduler.config)
+            pipe.set_progress_bar_config(disable=True)
+        dtype, parts = peer_dtype(self.plan, tool), dict[str, float]()
+        with clocked(seconds, "prepare"):
+            dtype = self._prepare(pipe, tool, dtype, parts)
+        seconds["prepare"] -= sum(parts.values())
+        return Ready(lambda: self._theirs(pipe), dtype, seconds | parts)
+
+    def _prepare(self, pipe: Any, tool: str, dtype: torch.dtype, seconds: dict[str, float]) -> torch.dtype:
+        """Put the parts in their formats and places; return what they compute in."""
+        if tool == "openvino":
+            side = self.size // 2 ** (len(pipe.vae.config.block_out_channels) - 1)
+            x, cond = UNetStep(self.plan, self.model).inputs()
+            given = (x, torch.tensor(TIME), cond.context, cond.pooled, cond.size_ids)
+            step = converted(Step(pipe.unet), given, self.plan, seconds)
+            pipe.unet = _Stub(pipe.unet, step)
+            z = drawn("z", self.batch, pipe.vae.config.latent_channels, side, side)
+            pipe.vae.decoder = _Decoder(converted(pipe.vae.decoder, (z,), self.plan, seconds))
+            return precision_of(step)
+        pipe.to(self.plan.device, dtype)
+        if tool != "diffusers":
+            pipe.unet.to(memory_format=torch.channels_last)
+            pipe.vae.to(memory_format=torch.channels_last)
+        if tool == "compile":
+            pipe.unet = compiled(pipe.unet, self.plan)
+            pipe.vae.decoder = compiled(pipe.vae.decoder, self.plan)
+        return dtype
+
+    def _noise(self) -> Tensor:
+        described = self.model.described
+        side = self.size // described.autoencoder.factor
+        return drawn("noise", self.batch, described.autoencoder.config.latent_channels, side, side)
+
+    def _ours(self, pipe: LatentDiffusionPipeline) -> Mapping[str, Tensor]:
+        last: list[Tensor] = []
+        out = pipe(
+            PROMPTS[0],
+            latents=self._noise(),
+            seed=0,
+            num_images_per_prompt=self.batch,
+            num_inference_steps=self.plan.steps,
+            guidance_scale=SCALE,
+            sampler="ddim",
+            spacing="leading",
+            output_type="pt",
+            on_step=lambda step: last.__setitem__(slice(None), [step.x]),
+        )
+        return {"latents": last[0], "images": _tensor(out.images)}
+
+    def _theirs(self, pipe: Any) -> Mapping[str, Tensor]:
+        last: list[Tensor] = []
+
+        def keep(pipe: Any, index: int, t: Tensor, values: dict[str, Tensor]) -> dict[str, Tensor]:
+            last[:] = [values["latents"]]
+            return values
+
+        out = pipe(
+            PROMPTS[0],
+            latents=self._noise().to(pipe.unet.device, pipe.unet.dtype),
+            num_images_per_prompt=self.batch,
+            num_inference_steps=self.plan.steps,
+            guidance_scale=SCALE,
+            height=self.size,
+            width=self.size,
+            output_type="pt",
+            callback_on_step_end=keep,
+        )
+        return {"latents": last[0], "images": out.images}
+
+
+def _tensor(images: Any) -> Tensor:
+    return images if isinstance(images, Tensor) else torch.stack(images)
+
+
+def _ddim(config: Mapping[str, Any]) -> Any:
+    """Return the sampler that both sides have, for the model's noise law."""
+    from diffusers import DDIMScheduler
+
+    law = {name: config[name] for name in LAW}
+    return DDIMScheduler(**law, clip_sample=False, set_alpha_to_one=False, steps_offset=1, timestep_spacing="leading")
+
+
+class _Stub(nn.Module):
+    """What diffusers' pipelines ask of a U-Net, answered by another engine; its own weights are gone."""
+
+    def __init__(self, unet: Any, step: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.config, self.step, self.device, self.dtype = unet.config, step, torch.device("cpu"), torch.float32
+        self.add_embedding = getattr(unet, "add_embedding", None)  # asked for its width
+
+    def forward(
+        self, x: Tensor, t: Tensor, encoder_hidden_states: Tensor, added_cond_kwargs: Any = None, **_: Any
+    ) -> tuple[Tensor]:
+        added = added_cond_kwargs or {}
+        return (self.step(x, t, encoder_hidden_states, added.get("text_embeds"), added.get("time_ids")),)
+
+
+class _Decoder(nn.Module):
+    """The same for the decoder."""
+
+    def __init__(self, decode: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.decode = decode
+
+    def forward(self, z: Tensor, latent_embeds: None = None) -> Tensor:
+        return self.decode(z)
