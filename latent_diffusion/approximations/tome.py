@@ -8,6 +8,7 @@ Reference: Bolya & Hoffman 2023, arXiv:2303.17604, section 4; bipartite matching
 section 3. Similarity is here that of the tokens as the attention reads them, after their norm.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +25,9 @@ from latent_diffusion.nn.shared_copy import shared_copy
 from latent_diffusion.nn.transformer import TransformerBlock
 
 __all__ = ["ToMe", "means", "merged_places"]
+
+Size = tuple[int, int]
+"""Height and width of a map, in tokens."""
 
 MOST = 0.75  # share of tokens that are no destinations
 
@@ -58,17 +62,17 @@ class ToMe(Approximation):
         if not self.ratio or not isinstance(network, UNet):  # seg's blurred prediction stays exact
             return network, None
         twin = shared_copy(network)
-        (height, width), merged = scope.size, []
+        height, width = scope.size
+        sizes: list[Size] = []
+        now: dict[Size, Cells] = {}  # of the step that is made; copies of the modules share it
         for level in range(min(self.levels, len(twin.down_blocks))):
             for block in _blocks(twin, level):
-                merged.append(Merged(block.attn1, (height, width), int(self.ratio * height * width)))
-                block.add_module("attn1", merged[-1])
+                block.add_module("attn1", Merged(block.attn1, (height, width), int(self.ratio * height * width), now))
+            sizes.append((height, width))
             height, width = (height + 1) // 2, (width + 1) // 2
 
         def enter(level: Level) -> None:
-            of_size = {size: Cells.of(*size, level.t, scope.device) for size in {layer.size for layer in merged}}
-            for layer in merged:
-                layer.cells = of_size[layer.size]
+            now.update({size: Cells.of(*size, level.t, scope.device) for size in sizes})
 
         return twin, enter
 
@@ -115,18 +119,17 @@ def _hash(places: Tensor) -> Tensor:
 class Merged(nn.Module):
     """A self-attention over merged tokens."""
 
-    cells: Cells  # of the step that is made
-
-    def __init__(self, attention: nn.Module, size: tuple[int, int], count: int) -> None:
-        """Merge `count` tokens of maps of this `size`, height and width, before `attention`; part them after it."""
+    def __init__(self, attention: nn.Module, size: Size, count: int, now: Mapping[Size, Cells]) -> None:
+        """Merge `count` tokens of maps of this `size` by the cells in `now`, before `attention`; part them after it."""
         super().__init__()
-        self.attention, self.size, self.count = attention, size, count
+        self.attention, self.size, self.count, self.now = attention, size, count, now
 
     def forward(self, x: Tensor, keys_values: KeysValues | None = None) -> Tensor:
         """Map tokens `x` (B, L, D) to the same shape."""
         assert keys_values is None, "only self-attentions are merged"
-        count = min(self.count, len(self.cells.others))
-        places = merged_places(x, self.cells, count)
+        cells = self.now[self.size]
+        count = min(self.count, len(cells.others))
+        places = merged_places(x, cells, count)
         answers = self.attention(means(x, places, x.shape[1] - count))
         return answers.gather(1, places[..., None].expand_as(x))
 
