@@ -4,7 +4,7 @@
 
 Guidance: prompts of the training set at scales 1 to 10, judged as `latent-diffusion evaluate` does, with the pictures'
 mean chroma (largest minus smallest of red, green and blue, 0 to 1) and the share of channel values that are clipped.
-Negative prompts: the same seeds with and without "NAME", a style, and "red", at three scales; what is named must become
+Negative prompts: the same seeds with and without "NAME", a style, and "red", at two scales; what is named must become
 rarer.
 """
 
@@ -19,8 +19,8 @@ from torch import Tensor
 from latent_diffusion import LatentDiffusionPipeline
 from latent_diffusion.evaluation.pictures import RealPictures, read_pictures
 
-SCALES = (1.0, 1.5, 2.0, 3.0, 5.0, 7.5, 10.0)
-PULLS = (1.5, 3.0, 5.0)
+SCALES = (1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
+PULLS = (1.5, 5.0)
 STYLE_WORDS = "a black and white icon"
 RED = tuple(
     f"a 3d render of {thing}"
@@ -102,7 +102,7 @@ def main() -> None:
     given = parser.parse_args()
     pictures = read_pictures(given.data)
     asked = questions(pictures, given.model, "train", given.prompts)
-    judge = Judge(LatentDiffusionPipeline.from_pretrained(given.model), pictures, {})
+    judge = Judge(LatentDiffusionPipeline.from_pretrained(given.model), pictures)
     results = {"guidance": guidance(judge, pictures, asked), "negative": negatives(judge, asked)}
     if given.output:
         given.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

@@ -1,13 +1,13 @@
 """What a model makes of prompts as people type them: Name@1, Name@5 and Style for each way to ask.
 
     python scripts/judge_prompts.py [MODEL] [--data assets/emoji-128.zip] [--seen 40] [--unseen 20] [-k 2]
-                                    [--ways NAME ...] [--no-rewrite] [--output FILE.json]
+                                    [--ways NAME ...] [--output FILE.json]
 
 Takes concepts of the training set and pairs of concept and style never seen together, writes each prompt in every way
 of `WAYS`, draws it with the model's defaults and looks the pictures up among the real ones, as `latent-diffusion
-evaluate` does; prompts of the same tokens are drawn once. Picture k of a prompt has the same seed in every way. Ways
-that name no style are judged in the style the judge sees in the picture; their "Style" is the share that shows one of
-the model's styles at all.
+evaluate` does: read as it is typed (--no-rewrite), and rewritten. Prompts of the same tokens are drawn once; picture k
+of a prompt has the same seed in every way. Ways that name no style are judged in the style the judge sees in the
+picture; their "Style" is the share that shows one of the model's styles at all.
 """
 
 import argparse
@@ -36,6 +36,8 @@ from latent_diffusion.models.efficientnet_lite import EfficientNetLite0, load_ef
 from latent_diffusion.randomness import permutation
 
 BATCH = 20  # pictures drawn at a time
+READINGS = {"as typed": False, "rewritten": None}
+Score = dict[str, float]
 ARTICLE = re.compile(r"^(a|an|the) ")
 
 
@@ -135,8 +137,8 @@ def questions(pictures: RealPictures, model: str, split: str, count: int) -> lis
 class Judge:
     """Draws prompts once and says what the pictures show."""
 
-    def __init__(self, pipe: LatentDiffusionPipeline, pictures: RealPictures, options: dict[str, Any]) -> None:
-        self.pipe, self.options = pipe, options
+    def __init__(self, pipe: LatentDiffusionPipeline, pictures: RealPictures) -> None:
+        self.pipe = pipe
         self.network: EfficientNetLite0 = load_efficientnet_lite0()
         found = build_gallery(self.network, pictures).retrieval
         assert found is not None, "the emoji have styles and concepts"
@@ -148,8 +150,7 @@ class Judge:
         parts = []
         for start in range(0, len(prompts), BATCH):
             batch = slice(start, start + BATCH)
-            how = self.options | options
-            out = self.pipe(list(prompts[batch]), seed=list(seeds[batch]), output_type="pt", **how)
+            out = self.pipe(list(prompts[batch]), seed=list(seeds[batch]), output_type="pt", **options)
             assert isinstance(out.images, Tensor), 'output_type "pt" gives a tensor'
             parts.append(out.images * 2 - 1)
         return torch.cat(parts)
@@ -173,25 +174,29 @@ class Judge:
         return totals
 
 
-def judge_way(judge: Judge, name: str, asked: Sequence[Asked], k: int, drawn: dict[str, Tensor]) -> dict[str, float]:
-    """Draw and judge one way to ask; `drawn` keeps the pictures of token ids drawn before."""
+def judge_way(judge: Judge, name: str, asked: Sequence[Asked], k: int, drawn: dict[str, Tensor]) -> dict[str, Score]:
+    """Draw and judge one way to ask, as typed and rewritten; `drawn` keeps the pictures of tokens drawn before."""
     rows = [(WAYS[name](one), number * k + i, one.picture) for number, one in enumerate(asked) for i in range(k)]
-    keys = [f"{seed} {judge.pipe.tokens(prompt, **judge.options).lines}".casefold() for prompt, seed, _ in rows]
-    new = [number for number, key in enumerate(keys) if key not in drawn]
-    if new:
-        images = judge.draw([rows[n][0] for n in new], [rows[n][1] for n in new])
-        drawn.update({keys[n]: image for n, image in zip(new, images)})
-    together = torch.stack([drawn[key] for key in keys])
-    score = (judge.styled if name in STYLED else judge.free)(together, [row[2] for row in rows])
-    return {"drawn anew": len(new)} | score
+    scores: dict[str, Score] = {}
+    for reading, rewrite in READINGS.items():
+        keys = [f"{seed} {judge.pipe.tokens(prompt, rewrite=rewrite).lines}".casefold() for prompt, seed, _ in rows]
+        new = [number for number, key in enumerate(keys) if key not in drawn]
+        if new:
+            images = judge.draw([rows[n][0] for n in new], [rows[n][1] for n in new], rewrite=rewrite)
+            drawn.update({keys[n]: image for n, image in zip(new, images)})
+        together = torch.stack([drawn[key] for key in keys])
+        score = (judge.styled if name in STYLED else judge.free)(together, [row[2] for row in rows])
+        scores[reading] = {"drawn anew": len(new)} | score
+    return scores
 
 
-def table(results: dict[str, dict[str, dict[str, float]]], example: Asked) -> str:
-    """Return a Markdown table of both sets of prompts."""
+def table(results: dict[str, dict[str, dict[str, Score]]], example: Asked) -> str:
+    """Return a Markdown table of both sets of prompts: each figure as typed, and rewritten."""
+    kinds = ("name1", "name5", "style")
     lines = ["| way to ask | | seen: Name@1 | Name@5 | Style | never seen: Name@1 | Name@5 | Style |"]
     lines.append("|---|---|---|---|---|---|---|---|")
     for name, sets in results.items():
-        figures = [f"{sets[part][kind]:.2f}" for part in sets for kind in ("name1", "name5", "style")]
+        figures = [" → ".join(f"{score[kind]:.2f}" for score in sets[part].values()) for part in sets for kind in kinds]
         lines.append(f"| {name} | `{WAYS[name](example)}` | " + " | ".join(figures) + " |")
     return "\n".join(lines)
 
@@ -204,7 +209,6 @@ def main() -> None:
     parser.add_argument("--unseen", type=int, default=20)
     parser.add_argument("-k", type=int, default=2)
     parser.add_argument("--ways", nargs="*", choices=list(WAYS), default=list(WAYS), metavar="NAME")
-    parser.add_argument("--no-rewrite", action="store_true", help="read prompts as they are typed")
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
     pictures = read_pictures(given.data)
@@ -213,10 +217,8 @@ def main() -> None:
         "never seen": questions(pictures, given.model, "test_comp", given.unseen),
     }
     warnings.simplefilter("ignore", LatentDiffusionWarning)  # what is left out is what is measured
-    judge = Judge(
-        LatentDiffusionPipeline.from_pretrained(given.model), pictures, {"rewrite": False} if given.no_rewrite else {}
-    )
-    results: dict[str, dict[str, dict[str, float]]] = {}
+    judge = Judge(LatentDiffusionPipeline.from_pretrained(given.model), pictures)
+    results: dict[str, dict[str, dict[str, Score]]] = {}
     drawn: dict[str, dict[str, Tensor]] = {part: {} for part in sets}
     for name in given.ways:
         results[name] = {part: judge_way(judge, name, asked, given.k, drawn[part]) for part, asked in sets.items()}

@@ -2,8 +2,9 @@
 
     python scripts/make_gallery.py [MODEL]
 
-Writes into assets/gallery/: prompts, compositions, seeds, guidance, steps, inpainting and process (.webp). Every picture
-on them is one that `latent-diffusion generate` draws with the prompt, seed and options written on the sheet.
+Writes into assets/gallery/: prompts, typed, compositions, seeds, guidance, steps, inpainting and process (.webp).
+Every picture on them is one that `latent-diffusion generate` draws with the prompt, seed and options written on the
+sheet.
 """
 
 import sys
@@ -21,6 +22,7 @@ from latent_diffusion.diffusion.noise import NoiseSource
 from latent_diffusion.evaluation.grid import Column, draw_grid
 from latent_diffusion.evaluation.pictures import Picture, read_pictures, select
 from latent_diffusion.evaluation.trained_on import read_trained_on
+from latent_diffusion.pipeline.options import Options
 from latent_diffusion.pipeline.output import Output
 
 ROOT = Path(__file__).parent.parent
@@ -33,6 +35,14 @@ THINGS = (
     *("grinning face", "castle", "soccer ball", "key", "tulip", "umbrella"),
 )
 SWEPT = ("a 3d render of a red apple", "a flat vector illustration of a penguin", "a black and white icon of a rocket")
+TYPED = (  # a new user's: the first ten written before anything was drawn, the others before rewriting was tried on any
+    *("a sleepy cat", "Birthday cake with three candles", "a black and white icon of a bicycle", "green dragon, 3d"),
+    *("a cup of coffee, flat illustration", "angry face with sunglasses", "a blue fish", "pirate ship on the sea"),
+    *("a robot holding a flower", "house in the snow"),
+    *("a happy dog", "red sports car", "ICE CREAM CONE WITH SPRINKLES", "an owl, black and white"),
+    *("mountain at sunset", "cute penguin emoji", "slice of pizza, flat design", "a purple dinosaur"),
+    *("laughing face", "a guitar on fire"),
+)
 Rows = Sequence[tuple[str, Sequence[Image.Image]]]
 
 
@@ -60,11 +70,19 @@ def sheet(columns: Sequence[str], rows: Rows) -> Image.Image:
 
 
 def prompts(pipe: LatentDiffusionPipeline) -> Image.Image:
+    as_written: Options = {"seed": [SEED] * len(THINGS), "rewrite": False}  # the last row names no style
     rows = [
-        (f"{style} …", pictures_of(pipe([f"{style} {thing}" for thing in THINGS], seed=[SEED] * len(THINGS))))
-        for style in STYLES
+        (f"{style} …", pictures_of(pipe([f"{style} {thing}" for thing in THINGS], **as_written))) for style in STYLES
     ]
     return sheet(THINGS, rows)
+
+
+def typed(pipe: LatentDiffusionPipeline) -> Image.Image:
+    """Draw each prompt as it is typed (--no-rewrite), and below it rewritten."""
+    numbers = [1 + k % 10 for k in range(len(TYPED))]  # seeds, as `generate --prompts-file FILE --seed 1` counts them
+    above, below = (pictures_of(pipe(TYPED, seed=numbers, rewrite=rewrite)) for rewrite in (False, None))
+    columns = [Column(*parts) for parts in zip(TYPED, above, [[picture] for picture in below], strict=True)]
+    return draw_grid(columns, per_row=10, cell=CELL)
 
 
 def seeds(pipe: LatentDiffusionPipeline) -> Image.Image:
@@ -148,7 +166,13 @@ def main(model: str = "emoji") -> None:
     held_out = [row for row in known if row.split == "test_comp"]
     held_out = held_out[:: max(1, len(held_out) // 24)][:24]
     real = to_pil(pictures.load(held_out, 64))
-    for name, made in (("prompts", prompts), ("seeds", seeds), ("guidance", guidance), ("steps", steps)):
+    for name, made in (
+        ("prompts", prompts),
+        ("typed", typed),
+        ("seeds", seeds),
+        ("guidance", guidance),
+        ("steps", steps),
+    ):
         save(made(pipe), name)
     rocket = next(row for row in known if row.text == "a 3d render of a rocket")
     save(process(pipe, rocket, pictures.load([rocket], 64)), "process")
