@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from latent_diffusion.nn.attention import written_out
 from latent_diffusion.runtime.fusions import PLAIN, Fusions, choose_fusions
+from latent_diffusion.runtime.wide_heads import WIDEST_FUSED, attend_wide
 
 Work = Callable[[], Any]
 Row = Callable[[str, float, Callable[[], dict[str, Any]]], None]
@@ -85,6 +86,8 @@ def attention(draw: Callable[..., Tensor], device: torch.device, n: int, heads: 
                 found[f"{kind.name.lower()}_ms"] = _ms(device, lambda: F.scaled_dot_product_attention(q, k, v))
         except RuntimeError:
             continue
+    if device.type == "cuda" and width > WIDEST_FUSED:
+        found["wide_heads_ms"] = _ms(device, lambda: attend_wide(q, k, v))
     return found | {"written_out_ms": _ms(device, lambda: written_out(q, k, v))}
 
 

@@ -2,12 +2,15 @@
 
 - maps are channels_last, which is how tensor cores read convolutions;
 - GroupNorm and SiLU, GEGLU, and sums with the biases of convolutions each are one pass over memory (`fusions`);
-- the queries, keys and values of self-attention are one matrix product, with the three weights joined once.
+- 1x1 convolutions around the tokens are matrix products, which add their bias for nothing;
+- the queries, keys and values of self-attention are one matrix product, with the three weights joined once;
+- the autoencoder's one wide head does not go through kernels made for narrow ones (`wide_heads`).
 
 Modules get other classes and nothing else: parameters keep their names and values, so the state dict, what is saved and
 what diffusers is handed are as before. With gradients on, every module computes as the model's own does.
 """
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
@@ -16,8 +19,9 @@ from torch import Tensor, nn
 
 from latent_diffusion.nn.attention import Attention, KeysValues, join_heads
 from latent_diffusion.nn.resnet import ResnetBlock
-from latent_diffusion.nn.transformer import GatedLinear, TransformerBlock
+from latent_diffusion.nn.transformer import GatedLinear, SpatialTransformer, TransformerBlock
 from latent_diffusion.runtime.fusions import Fusions, choose_fusions
+from latent_diffusion.runtime.wide_heads import use_for_wide_heads
 
 __all__ = ["fast_cuda", "fuse"]
 
@@ -30,7 +34,9 @@ def fast_cuda(module: M, dtype: torch.dtype) -> M:
     Do it to a `shared_copy` where the module itself is to stay as it is. The weights of its convolutions become
     channels_last, with the same values. A warning says where fused kernels do not work.
     """
-    fuse(module.to(memory_format=torch.channels_last), choose_fusions(next(module.parameters()).device, dtype))
+    device = next(module.parameters()).device
+    fuse(module.to(memory_format=torch.channels_last), choose_fusions(device, dtype))
+    use_for_wide_heads(module, device, dtype)
     return module
 
 
@@ -39,7 +45,7 @@ def fuse(module: nn.Module, fusions: Fusions) -> None:
     for layer in list(module.modules()):
         if isinstance(layer, TransformerBlock) and type(layer.attn1) is Attention:
             _become(layer.attn1, JoinedAttention, joined=None)
-        for kind in (FusedResnetBlock, FusedGatedLinear, FusedGroupNorm):
+        for kind in (FusedResnetBlock, FusedTransformer, FusedGatedLinear, FusedGroupNorm):
             if type(layer) is kind.__base__:
                 _become(layer, kind, fusions=fusions)
 
@@ -79,6 +85,21 @@ class FusedResnetBlock(ResnetBlock):
         return self.fusions.add(hidden, _convolved(shortcut, x), _bias(self.conv2), shortcut.bias)
 
 
+class FusedTransformer(SpatialTransformer):
+    """Transformer between projections that are matrix products also where they are written as 1x1 convolutions.
+
+    A channels_last map is a list of tokens already, and a product adds its bias for nothing.
+    """
+
+    def _forward(self, x: Tensor, context: Sequence[KeysValues]) -> Tensor:
+        if torch.is_grad_enabled():
+            return super()._forward(x, context)
+        tokens = _projected(self.proj_in, self.norm(x).flatten(2).transpose(1, 2))  # (B, H * W, C)
+        for block, keys_values in zip(self.transformer_blocks, context, strict=True):
+            tokens = block(tokens, keys_values)
+        return x + _projected(self.proj_out, tokens).transpose(1, 2).unflatten(2, x.shape[-2:])
+
+
 class FusedGatedLinear(GatedLinear):
     """Gated linear layer: value and gate are read once."""
 
@@ -115,6 +136,12 @@ class JoinedAttention(Attention):
 def _convolved(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """Convolve without the bias."""
     return conv._conv_forward(x, conv.weight, None)
+
+
+def _projected(layer: nn.Module, tokens: Tensor) -> Tensor:
+    """Map tokens (B, L, C) by a linear layer or a 1x1 convolution."""
+    assert isinstance(layer, nn.Linear | nn.Conv2d), "projections are either"
+    return F.linear(tokens, layer.weight.flatten(1), layer.bias)
 
 
 def _bias(conv: nn.Conv2d) -> Tensor:

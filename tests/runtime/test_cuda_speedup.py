@@ -31,9 +31,9 @@ def make(kind, config):
     return model
 
 
-def small_unet():
+def small_unet(**values):
     levels = len(tiny.UNET.block_out_channels)
-    return make(UNet, replace(tiny.UNET, block_out_channels=(16, 32, 32, 32)[:levels], norm_num_groups=8))
+    return make(UNet, replace(tiny.UNET, block_out_channels=(16, 32, 32, 32)[:levels], norm_num_groups=8, **values))
 
 
 def fused_copy(module, fusions):
@@ -60,9 +60,10 @@ def close(a, b, most=1e-5):
     return float((a - b).norm() / b.norm()) <= most
 
 
+@pytest.mark.parametrize("linear", [False, True])
 @torch.no_grad()
-def test_the_unet_computes_what_it_did():
-    unet = small_unet()
+def test_the_unet_computes_what_it_did(linear):
+    unet = small_unet(use_linear_projection=linear)
     fast = fused_copy(unet, PLAIN)
     kinds = {type(module) for module in fast.modules()}
     assert {FusedResnetBlock, JoinedAttention} <= kinds
