@@ -4,7 +4,7 @@ Reference: Rombach et al. 2022, arXiv:2112.10752, section 3.3 and appendix E.2.1
 arXiv:2002.05202, eq. (6).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -19,17 +19,23 @@ NORM_EPS = 1e-6  # of the GroupNorm before the tokens, in every published model
 FEED_FORWARD_GROWTH = 4  # hidden width of the feed-forward layer over that of the tokens
 
 
+def gated_gelu(x: Tensor) -> Tensor:
+    """Return values times the GELU of their gates, (..., D) of x (..., 2 D): values, then gates."""
+    value, gate = x.chunk(2, dim=-1)
+    return value * F.gelu(gate)
+
+
 class GatedLinear(nn.Module):
-    """Linear layer whose one half is gated by the GELU of the other."""
+    """Linear layer whose one half is gated by the GELU of the other, by the function in a field."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
+        self.kernel: Callable[[Tensor], Tensor] = gated_gelu
         self.proj = nn.Linear(width, 2 * hidden)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, L, width) to (B, L, hidden)."""
-        value, gate = self.proj(x).chunk(2, dim=-1)
-        return value * F.gelu(gate)
+        return self.kernel(self.proj(x))
 
 
 class FeedForward(nn.Module):

@@ -3,6 +3,7 @@
 | | plain | chosen |
 |---|---|---|
 | attention | torch's | in C (native/training_attention.c), where heads are narrow or the run is float32 |
+| gated GELU | torch's | in C (native/gated.c) |
 | float32 linear layers | MKL | 1x1 convolutions over the rows: oneDNN, in all three products |
 
 Which to use is tried once, when a run starts (runtime/self_timing.py), and is part of the run from then on: another
@@ -17,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latent_diffusion.nn.attention import Attention, ImageAttention, automatic
-from latent_diffusion.runtime.native import training_attention
+from latent_diffusion.nn.transformer import GatedLinear, gated_gelu
+from latent_diffusion.runtime.native import gated, training_attention
 from latent_diffusion.runtime.self_timing import Trial, Ways, wins
 
 __all__ = ["PLAIN", "ConvolvedLinear", "TrainingKernels", "choose_kernels", "install", "works"]
@@ -30,6 +32,7 @@ class TrainingKernels:
     """Which layers take the faster way; the plain ones are the default."""
 
     native_attention: bool = False
+    native_gelu: bool = False
     convolved_linear: bool = False
 
 
@@ -56,13 +59,15 @@ def choose_kernels(precision: str, device: torch.device) -> TrainingKernels:
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     return TrainingKernels(
         native_attention=training_attention.available() and wins(Trial("training attention", dtype), _attentions),
+        native_gelu=gated.available() and wins(Trial("training gelu", dtype), _gelus),
         convolved_linear=dtype == torch.float32 and wins(Trial("training linear", dtype), _linears),
     )
 
 
 def works(kernels: TrainingKernels) -> bool:
     """Whether this process has what `kernels` need."""
-    return training_attention.available() or not kernels.native_attention
+    attends = training_attention.available() or not kernels.native_attention
+    return attends and (gated.available() or not kernels.native_gelu)
 
 
 def install(module: nn.Module, kernels: TrainingKernels) -> None:
@@ -70,6 +75,8 @@ def install(module: nn.Module, kernels: TrainingKernels) -> None:
     for layer in module.modules():
         if kernels.native_attention and isinstance(layer, Attention | ImageAttention):
             layer.kernel = training_attention.attend
+        if kernels.native_gelu and isinstance(layer, GatedLinear):
+            layer.kernel = gated.gated
         if kernels.convolved_linear and type(layer) is nn.Linear:
             layer.__class__ = ConvolvedLinear
 
@@ -82,6 +89,15 @@ def _attentions(dtype: torch.dtype) -> Ways:
     return tuple(
         _with_gradients(lambda kernel=kernel: kernel(*inputs), inputs, gradient.unflatten(-1, (8, 16)).transpose(1, 2))
         for kernel in (training_attention.attend, automatic)
+    )
+
+
+def _gelus(dtype: torch.dtype) -> Ways:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2048, 512, generator=generator).to(dtype).requires_grad_()
+    gradient = torch.randn(2048, 256, generator=generator).to(dtype)
+    return tuple(
+        _with_gradients(lambda kernel=kernel: kernel(x), [x], gradient) for kernel in (gated.gated, gated_gelu)
     )
 
 

@@ -19,7 +19,8 @@ from latent_diffusion.runtime.training_kernels import (
     works,
 )
 
-FAST = TrainingKernels(native_attention=training_attention.available(), convolved_linear=True)
+BUILT = training_attention.available()
+FAST = TrainingKernels(native_attention=BUILT, native_gelu=BUILT, convolved_linear=True)
 
 
 def layer_and_twin(bias=True):

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from latent_diffusion.runtime.native import training_attention
 from latent_diffusion.runtime.training_kernels import PLAIN, TrainingKernels
 from latent_diffusion.train import train
 
-FAST = TrainingKernels(native_attention=training_attention.available(), convolved_linear=True)
+BUILT = training_attention.available()
+FAST = TrainingKernels(native_attention=BUILT, native_gelu=BUILT, convolved_linear=True)
 
 
 @pytest.fixture
@@ -47,7 +49,7 @@ def test_a_run_that_continues_keeps_its_kernels_and_its_bits(tiny_folder, make_r
     resumed = run_of(make_run, tiny_folder, halves, steps=4, precision=precision)
     assert train(resumed) == 0
     (wanted, kernels), (found, kept) = end_of(straight), end_of(resumed)
-    assert kernels == kept == {"native_attention": FAST.native_attention, "convolved_linear": True}
+    assert kernels == kept == asdict(FAST)
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
@@ -55,7 +57,7 @@ def test_fast_false_trains_with_plain_kernels(tiny_folder, make_run, tmp_path, c
     chosen(FAST)
     run = run_of(make_run, tiny_folder, tmp_path / "plain", steps=1, fast=False)
     assert train(run) == 0
-    assert end_of(run)[1] == {"native_attention": False, "convolved_linear": False}
+    assert end_of(run)[1] == asdict(PLAIN)
 
 
 def test_kernels_that_are_gone_are_said(tiny_folder, make_run, tmp_path, chosen, monkeypatch, caplog):
