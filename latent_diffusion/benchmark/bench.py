@@ -9,9 +9,10 @@ from torch import Tensor
 from latent_diffusion.benchmark.agreement import Agreement, agreement
 from latent_diffusion.benchmark.case import OURS
 from latent_diffusion.benchmark.goals import goal_of
+from latent_diffusion.benchmark.lossy import is_lossy
 from latent_diffusion.benchmark.peaks import measure_peaks, peak_of
 from latent_diffusion.benchmark.plan import AbsentError, Plan
-from latent_diffusion.benchmark.race import Lane, race, ratio
+from latent_diffusion.benchmark.race import Lane, Ratio, race, ratio
 from latent_diffusion.benchmark.report import Report, Row, row_of
 from latent_diffusion.benchmark.worker import Worker, case_of
 from latent_diffusion.errors import ResourceError
@@ -28,7 +29,7 @@ Made = dict[str, Tensor]
 Peaks = dict[str, dict[str, float]]  # by dtype and kind of work
 
 
-def measure(plan: Plan, peers: Sequence[str], rounds: int | None, report: Report, tell: Tell) -> list[Row]:
+def measure(plan: Plan, others: Sequence[str], rounds: int | None, report: Report, tell: Tell) -> list[Row]:
     """Measure one piece of work with all tools, adding the rows to the report as they grow.
 
     Raises:
@@ -39,10 +40,10 @@ def measure(plan: Plan, peers: Sequence[str], rounds: int | None, report: Report
     tell("counting operations")
     case = case_of(plan)
     known = {"plan": plan, "title": case.title, "size": case.size, "samples": case.batch, "gflop": case.flops() / 1e9}
-    reference = _reference(plan, peers, case.reference_calls, tell)
+    reference = _reference(plan, others, case.reference_calls, tell)
     peaks: list[Peaks] = []
     rows: list[Row] = []
-    for lanes in race(plan, (OURS, *peers), rounds, tell):
+    for lanes in race(plan, (OURS, *others), rounds, tell):
         if lanes[0].facts is None:
             raise ResourceError(f"{plan.case}: ours could not be measured: {lanes[0].absent}")
         if not peaks:
@@ -58,9 +59,12 @@ def measure(plan: Plan, peers: Sequence[str], rounds: int | None, report: Report
     return rows
 
 
-def _reference(plan: Plan, peers: Sequence[str], calls: int, tell: Tell) -> Made | None:
-    """Return what diffusers makes in float32, from a process of its own; None where the race has one that tells."""
-    if REFERENCE in peers and plan.dtype != "bfloat16":
+def _reference(plan: Plan, others: Sequence[str], calls: int, tell: Tell) -> Made | None:
+    """Return what diffusers makes in float32, from a process of its own.
+
+    None where the race has one that tells, and where lossy ways are compared with our own exact one.
+    """
+    if (REFERENCE in others and plan.dtype != "bfloat16") or (others and all(map(is_lossy, others))):
         return None
     tell("reference: diffusers in float32")
     try:
@@ -83,8 +87,9 @@ def _rows(lanes: Sequence[Lane], known: dict[str, Any], peaks: Sequence[Peaks], 
     """Return a row for each lane, with what comparing them tells."""
     plan, ours = known["plan"], lanes[0]
     if reference is None:
-        reference = next(lane.made for lane in lanes if lane.tool == REFERENCE) or None
-    found = {lane.tool: agreement(lane.made, reference) for lane in lanes if lane.made and reference}
+        reference = next((lane.made for lane in lanes if lane.tool == REFERENCE and lane.made), ours.made)
+    exact = {True: ours.made, False: reference}
+    found = {lane.tool: agreement(lane.made, exact[is_lossy(lane.tool)]) for lane in lanes if lane.made and ours.made}
     rows = []
     for lane in lanes:
         if lane.facts is None:
@@ -99,11 +104,19 @@ def _rows(lanes: Sequence[Lane], known: dict[str, Any], peaks: Sequence[Peaks], 
                 peak=peak_of(*measured.values()),
                 agreement=found.get(lane.tool),
                 lossy=_lossy(lane, found, lanes),
-                ratio=None if lane is ours else ratio(lane.seconds, ours.seconds),
+                ratio=_ratio(lane, ours),
                 goal=None if lane is ours else goal_of(plan, lane.tool),
             )
         )
     return rows
+
+
+def _ratio(lane: Lane, ours: Lane) -> Ratio | None:
+    """Return how much faster ours is than a peer, or a lossy way than ours."""
+    if lane is ours:
+        return None
+    pair = (ours.seconds, lane.seconds) if is_lossy(lane.tool) else (lane.seconds, ours.seconds)
+    return ratio(*pair)
 
 
 def _lossy(lane: Lane, found: dict[str, Agreement], lanes: Sequence[Lane]) -> bool:
@@ -111,6 +124,8 @@ def _lossy(lane: Lane, found: dict[str, Agreement], lanes: Sequence[Lane]) -> bo
 
     In half precision the measure is diffusers' own error in the same dtype, where it runs in the same race.
     """
+    if is_lossy(lane.tool):
+        return True
     if lane.tool not in found or lane.facts is None:
         return False
     if lane.facts.dtype == "float32":

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from latent_diffusion.benchmark.openvino import converted, precision_of
+from latent_diffusion.benchmark.openvino import converted
 from latent_diffusion.benchmark.plan import Plan, Ready, half_or_full
 
 __all__ = ["Twin", "build_peer", "compiled", "peer_dtype"]
@@ -64,4 +64,4 @@ def _openvino(plan: Plan, twin: Twin) -> Ready:
     seconds: dict[str, float] = {}
     run = converted(twin.module, twin.inputs, plan, seconds)
     inputs = twin.inputs
-    return Ready(lambda: {"output": run(*inputs)}, precision_of(run), seconds)
+    return Ready(lambda: {"output": run(*inputs)}, run.dtype, seconds)

@@ -42,6 +42,7 @@ class Ready:
     call: Call
     dtype: torch.dtype  # what it computes in
     seconds: dict[str, float] = field(default_factory=dict)  # what it took to get there, by name: load, prepare
+    warm_up: Call | None = None  # a shorter first call, where a whole one takes minutes
     split: dict[str, float] = field(default_factory=dict)  # where the seconds of all calls went, where that is known
 
 

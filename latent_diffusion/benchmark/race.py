@@ -24,7 +24,7 @@ class Lane:
     tool: str
     facts: Facts | None = None
     absent: str = ""  # why there is nothing
-    first: float = 0.0  # seconds of the first call: compiling, capturing, first use of memory
+    first: float = 0.0  # seconds of the first call (compiling, capturing), or of its short form
     seconds: list[float] = field(default_factory=list)  # of each call after it
     load: Load = field(default_factory=Load)
     peak_gib: float = 0.0  # of the calls
@@ -73,7 +73,7 @@ def race(
             try:
                 workers[lane.tool] = Worker(plan, lane.tool)
                 lane.facts = workers[lane.tool].facts
-                lane.first = workers[lane.tool].turn().seconds
+                lane.first = workers[lane.tool].warm_up().seconds
             except AbsentError as absent:
                 lane.absent = str(absent)
         running = [lane for lane in lanes if not lane.absent]

@@ -38,9 +38,9 @@ class Row:
     gflop: float = math.nan  # of a call
     peak: float = math.nan  # GFLOP/s that the machine reached in this dtype, before and after
     peaks: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    agreement: Agreement | None = None  # with diffusers in float32
+    agreement: Agreement | None = None  # with diffusers in float32; of a lossy way, with our exact result
     lossy: bool = False  # further from the reference than the rule allows
-    ratio: Ratio | None = None  # this tool's time over ours
+    ratio: Ratio | None = None  # this tool's time over ours; of a lossy way, ours over its
     goal: Goal | None = None
     contended: str = ""  # why the times are doubtful
     load: Mapping[str, float] = field(default_factory=dict)  # shares of others and host, involuntary switches

@@ -72,9 +72,16 @@ class Worker:
         theirs.close()
         self.facts: Facts = self._answer()
 
+    def warm_up(self) -> Turn:
+        """Let the tool do its work for the first time, or a short form of it."""
+        return self._turn("warm up")
+
     def turn(self) -> Turn:
         """Let the tool do its work once."""
-        turn: Turn = self._ask("turn")
+        return self._turn("turn")
+
+    def _turn(self, what: str) -> Turn:
+        turn: Turn = self._ask(what)
         time.sleep(SETTLE)
         return turn
 
@@ -143,9 +150,10 @@ def _obey(connection: Connection, device: str, ready: Ready) -> None:
     made: Mapping[str, Tensor] = {}
     while True:
         match connection.recv():
-            case "turn":
+            case ("warm up" | "turn") as what:
+                work = ready.warm_up if what == "warm up" and ready.warm_up else ready.call
                 (cpu, switches), start = own_cpu_seconds(), time.perf_counter()
-                made = ready.call()
+                made = work()
                 if device == "cuda":
                     torch.cuda.synchronize()
                 seconds, after = time.perf_counter() - start, own_cpu_seconds()

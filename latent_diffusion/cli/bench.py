@@ -54,6 +54,16 @@ def bench(
             rich_help_panel=SPEED,
         ),
     ] = None,
+    lossy: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Of generate: guidance-interval, or what --approximate takes there, such as deepcache:interval=3; "
+            "compared with the exact picture. Repeatable.",
+            show_default=False,
+            rich_help_panel=SPEED,
+        ),
+    ] = None,
     dtype: Annotated[
         list[str] | None,
         typer.Option(
@@ -91,7 +101,10 @@ def bench(
     `latent-diffusion bench --model tiny`
     """
     chosen = _known("case", cases or ["unet-step", "vae-decode"], CASES)
-    peers = _known("peer", peer or ["diffusers", "diffusers-best"], PEERS)
+    usual = [] if lossy else ["diffusers", "diffusers-best"]
+    others = [*_known("peer", peer or usual, PEERS), *(f"lossy:{name}" for name in lossy or ())]
+    if lossy and chosen != ["generate"]:
+        raise ConfigError(f"--lossy is for the case generate, not for {', '.join(chosen)}")
     formats = _known("dtype", dtype or ["float32", "bfloat16"], FORMATS)
     from latent_diffusion.benchmark.bench import measure
     from latent_diffusion.benchmark.facts import machine_facts
@@ -110,7 +123,7 @@ def bench(
     printer = Printer(report.head["machine"])
     for plan in plans:
         with printer.telling(plan) as tell:
-            rows = measure(plan, peers, repeats, report, tell)
+            rows = measure(plan, others, repeats, report, tell)
         printer.show(rows)
     failed = [row.failed for row in report.rows if row.failed]
     for line in failed:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["Printer"]
 
 WIDTH = 100
-COLUMNS = ("s min", "median", "max", "first", "% peak", "rel. error", "GiB", "ready s", "ours faster by")
+LOSSY = "lossy:"  # how the names of such ways begin
+COLUMNS = ("s min", "median", "max", "first", "% peak", "rel. error", "GiB", "ready s")
 SHORT = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
 
@@ -44,13 +45,18 @@ class Printer:
             yield lambda line: shown.update(f"{plan.case} {plan.dtype}: {line}")
 
     def show(self, rows: "Sequence[Row]") -> None:
-        """Print the rows of one piece of work."""
+        """Print the rows of one piece of work; lossy ways in a table of their own."""
+        lossy = [row for row in rows if row.tool.startswith(LOSSY)]
+        self._table([row for row in rows if row not in lossy], "ours faster by")
+        if lossy:
+            self._table(lossy, "than exact", "Lossy ways, compared with the exact picture above")
+
+    def _table(self, rows: "Sequence[Row]", last: str, title: str = "") -> None:
         first, plan = rows[0], rows[0].plan
         work = f"{plan.model}, {first.size} px, batch {first.samples}, {plan.dtype}"
-        title = f"{first.title}: {work}, {first.gflop:.4g} GFLOP"
-        table = Table(title=title, title_justify="left", padding=(0, 1, 0, 0), box=None)
+        table = Table(title=title or f"{first.title}: {work}, {first.gflop:.4g} GFLOP", title_justify="left", box=None)
         table.add_column("", no_wrap=True)
-        for name in COLUMNS:
+        for name in (*COLUMNS, last):
             table.add_column(name, justify="right", no_wrap=True)
         for row in rows:
             table.add_row(*_cells(row))
@@ -61,34 +67,43 @@ class Printer:
 
 
 def _cells(row: "Row") -> list[str]:
+    name = row.tool.removeprefix(LOSSY)
     if row.skipped:
-        return [row.tool, *["-"] * (len(COLUMNS) - 1), "skipped"]
-    name = f"{row.tool} {SHORT[row.dtype]}"
+        return [name, *["-"] * len(COLUMNS), "skipped"]
     times = (min(row.seconds), row.median, max(row.seconds), row.first)
-    error = "-" if row.agreement is None else f"{row.agreement.error:.1e}" + (" lossy" if row.lossy else "")
+    error = "-" if row.agreement is None else f"{row.agreement.error:.1e}"
+    error += "!" if row.lossy and not row.tool.startswith(LOSSY) else ""
     ratio = "" if row.ratio is None else f"{row.ratio.value:.2f} ({row.ratio.low:.2f}-{row.ratio.high:.2f})"
-    flag = "contended" if row.contended and not ratio else ratio + ("!" if row.contended else "")
     return [
-        name,
+        f"{name} {SHORT[row.dtype]}",
         *(_seconds(value) for value in times),
         f"{row.percent_of_peak:.0f}",
         error,
         f"{row.peak_gib:.1f}",
         f"{sum(row.ready.values()):.1f}",
-        flag,
+        ratio,
     ]
 
 
 def _remarks(row: "Row") -> list[str]:
-    lines = [row.skipped] if row.skipped else []
+    """Return what does not fit into the line."""
+    lines = [f"skipped: {row.skipped}"] if row.skipped else []
     if row.contended:
         lines.append(f"contended: {row.contended}")
+    if row.lossy and not row.tool.startswith(LOSSY):
+        lines.append("lossy: further from diffusers in float32 than its rounding explains")
     if row.agreement is not None and row.agreement.psnr is not None:
-        lines.append(f"PSNR of the picture {row.agreement.psnr:.1f} dB")
+        lines.append(f"picture: PSNR {row.agreement.psnr:.1f} dB; latents off by {row.agreement.max_abs:.1e} at most")
+    if {"convert", "compile"} & row.ready.keys():
+        ready = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in row.ready.items())
+        lines.append(f"{ready}; up to {row.ready_gib:.1f} GiB until it was ready")
     if row.losses:
         split = ", ".join(f"{name} {share:.0%}" for name, share in row.split.items())
         losses = " ".join(f"{loss:.5f}" for loss in row.losses)
         lines.append(f"{row.samples / row.median:.1f} samples/s; {split}; first losses {losses}")
+    if row.goal is not None:
+        verdict = "not judged" if row.contended else "missed" if row.failed else "held"
+        lines.append(f"committed: ours {row.goal.ratio:g} times as fast; {verdict}")
     return lines
 
 

@@ -8,12 +8,13 @@ from torch import Tensor, nn
 
 from latent_diffusion.benchmark.case import OURS, PLAIN, Case, machine_options
 from latent_diffusion.benchmark.cases.text_encoder import PROMPTS, TextEncoding
-from latent_diffusion.benchmark.cases.unet_step import TIME, Step, UNetStep
+from latent_diffusion.benchmark.cases.unet_step import UNetStep
 from latent_diffusion.benchmark.cases.vae_decode import VaeDecode
 from latent_diffusion.benchmark.clock import clocked
 from latent_diffusion.benchmark.flops import count_flops
+from latent_diffusion.benchmark.lossy import call_options, is_lossy
 from latent_diffusion.benchmark.model import ALL
-from latent_diffusion.benchmark.openvino import converted, precision_of
+from latent_diffusion.benchmark.openvino import converted
 from latent_diffusion.benchmark.peers import compiled, peer_dtype
 from latent_diffusion.benchmark.plan import Ready, drawn
 from latent_diffusion.pipeline.machine import Machine
@@ -43,7 +44,7 @@ class Generate(Case):
     def build(self, tool: str) -> Ready:
         """Return a pipeline ready to be called."""
         seconds: dict[str, float] = {}
-        if tool in (OURS, PLAIN):
+        if tool in (OURS, PLAIN) or is_lossy(tool):
             options = machine_options(self.plan, tool)
             with clocked(seconds, "load"):
                 components = self.model.build(ALL, Machine.choose(self.model.described, options).dtype)
@@ -58,19 +59,24 @@ class Generate(Case):
         with clocked(seconds, "prepare"):
             dtype = self._prepare(pipe, tool, dtype, parts)
         seconds["prepare"] -= sum(parts.values())
-        return Ready(lambda: self._theirs(pipe), dtype, seconds | parts)
+        return self._ready(lambda steps: self._theirs(pipe, steps), dtype, seconds | parts)
+
+    def _ready(
+        self, draw: Callable[[int], Mapping[str, Tensor]], dtype: torch.dtype, seconds: dict[str, float]
+    ) -> Ready:
+        """Return the call, and as its first form a picture of one step."""
+        return Ready(lambda: draw(self.plan.steps), dtype, seconds, warm_up=lambda: draw(1))
 
     def _prepare(self, pipe: Any, tool: str, dtype: torch.dtype, seconds: dict[str, float]) -> torch.dtype:
         """Put the parts in their formats and places; return what they compute in."""
         if tool == "openvino":
             side = self.size // 2 ** (len(pipe.vae.config.block_out_channels) - 1)
-            x, cond = UNetStep(self.plan, self.model).inputs()
-            given = (x, torch.tensor(TIME), cond.context, cond.pooled, cond.size_ids)
-            step = converted(Step(pipe.unet), given, self.plan, seconds)
+            twin = UNetStep(self.plan, self.model).twin(pipe.unet)
+            step = converted(twin.module, twin.inputs, self.plan, seconds)
             pipe.unet = _Stub(pipe.unet, step)
             z = drawn("z", self.batch, pipe.vae.config.latent_channels, side, side)
             pipe.vae.decoder = _Decoder(converted(pipe.vae.decoder, (z,), self.plan, seconds))
-            return precision_of(step)
+            return step.dtype
         pipe.to(self.plan.device, dtype)
         if tool != "diffusers":
             pipe.unet.to(memory_format=torch.channels_last)
@@ -85,23 +91,24 @@ class Generate(Case):
         side = self.size // described.autoencoder.factor
         return drawn("noise", self.batch, described.autoencoder.config.latent_channels, side, side)
 
-    def _ours(self, pipe: LatentDiffusionPipeline) -> Mapping[str, Tensor]:
+    def _ours(self, pipe: LatentDiffusionPipeline, steps: int, options: dict[str, Any]) -> Mapping[str, Tensor]:
         last: list[Tensor] = []
         out = pipe(
             PROMPTS[0],
             latents=self._noise(),
             seed=0,
             num_images_per_prompt=self.batch,
-            num_inference_steps=self.plan.steps,
+            num_inference_steps=steps,
             guidance_scale=SCALE,
             sampler="ddim",
             spacing="leading",
             output_type="pt",
             on_step=lambda step: last.__setitem__(slice(None), [step.x]),
+            **options,
         )
         return {"latents": last[0], "images": _tensor(out.images)}
 
-    def _theirs(self, pipe: Any) -> Mapping[str, Tensor]:
+    def _theirs(self, pipe: Any, steps: int) -> Mapping[str, Tensor]:
         last: list[Tensor] = []
 
         def keep(pipe: Any, index: int, t: Tensor, values: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -112,7 +119,7 @@ class Generate(Case):
             PROMPTS[0],
             latents=self._noise().to(pipe.unet.device, pipe.unet.dtype),
             num_images_per_prompt=self.batch,
-            num_inference_steps=self.plan.steps,
+            num_inference_steps=steps,
             guidance_scale=SCALE,
             height=self.size,
             width=self.size,

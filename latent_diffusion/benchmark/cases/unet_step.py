@@ -15,7 +15,7 @@ from latent_diffusion.checkpoint.network_config import unet_values
 from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.pipeline.machine import Machine
 
-__all__ = ["ROWS", "TIME", "Step", "UNetStep"]
+__all__ = ["UNetStep"]
 
 TIME = 481  # a step in the middle
 ROWS = 2  # of a guided picture
@@ -48,9 +48,13 @@ class UNetStep(NetworkCase):
 
         with torch.device("meta"):
             unet: Any = UNet2DConditionModel.from_config(unet_values(components.unet.config))
+        return self.twin(twin_of(unet, components.unet))
+
+    def twin(self, unet: nn.Module) -> Twin:
+        """Return a U-Net of diffusers with our inputs."""
         x, cond = self.inputs()
         given = (x, torch.tensor(TIME), cond.context, cond.pooled, cond.size_ids)
-        return Twin(Step(twin_of(unet, components.unet)), tuple(part for part in given if part is not None))
+        return Twin(_Step(unet), tuple(part for part in given if part is not None))
 
     def flops(self) -> float:
         """Count one step without `project`."""
@@ -72,7 +76,7 @@ class UNetStep(NetworkCase):
         return x, Conditioning(context, pooled, sizes.float())
 
 
-class Step(nn.Module):
+class _Step(nn.Module):
     """Diffusers' U-Net from tensors to a tensor."""
 
     def __init__(self, unet: Any) -> None:
