@@ -10,9 +10,10 @@ from torch import nn
 
 from latent_diffusion.families import tiny
 from latent_diffusion.models.autoencoder import AutoencoderKL
+from latent_diffusion.nn.resnet import Upsample
 from latent_diffusion.nn.shared_copy import shared_copy
 from latent_diffusion.runtime import packing
-from latent_diffusion.runtime.packing import PackedConv2d, PackedLinear, PackedPointwise, pack, unpack
+from latent_diffusion.runtime.packing import PackedConv2d, PackedLinear, PackedPointwise, PhasesConv2d, pack, unpack
 from latent_diffusion.runtime.residency import moved
 
 PACKED = (PackedConv2d, PackedLinear, PackedPointwise)
@@ -133,3 +134,33 @@ def test_what_cannot_be_packed_stays():
     kept += [nn.Conv2d(8, 8, 3, padding=1, padding_mode="circular"), nn.Linear(8, 8).double()]
     pack(nn.ModuleList(kept))
     assert all(type(layer) in (nn.Linear, nn.Conv2d) for layer in kept)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [(1, 1), (5, 7), (16, 9)])
+def test_doubling_in_four_phases(dtype, size, monkeypatch):
+    monkeypatch.setattr(packing, "phases_pay", lambda dtype: True)
+    monkeypatch.setattr(packing.winograd, "pays", lambda doubled: False)
+    torch.manual_seed(0)
+    up, x = Upsample(24).to(dtype), torch.randn(2, 24, *size).to(dtype)
+    exact = copy.deepcopy(up).double()(x.double())
+    theirs, before = up(x), {name: t.clone() for name, t in up.state_dict().items()}
+    pack(up)
+    assert type(up.conv) is PhasesConv2d
+    found = up(x)
+    assert found.is_contiguous(memory_format=torch.channels_last) and found.shape == exact.shape
+    assert (found - exact).norm() <= 1.5 * (theirs - exact).norm() + 1e-6 * exact.norm()
+    odd = (2 * size[0] - 1, 2 * size[1] - 1)  # not doubled: the way down had rounded up
+    assert torch.allclose(up(x, odd).double(), copy.deepcopy(up).double()(x.double(), odd), atol=2e-2)
+    assert all(torch.equal(up.state_dict()[name], t) for name, t in before.items())
+    unpack(up)
+    assert torch.equal(up(x), theirs)
+
+
+def test_the_trials_answer_on_this_machine():
+    """Whatever they answer, they run: a wrong call would count as "does not pay"."""
+    for ways in (packing._packed_and_plain_linear, packing._packed_and_plain_conv, packing._phases_and_doubled):
+        for dtype in (torch.float32, torch.bfloat16):
+            new, plain = ways(dtype)
+            assert (new() - plain()).float().norm() <= 1e-2 * plain().float().norm()
