@@ -4,7 +4,7 @@ Torch adds a convolution's bias in a pass of its own; here it costs nothing.
 """
 
 # Triton reads annotations its own way: a constexpr is given as a plain value, a tensor may start as a number.
-# pyright: reportArgumentType=false, reportOperatorIssue=false
+# pyright: reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false
 
 import torch
 import triton
@@ -14,6 +14,7 @@ from torch import Tensor
 __all__ = ["add"]
 
 PIXELS = tl.constexpr(32)  # of a tile
+FUSED = {"enable_fp_fusion": True}  # multiply-adds rounded once; the default differs between versions of Triton
 CHANNELS = tl.constexpr(64)  # of a tile
 
 
@@ -39,5 +40,7 @@ def add(x: Tensor, y: Tensor, bias: Tensor, other: Tensor | None = None) -> Tens
     out = torch.empty_like(x)
     grid = (triton.cdiv(pixels, PIXELS.value), triton.cdiv(channels, CHANNELS.value))
     with torch.cuda.device_of(x):
-        _add[grid](x, y, bias, bias if other is None else other, out, pixels, channels, HAS_OTHER=other is not None)
+        _add[grid](
+            x, y, bias, bias if other is None else other, out, pixels, channels, HAS_OTHER=other is not None, **FUSED
+        )
     return out

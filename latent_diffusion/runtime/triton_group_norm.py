@@ -9,7 +9,7 @@ Sizes of maps are plain numbers to the kernels: no new size compiles anything.
 """
 
 # Triton reads annotations its own way: a constexpr is given as a plain value, a tensor may start as a number.
-# pyright: reportArgumentType=false, reportOperatorIssue=false
+# pyright: reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false
 
 import torch
 import triton
@@ -21,6 +21,7 @@ __all__ = ["group_norm"]
 PIXELS = tl.constexpr(32)  # of a tile
 CHANNELS = tl.constexpr(64)  # of a tile
 MOST_CHUNKS = 512  # of an image; enough to fill a GPU, few enough to be joined in no time
+FUSED = {"enable_fp_fusion": True}  # multiply-adds rounded once; the default differs between versions of Triton
 JOINED = tl.constexpr(1024)  # statistics joined at once
 
 
@@ -127,12 +128,12 @@ def group_norm(
     y = torch.empty_like(x)
     time = None if time is None else time.contiguous()
     with torch.cuda.device_of(x):
-        _moments[(chunks, blocks, batch)](x, means, squares, pixels, per_chunk, chunks, channels)
+        _moments[(chunks, blocks, batch)](x, means, squares, pixels, per_chunk, chunks, channels, **FUSED)
         _join[(groups, batch)](
             means, squares, norm.weight, norm.bias,
             norm.bias if bias is None else bias, scale if time is None else time, scale, shift,
             pixels, per_chunk, chunks, channels, channels // groups, norm.eps,
-            HAS_BIAS=bias is not None, HAS_TIME=time is not None,
+            HAS_BIAS=bias is not None, HAS_TIME=time is not None, **FUSED,
         )  # fmt: skip
-        _apply[(tiles, blocks, batch)](x, y, scale, shift, pixels, channels, SILU=silu)
+        _apply[(tiles, blocks, batch)](x, y, scale, shift, pixels, channels, SILU=silu, **FUSED)
     return y
