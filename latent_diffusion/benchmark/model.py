@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -35,30 +35,6 @@ BIAS = 0.02  # largest bias, and distance of a norm's weight from 1: all of them
 Module = TypeVar("Module", bound=nn.Module)
 
 
-class Source(Protocol):
-    """Where parts come from."""
-
-    @property
-    def described(self) -> Components:
-        """The parts with their true sizes, to be counted and asked, not run."""
-        ...
-
-    def build(self, parts: Collection[str], dtype: torch.dtype) -> Components:
-        """Return at least the named `parts` (of `ALL`) ready to run on the CPU: the U-Net in `dtype`."""
-        ...
-
-
-def open_model(name: str) -> Source:
-    """Return the model that `name` means: bundled, a family with random weights, or a folder or file.
-
-    Raises:
-        CheckpointError: it is none of them.
-    """
-    if name not in bundled_models() and name in names(FAMILIES):
-        return RandomModel(name)
-    return StoredModel(name)
-
-
 class StoredModel:
     """A model on disk."""
 
@@ -68,11 +44,11 @@ class StoredModel:
 
     @cached_property
     def described(self) -> Components:
-        """The parts as they are stored."""
+        """The parts as they are stored, to be counted and asked, not run."""
         return load_model(self.name, None)
 
     def build(self, parts: Collection[str], dtype: torch.dtype) -> Components:
-        """Return the whole model."""
+        """Return the whole model, which holds the named `parts`: the U-Net in `dtype`, the rest in float32."""
         return load_model(self.name, lambda weights: dtype)
 
 
@@ -88,12 +64,12 @@ class RandomModel:
 
     @cached_property
     def described(self) -> Components:
-        """The parts on the meta device."""
+        """The parts in their true sizes on the meta device, to be counted and asked."""
         with torch.device("meta"):
             return self._components(UNet(self.values.UNET), AutoencoderKL(self.values.AUTOENCODER), self._text())
 
     def build(self, parts: Collection[str], dtype: torch.dtype) -> Components:
-        """Return the named parts in their true sizes."""
+        """Return the named parts (of `ALL`) in their true sizes: the U-Net in `dtype`, the rest in float32."""
         unet: UNetConfig = self.values.UNET if "unet" in parts else tiny.UNET
         coder: AutoencoderConfig = self.values.AUTOENCODER if "autoencoder" in parts else tiny.AUTOENCODER
         with torch.device("meta"):
@@ -114,6 +90,21 @@ class RandomModel:
         zeros = getattr(self.values, "ZEROS_FOR_EMPTY_PROMPT", False)
         schedule, prediction = read_schedule(scheduler)
         return Components(unet, coder, text, schedule, prediction, scheduler, self.family, zeros_for_empty_prompt=zeros)
+
+
+Source = StoredModel | RandomModel
+"""Where parts come from."""
+
+
+def open_model(name: str) -> Source:
+    """Return the model that `name` means: bundled, a family with random weights, or a folder or file.
+
+    Raises:
+        CheckpointError: it is none of them.
+    """
+    if name not in bundled_models() and name in names(FAMILIES):
+        return RandomModel(name)
+    return StoredModel(name)
 
 
 def _tower(config: TextConfig) -> TextEncoder:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +57,7 @@ def compiled(module: nn.Module, plan: Plan) -> nn.Module:
         import torch._inductor.config as inductor
 
         inductor.freezing = True
-    made: nn.Module = torch.compile(module)
+    made: Any = torch.compile(module)
     return made
 
 

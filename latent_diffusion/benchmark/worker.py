@@ -117,9 +117,6 @@ class Worker:
             killed = self.process.exitcode == -9
             reason = "its process was killed: out of memory?" if killed else "its process ended"
             kind, value = "absent", f"{reason} (exit code {self.process.exitcode})"
-        if kind == "error":
-            self.close()
-            raise value
         if kind == "absent":
             self.close()
             raise AbsentError(value)

@@ -49,8 +49,8 @@ class Generate(Case):
             with clocked(seconds, "load"):
                 components = self.model.build(ALL, Machine.choose(self.model.described, options).dtype)
             with clocked(seconds, "prepare"):
-                pipe = LatentDiffusionPipeline(components, **options)
-            return Ready(lambda: self._ours(pipe), pipe.dtype, seconds)
+                ours, told = LatentDiffusionPipeline(components, **options), call_options(tool)
+            return self._ready(lambda steps: self._ours(ours, steps, told), ours.dtype, seconds)
         with clocked(seconds, "load"):
             pipe: Any = to_diffusers(self.model.build(ALL, torch.float32))
             pipe.scheduler = _ddim(pipe.scheduler.config)

@@ -162,7 +162,7 @@ class TrainStep(Case):
         if tool != "diffusers":
             unet = unet.to(memory_format=torch.channels_last)
         law = {name: objective.components.scheduler_config[name] for name in LAW}
-        scheduler = DDPMScheduler(**law)
+        scheduler: Any = DDPMScheduler(**law)
         optimizer = torch.optim.AdamW(unet.parameters(), lr=RATE, weight_decay=DECAY)
         network: Any = torch.compile(unet) if tool == "compile" else unet
         seen = _Losses()

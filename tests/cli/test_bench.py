@@ -1,0 +1,66 @@
+"""`latent-diffusion bench`."""
+
+import pytest
+
+from latent_diffusion.benchmark import bench as benchmark
+from latent_diffusion.benchmark.goals import Goal
+from latent_diffusion.benchmark.plan import Plan
+from latent_diffusion.benchmark.race import Lane, Ratio
+from latent_diffusion.benchmark.report import Row, row_of
+from latent_diffusion.benchmark.worker import Facts
+from latent_diffusion.cli.main import main
+
+
+@pytest.mark.parametrize(
+    "arguments,said",
+    [
+        (["unet-stop"], "unknown case 'unet-stop' (did you mean 'unet-step'?)"),
+        (["--peer", "diffuser"], "unknown peer 'diffuser' (did you mean 'diffusers'?)"),
+        (["--dtype", "float64"], "unknown dtype 'float64'"),
+        (["unet-step", "--lossy", "tome"], "--lossy is for the case generate"),
+        (["--device", "abacus"], "unknown device 'abacus'"),
+    ],
+)
+def test_what_cannot_be_is_refused(arguments, said, capsys):
+    assert main(["bench", *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_file_that_is_there_is_kept(tmp_path, capsys):
+    file = tmp_path / "found.json"
+    file.write_text("mine")
+    assert main(["bench", "--json", str(file)]) == 6
+    assert "nothing is overwritten" in capsys.readouterr().err and file.read_text() == "mine"
+
+
+def measured(ratio: float):
+    """Return a stand-in for the measurement that finds `ratio`."""
+
+    def measure(plan: Plan, others, rounds, report, tell):
+        known = {"plan": plan, "title": "U-Net step", "size": 512, "gflop": 1600.64, "peak": 515.0, "peaks": {}}
+        rows = []
+        for tool in ("ours", "diffusers-best", "lossy:guidance-interval"):
+            lane = Lane(tool, Facts("bfloat16", {"load": 12.345, "prepare": 8.1}, 2.0), first=70.65)
+            lane.seconds, lane.peak_gib = [7.1, 7.22, 7.44], 11.73
+            goal = Goal("unet-step", "sd1", "cpu", "float32", tool, 1.9) if tool == "diffusers-best" else None
+            found = Ratio(ratio, ratio - 0.03, ratio + 0.03) if tool != "ours" else None
+            rows.append(row_of(lane, **known, ratio=found, goal=goal))
+        rows.append(Row(plan, "U-Net step", "openvino", 512, skipped="openvino is not installed", gflop=1600.64))
+        report.replace(rows)
+        return rows
+
+    return measure
+
+
+@pytest.mark.parametrize("ratio,code", [(1.95, 0), (1.82, 0), (1.7, 1)])
+def test_exit_code(ratio, code, monkeypatch, capsys):
+    monkeypatch.setattr(benchmark, "measure", measured(ratio))
+    assert main(["bench", "unet-step", "--dtype", "float32", "--device", "cpu"]) == code
+    told = capsys.readouterr()
+    assert ("check failed: unet-step sd1 float32: 1.70 times as fast as diffusers-best" in told.err) == bool(code)
+    lines = told.out.splitlines()
+    assert max(map(len, (line.rstrip() for line in lines))) <= 100
+    assert sum(line.startswith("diffusers-best bf16") for line in lines) == 1
+    assert any(f"{ratio:.2f} ({ratio - 0.03:.2f}-{ratio + 0.03:.2f})" in line for line in lines)
+    assert any("skipped: openvino is not installed" in line for line in lines)
+    assert any(line.startswith("Lossy ways") for line in lines)
