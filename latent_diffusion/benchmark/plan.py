@@ -55,5 +55,6 @@ def drawn(name: str, *shape: int) -> Tensor:
 def half_or_full(device: str) -> torch.dtype:
     """Return bfloat16 where the device multiplies in it, else float32: what a careful user of a tool would choose."""
     if device == "cpu":
-        return torch.bfloat16 if torch.cpu.get_capabilities().get("avx512_bf16") else torch.float32
+        able = torch.cpu.get_capabilities()
+        return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32

@@ -4,12 +4,15 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.registry import nearest
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["bench"]
 
@@ -113,7 +116,7 @@ def bench(
     from latent_diffusion.cli.bench_table import Printer
     from latent_diffusion.runtime.placement import choose_device
 
-    place = choose_device(device).type
+    place = _place(choose_device(device))
     plans = [
         Plan(case, model or USUAL_MODEL.get(case, "sd1"), form, place, size, batch, steps)
         for case in chosen
@@ -129,6 +132,19 @@ def bench(
     for line in failed:
         typer.echo(f"check failed: {line}", err=True)
     return 1 if failed else 0
+
+
+def _place(device: "torch.device") -> str:
+    """Return the kind of device.
+
+    Raises:
+        ConfigError: it is none that is measured.
+    """
+    if device.type not in ("cpu", "cuda") or device.index:
+        raise ConfigError(
+            f"--device {str(device)!r} is not measured; use cpu or cuda (CUDA_VISIBLE_DEVICES says which)"
+        )
+    return device.type
 
 
 def _known(what: str, given: list[str], known: tuple[str, ...]) -> list[str]:
