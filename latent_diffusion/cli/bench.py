@@ -142,7 +142,7 @@ def _place(device: "torch.device") -> str:
     """
     if device.type not in ("cpu", "cuda") or device.index:
         raise ConfigError(
-            f"--device {str(device)!r} is not measured; use cpu or cuda (CUDA_VISIBLE_DEVICES says which)"
+            f"--device {str(device)!r} is not measured; use cpu or cuda, the first of its kind"
         )
     return device.type
 
