@@ -54,8 +54,9 @@ class Printer:
     def _table(self, rows: "Sequence[Row]", last: str, title: str = "") -> None:
         first, plan = rows[0], rows[0].plan
         work = f"{plan.model}, {first.size} px, batch {first.samples}, {plan.dtype}"
-        table = Table(title=title or f"{first.title}: {work}, {first.gflop:.4g} GFLOP", title_justify="left", box=None)
-        table.add_column("", no_wrap=True)
+        heading = title or f"{first.title}: {work}, {first.gflop:.4g} GFLOP"
+        table = Table(title=heading, title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
+        table.add_column("", no_wrap=True, max_width=24)
         for name in (*COLUMNS, last):
             table.add_column(name, justify="right", no_wrap=True)
         for row in rows:
