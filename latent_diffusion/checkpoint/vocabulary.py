@@ -4,25 +4,29 @@ Every published Stable Diffusion reads CLIP's byte pairs, so single files leave 
 vocabulary carries it in the header of its single file.
 """
 
+import bz2
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from latent_diffusion.checkpoint.tokenizer_folder import SPECIAL, load_tokenizer
+from latent_diffusion.checkpoint.tokenizer_folder import SPECIAL
 from latent_diffusion.errors import CheckpointError
-from latent_diffusion.models.tokenizer import Tokenizer
+from latent_diffusion.models.tokenizer import Tokenizer, pairs_of, symbols
 
 __all__ = ["clip_vocabulary", "tokenizer_of", "tokenizer_values"]
 
-BUNDLED = Path(__file__).parent.parent / "bundled" / "clip_vocabulary"
+BUNDLED = Path(__file__).parent.parent / "bundled" / "clip_vocabulary" / "merges.txt.bz2"
 
 
 def clip_vocabulary(pad_token: str, context_length: int = 77) -> Tokenizer:
     """Return CLIP's tokenizer; `pad_token` is the end token for OpenAI's towers, "!" for OpenCLIP's."""
-    tokenizer = load_tokenizer(BUNDLED)
-    tokenizer.pad_token = pad_token
-    tokenizer.model_max_length = context_length
-    return tokenizer
+    merges = _merges()
+    return Tokenizer(symbols(merges), merges, pad_token=pad_token, model_max_length=context_length)
+
+
+def _merges() -> list[tuple[str, str]]:
+    """Return CLIP's merges, from which its symbols and their ids follow."""
+    return pairs_of(bz2.decompress(BUNDLED.read_bytes()).decode().split("\n")[1:-1])  # the first line is a version
 
 
 def tokenizer_values(tokenizer: Tokenizer) -> dict[str, Any]:
@@ -30,7 +34,7 @@ def tokenizer_values(tokenizer: Tokenizer) -> dict[str, Any]:
     values: dict[str, Any] = {name: getattr(tokenizer, name) for name in SPECIAL}
     values["model_max_length"] = tokenizer.model_max_length
     vocabulary = tokenizer.get_vocab()
-    if vocabulary != load_tokenizer(BUNDLED).get_vocab():
+    if vocabulary != symbols(_merges()):
         values["merges"] = [" ".join(pair) for pair in tokenizer.merges]
         values["vocabulary"] = sorted(vocabulary, key=vocabulary.__getitem__)
     return values

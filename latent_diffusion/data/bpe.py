@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from latent_diffusion.errors import ConfigError
-from latent_diffusion.models.tokenizer import BOS, END_OF_WORD, EOS, Tokenizer
+from latent_diffusion.models.tokenizer import BOS, END_OF_WORD, EOS, Tokenizer, byte_symbols, symbols
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
@@ -40,19 +40,7 @@ class BytePairs:
     @property
     def vocabulary(self) -> dict[str, int]:
         """Symbol -> id, in CLIP's order; the end token has the largest id."""
-        letters = byte_symbols()
-        symbols = [*letters, *(letter + END_OF_WORD for letter in letters), *(a + b for a, b in self.merges), BOS, EOS]
-        return {symbol: index for index, symbol in enumerate(symbols)}
-
-
-def byte_symbols() -> list[str]:
-    """Return one printable character per byte value, in the order of CLIP's vocabulary (GPT-2's table).
-
-    Printable Latin-1 characters stand for themselves and come first, the other bytes become U+0100, U+0101, ...
-    """
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = 256 - len(printable)
-    return [chr(byte) for byte in printable] + [chr(256 + index) for index in range(others)]
+        return symbols(self.merges)
 
 
 def train_byte_pairs(texts: Iterable[str], vocab_size: int) -> BytePairs:

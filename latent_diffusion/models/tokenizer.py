@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tokenizers import AddedToken
     from tokenizers import Tokenizer as Backend
 
-__all__ = ["BOS", "END_OF_WORD", "EOS", "Tokenizer", "pairs_of"]
+__all__ = ["BOS", "END_OF_WORD", "EOS", "Tokenizer", "byte_symbols", "pairs_of", "symbols"]
 
 BOS = "<|startoftext|>"
 EOS = "<|endoftext|>"
@@ -119,6 +119,23 @@ class Tokenizer:
     def add_tokens(self, tokens: "Sequence[str | AddedToken]") -> int:
         """Add words, which get the next ids; return how many were new."""
         return self.backend_tokenizer.add_tokens(list(tokens))
+
+
+def symbols(merges: Sequence[tuple[str, str]]) -> dict[str, int]:
+    """Return symbol -> id in CLIP's order: bytes, bytes that end a word, merges, begin, and end as the largest."""
+    letters = byte_symbols()
+    ordered = [*letters, *(letter + END_OF_WORD for letter in letters), *(a + b for a, b in merges), BOS, EOS]
+    return {symbol: index for index, symbol in enumerate(ordered)}
+
+
+def byte_symbols() -> list[str]:
+    """Return one printable character per byte value, in the order of CLIP's vocabulary (GPT-2's table).
+
+    Printable Latin-1 characters stand for themselves and come first, the other bytes become U+0100, U+0101, ...
+    """
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = 256 - len(printable)
+    return [chr(byte) for byte in printable] + [chr(256 + index) for index in range(others)]
 
 
 def pairs_of(merges: Sequence[str | Sequence[str]]) -> list[tuple[str, str]]:

@@ -1,7 +1,14 @@
 """CLIP's vocabulary from the package, and vocabularies that travel in a header."""
 
+import hashlib
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
 import pytest
 
+import latent_diffusion
 from latent_diffusion.checkpoint.vocabulary import clip_vocabulary, tokenizer_of, tokenizer_values
 from latent_diffusion.data.bpe import clip_tokenizer, train_byte_pairs
 
@@ -16,6 +23,40 @@ def test_it_is_clips():
     assert len(ours) == 49408 and ours.model_max_length == 77 and ours.pad_token_id == 49407
     for text in TEXTS:
         assert ours(text)["input_ids"] == [i for i in theirs(text)[0].tolist() if i], text
+
+
+def test_the_symbols_that_follow_from_the_merges_are_those_published():
+    """The digest is that of CLIP's own vocab.json, written without blanks."""
+    vocabulary = clip_vocabulary(END).get_vocab()
+    ordered = dict(sorted(vocabulary.items(), key=lambda item: item[1]))
+    text = json.dumps(ordered, ensure_ascii=False, separators=(",", ":")) + "\n"
+    digest = "4845b0e575739dbabfda3b54f086884b37d73e94b067988d925a7e52bfdfb8e8"
+    assert hashlib.sha256(text.encode()).hexdigest() == digest
+
+
+PACKAGE = Path(latent_diffusion.__file__).parent
+
+
+def test_the_package_stays_small():
+    """Its data about 40 MB; what git tracks under 60 MiB."""
+    assert sum(file.stat().st_size for file in (PACKAGE / "bundled").rglob("*") if file.is_file()) < 40_100_000
+    if not (PACKAGE.parent / ".git").exists() or not shutil.which("git"):
+        pytest.skip("no repository here")
+    names = subprocess.run(["git", "ls-files", "-z"], cwd=PACKAGE.parent, capture_output=True, check=True).stdout
+    files = [PACKAGE.parent / name for name in names.decode().split("\0") if name]
+    assert sum(file.lstat().st_size for file in files if file.is_file()) < 60 * 2**20
+
+
+def test_other_tools_read_the_bundled_tokenizer():
+    """Without tokenizer.json, which holds the same again."""
+    from transformers import CLIPTokenizer
+
+    from latent_diffusion.checkpoint.tokenizer_folder import load_tokenizer
+
+    folder = PACKAGE / "bundled" / "emoji" / "tokenizer"
+    theirs, ours = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True), load_tokenizer(folder)
+    for text in (*TEXTS, "a 3d render of a red apple"):
+        assert theirs(text)["input_ids"] == ours(text)["input_ids"]
 
 
 @pytest.mark.parametrize("pad", [END, PAD])
