@@ -13,7 +13,8 @@ from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.nn.resnet import Upsample
 from latent_diffusion.nn.shared_copy import shared_copy
 from latent_diffusion.runtime import packing
-from latent_diffusion.runtime.packing import PackedConv2d, PackedLinear, PackedPointwise, PhasesConv2d, pack, unpack
+from latent_diffusion.runtime.packed_layers import PackedConv2d, PackedLinear, PackedPointwise, PhasesConv2d
+from latent_diffusion.runtime.packing import pack, unpack
 from latent_diffusion.runtime.residency import moved
 
 PACKED = (PackedConv2d, PackedLinear, PackedPointwise)

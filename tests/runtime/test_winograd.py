@@ -14,15 +14,14 @@ from latent_diffusion.nn.resnet import Upsample
 from latent_diffusion.runtime import packing
 from latent_diffusion.runtime.native import winograd
 from latent_diffusion.runtime.native.library import Ability, abilities
-from latent_diffusion.runtime.packing import (
+from latent_diffusion.runtime.packed_layers import (
     DoublingConv2d,
     PackedConv2d,
     PackedUpsample,
     PhasesConv2d,
     WinogradConv2d,
-    pack,
-    unpack,
 )
+from latent_diffusion.runtime.packing import pack, unpack
 
 compiled = pytest.mark.skipif(Ability.AVX512 not in abilities(), reason="no compiled kernels for this processor")
 SIZES = [(1, 1, 1), (1, 2, 3), (2, 5, 4), (3, 7, 9), (1, 16, 31), (1, 1, 40)]  # B, H, W
@@ -61,9 +60,10 @@ def test_numbers(doubled, size, inputs, outputs, threads):
     batch, height, width = size
     x, weight, bias = draw(batch, inputs, height, width), draw(outputs, inputs, 3, 3), draw(outputs)
     packed = winograd.panels(weight, doubled=doubled)
-    for added in (bias, None):
-        found = winograd.convolve(x, packed, added, outputs, doubled=doubled)
-        wanted = exact(x, weight, added, doubled)
+    more = draw(batch, outputs, *(2 * n if doubled else n for n in (height, width)))
+    for shift, added in ((bias, None), (None, more)):
+        found = winograd.convolve(x, packed, shift, outputs, added, doubled=doubled)
+        wanted = exact(x, weight, shift, doubled) + (0.0 if added is None else added)
         assert found.shape == wanted.shape and found.is_contiguous(memory_format=torch.channels_last)
         assert (found - wanted).norm() <= 2e-6 * wanted.norm()
 
@@ -93,6 +93,14 @@ def test_nothing_outside_is_used():
     for doubled in (False, True):
         found = winograd.convolve(x, winograd.panels(weight, doubled=doubled), None, 32, doubled=doubled)
         assert torch.allclose(found, exact(x, weight, None, doubled).float(), atol=1e-4)
+
+
+@compiled
+def test_what_is_added_has_the_size_of_the_result():
+    x, packed = draw(1, 16, 4, 4), winograd.panels(draw(32, 16, 3, 3), doubled=False)
+    for wrong in (draw(1, 32, 4, 3), draw(1, 32, 4, 4).double()):
+        with pytest.raises(ValueError, match="is added to"):
+            winograd.convolve(x, packed, None, 32, wrong, doubled=False)
 
 
 def test_the_trial_is_honest(monkeypatch):

@@ -140,8 +140,8 @@ TARGET INLINE void transform_products(const float *m, int side, const Plan *p, _
     UNROLL for (int i = 0; i < 4; i++) out[i] = _mm512_add_ps(out[i], bias);
 }
 
-/* `y` and `bias` begin at the first of the PANEL outputs; bias may be NULL */
-TARGET static void transform_output(float *y, const float *bias, const Convolution *z, const Plan *p, int64_t first,
+/* `y`, `bias` and `added` begin at the first of the PANEL outputs; bias and added may be NULL */
+TARGET static void transform_output(float *y, const float *bias, const float *added, const Convolution *z, const Plan *p, int64_t first,
                                     int64_t here) {
     for (int64_t t = 0; t < here; t++) {
         int64_t b = (first + t) / p->each, row = 2 * ((first + t) % p->each / p->across), column = 2 * ((first + t) % p->across);
@@ -150,12 +150,13 @@ TARGET static void transform_output(float *y, const float *bias, const Convoluti
             __m512 add = bias ? _mm512_loadu_ps(bias + l) : _mm512_setzero_ps(), out[4];
             if (z->doubled) transform_products(m, 3, p, add, out);
             else transform_products(m, 4, p, add, out);
-            float *to = y + ((b * z->height + row) * z->width + column) * z->outputs + l, *below = to + z->width * z->outputs;
-            int right = column + 1 < z->width, down = row + 1 < z->height;
-            _mm512_storeu_ps(to, out[0]);
-            if (right) _mm512_storeu_ps(to + z->outputs, out[1]);
-            if (down) _mm512_storeu_ps(below, out[2]);
-            if (right && down) _mm512_storeu_ps(below + z->outputs, out[3]);
+            int64_t pixels[4] = {0, z->outputs, z->width * z->outputs, (z->width + 1) * z->outputs}; /* of the tile */
+            int64_t to = ((b * z->height + row) * z->width + column) * z->outputs + l;
+            for (int i = 0; i < 4; i++)
+                if (column + i % 2 < z->width && row + i / 2 < z->height) {
+                    int64_t at = to + pixels[i];
+                    _mm512_storeu_ps(y + at, added ? _mm512_add_ps(out[i], _mm512_loadu_ps(added + at)) : out[i]);
+                }
         }
     }
 }
@@ -184,8 +185,9 @@ void winograd_weights(const float *weights, float *panels, const Convolution *z)
             }
 }
 
-/* weights in panels, bias or NULL; returns 1 where there is no memory */
-int winograd_f32(const float *x, const float *weights, const float *bias, float *y, const Convolution *z) {
+/* y = x * weights (in panels) + bias + added, which is like y; both may be NULL; returns 1 where there is no memory */
+int winograd_convolve(const float *x, const float *weights, const float *bias, const float *added, float *y,
+                 const Convolution *z) {
     Plan plan = {.across = (z->width + 1) / 2, .side = z->doubled ? 3 : 4};
     plan.positions = plan.side * plan.side;
     plan.each = plan.across * ((z->height + 1) / 2), plan.all = z->batch * plan.each;
@@ -213,7 +215,7 @@ int winograd_f32(const float *x, const float *weights, const float *bias, float 
             transform_input(x, z, &mine, first, here);
             for (int64_t o = share * panels / shares * PANEL; o < (share + 1) * panels / shares * PANEL; o += PANEL) {
                 multiply(weights + o * plan.positions * z->inputs, z, &mine, here);
-                transform_output(y + o, bias ? bias + o : NULL, z, &mine, first, here);
+                transform_output(y + o, bias ? bias + o : NULL, added ? added + o : NULL, z, &mine, first, here);
             }
         }
         free(mine.numbers);

@@ -53,19 +53,28 @@ def panels(weight: Tensor, *, doubled: bool) -> Tensor:
     return made
 
 
-def convolve(x: Tensor, panels: Tensor, bias: Tensor | None, outputs: int, *, doubled: bool) -> Tensor:
+def convolve(
+    x: Tensor, panels: Tensor, bias: Tensor | None, outputs: int, added: Tensor | None = None, *, doubled: bool
+) -> Tensor:
     """Convolve `x` (B, inputs, H, W), float32, with 3x3 weights, stride 1 and zeros around, to (B, outputs, H, W).
 
     With `doubled` each pixel of `x` is repeated twice in both directions first: the result is (B, outputs, 2 H, 2 W).
-    It is channels_last, and has no gradient.
+    It is channels_last, and has no gradient. `added`, a map of its size, is added to it.
+
+    Raises:
+        ValueError: `added` has another size or number format.
     """
     x = x.contiguous(memory_format=torch.channels_last)
     batch, inputs, height, width = x.shape
     size = (batch, outputs, 2 * height, 2 * width) if doubled else (batch, outputs, height, width)
+    if added is not None:
+        if added.shape != size or added.dtype != x.dtype:
+            raise ValueError(f"convolution: {tuple(added.shape)} {added.dtype} is added to {size} {x.dtype}")
+        added = added.contiguous(memory_format=torch.channels_last)
     out = torch.empty(size, dtype=x.dtype, memory_format=torch.channels_last)
     shape = _Convolution(batch, *size[2:], inputs, outputs, doubled, torch.get_num_threads())
-    added = None if bias is None else address(bias)
-    if _kernels().winograd_f32(address(x), address(panels), added, address(out), ctypes.byref(shape)):
+    pointers = [None if t is None else address(t) for t in (x, panels, bias, added, out)]
+    if _kernels().winograd_convolve(*pointers, ctypes.byref(shape)):
         raise MemoryError("convolution: no memory for a thread's scratch space")
     return out
 
