@@ -1,5 +1,6 @@
 """OpenVINO, the fastest other way on CPUs: a network traced, converted to its own form, compiled for one size."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,7 +47,8 @@ def converted(module: nn.Module, inputs: Sequence[Tensor], plan: Plan, seconds: 
         import openvino
     except ImportError:
         raise AbsentError("openvino is not installed; `pip install openvino`") from None
-    with clocked(seconds, "convert"), torch.no_grad():
+    with clocked(seconds, "convert"), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the tracer, about sizes that become constants: as they should
         shapes: Any = [tuple(x.shape) for x in inputs]
         model = openvino.convert_model(module.eval(), example_input=tuple(inputs), input=shapes)
     options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": torch.get_num_threads()}

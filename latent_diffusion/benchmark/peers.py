@@ -8,9 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from latent_diffusion.benchmark.openvino import converted
-from latent_diffusion.benchmark.plan import Plan, Ready, half_or_full
+from latent_diffusion.benchmark.plan import AbsentError, Plan, Ready, half_or_full
 
-__all__ = ["Twin", "build_peer", "compiled", "peer_dtype"]
+__all__ = ["PEERS", "Twin", "build_peer", "check_peer", "compiled", "peer_dtype"]
+
+
+PEERS = ("diffusers", "diffusers-best", "compile", "openvino")
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,16 @@ class Twin:
 
     module: nn.Module
     inputs: tuple[Tensor, ...]
+
+
+def check_peer(tool: str) -> None:
+    """Refuse what is none of `PEERS`.
+
+    Raises:
+        AbsentError: it is unknown, or a lossy way where there is only the exact one.
+    """
+    if tool not in PEERS:
+        raise AbsentError(f"no tool {tool!r} does this")
 
 
 def peer_dtype(plan: Plan, tool: str) -> torch.dtype:
@@ -35,6 +48,7 @@ def build_peer(tool: str, plan: Plan, twin: Twin) -> Ready:
     Raises:
         AbsentError: the peer is not here.
     """
+    check_peer(tool)
     if tool == "openvino":
         return _openvino(plan, twin)
     dtype = peer_dtype(plan, tool)

@@ -15,7 +15,7 @@ from latent_diffusion.benchmark.flops import count_flops
 from latent_diffusion.benchmark.lossy import call_options, is_lossy
 from latent_diffusion.benchmark.model import ALL
 from latent_diffusion.benchmark.openvino import converted
-from latent_diffusion.benchmark.peers import compiled, peer_dtype
+from latent_diffusion.benchmark.peers import check_peer, compiled, peer_dtype
 from latent_diffusion.benchmark.plan import Ready, drawn
 from latent_diffusion.pipeline.machine import Machine
 from latent_diffusion.pipeline.pipeline import LatentDiffusionPipeline
@@ -51,6 +51,7 @@ class Generate(Case):
             with clocked(seconds, "prepare"):
                 ours, told = LatentDiffusionPipeline(components, **options), call_options(tool)
             return self._ready(lambda steps: self._ours(ours, steps, told), ours.dtype, seconds)
+        check_peer(tool)
         with clocked(seconds, "load"):
             pipe: Any = to_diffusers(self.model.build(ALL, torch.float32))
             pipe.scheduler = _ddim(pipe.scheduler.config)

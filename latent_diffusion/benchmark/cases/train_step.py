@@ -20,6 +20,7 @@ from latent_diffusion.benchmark.case import OURS, PLAIN, Case, twin_of
 from latent_diffusion.benchmark.clock import clocked
 from latent_diffusion.benchmark.flops import count_flops
 from latent_diffusion.benchmark.model import random_weights
+from latent_diffusion.benchmark.peers import check_peer
 from latent_diffusion.benchmark.plan import AbsentError, Ready
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.diffusers_folder import save_folder
@@ -87,6 +88,8 @@ class TrainStep(Case):
 
     def build(self, tool: str) -> Ready:
         """Return the loop, ready to make updates."""
+        if tool not in (OURS, PLAIN):
+            check_peer(tool)
         if tool == "openvino":
             raise AbsentError("openvino does not train")
         if self.plan.dtype == "auto":
