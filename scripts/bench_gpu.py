@@ -244,7 +244,9 @@ def change_rows(bench: Bench, family: Family) -> None:
         command += ["--tiny"] * bench.arguments.tiny + ["--cpu"] * bench.arguments.cpu
         with tempfile.TemporaryDirectory() as cache:  # no kernel is compiled yet
             environment = {**os.environ, "TRITON_CACHE_DIR": cache, "TORCHINDUCTOR_CACHE_DIR": cache}
-            run = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+            run = subprocess.run(
+                command, capture_output=True, text=True, timeout=max(bench.left(), 60), env=environment
+            )
         if run.returncode:
             raise RuntimeError(run.stderr.strip().splitlines()[-1])
         return json.loads(run.stdout.splitlines()[-1])
@@ -314,9 +316,9 @@ def parsed() -> argparse.Namespace:
 @torch.no_grad()
 def main() -> None:
     arguments = parsed()
-    bench = Bench(arguments)
-    if bench.device.type == "cpu" and not arguments.tiny:
+    if not arguments.tiny and (arguments.cpu or not torch.cuda.is_available()):
         sys.exit("no CUDA device here; --tiny runs everything on this CPU with tiny networks")
+    bench = Bench(arguments)
     exact_float32()
     small, large = families(arguments.tiny)
     if arguments.first:
