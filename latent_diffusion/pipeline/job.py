@@ -25,6 +25,7 @@ from latent_diffusion.pipeline.refine import hand_over
 from latent_diffusion.pipeline.sampling import Sampled
 from latent_diffusion.pipeline.seeds import Variation
 from latent_diffusion.pipeline.settings import Settings
+from latent_diffusion.runtime.residency import moved
 
 __all__ = ["Job"]
 
@@ -97,7 +98,11 @@ class Job:
     def decoder(self) -> AutoencoderKL | TinyAutoencoder:
         """What makes pictures of the latents, on the device."""
         tiny = self.settings.approximate.decoder
-        return self.components.autoencoder if tiny is None else tiny.to(self.machine.device)
+        if tiny is None:
+            return self.components.autoencoder
+        twin = moved(tiny, self.machine.device)  # it may be the caller's, who may use it elsewhere
+        self.machine.speed_up(twin)
+        return twin
 
     def initial_noise(self, latents: Tensor | None = None) -> Tensor:
         """Return x (B, C, h, w) float32 of unit variance on the device: drawn, or `latents`.
