@@ -9,6 +9,7 @@ piece of work, and one for lossy ways. Doubtful rows ("contended") are kept and 
 import argparse
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def lines(files: Sequence[dict[str, Any]]) -> Iterator[str]:
         for rows in found:
             yield from _race(rows)
     yield from ["", "### Commands", "", "```"]
-    yield from (f"latent-diffusion {file['command']}" for file in files)
+    yield from (f"latent-diffusion {re.sub(r' --json(=| )[^ ]+', '', file['command'])}" for file in files)
     yield "```"
 
 

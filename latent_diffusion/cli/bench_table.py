@@ -100,8 +100,8 @@ def _remarks(row: "Row") -> list[str]:
         lines.append(f"{ready}; up to {row.ready_gib:.1f} GiB until it was ready")
     if row.losses:
         split = ", ".join(f"{name} {share:.0%}" for name, share in row.split.items())
-        losses = " ".join(f"{loss:.5f}" for loss in row.losses)
-        lines.append(f"{row.samples / row.median:.1f} samples/s; {split}; first losses {losses}")
+        losses = " ".join(f"{loss:.4f}" for loss in row.losses)
+        lines.append(f"{row.samples / row.median:.1f} samples/s; {split}; losses {losses}")
     if row.goal is not None:
         verdict = "not judged" if row.contended else "missed" if row.failed else "held"
         lines.append(f"committed: ours {row.goal.ratio:g} times as fast; {verdict}")
