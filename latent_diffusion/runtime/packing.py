@@ -140,9 +140,10 @@ def _phases_and_doubled(dtype: torch.dtype) -> Ways:
     plain = Upsample.__new__(Upsample)
     nn.Module.__init__(plain)
     plain.conv = layer
-    packed = shared_copy(plain)
-    become(packed.conv, PhasesConv2d, _reordered(packed.conv))
-    return lambda: packed.conv.multiplied(x), lambda: plain(x)
+    twin = shared_copy(layer)
+    become(twin, PhasesConv2d, _reordered(twin))
+    assert isinstance(twin, PhasesConv2d)
+    return lambda: twin.multiplied(x), lambda: plain.forward(x)
 
 
 def _map_and_convolution(dtype: torch.dtype) -> tuple[Tensor, nn.Conv2d]:
