@@ -3,8 +3,8 @@
     python scripts/make_prompt_forms.py [latent_diffusion/bundled/emoji]
 
 Names are those of the pictures it was trained on (its `training.json`), from the captions of assets/emoji-128.zip.
-Other words for them are keywords of the data set: of the everyday words in `EVERYDAY`, each stands for the concept with
-the shortest name among those that have it as a keyword.
+Other words for them are keywords of the data set (Unicode's): those that a single one of these names has, and of those
+that several have what most people mean by them (`OTHERS`).
 """
 
 import re
@@ -14,6 +14,7 @@ from pathlib import Path
 from latent_diffusion.checkpoint.prompt_forms import PromptForms, write_prompt_forms
 from latent_diffusion.evaluation.pictures import read_pictures, select
 from latent_diffusion.evaluation.trained_on import read_trained_on
+from latent_diffusion.pipeline.prompt_rewrite import SAYS_NOTHING
 
 ROOT = Path(__file__).parent.parent
 STYLES = {
@@ -45,6 +46,7 @@ rabbit face: bunny; bread: toast; carousel horse: carousel; sewing needle: needl
 house with garden: home; hot dog: hotdog
 """
 """Names, and words for them: those that most people mean by the word."""
+SHORTEST = 4  # letters of a word that stands for a name; shorter ones ("can", "you") mostly mean something else
 
 
 def main(folder: Path) -> None:
@@ -64,6 +66,12 @@ def main(folder: Path) -> None:
             if word in named or name.strip() not in keywords.get(word, []):
                 sys.exit(f"error: {word!r} is a name, or no keyword of {name.strip()!r}")
             named[word] = name.strip()
+    for word, names in keywords.items():
+        if word in SAYS_NOTHING:
+            continue
+        stems = [keywords.get(word[:length], names) for length in range(SHORTEST, len(word))]
+        if len(names) == 1 and len(word) >= SHORTEST and word.isalpha() and all(stem == names for stem in stems):
+            named.setdefault(word, names[0])  # not "laughing" of one cat, where "laugh" is said of six faces
     write_prompt_forms(PromptForms(STYLES, next(iter(STYLES)), dict(sorted(named.items()))), folder)
 
 

@@ -14,16 +14,17 @@ from dataclasses import dataclass, replace
 from latent_diffusion.checkpoint.prompt_forms import PromptForms
 from latent_diffusion.errors import LatentDiffusionWarning
 
-__all__ = ["Rewritten", "read_as", "rewrite"]
+__all__ = ["SAYS_NOTHING", "Rewritten", "read_as", "rewrite"]
 
 _SYNTAX = re.compile(r"[()\[\]<>|\\]|\b(?:AND|BREAK)\b")
 _WORD = re.compile(r"[^\W_]+(?:['&.-][^\W_]+)*")
 _ARTICLES = {"a", "an", "the"}
 _PLACES = {"with", "without", "in", "on", "at", "under", "over", "by", "near", "from", "and", "holding", "wearing"}
-_SAYS_NOTHING = _ARTICLES | _PLACES | {
+SAYS_NOTHING = _ARTICLES | _PLACES | {
     "of", "as", "for", "me", "my", "please", "draw", "make", "show", "create", "generate", "want", "i", "to", "it",
     "is", "are", "some", "style", "styled", "picture", "image", "photo", "drawing", "emoji", "emojis", "icon", "symbol",
 }  # fmt: skip
+"""Words of a prompt that are left out without a warning."""
 _MOST_WORDS = 8  # of a name
 _BLANK = " \t\n,.;:!-"
 
@@ -91,8 +92,9 @@ def _rewrite(prompt: str, forms: PromptForms) -> Rewritten | None:
         rest = prompt if style is None else _without(prompt, words[style.start : style.stop])
         return Rewritten(_unless_same(f"{opening} {rest.strip(_BLANK)}".strip(), words), known=False)
     inside = {k for part in (name, style) if part for k in range(part.start, part.stop)}
-    left_out = tuple(w for k, w in enumerate(words) if k not in inside and w not in _SAYS_NOTHING)
-    if not left_out and words[: len(_words(opening))] == _words(opening):
+    left_out = tuple(w for k, w in enumerate(words) if k not in inside and w not in SAYS_NOTHING)
+    named = words[name.start : name.stop] == _words(name.value)
+    if named and not left_out and words[: len(_words(opening))] == _words(opening):
         return Rewritten(None)  # it opens as captions do; with or without an article
     return Rewritten(_unless_same(f"{opening} {_with_article(name.value)}", words), left_out)
 
@@ -120,17 +122,32 @@ def _spans(words: Sequence[str]) -> Iterator[tuple[int, int]]:
 
 
 def _name(words: Sequence[str], forms: PromptForms) -> _Found | None:
-    """Return the longest name; of equals the last before the first "with", "in", ...: "a pirate ship on the sea"."""
+    """Return the longest name.
+
+    Of equals a name before another word for one, then the last before the first "with", "in", ...: of "a pirate ship on
+    the sea" the ship.
+    """
     part, parts = 0, []
     for word in words:
         part += word in _PLACES
         parts.append(part)
-    found = [
+
+    def rank(one: _Found) -> tuple[int, bool, int, int]:
+        said = " ".join(words[one.start : one.stop])
+        return one.stop - one.start, said.startswith(one.value.lower()), -parts[one.start], one.start
+
+    styles = _styles(forms)
+    found = (
         _Found(start, stop, name)
         for start, stop in _spans(words)
-        if (name := _known(words[start:stop], forms)) is not None
-    ]
-    return max(found, key=lambda one: (one.stop - one.start, -parts[one.start], one.start), default=None)
+        if (name := _known(words[start:stop], forms)) is not None and tuple(words[start:stop]) not in styles
+    )
+    return max(found, key=rank, default=None)
+
+
+def _styles(forms: PromptForms) -> dict[tuple[str, ...], str]:
+    """Return the opening words of each style, by every way to say it."""
+    return {tuple(_words(said)): opening for opening, others in forms.styles.items() for said in (opening, *others)}
 
 
 def _known(words: Sequence[str], forms: PromptForms) -> str | None:
@@ -144,10 +161,10 @@ def _known(words: Sequence[str], forms: PromptForms) -> str | None:
 
 def _style(words: Sequence[str], name: _Found | None, forms: PromptForms) -> _Found | None:
     """Return the style that the longest words outside the name say."""
-    phrases = {tuple(_words(said)): opening for opening, others in forms.styles.items() for said in (opening, *others)}
+    styles = _styles(forms)
     for start, stop in _spans(words):
         outside = name is None or stop <= name.start or name.stop <= start
-        if outside and (opening := phrases.get(tuple(words[start:stop]))):
+        if outside and (opening := styles.get(tuple(words[start:stop]))):
             return _Found(start, stop, opening)
     return None
 

@@ -27,14 +27,8 @@ STYLES = {
     "a black and white icon of": ("black and white", "monochrome"),
 }
 NAMES_KNOWN = {"red apple": "red apple", "apple": "red apple", "cat": "cat", "flat shoe": "flat shoe", "ship": "ship"}
-NAMES_KNOWN |= {
-    "sea": "sea",
-    "robot": "robot",
-    "flower": "flower",
-    "house": "house",
-    "owl": "owl",
-    "scissors": "scissors",
-}
+NAMES_KNOWN |= {name: name for name in ("sea", "robot", "flower", "house", "owl", "scissors", "cup")}
+NAMES_KNOWN |= {"flat": "flat shoe", "pirate": "ship", "coffee": "cup"}
 FORMS_KNOWN = PromptForms(STYLES, "a 3d render of", NAMES_KNOWN)
 STRANGE = (
     "", " ", "\n", ".,!?", "a", "3d", "emoji", "zorblatt", "🍎", "👩‍🚀", "😀😀😀", "🫠", "красное яблоко", "リンゴ",
@@ -64,6 +58,9 @@ def read(prompt):
         ("🐈 monochrome", "a black and white icon of a cat"),
         ("a pirate ship on the sea", "a 3d render of a ship"),
         ("a robot holding a flower", "a 3d render of a robot"),
+        ("a cup of coffee, flat", "a flat vector illustration of a cup"),
+        ("a 3d render of a coffee", "a 3d render of a cup"),
+        ("a pirate cat", "a 3d render of a cat"),  # a name before another word for one
         ("a cat house", "a 3d render of a house"),
         ("a big red apple with a cat", "a 3d render of a red apple"),
         ("une pomme, flat", "a flat vector illustration of une pomme"),
