@@ -9,7 +9,7 @@ import mmap
 import sys
 import weakref
 
-__all__ = ["LARGE", "map_piece"]
+__all__ = ["LARGE", "map_piece", "own_pages"]
 
 LARGE = 2**18  # bytes from which a mapping is worth its place in the kernel's table
 
@@ -33,3 +33,10 @@ def map_piece(file: int, start: int, length: int) -> "tuple[ctypes.Array[ctypes.
     buffer = (ctypes.c_char * (ahead + length)).from_address(address)
     weakref.finalize(buffer, libc.munmap, address, ahead + length).atexit = False
     return buffer, ahead
+
+
+def own_pages(length: int) -> mmap.mmap:
+    """Return `length` bytes of memory outside the heap, given back when they are dropped: a heap keeps holes."""
+    if sys.platform == "win32":
+        return mmap.mmap(-1, length)
+    return mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

@@ -7,7 +7,6 @@ Format: https://huggingface.co/docs/safetensors (sections "Format" and "Notes").
 
 import json
 import math
-import mmap
 import os
 import shutil
 import struct
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from latent_diffusion.checkpoint.atomic import replacing
 from latent_diffusion.checkpoint.links import refuse_broken_link
-from latent_diffusion.checkpoint.mapping import LARGE, map_piece
+from latent_diffusion.checkpoint.mapping import LARGE, map_piece, own_pages
 from latent_diffusion.checkpoint.weights import Stored
 from latent_diffusion.errors import CheckpointError, ResourceError
 
@@ -97,8 +96,7 @@ def open_file(path: Path | str) -> tuple[dict[str, Stored], dict[str, str]]:
                 piece = map_piece(file.fileno(), start + first, last - first)
                 if piece is not None:
                     return torch.frombuffer(piece[0], dtype=dtype, offset=piece[1]).reshape(shape)
-            # pages of its own, given back the moment the tensor has been cast: the heap would keep them
-            room = mmap.mmap(-1, last - first)
+            room = own_pages(last - first)
             _read_into(path, file, name, memoryview(room), start + first)
             return torch.frombuffer(room, dtype=dtype).reshape(shape)
 

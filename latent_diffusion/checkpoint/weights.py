@@ -15,6 +15,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from latent_diffusion.checkpoint.mapping import LARGE, own_pages
 from latent_diffusion.errors import CheckpointError
 
 __all__ = ["Stored", "Weights", "fill"]
@@ -109,7 +110,7 @@ def _cast(source: Path, name: str, tensor: Tensor, dtype: torch.dtype | None) ->
     Raises:
         CheckpointError: it holds NaN, infinity or a number beyond the range of `dtype`.
     """
-    cast = tensor.to(dtype or tensor.dtype)
+    cast = tensor if dtype in (None, tensor.dtype) else _cast_to(tensor, dtype)
     largest = _largest(cast)
     if not math.isfinite(largest):
         if math.isfinite(_largest(tensor)):
@@ -118,6 +119,14 @@ def _cast(source: Path, name: str, tensor: Tensor, dtype: torch.dtype | None) ->
             )
         raise CheckpointError(f"{source}: {name} holds NaN or infinity: the file is damaged or its training diverged")
     return cast, largest
+
+
+def _cast_to(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return `tensor` in `dtype`; a large one outside the heap, for it may be packed into another order soon."""
+    size = tensor.numel() * dtype.itemsize
+    if size < LARGE:
+        return tensor.to(dtype)
+    return torch.frombuffer(own_pages(size), dtype=dtype).reshape(tensor.shape).copy_(tensor)
 
 
 def _largest(tensor: Tensor) -> float:

@@ -26,6 +26,7 @@ from latent_diffusion.pipeline.refine import refined
 from latent_diffusion.pipeline.seeds import open_noise
 from latent_diffusion.pipeline.settings import Defaults, Settings
 from latent_diffusion.runtime.packing import unpack
+from latent_diffusion.runtime.pages import give_back
 
 __all__ = ["Engine"]
 
@@ -157,6 +158,7 @@ class Engine:
         folder = options.get("lora_folder")
         adapt = partial(self.asked_for, folder=None if folder is None else check_folder(folder))
         prompts = read_prompts(adapt, prompt, options, settings, max(len(levels) - 1, 1))
+        give_back(self.components.text_encoder)  # read once a call, and now it is
         noise, seeds, variation = open_noise(options, len(prompts))
         if options.get("generator") is not None and initial == "seed":
             initial = "generator"
