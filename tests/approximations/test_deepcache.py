@@ -50,8 +50,7 @@ def test_split_anywhere_it_is_the_same_network_bit_for_bit(unet, given):
 
 @torch.no_grad()
 def test_shares_of_the_work():
-    """Branch 0 of Stable Diffusion 1 leaves 23 % of the operations, as its authors count (table 2: 130.5 G of 338.8 G
-    multiply-adds at interval 5)."""
+    """A step in between costs 22 % of the operations of Stable Diffusion 1 with branch 0."""
     from torch.utils.flop_counter import FlopCounterMode
 
     def count(call):
