@@ -96,7 +96,7 @@ class RunConfig(Section):
     log_every: int = Field(default=10, ge=1)  # updates
     sample: SampleConfig | None = None
     gradient_checkpointing: bool = False
-    fast: bool = True  # on CPUs: kernels that a short trial finds right and not slower; false: torch's own
+    fast: bool = True  # on CPUs: faster kernels where they give the same numbers; false: torch's own
     threads: int | None = Field(default=None, ge=1)  # of each process; null: cores // processes on this machine
     resume: Literal["auto", "never"] = "auto"
     allow_drift: bool = False  # continue although the configuration or data differ from the checkpoint's

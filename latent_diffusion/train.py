@@ -192,7 +192,7 @@ def _choose_threads(run: RunConfig, state: "TrainingState | None", accelerator: 
 
 
 def _choose_kernels(run: RunConfig, state: "TrainingState | None", accelerator: "Accelerator") -> "TrainingKernels":
-    """Return the kernels to train with: those of the checkpoint, which keep its bits, or what a short trial finds."""
+    """Return the kernels to train with: those of the checkpoint, which keep its bits, or what is right here."""
     from accelerate.utils import gather_object
 
     from latent_diffusion.runtime.training_kernels import TrainingKernels, choose_kernels, works

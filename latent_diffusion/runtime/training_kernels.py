@@ -6,8 +6,8 @@
 | gated GELU | torch's | in C (native/gated.c) |
 | float32 linear layers | MKL | 1x1 convolutions over the rows: oneDNN, in all three products |
 
-Which to use is tried once, when a run starts (runtime/self_timing.py), and is part of the run from then on: another
-choice would round otherwise, and a run that continues must end with the same bits.
+Each is used where it gives the plain way's numbers in a small call. That call is not timed: on a busy machine two equal
+runs would choose otherwise, round otherwise and end with other bits. The choice is part of the run from its start on.
 """
 
 from collections.abc import Callable
@@ -20,10 +20,13 @@ from torch import Tensor, nn
 from latent_diffusion.nn.attention import Attention, ImageAttention, automatic
 from latent_diffusion.nn.transformer import GatedLinear, gated_gelu
 from latent_diffusion.runtime.native import gated, training_attention
-from latent_diffusion.runtime.self_timing import Trial, Ways, wins
 
 __all__ = ["PLAIN", "ConvolvedLinear", "TrainingKernels", "choose_kernels", "install", "works"]
 
+Ways = tuple[Callable[[], Tensor], Callable[[], Tensor]]
+"""The faster way and the plain one."""
+
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}  # relative, of results and gradients together
 FEW_ROWS = 128  # of a linear layer's input: below it, choosing a convolution takes longer than the product
 
 
@@ -53,15 +56,20 @@ class ConvolvedLinear(nn.Linear):
 
 
 def choose_kernels(precision: str, device: torch.device) -> TrainingKernels:
-    """Return what is right and not slower here for runs in `precision`; plain everywhere but on CPUs."""
+    """Return what is right here for runs in `precision`; plain everywhere but on CPUs."""
     if device.type != "cpu" or precision not in ("float32", "bfloat16"):
         return PLAIN
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     return TrainingKernels(
-        native_attention=training_attention.available() and wins(Trial("training attention", dtype), _attentions),
-        native_gelu=gated.available() and wins(Trial("training gelu", dtype), _gelus),
-        convolved_linear=dtype == torch.float32 and wins(Trial("training linear", dtype), _linears),
+        native_attention=training_attention.available() and _agree(dtype, _attentions(dtype)),
+        native_gelu=gated.available() and _agree(dtype, _gelus(dtype)),
+        convolved_linear=dtype == torch.float32 and _agree(dtype, _linears(dtype)),
     )
+
+
+def _agree(dtype: torch.dtype, ways: Ways) -> bool:
+    found, wanted = (way().float() for way in ways)
+    return bool((found - wanted).norm() <= TOLERANCE[dtype] * wanted.norm())
 
 
 def works(kernels: TrainingKernels) -> bool:

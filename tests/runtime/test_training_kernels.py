@@ -9,6 +9,8 @@ from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.families import tiny
 from latent_diffusion.models.unet import UNet
 from latent_diffusion.nn.attention import Attention
+from latent_diffusion.nn.transformer import gated_gelu
+from latent_diffusion.runtime import training_kernels
 from latent_diffusion.runtime.native import training_attention
 from latent_diffusion.runtime.training_kernels import (
     PLAIN,
@@ -89,6 +91,17 @@ def test_plain_where_nothing_is_to_gain():
     kernel = attention.kernel
     install(attention, PLAIN)
     assert attention.kernel is kernel and type(attention.to_q) is nn.Linear
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_choice_does_not_hang_on_the_clock(precision):
+    expected = TrainingKernels(BUILT, BUILT, convolved_linear=precision == "float32")
+    assert choose_kernels(precision, torch.device("cpu")) == expected
+
+
+def test_wrong_numbers_are_not_chosen(monkeypatch):
+    monkeypatch.setattr(training_kernels.gated, "gated", lambda x: 1.01 * gated_gelu(x))
+    assert not choose_kernels("float32", torch.device("cpu")).native_gelu
 
 
 def test_kernels_that_were_not_built_do_not_work(monkeypatch):

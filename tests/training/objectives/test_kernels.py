@@ -19,7 +19,7 @@ FAST = TrainingKernels(native_attention=BUILT, native_gelu=BUILT, convolved_line
 
 @pytest.fixture
 def chosen(monkeypatch):
-    """Set what the trial of kernels finds."""
+    """Set what is found right."""
 
     def choose(kernels):
         monkeypatch.setattr(training_kernels, "choose_kernels", lambda precision, device: kernels)
@@ -45,7 +45,7 @@ def test_a_run_that_continues_keeps_its_kernels_and_its_bits(tiny_folder, make_r
     assert train(straight) == 0
     halves = tmp_path / "halves"
     assert train(run_of(make_run, tiny_folder, halves, steps=2, precision=precision)) == 0
-    chosen(PLAIN)  # a busy machine may find otherwise
+    chosen(PLAIN)  # as a later version might
     resumed = run_of(make_run, tiny_folder, halves, steps=4, precision=precision)
     assert train(resumed) == 0
     (wanted, kernels), (found, kept) = end_of(straight), end_of(resumed)
