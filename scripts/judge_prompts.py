@@ -26,6 +26,7 @@ from torch import Tensor
 
 from latent_diffusion import LatentDiffusionPipeline
 from latent_diffusion.checkpoint.locate import locate_model
+from latent_diffusion.data.metadata import values_of
 from latent_diffusion.errors import LatentDiffusionWarning
 from latent_diffusion.evaluation.features import Features, extract
 from latent_diffusion.evaluation.gallery import build_gallery
@@ -121,11 +122,11 @@ def questions(pictures: RealPictures, model: str, split: str, count: int) -> lis
     """Return concepts of `split` that the model's styles all show: the same in every run."""
     known = select(pictures.rows, read_trained_on(locate_model(model)).where)
     shown = Counter(row.family for row in pictures.rows if row.style in STYLES)
-    common = Counter(word for row in known for word in set(row.table["keywords"]))
+    common = Counter(word for row in known for word in values_of(row.table, "keywords"))
     fitting = []
     for row in known:
         phrase = re.sub(rf"^a {STYLES[row.style].words} of ", "", row.text)
-        words = [word for word in row.table["keywords"] if word not in phrase]
+        words = [word for word in values_of(row.table, "keywords") if word not in phrase]
         if row.split == split and words and phrase != row.text and shown[row.family] == len(STYLES) and not row.twin:
             keyword = min(words, key=lambda word: (common[word], word))
             code = "".join(chr(int(part, 16)) for part in str(row.table["codepoint"]).split("-"))

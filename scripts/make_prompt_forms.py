@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from latent_diffusion.checkpoint.prompt_forms import PromptForms, write_prompt_forms
+from latent_diffusion.data.metadata import values_of
 from latent_diffusion.evaluation.pictures import read_pictures, select
 from latent_diffusion.evaluation.trained_on import read_trained_on
 from latent_diffusion.pipeline.prompt_rewrite import SAYS_NOTHING
@@ -59,7 +60,7 @@ def main(folder: Path) -> None:
         name = re.sub(r"^(a|an|the) ", "", row.text.removeprefix(opening).strip())
         if name.lower() not in named:
             named[name.lower()] = name
-            for word in map(str.lower, row.table["keywords"]):
+            for word in sorted(word.lower() for word in values_of(row.table, "keywords")):
                 keywords.setdefault(word, []).append(name)
     for name, _, words in (pair.partition(":") for pair in re.split(r"[;\n]", OTHERS) if pair.strip()):
         for word in map(str.strip, words.split(",")):

@@ -42,7 +42,8 @@ def read_prompt_forms(folder: Path) -> PromptForms | None:
     if not file.is_file():
         return None
     values = read_json(file)
-    styles, default = values.get("styles"), values.get("default_style")
+    styles: Any = values.get("styles")
+    default: Any = values.get("default_style")
     if set(values) != {"styles", "default_style"} or not _are_styles(styles) or default not in list(styles):
         raise CheckpointError(
             f"{file}: `styles` (opening words -> list of other words) and `default_style`, one of them, were expected"
