@@ -4,10 +4,11 @@ By default malloc serves blocks above 128 KiB .. 32 MiB with mmap and returns th
 good part of its time in page faults, zeroing the same pages again. Two thresholds end that.
 """
 
+import contextlib
 import ctypes
 import sys
 
-__all__ = ["keep_large_blocks"]
+__all__ = ["keep_large_blocks", "large_blocks_apart"]
 
 _M_TRIM_THRESHOLD = -1  # malloc.h
 _M_MMAP_THRESHOLD = -3
@@ -24,3 +25,10 @@ def keep_large_blocks() -> bool:
         return False
     # 1 GiB: the largest mmap threshold that glibc accepts is HEAP_MAX_SIZE / 2 for arenas, but the main one takes more
     return bool(mallopt(_M_MMAP_THRESHOLD, 2**30)) and bool(mallopt(_M_TRIM_THRESHOLD, _NEVER))
+
+
+def large_blocks_apart() -> None:
+    """Give blocks of 1 MiB or more pages of their own until `keep_large_blocks`: when freed they leave no hole."""
+    if sys.platform.startswith("linux"):
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL("libc.so.6").mallopt(_M_MMAP_THRESHOLD, 2**20)

@@ -11,7 +11,7 @@ from torch import nn
 from latent_diffusion.families import emoji
 from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.nn.resnet import Upsample
-from latent_diffusion.runtime import packing
+from latent_diffusion.runtime import packed_layers, packing
 from latent_diffusion.runtime.native import winograd
 from latent_diffusion.runtime.native.library import Ability, abilities
 from latent_diffusion.runtime.packed_layers import (
@@ -29,7 +29,8 @@ SIZES = [(1, 1, 1), (1, 2, 3), (2, 5, 4), (3, 7, 9), (1, 16, 31), (1, 1, 40)]  #
 
 @pytest.fixture
 def chosen(monkeypatch):
-    """Choose the kernel whatever this machine's trial says."""
+    """Choose the kernel whatever this machine's trial says and however small the map is."""
+    monkeypatch.setattr(packed_layers, "SMALLEST", 1)
     monkeypatch.setattr(packing, "conv_packs", lambda dtype: True)
     monkeypatch.setattr(packing, "linear_packs", lambda dtype: True)
     monkeypatch.setattr(winograd, "pays", lambda *, doubled: True)
@@ -130,6 +131,16 @@ def test_layers_pack_and_unpack_bit_for_bit(chosen):
     assert type(conv) is nn.Conv2d and type(up) is Upsample and type(up.conv) is nn.Conv2d
     assert all(torch.equal(up.state_dict()[name], t) for name, t in before[0].items())
     assert not hasattr(conv, "panels") and torch.equal(conv(x), wanted[0])
+
+
+@compiled
+def test_a_small_map_makes_no_weights(chosen, monkeypatch):
+    monkeypatch.setattr(packed_layers, "SMALLEST", 65)
+    conv = nn.Conv2d(32, 32, 3, padding=1)
+    x, wanted = draw(1, 32, 8, 8), conv(draw(1, 32, 8, 8))
+    pack(conv)
+    assert type(conv) is WinogradConv2d
+    assert torch.allclose(conv(x), wanted, atol=1e-5) and "panels" not in vars(conv)
 
 
 @compiled
