@@ -23,7 +23,7 @@ from latent_diffusion.runtime.native import gated, training_attention
 
 __all__ = ["PLAIN", "ConvolvedLinear", "TrainingKernels", "choose_kernels", "install", "works"]
 
-Ways = tuple[Callable[[], Tensor], Callable[[], Tensor]]
+Ways = tuple[Callable[[], Tensor], ...]
 """The faster way and the plain one."""
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}  # relative, of results and gradients together

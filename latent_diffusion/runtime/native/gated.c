@@ -1,4 +1,6 @@
-/* Gated GELU with its gradient, for training on CPUs with AVX-512: y = v gelu(g), gelu(g) = g P, P = (1 + erf(g / sqrt 2)) / 2.
+/* Gated GELU with its gradient, for training on CPUs with AVX-512.
+ *
+ *     y = v gelu(g),   gelu(g) = g P,   P = (1 + erf(g / sqrt 2)) / 2
  *
  * One pass over memory each way. Forward keeps nothing but its input; backward makes both gradients at once:
  *
@@ -67,7 +69,8 @@ AVX512 INLINE __mmask16 lanes_of(int64_t n) { return n >= LANES ? 0xffff : (__mm
 AVX512 INLINE void forward_row(const void *x, void *y, int64_t row, int64_t hidden, int bfloat16) {
     for (int64_t c = 0; c < hidden; c += LANES) {
         __mmask16 some = lanes_of(hidden - c);
-        __m512 bell, v = load(x, 2 * row * hidden + c, some, bfloat16), g = load(x, (2 * row + 1) * hidden + c, some, bfloat16);
+        int64_t value = 2 * row * hidden + c, gate = value + hidden;
+        __m512 bell, v = load(x, value, some, bfloat16), g = load(x, gate, some, bfloat16);
         store(y, row * hidden + c, some, _mm512_mul_ps(v, _mm512_mul_ps(g, normal_below(g, &bell))), bfloat16);
     }
 }
@@ -80,14 +83,19 @@ AVX512 INLINE void back_row(const void *x, const void *dy, void *dx, int64_t row
         __m512 bell, v = load(x, value, some, bfloat16), g = load(x, gate, some, bfloat16);
         __m512 d = load(dy, row * hidden + c, some, bfloat16), P = normal_below(g, &bell);
         store(dx, value, some, _mm512_mul_ps(d, _mm512_mul_ps(g, P)), bfloat16);
-        store(dx, gate, some, _mm512_mul_ps(_mm512_mul_ps(d, v), _mm512_fmadd_ps(_mm512_mul_ps(g, bell), top, P)), bfloat16);
+        __m512 slope = _mm512_fmadd_ps(_mm512_mul_ps(g, bell), top, P);
+        store(dx, gate, some, _mm512_mul_ps(_mm512_mul_ps(d, v), slope), bfloat16);
     }
 }
 
-AVX512 static void forward_f32(const void *x, void *y, int64_t row, int64_t hidden) { forward_row(x, y, row, hidden, 0); }
-AVX512 static void forward_bf16(const void *x, void *y, int64_t row, int64_t hidden) { forward_row(x, y, row, hidden, 1); }
-AVX512 static void back_f32(const void *x, const void *dy, void *dx, int64_t row, int64_t hidden) { back_row(x, dy, dx, row, hidden, 0); }
-AVX512 static void back_bf16(const void *x, const void *dy, void *dx, int64_t row, int64_t hidden) { back_row(x, dy, dx, row, hidden, 1); }
+AVX512 static void forward_f32(const void *x, void *y, int64_t row, int64_t n) { forward_row(x, y, row, n, 0); }
+AVX512 static void forward_bf16(const void *x, void *y, int64_t row, int64_t n) { forward_row(x, y, row, n, 1); }
+AVX512 static void back_f32(const void *x, const void *dy, void *dx, int64_t row, int64_t n) {
+    back_row(x, dy, dx, row, n, 0);
+}
+AVX512 static void back_bf16(const void *x, const void *dy, void *dx, int64_t row, int64_t n) {
+    back_row(x, dy, dx, row, n, 1);
+}
 
 /* y (rows, hidden) of x (rows, 2 hidden): values, then gates */
 void gated(const void *x, void *y, int64_t rows, int64_t hidden, int bfloat16, int threads) {

@@ -52,7 +52,7 @@ AVX512 INLINE __m512 exp2_of(__m512 x) {
     return _mm512_scalef_ps(p, whole);
 }
 
-/* c[r][two vectors] (+)= sum_i a[r * rs + i * is] x[i][two vectors] for R rows; `wide` numbers lie between rows of x, c */
+/* c[r][two vectors] (+)= sum_i a[r * rs + i * is] x[i][two vectors] for R rows; rows of x and c lie `wide` apart */
 #define TILE(R)                                                                                                       \
     AVX512 INLINE void tile_##R(const float *a, int64_t rs, int64_t is, const float *x, int64_t n, float *c,          \
                                 int64_t wide, int add) {                                                              \
@@ -99,7 +99,7 @@ AVX512 INLINE void sums_of(const __m512 *v, float *out) {
     _mm512_store_ps(out, _mm512_add_ps(_mm512_shuffle_f32x4(c[0], c[1], 0x88), _mm512_shuffle_f32x4(c[0], c[1], 0xdd)));
 }
 
-/* out (rows, width) += p (rows, lanes) x^T, x (width, lanes): sums over the lanes, for four rows and channels at once */
+/* out (rows, width) += p (rows, lanes) x^T, x (width, lanes): sums over the lanes, four rows and channels at once */
 AVX512 static void contract(const float *p, const float *x, int64_t lanes, float *out, int64_t rows, int64_t width) {
     for (int64_t r0 = 0; r0 < rows; r0 += 4)
         for (int64_t c0 = 0; c0 < width; c0 += 4) {
@@ -110,7 +110,8 @@ AVX512 static void contract(const float *p, const float *x, int64_t lanes, float
                 for (int r = 0; r < 4; r++) row[r] = _mm512_load_ps(p + (r0 + r) * BACK + l);
                 _Pragma("GCC unroll 4") for (int c = 0; c < 4; c++) {
                     __m512 at = _mm512_load_ps(x + (c0 + c) * BACK + l);
-                    _Pragma("GCC unroll 4") for (int r = 0; r < 4; r++) sum[c * 4 + r] = _mm512_fmadd_ps(row[r], at, sum[c * 4 + r]);
+                    _Pragma("GCC unroll 4") for (int r = 0; r < 4; r++)
+                        sum[c * 4 + r] = _mm512_fmadd_ps(row[r], at, sum[c * 4 + r]);
                 }
             }
             float all[16] __attribute__((aligned(64)));
@@ -126,8 +127,13 @@ INLINE __mmask16 lanes_of(int64_t n) { return n >= LANES ? 0xffff : (__mmask16)(
 AVX512 INLINE void read_numbers(const Heads *t, int64_t at, int64_t n, int bfloat16, float scale, float *out) {
     for (int64_t i = 0; i < n; i += LANES) {
         __mmask16 some = lanes_of(n - i);
-        __m512 x = bfloat16 ? _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(some, (const uint16_t *)t->data + at + i)), 16))
-                            : _mm512_maskz_loadu_ps(some, (const float *)t->data + at + i);
+        __m512 x;
+        if (bfloat16) {
+            __m256i bits = _mm256_maskz_loadu_epi16(some, (const uint16_t *)t->data + at + i);
+            x = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+        } else {
+            x = _mm512_maskz_loadu_ps(some, (const float *)t->data + at + i);
+        }
         _mm512_mask_storeu_ps(out + i, some, _mm512_mul_ps(x, _mm512_set1_ps(scale)));
     }
 }
@@ -141,7 +147,8 @@ AVX512 INLINE void write_numbers(const Heads *t, int64_t at, int64_t n, int bflo
             _mm512_mask_storeu_ps((float *)t->data + at + i, some, y);
             continue;
         }
-        __m512i bits = _mm512_castps_si512(y), odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+        __m512i bits = _mm512_castps_si512(y);
+        __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
         __m512i near = _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(bits, odd), _mm512_set1_epi32(0x7fff)), 16);
         near = _mm512_mask_set1_epi32(near, _mm512_cmp_ps_mask(y, y, _CMP_UNORD_Q), 0x7fc0);
         _mm256_mask_storeu_epi16((uint16_t *)t->data + at + i, some, _mm512_cvtepi32_epi16(near));
@@ -150,12 +157,15 @@ AVX512 INLINE void write_numbers(const Heads *t, int64_t at, int64_t n, int bflo
 
 /* out (rows, width) = rows of one head */
 AVX512 static void read_rows(const Heads *t, int64_t start, int64_t rows, const Sizes *z, float *out) {
-    for (int64_t r = 0; r < rows; r++) read_numbers(t, start + r * t->by.row, z->width, z->bfloat16, 1.0f, out + r * z->width);
+    for (int64_t r = 0; r < rows; r++)
+        read_numbers(t, start + r * t->by.row, z->width, z->bfloat16, 1.0f, out + r * z->width);
 }
 
 /* rows of one head = x (rows, width), times `scale` */
-AVX512 static void write_rows(const Heads *t, int64_t start, int64_t rows, const Sizes *z, float scale, const float *x) {
-    for (int64_t r = 0; r < rows; r++) write_numbers(t, start + r * t->by.row, z->width, z->bfloat16, scale, x + r * z->width);
+AVX512 static void write_rows(const Heads *t, int64_t start, int64_t rows, const Sizes *z, float scale,
+                              const float *x) {
+    for (int64_t r = 0; r < rows; r++)
+        write_numbers(t, start + r * t->by.row, z->width, z->bfloat16, scale, x + r * z->width);
 }
 
 /* out (width, wide) = rows of one head, turned, times `scale`; zero in the lanes from `rows` to `lanes` */
@@ -170,8 +180,8 @@ AVX512 static void read_turned(const Heads *t, int64_t start, int64_t rows, cons
 }
 
 /* rows of one head = x (width, wide), turned, each row times its own `scales` or, where that is NULL, times `scale` */
-AVX512 static void write_turned(const Heads *t, int64_t start, int64_t rows, const Sizes *z, const float *scales, float scale,
-                                const float *x, int64_t wide) {
+AVX512 static void write_turned(const Heads *t, int64_t start, int64_t rows, const Sizes *z, const float *scales,
+                                float scale, const float *x, int64_t wide) {
     float row[WIDEST];
     for (int64_t r = 0; r < rows; r++) {
         for (int64_t c = 0; c < z->width; c++) row[c] = x[c * wide + r];
@@ -180,7 +190,8 @@ AVX512 static void write_turned(const Heads *t, int64_t start, int64_t rows, con
 }
 
 /* sums (rows,) = each row of one times the same row of the other */
-AVX512 static void products_of_rows(const Heads *t, int64_t start, const Heads *u, int64_t other, int64_t rows, const Sizes *z, float *sums) {
+AVX512 static void products_of_rows(const Heads *t, int64_t start, const Heads *u, int64_t other, int64_t rows,
+                                    const Sizes *z, float *sums) {
     float a[WIDEST], b[WIDEST];
     for (int64_t r = 0; r < rows; r++) {
         read_numbers(t, start + r * t->by.row, z->width, z->bfloat16, 1.0f, a);
@@ -219,8 +230,8 @@ AVX512 static void softmax(float *scores, int64_t keys, float *inverse, float *l
     for (int l = 0; l < AHEAD; l++) logsum[l] += log2f(inverse[l]), inverse[l] = 1.0f / inverse[l];
 }
 
-/* tensors: q, k, v and out, which becomes softmax(q k^T / sqrt(d)) v; logsum (B, N, L) becomes log2 of each query's sum of
-   exponentials. Returns 1 without memory. */
+/* tensors: q, k, v and out, which becomes softmax(q k^T / sqrt(d)) v; logsum (B, N, L) becomes log2 of each query's
+   sum of exponentials. Returns 1 without memory. */
 int training_attention(const Heads *tensors, float *logsum, const Sizes *z) {
     const Heads *q = tensors, *k = tensors + 1, *v = tensors + 2, *out = tensors + 3;
     int64_t d = z->width, blocks = (z->queries + AHEAD - 1) / AHEAD;
@@ -241,8 +252,10 @@ int training_attention(const Heads *tensors, float *logsum, const Sizes *z) {
                 read_turned(q, start_of(q, b, h) + first * q->by.row, here, z, scale, turned, AHEAD, AHEAD);
                 product(keys, d, 1, turned, d, scores, z->keys, AHEAD, AHEAD, 0);
                 softmax(scores, z->keys, inverse, logs);
-                for (int64_t s = 0; s < z->keys; s += SUMMED)
-                    product(values + s * d, 1, d, scores + s * AHEAD, least(SUMMED, z->keys - s), result, d, AHEAD, AHEAD, s > 0);
+                for (int64_t s = 0; s < z->keys; s += SUMMED) {
+                    int64_t rows = least(SUMMED, z->keys - s);
+                    product(values + s * d, 1, d, scores + s * AHEAD, rows, result, d, AHEAD, AHEAD, s > 0);
+                }
                 write_turned(out, start_of(out, b, h) + first * out->by.row, here, z, inverse, 1.0f, result, AHEAD);
                 memcpy(logsum + head * z->queries + first, logs, here * sizeof(float));
             }
@@ -306,19 +319,23 @@ int training_attention_back(const Heads *tensors, const float *logsum, const Hea
             memset(w.grad_values, 0, panel * sizeof(float));
             for (int64_t first = 0; first < z->queries; first += BACK) {
                 int64_t here = least(BACK, z->queries - first), lanes = rounded(here, PAIR);
-                read_turned(q, start_of(q, b, h) + first * q->by.row, here, z, scale * (float)M_LOG2E, w.q, lanes, BACK);
-                read_turned(g, start_of(g, b, h) + first * g->by.row, here, z, 1.0f, w.g, lanes, BACK);
+                int64_t q_at = start_of(q, b, h) + first * q->by.row, g_at = start_of(g, b, h) + first * g->by.row;
+                int64_t out_at = start_of(out, b, h) + first * out->by.row;
+                read_turned(q, q_at, here, z, scale * (float)M_LOG2E, w.q, lanes, BACK);
+                read_turned(g, g_at, here, z, 1.0f, w.g, lanes, BACK);
                 memset(w.logsum, 0, sizeof w.logsum);
                 memset(w.delta, 0, sizeof w.delta);
                 memcpy(w.logsum, logsum + head * z->queries + first, here * sizeof(float));
-                products_of_rows(out, start_of(out, b, h) + first * out->by.row, g, start_of(g, b, h) + first * g->by.row, here, z, w.delta);
+                products_of_rows(out, out_at, g, g_at, here, z, w.delta);
                 back_block(&w, z->keys, d, lanes);
-                write_turned(grads, start_of(grads, b, h) + first * grads->by.row, here, z, NULL, scale, w.grad_q, BACK);
+                int64_t grad_at = start_of(grads, b, h) + first * grads->by.row;
+                write_turned(grads, grad_at, here, z, NULL, scale, w.grad_q, BACK);
             }
             write_rows(grads + 1, start_of(grads + 1, b, h), z->keys, z, (float)M_LN2, w.grad_keys);
             write_rows(grads + 2, start_of(grads + 2, b, h), z->keys, z, 1.0f, w.grad_values);
         }
-        free(w.keys), free(w.values), free(w.grad_keys), free(w.grad_values), free(w.q), free(w.g), free(w.grad_q), free(w.p), free(w.ds);
+        free(w.keys), free(w.values), free(w.grad_keys), free(w.grad_values);
+        free(w.q), free(w.g), free(w.grad_q), free(w.p), free(w.ds);
     }
     return failed;
 }
