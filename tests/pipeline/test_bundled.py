@@ -1,6 +1,8 @@
 """The model inside the package: offline, small, the same picture in diffusers, and a red apple that is red."""
 
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -69,3 +71,16 @@ def test_autoencoder_gives_back_held_out_pictures(emoji):
         made = autoencoder.to_images(autoencoder.to_latents(real)).clamp(-1, 1)
     error = (made - real).square().flatten(1).mean(1)
     assert (10 * torch.log10(4 / error)).mean() >= 27  # dB
+
+
+def test_drawing_imports_no_more_than_it_needs():
+    """Each of these takes longer to import than the picture to draw."""
+    code = """
+import sys
+from latent_diffusion import LatentDiffusionPipeline
+LatentDiffusionPipeline.from_pretrained("emoji", device="cpu")("a red apple", num_inference_steps=1)
+heavy = {"transformers", "diffusers", "torchvision", "open_clip", "accelerate", "scipy", "sympy", "torch._dynamo"}
+sys.exit(f"imported {heavy}" if (heavy := heavy & set(sys.modules)) else 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
