@@ -38,7 +38,7 @@ class MachineOptions(TypedDict, total=False):
     vae_dtype: str | torch.dtype
     """What the autoencoder computes in; "auto" = float32. A picture that overflows in half precision is made again."""
     attention: str
-    """"auto", "sdpa", "xformers" or "math"; one that does not work on the device is an error."""
+    """"auto", "native", "sdpa", "xformers" or "math"; one that does not work on the device is an error."""
     tiling: Tiling
     """Autoencoder in bands of rows, with the result of the whole: True, False, or "auto" = where memory is short."""
     fast: bool
