@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latent_diffusion.errors import ConfigError
+from latent_diffusion.nn.attention import join_heads, split_heads
 
 __all__ = ["ACTIVATIONS", "CLIPTextConfig", "CLIPTextModel", "CLIPTextModelWithProjection", "TextOutput"]
 
@@ -163,11 +164,8 @@ class CausalAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, L, D) -> (B, L, D)."""
-        q, k, v = (
-            layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for layer in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        return self.out_proj(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
+        q, k, v = (split_heads(layer(x), self.heads) for layer in (self.q_proj, self.k_proj, self.v_proj))
+        return self.out_proj(join_heads(F.scaled_dot_product_attention(q, k, v, is_causal=True)))
 
 
 class FeedForward(nn.Module):

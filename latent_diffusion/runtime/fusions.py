@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latent_diffusion.errors import LatentDiffusionWarning
+from latent_diffusion.nn.transformer import gated_gelu
 
 __all__ = ["PLAIN", "Fusions", "choose_fusions", "difference", "triton_fusions"]
 
@@ -71,17 +72,12 @@ def _norm(
     return F.silu(x) if silu else x
 
 
-def _geglu(x: Tensor) -> Tensor:
-    value, gate = x.chunk(2, dim=-1)
-    return value * F.gelu(gate)
-
-
 def _add(x: Tensor, y: Tensor, bias: Tensor, other: Tensor | None = None) -> Tensor:
     both = bias if other is None else bias + other
     return x + both[:, None, None] + y
 
 
-PLAIN = Fusions(_norm, _geglu, _add)
+PLAIN = Fusions(_norm, gated_gelu, _add)
 
 
 def triton_fusions() -> Fusions:
