@@ -29,8 +29,8 @@ __all__ = ["MOST", "GraphedUNet", "Graphs", "Recorder", "Recording", "decoded"]
 
 MOST = 16  # recordings kept, those used last; each holds its inputs and output, some MB, and launch parameters
 
-Optional = Tensor | None
-Work = Callable[[Any, Sequence[Tensor], Sequence[Optional]], Tensor]
+MaybeTensor = Tensor | None
+Work = Callable[[Any, Sequence[Tensor], Sequence[MaybeTensor]], Tensor]
 """(module tree, what changes in every call, what stays for a prompt) -> the result, all on one device."""
 
 
@@ -70,7 +70,7 @@ class _Entry:
 
     tree: weakref.ref
     fresh: list[Tensor]
-    kept: list[Optional]
+    kept: list[MaybeTensor]
     recording: Recording | None
     holds: Callable[[], object] = lambda: None  # which prompt's values lie in `kept`
 
@@ -103,7 +103,7 @@ class Graphs:
         work: Work,
         tree: nn.Module,
         fresh: Sequence[Tensor],
-        kept: Sequence[Optional] = (),
+        kept: Sequence[MaybeTensor] = (),
         prompt: object = None,
     ) -> Tensor:
         """Return work(tree, fresh, kept), replayed where that is the same.
@@ -119,7 +119,7 @@ class Graphs:
         return work(tree, fresh, kept) if result is None else result
 
     def _replayed(
-        self, work: Work, tree: nn.Module, fresh: Sequence[Tensor], kept: Sequence[Optional], prompt: object
+        self, work: Work, tree: nn.Module, fresh: Sequence[Tensor], kept: Sequence[MaybeTensor], prompt: object
     ) -> Tensor | None:
         """Return what a replay gives; None where there is no recording and can be none."""
         with self._lock:
@@ -135,7 +135,7 @@ class Graphs:
                 entry.recording.replay()
                 return entry.recording.output.clone()
 
-    def _entry(self, work: Work, tree: nn.Module, fresh: Sequence[Tensor], kept: Sequence[Optional]) -> _Entry:
+    def _entry(self, work: Work, tree: nn.Module, fresh: Sequence[Tensor], kept: Sequence[MaybeTensor]) -> _Entry:
         """Return what is recorded for these shapes, made now where it is not there."""
         key = (work, id(tree), *(_kind(value) for value in (*fresh, *kept)))
         entry = self._entries.get(key)
@@ -149,7 +149,7 @@ class Graphs:
 
     @torch.inference_mode(False)  # its tensors could not be written to from outside that mode
     @torch.no_grad()
-    def _record(self, work: Work, tree: nn.Module, fresh: Sequence[Tensor], kept: Sequence[Optional]) -> _Entry:
+    def _record(self, work: Work, tree: nn.Module, fresh: Sequence[Tensor], kept: Sequence[MaybeTensor]) -> _Entry:
         whose = weakref.ref(tree)
         inputs = [value.detach().clone() for value in fresh]  # with the strides of the values, as everywhere below
         stays = [None if value is None else value.detach().clone() for value in kept]
@@ -217,15 +217,15 @@ def decoded(graphs: Graphs, model: AutoencoderKL, z: Tensor) -> Tensor:
     return graphs(_decode, model, (z,))
 
 
-def _step(unet: UNet, fresh: Sequence[Tensor], kept: Sequence[Optional]) -> Tensor:
+def _step(unet: UNet, fresh: Sequence[Tensor], kept: Sequence[MaybeTensor]) -> Tensor:
     return unet(*fresh, _built(kept))
 
 
-def _decode(model: AutoencoderKL, fresh: Sequence[Tensor], kept: Sequence[Optional]) -> Tensor:
+def _decode(model: AutoencoderKL, fresh: Sequence[Tensor], kept: Sequence[MaybeTensor]) -> Tensor:
     return AutoencoderKL.decode(model, *fresh)
 
 
-def _flat(projected: Projected) -> list[Optional]:
+def _flat(projected: Projected) -> list[MaybeTensor]:
     """Return the tensors of a projection in a row; `_built` is the inverse."""
     return [*(value for pair in projected.keys_values for value in pair), projected.concat, projected.added]
 
@@ -235,7 +235,7 @@ def _built(values: Sequence[Any]) -> Projected:
     return Projected(tuple(zip(pairs[::2], pairs[1::2], strict=True)), concat, added)
 
 
-def _fill(entry: _Entry, fresh: Sequence[Tensor], kept: Sequence[Optional], prompt: object) -> None:
+def _fill(entry: _Entry, fresh: Sequence[Tensor], kept: Sequence[MaybeTensor], prompt: object) -> None:
     """Copy a call's values into the recording's inputs, those of the prompt only where others lie there."""
     for buffer, value in zip(entry.fresh, fresh, strict=True):
         buffer.copy_(value)
@@ -247,7 +247,7 @@ def _fill(entry: _Entry, fresh: Sequence[Tensor], kept: Sequence[Optional], prom
     entry.holds = (lambda: None) if prompt is None else weakref.ref(prompt)
 
 
-def _kind(value: Optional) -> tuple | None:
+def _kind(value: MaybeTensor) -> tuple | None:
     """Return what must agree for a recording to serve."""
     return None if value is None else (value.shape, value.dtype, value.device)
 

@@ -8,14 +8,11 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 __all__ = ["Trial", "Ways", "wins"]
-
-R = TypeVar("R")
 
 ROUNDS = 5  # of both ways, in turn; the fastest of each counts
 SLOWER = 1.25  # times as long as the plain way is clearly slower
