@@ -141,9 +141,7 @@ def _place(device: "torch.device") -> str:
         ConfigError: it is none that is measured.
     """
     if device.type not in ("cpu", "cuda") or device.index:
-        raise ConfigError(
-            f"--device {str(device)!r} is not measured; use cpu or cuda, the first of its kind"
-        )
+        raise ConfigError(f"--device {str(device)!r} is not measured; use cpu or cuda, the first of its kind")
     return device.type
 
 

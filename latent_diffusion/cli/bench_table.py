@@ -112,6 +112,5 @@ def _seconds(value: float) -> str:
     """Return seconds with three digits."""
     if not math.isfinite(value):
         return "-"
-    return (
-        f"{value:.{max(0, 2 - math.floor(math.log10(value))) if value > 0 else 2}f}" if value < 100 else f"{value:.0f}"
-    )
+    decimals = 2 if value <= 0 else max(0, 2 - math.floor(math.log10(value)))
+    return f"{value:.{decimals}f}"
