@@ -25,6 +25,7 @@ SAYS_NOTHING = _ARTICLES | _PLACES | {
     "is", "are", "some", "style", "styled", "picture", "image", "photo", "drawing", "emoji", "emojis", "icon", "symbol",
 }  # fmt: skip
 """Words of a prompt that are left out without a warning."""
+_NAMED_OTHERWISE = {"❤": "red heart"}  # Unicode's "heavy black heart" means filled, not its colour
 _MOST_WORDS = 8  # of a name
 _BLANK = " \t\n,.;:!-"
 
@@ -99,14 +100,21 @@ def _rewrite(prompt: str, forms: PromptForms) -> Rewritten | None:
     return Rewritten(_unless_same(f"{opening} {_with_article(name.value)}", words), left_out)
 
 
+def _spelled(character: str) -> str:
+    """Return an emoji's Unicode name, any other character as it is, and nothing for boxed letters, such as in flags."""
+    if unicodedata.category(character) != "So":
+        return character
+    name = unicodedata.name(character, "")
+    return " " if " LETTER " in name else f" {_NAMED_OTHERWISE.get(character, name)} "
+
+
 def _unless_same(text: str, words: Sequence[str]) -> str | None:
     return None if _words(text) == words else text
 
 
 def _words(prompt: str) -> list[str]:
-    """Return the words in lower case; an emoji counts as its Unicode name."""
-    spelled = (f" {unicodedata.name(c, '')} " if unicodedata.category(c) == "So" else c for c in prompt)
-    text = unicodedata.normalize("NFC", "".join(spelled)).lower()
+    """Return the words in lower case; an emoji counts as its name."""
+    text = unicodedata.normalize("NFC", "".join(map(_spelled, prompt))).lower()
     return _WORD.findall(text.replace("’", "'"))
 
 

@@ -212,6 +212,15 @@ def test_every_caption_of_the_bundled_model_is_read_as_it_is(emoji):
     assert [found.text for found in shouted] == [row.text.lower() for row in rows]
 
 
+@pytest.mark.parametrize(
+    ("typed", "wrong"), [("❤️", "black"), ("🇫🇷", "envelope"), ("🅰", "envelope")], ids=["heart", "flag", "letter"]
+)
+def test_an_emoji_is_not_read_as_what_a_word_of_its_unicode_name_means(emoji, typed, wrong):
+    found = rewrite(typed, emoji.components.prompt_forms)
+    assert found is None or wrong not in (found.text or "")
+    assert typed != "❤️" or (found and "heart" in (found.text or ""))
+
+
 @pytest.mark.filterwarnings("ignore::latent_diffusion.errors.LatentDiffusionWarning")
 @pytest.mark.parametrize("rewritten", [None, False])
 def test_no_prompt_fails(emoji, rewritten):
