@@ -2,7 +2,6 @@
 
 import os
 import time
-import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -137,8 +136,6 @@ def serve(connection: Connection, plan: Plan, tool: str) -> None:
     except AbsentError as absent:
         connection.send(("absent", str(absent)))
     except Exception as error:
-        if os.environ.get("LATENT_DIFFUSION_DEBUG"):
-            traceback.print_exc()
         reason = " ".join(str(error).split())[:300]
         connection.send(("absent", f"failed: {type(error).__name__}: {reason}"))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from latent_diffusion.errors import ConfigError
-from latent_diffusion.registry import nearest
+from latent_diffusion.registry import names, nearest
 
 if TYPE_CHECKING:
     import torch
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["bench"]
 
 WORK, SPEED = "What is done", "How it is measured"
-CASES = ("text-encoder", "unet-step", "vae-decode", "vae-encode", "generate", "train-step")
+CASES = tuple(name.replace("_", "-") for name in names("latent_diffusion.benchmark.cases"))
 PEERS = ("ours-plain", "diffusers", "diffusers-best", "compile", "openvino")
 USUAL_MODEL = {"train-step": "small"}
 FORMATS = ("float32", "bfloat16", "auto")
