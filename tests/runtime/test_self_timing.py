@@ -45,3 +45,13 @@ def test_it_is_asked_once_for_each_format():
     for dtype in (torch.float32, torch.bfloat16, torch.float32):
         wins(Trial("test", dtype), lambda dtype: asked.append(dtype) or (lambda: X, slow))
     assert asked == [torch.float32, torch.bfloat16]
+
+
+def test_a_busy_moment_does_not_decide():
+    left = [0.05] * 8  # the machine is busy during the first calls of the new way
+
+    def new():
+        time.sleep(left.pop() if left else 0)
+        return X
+
+    assert wins(Trial("test", torch.float32), lambda dtype: (new, lambda: X * 1.0), at_most=50)
