@@ -1,8 +1,8 @@
-/* GroupNorm, and SiLU after it where asked for, of maps (B, H, W, C): one pass for the statistics, one that applies them.
+/* GroupNorm, and SiLU after it where asked for, of maps (B, H, W, C): one pass for the statistics, one to apply them.
  *
  * Channels lie in the vector lanes. Each block of pixels gives two sums for each channel, of the values minus those of
- * the first pixel (so that a large mean takes no digits from the variance) and of their squares; blocks and channels are
- * joined in float64. The order of the sums depends on the map's size alone: not on threads, nor on the rest of the batch.
+ * the first pixel (so that a large mean takes no digits from the variance) and of their squares; blocks and channels
+ * are joined in float64. The order of the sums depends on the size of the map alone: not on threads or on the batch.
  *
  * Wu & He 2018, arXiv:1803.08494; Chan, Golub & LeVeque 1979, "Updating formulae and a pairwise algorithm for computing
  * sample variances".

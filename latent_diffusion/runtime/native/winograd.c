@@ -1,8 +1,8 @@
 /* 3x3 convolutions of float32 maps (B, H, W, C) with 16 multiplications for 2x2 results in place of 36: F(2x2, 3x3).
  *
- * A tile of the input, 4x4 pixels, becomes 16 numbers a channel by sums alone; each of the 16 is multiplied with its own
- * weight matrix (inputs x outputs); sums of the 16 products give 2x2 pixels. After doubling by repeated pixels a tile
- * holds 3x3 different pixels, and 7 of the 16 numbers are zero or repeated: 9 multiplications are left.
+ * A tile of the input, 4x4 pixels, becomes 16 numbers a channel by sums alone; each of the 16 is multiplied with a
+ * weight matrix of its own (inputs x outputs); sums of the 16 products give 2x2 pixels. After doubling by repeated
+ * pixels a tile holds 3x3 different pixels, and 7 of the 16 numbers are zero: 9 multiplications are left.
  *
  * Each thread takes a block of tiles through all steps, so that what lies between them stays in its own cache. The
  * order of the sums depends on the number of channels alone: not on threads, nor on the rest of the batch.
@@ -11,6 +11,7 @@
  */
 
 #include <immintrin.h>
+#include <omp.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -38,9 +39,9 @@ typedef struct {
     float *numbers, *products, *zeros;
 } Plan;
 
-/* products[r][PANEL] (+)= sum_i numbers[r][i] * weights[i][PANEL], inputs in chunks of LANES; fetches the next weights */
-typedef void Multiply(const float *numbers, int64_t step, const float *weights, int64_t chunks, float *products, int add,
-                      const float *next);
+/* products[r][PANEL] (+)= sum_i numbers[r][i] weights[i][PANEL], inputs in chunks of LANES; fetches the next weights */
+typedef void Multiply(const float *numbers, int64_t step, const float *weights, int64_t chunks, float *products,
+                      int add, const float *next);
 #define MULTIPLY(R)                                                                                                    \
     TARGET static void multiply_##R(const float *numbers, int64_t step, const float *weights, int64_t chunks,          \
                                     float *products, int add, const float *next) {                                     \
@@ -107,7 +108,8 @@ TARGET static void transform_input(const float *x, const Convolution *z, const P
         int64_t b = (first + t) / p->each, row = (first + t) % p->each / p->across, column = (first + t) % p->across;
         const float *pixels[16];
         for (int i = 0; i < p->positions; i++) {
-            int64_t r = (z->doubled ? row : 2 * row) - 1 + i / p->side, c = (z->doubled ? column : 2 * column) - 1 + i % p->side;
+            int64_t r = (z->doubled ? row : 2 * row) - 1 + i / p->side;
+            int64_t c = (z->doubled ? column : 2 * column) - 1 + i % p->side;
             int inside = r >= 0 && r < height && c >= 0 && c < width;
             pixels[i] = inside ? x + ((b * height + r) * width + c) * z->inputs : p->zeros;
         }
@@ -141,10 +143,11 @@ TARGET INLINE void transform_products(const float *m, int side, const Plan *p, _
 }
 
 /* `y`, `bias` and `added` begin at the first of the PANEL outputs; bias and added may be NULL */
-TARGET static void transform_output(float *y, const float *bias, const float *added, const Convolution *z, const Plan *p, int64_t first,
-                                    int64_t here) {
+TARGET static void transform_output(float *y, const float *bias, const float *added, const Convolution *z,
+                                    const Plan *p, int64_t first, int64_t here) {
     for (int64_t t = 0; t < here; t++) {
-        int64_t b = (first + t) / p->each, row = 2 * ((first + t) % p->each / p->across), column = 2 * ((first + t) % p->across);
+        int64_t b = (first + t) / p->each, row = 2 * ((first + t) % p->each / p->across);
+        int64_t column = 2 * ((first + t) % p->across);
         for (int64_t l = 0; l < PANEL; l += LANES) {
             const float *m = p->products + t * PANEL + l;
             __m512 add = bias ? _mm512_loadu_ps(bias + l) : _mm512_setzero_ps(), out[4];
@@ -194,31 +197,32 @@ int winograd_convolve(const float *x, const float *weights, const float *bias, c
     int64_t turns = (plan.all + z->threads * BLOCK - 1) / (z->threads * BLOCK); /* blocks that each thread gets */
     plan.block = (plan.all + z->threads * turns - 1) / (z->threads * turns);
     if (plan.block < ROWS) plan.block = ROWS;
-    plan.position = plan.block * z->inputs + 3 * LANES; /* multiples of 4096 bytes would share few places of the cache */
+    plan.position = plan.block * z->inputs + 3 * LANES; /* not a multiple of 4096: few places in a cache */
     /* few tiles and many threads: threads share a block's tiles and each takes some of the outputs */
     int64_t blocks = (plan.all + plan.block - 1) / plan.block, panels = z->outputs / PANEL;
     int64_t shares = blocks < z->threads ? (z->threads < blocks * panels ? z->threads / blocks : panels) : 1;
-    int failed = 0;
-#pragma omp parallel num_threads(z->threads) reduction(| : failed)
+    /* one block of memory for all threads, from the caller: the heaps of other threads give theirs back each time */
+    int64_t products = plan.positions * plan.block * PANEL;
+    int64_t each = plan.positions * plan.position + products + z->inputs;
+    float *scratch = aligned_alloc(64, sizeof(float) * z->threads * each);
+    if (!scratch) return 1;
+#pragma omp parallel num_threads(z->threads)
     {
         Plan mine = plan;
-        int64_t products = plan.positions * plan.block * PANEL, total = plan.positions * plan.position + products + z->inputs;
-        mine.numbers = aligned_alloc(64, sizeof(float) * total);
-        failed = mine.numbers == NULL;
+        mine.numbers = scratch + omp_get_thread_num() * each;
         mine.products = mine.numbers + plan.positions * plan.position, mine.zeros = mine.products + products;
-        if (!failed) memset(mine.zeros, 0, sizeof(float) * z->inputs);
+        memset(mine.zeros, 0, sizeof(float) * z->inputs);
 #pragma omp for schedule(dynamic, 1)
         for (int64_t i = 0; i < blocks * shares; i++) {
             int64_t first = i / shares * plan.block, share = i % shares;
             int64_t here = plan.all - first < plan.block ? plan.all - first : plan.block;
-            if (failed) continue;
             transform_input(x, z, &mine, first, here);
             for (int64_t o = share * panels / shares * PANEL; o < (share + 1) * panels / shares * PANEL; o += PANEL) {
                 multiply(weights + o * plan.positions * z->inputs, z, &mine, here);
                 transform_output(y + o, bias ? bias + o : NULL, added ? added + o : NULL, z, &mine, first, here);
             }
         }
-        free(mine.numbers);
     }
-    return failed;
+    free(scratch);
+    return 0;
 }
