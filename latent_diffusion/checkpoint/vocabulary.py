@@ -53,8 +53,7 @@ def tokenizer_of(values: Mapping[str, Any], place: str) -> Tokenizer:
     if "vocabulary" not in values:
         return clip_vocabulary(special["pad_token"], length)
     try:
-        pairs: Any = [tuple(pair.split(" ")) for pair in merges]
         vocab = {word: index for index, word in enumerate(words)}
-        return Tokenizer(vocab, pairs, model_max_length=length, **special)
+        return Tokenizer(vocab, pairs_of(merges), model_max_length=length, **special)
     except Exception as error:  # the tokenizers library raises bare Exception
         raise CheckpointError(f"{place}: not a CLIP tokenizer: {' '.join(str(error).split())[:200]}") from None
