@@ -38,12 +38,14 @@ def build() -> Path | None:
         command = [compiler, *FLAGS, *map(str, sorted(FOLDER.glob("*.c"))), "-lm", "-o", str(made)]
         run = subprocess.run(command, capture_output=True, text=True)
         if run.returncode:
-            return _without(f"{compiler} fails: {(run.stderr.strip() or '?').splitlines()[0]}")
+            said = run.stderr.strip().splitlines()
+            return _without(f"{compiler} fails: {said[0] if said else f'exit code {run.returncode}'}")
         made.replace(target)
     return target
 
 
 def _without(reason: str) -> None:
+    (FOLDER / "kernels.so").unlink(missing_ok=True)  # an older one may not fit the code
     print(f"latent_diffusion: no compiled kernels: {reason}; torch's own are used", file=sys.stderr)
 
 

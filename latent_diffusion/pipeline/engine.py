@@ -55,10 +55,12 @@ class Engine:
             ConfigError: an unknown name or value.
             ResourceError: a device or an attention kernel that is not to be had.
         """
-        machine = Machine.choose(components, options)
         if keep:
             unet, autoencoder = shared_copy(components.unet), shared_copy(components.autoencoder)
+            for part in (unet, autoencoder):  # of another pipeline, they may be packed
+                unpack(part)
             components = replace(components, unet=unet, autoencoder=autoencoder)
+        machine = Machine.choose(components, options)
         return cls(machine.place(components), machine, Defaults.of(components))
 
     @property

@@ -86,7 +86,11 @@ class LatentDiffusionPipeline(Adapting):
 
     @property
     def components(self) -> Components:
-        """The parts that the next call uses."""
+        """The parts that the next call uses.
+
+        On CPUs most weights of U-Net and autoencoder are packed: in `state_dict()`, but no parameters until `.train()` or
+        `.to()` unpacks them. `fast=False` leaves them as they are.
+        """
         return self.engine.components
 
     @property

@@ -38,7 +38,14 @@ SMALLEST = 16 * 16  # pixels of a map from which a second set of weights is made
 
 
 class _CopiedPlain(nn.Module):
-    """What is copied or pickled is the plain layer: packed bytes are for this process."""
+    """What is copied or pickled is the plain layer: packed bytes are for this process. And plain layers train."""
+
+    def train(self, mode: bool = True) -> nn.Module:
+        """Set training mode, in which the layer is plain."""
+        if not mode:
+            return super().train(mode)
+        unpack(self)
+        return self.train(mode)  # of the plain class, which it has now
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         plain = shared_copy(self)

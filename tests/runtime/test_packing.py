@@ -165,3 +165,12 @@ def test_the_trials_answer_on_this_machine():
         for dtype in (torch.float32, torch.bfloat16):
             new, plain = ways(dtype)
             assert (new() - plain()).float().norm() <= 1e-2 * plain().float().norm()
+
+
+def test_training_mode_unpacks():
+    net = nn.Sequential(*(layer for layer, _ in layers()), Upsample(24))
+    names = [name for name, _ in net.named_parameters()]
+    pack(net)
+    assert [name for name, _ in net.eval().named_parameters()] != names
+    assert [name for name, _ in net.train().named_parameters()] == names
+    assert all(type(layer) in (nn.Linear, nn.Conv2d, Upsample) for layer in net)

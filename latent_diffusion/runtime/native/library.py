@@ -24,9 +24,10 @@ class Ability(IntFlag):
 def library() -> ctypes.CDLL | None:
     """Return the kernels, or None where they were not built, or built for another machine."""
     try:
-        return ctypes.CDLL(str(LIBRARY)) if LIBRARY.exists() else None
+        kernels = ctypes.CDLL(str(LIBRARY)) if LIBRARY.exists() else None
     except OSError:
         return None
+    return kernels if hasattr(kernels, "abilities") else None
 
 
 @functools.cache
