@@ -88,7 +88,7 @@ class LatentDiffusionPipeline(Adapting):
     def components(self) -> Components:
         """The parts that the next call uses.
 
-        On CPUs most weights of U-Net and autoencoder are packed: they are in `state_dict()`, but are no parameters until
+        On CPUs most weights of U-Net and autoencoder are packed: they are in `state_dict()`, but no parameters until
         `.train()` or `.to()` unpacks them. `fast=False` leaves them as they are.
         """
         return self.engine.components
