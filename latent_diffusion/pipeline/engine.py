@@ -27,6 +27,7 @@ from latent_diffusion.pipeline.seeds import open_noise
 from latent_diffusion.pipeline.settings import Defaults, Settings
 from latent_diffusion.runtime.packing import unpack
 from latent_diffusion.runtime.pages import give_back
+from latent_diffusion.runtime.working_autoencoder import WorkingAutoencoder
 
 __all__ = ["Engine"]
 
@@ -103,6 +104,8 @@ class Engine:
         unet, autoencoder = (shared_copy(part) for part in (self.components.unet, self.components.autoencoder))
         for part in (unet, autoencoder):
             unpack(part)
+        if isinstance(autoencoder, WorkingAutoencoder):
+            autoencoder.before_encoding = None
         changed = replace(self.components, unet=unet, autoencoder=autoencoder)
         return replace(self, components=changed, machine=replace(self.machine, fast=False))
 

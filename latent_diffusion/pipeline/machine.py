@@ -6,7 +6,7 @@ None of it decides a picture, beyond rounding.
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TypedDict, TypeVar
+from typing import TypedDict
 
 import torch
 from torch import nn
@@ -24,8 +24,6 @@ from latent_diffusion.runtime.speedup import recordings, speed_up
 from latent_diffusion.runtime.working_autoencoder import Tiling, WorkingAutoencoder, check_tiling
 
 __all__ = ["Machine", "MachineOptions", "unet_dtype"]
-
-M = TypeVar("M", bound=nn.Module)
 
 
 class MachineOptions(TypedDict, total=False):
@@ -110,12 +108,20 @@ class Machine:
             exact_float32()
         home = torch.device("cpu") if self.offload else self.device
         text = components.text_encoder.to(home).eval()
-        autoencoder = self._prepared(components.autoencoder, self.vae_dtype)
+        autoencoder = components.autoencoder
+        self._moved(autoencoder, self.vae_dtype)
+        for part in (autoencoder.decoder, autoencoder.post_quant_conv):
+            self.speed_up(part)
         return replace(
             components,
             unet=self.place_unet(components.unet),
             autoencoder=WorkingAutoencoder(
-                autoencoder, device=self.device, tiling=self.tiling, offload=self.offload, graphs=self.graphs
+                autoencoder,
+                device=self.device,
+                tiling=self.tiling,
+                offload=self.offload,
+                graphs=self.graphs,
+                before_encoding=self.speed_up,
             ).eval(),
             text_encoder=offloaded_text(text, self.device) if self.offload else text,
         )
@@ -126,19 +132,18 @@ class Machine:
         Raises:
             ResourceError: the attention kernel does not work here.
         """
-        return self._prepared(unet, self.dtype)
+        self._moved(unet, self.dtype)
+        self.speed_up(unet)
+        return unet
 
     def speed_up(self, module: nn.Module) -> None:
         """Rearrange the weights of `module` for speed where that is wanted and not done yet, in place."""
         if self.fast and not self.offload:
             speed_up(module, self.device)
 
-    def _prepared(self, module: M, dtype: torch.dtype) -> M:
-        home = torch.device("cpu") if self.offload else self.device
-        module.to(device=home, dtype=dtype).eval()
+    def _moved(self, module: nn.Module, dtype: torch.dtype) -> None:
+        module.to(device=torch.device("cpu") if self.offload else self.device, dtype=dtype).eval()
         set_kernel(module, self.attention, self.device, dtype, fast=self.fast)
-        self.speed_up(module)
-        return module
 
     def at_work(self, unet: UNet) -> UNet:
         """Return the U-Net on the device, for as long as the caller holds it."""

@@ -34,7 +34,8 @@ __all__ = [
 
 IMAGE = (2, 16, 16)  # size (B, H, W) that the packed order of a convolution is chosen for; others run as fast
 SAME = ((1, 1), (1, 1), (1, 1), 1)  # padding, stride, dilation and groups of most convolutions
-SMALLEST = 16 * 16  # pixels of a map from which a second set of weights is made: it takes 0.7 GB for all of SD 1.5
+SMALLEST = 16 * 16  # pixels of a map from which a second set of weights is made, which for large layers
+FEW = 256 * 256  # (more pairs of channels than these) takes memory: 0.7 GB for U-Net and autoencoder of SD 1.5
 
 
 class _CopiedPlain(nn.Module):
@@ -128,9 +129,9 @@ class WinogradConv2d(PackedConv2d):
     def takes(self, input: Tensor) -> bool:
         """Whether the kernel can compute for `input`, and its second set of weights is worth making for it."""
         fits = input.dim() == 4 and input.shape[1] == self.in_channels and input.numel() > 0
-        fits = fits and input.shape[2] * input.shape[3] >= SMALLEST
+        worth = input.shape[-2] * input.shape[-1] >= SMALLEST or self.in_channels * self.out_channels <= FEW
         gradient = torch.is_grad_enabled() and input.requires_grad
-        return fits and input.dtype == self.packed.dtype and input.device.type == "cpu" and not gradient
+        return fits and worth and input.dtype == self.packed.dtype and input.device.type == "cpu" and not gradient
 
     def multiplied(self, input: Tensor, added: Tensor | None = None) -> Tensor:
         """Return what the kernel makes of `input`, plus `added`, a map as the result."""

@@ -4,7 +4,9 @@ float16 ends at 65504, and decoders of published models go beyond it for some la
 becomes black. So a picture that float16 cannot decode is decoded once more in float32, and that is said.
 """
 
+import threading
 import warnings
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +25,8 @@ Tiling = bool | str
 
 TILINGS = (True, False, "auto")
 
+_READY = threading.Lock()
+
 
 class WorkingAutoencoder(AutoencoderKL):
     """The same modules, weights and methods as the autoencoder it is made of; takes tensors from any device."""
@@ -35,6 +39,7 @@ class WorkingAutoencoder(AutoencoderKL):
         tiling: Tiling,
         offload: bool,
         graphs: Graphs | None = None,
+        before_encoding: Callable[[nn.Module], None] | None = None,
     ) -> None:
         """Share the modules of `model`.
 
@@ -44,17 +49,20 @@ class WorkingAutoencoder(AutoencoderKL):
             tiling: see `Tiling`.
             offload: copy the weights to `device` for each piece of work only.
             graphs: where whole decodings are recorded, to be replayed.
+            before_encoding: what is done once to the modules of the encoder, in place, before the first picture is
+                encoded; most calls never need them.
         """
         nn.Module.__init__(self)
         self.config = model.config
         self.encoder, self.decoder = model.encoder, model.decoder
         self.quant_conv, self.post_quant_conv = model.quant_conv, model.post_quant_conv
         self.computes_on, self.tiling, self.offload = device, check_tiling(tiling), offload
-        self.graphs = graphs
+        self.graphs, self.before_encoding = graphs, before_encoding
         self.train(model.training)
 
     def encode(self, images: Tensor) -> Posterior:
         """Return the posterior over z of `images` (B, 3, H, W), on the device; half precision that overflows, again."""
+        self._make_encoder_ready()
         images = images.to(self.computes_on)
         tiled = self._tiled(images.shape[-2] * images.shape[-1])
         posterior = _encode(self._there(), images, tiled)
@@ -75,6 +83,13 @@ class WorkingAutoencoder(AutoencoderKL):
             images = images.float()
             images[bad] = _decode(self._there(torch.float32), z[bad].float(), tiled, at_once)
         return images
+
+    def _make_encoder_ready(self) -> None:
+        with _READY:  # nobody encodes while it changes
+            if self.before_encoding is not None:
+                for part in (self.encoder, self.quant_conv):
+                    self.before_encoding(part)
+            self.before_encoding = None
 
     def _there(self, dtype: torch.dtype | None = None) -> AutoencoderKL:
         """Return the weights on the device, in `dtype` where given."""

@@ -136,6 +136,7 @@ def test_layers_pack_and_unpack_bit_for_bit(chosen):
 @compiled
 def test_a_small_map_makes_no_weights(chosen, monkeypatch):
     monkeypatch.setattr(packed_layers, "SMALLEST", 65)
+    monkeypatch.setattr(packed_layers, "FEW", 0)
     conv = nn.Conv2d(32, 32, 3, padding=1)
     x, wanted = draw(1, 32, 8, 8), conv(draw(1, 32, 8, 8))
     pack(conv)

@@ -121,3 +121,13 @@ def test_what_torch_holds_without_using_it_is_free(monkeypatch):
     for name, value in (("mem_get_info", (10, 100)), ("memory_reserved", 50), ("memory_allocated", 20)):
         monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
     assert memory.free_memory(torch.device("cuda")) == 10 + 30
+
+
+def test_the_encoder_is_made_ready_once_and_only_when_it_is_used(model):
+    done = []
+    working = WorkingAutoencoder(model, device=CPU, tiling=False, offload=False, before_encoding=done.append).eval()
+    z = torch.randn(1, model.config.latent_channels, 4, 4)
+    assert working.decode(z).isfinite().all() and not done
+    for _ in range(2):
+        working.encode(torch.zeros(1, 3, 16, 16))
+        assert done == [model.encoder, model.quant_conv]

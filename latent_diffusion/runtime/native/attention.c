@@ -9,6 +9,7 @@
 
 #include <immintrin.h>
 #include <math.h>
+#include <omp.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -225,23 +226,23 @@ BLOCK_BF16(block_bf16_2, 2)
     int NAME(const T *q, const T *k, const T *v, T *out, const Shape *z) {                                        \
         int64_t vectors = z->width <= WIDEST / 2 ? 4 : 2, step = vectors * LANES;                                 \
         int64_t blocks = (z->queries + step - 1) / step, work = z->batch * z->heads * blocks;                     \
-        int failed = 0;                                                                                           \
-        _Pragma("omp parallel num_threads(z->threads) reduction(| : failed)") {                                   \
-            Scratch *w = aligned_alloc(64, (sizeof(Scratch) + 63) / 64 * 64);                                     \
-            failed = w == NULL;                                                                                   \
+        /* of the calling thread's heap, whose pages stay: what other threads free, they fault in again */         \
+        Scratch *all = aligned_alloc(64, sizeof(Scratch) * z->threads);                                           \
+        if (!all) return 1;                                                                                       \
+        _Pragma("omp parallel num_threads(z->threads)") {                                                         \
+            Scratch *w = all + omp_get_thread_num();                                                              \
             _Pragma("omp for schedule(dynamic, 1)") for (int64_t i = 0; i < work; i++) {                          \
                 int64_t b = i / blocks / z->heads, h = i / blocks % z->heads, first = i % blocks * step;          \
                 int64_t here = z->queries - first < step ? z->queries - first : step;                             \
-                if (!w) continue;                                                                                 \
                 const T *qi = q + b * z->q.batch + h * z->q.head + first * z->q.row;                              \
                 const T *ki = k + b * z->k.batch + h * z->k.head, *vi = v + b * z->v.batch + h * z->v.head;       \
                 T *oi = out + b * z->out.batch + h * z->out.head + first * z->out.row;                            \
                 if (vectors == 4) BLOCK##_4(qi, ki, vi, oi, z, here, w);                                          \
                 else BLOCK##_2(qi, ki, vi, oi, z, here, w);                                                       \
             }                                                                                                     \
-            free(w);                                                                                              \
         }                                                                                                         \
-        return failed;                                                                                            \
+        free(all);                                                                                                \
+        return 0;                                                                                                 \
     }
 
 ATTENTION(attention_f32, float, block_f32)
