@@ -79,13 +79,17 @@ def works(kernels: TrainingKernels) -> bool:
 
 
 def install(module: nn.Module, kernels: TrainingKernels) -> None:
-    """Let the layers of `module` compute by `kernels`, in place; parameters and state-dict keys stay."""
+    """Let the layers of `module` compute by `kernels`, in place; parameters and state-dict keys stay.
+
+    The autoencoder's attention, one wide head in one place, stays plain: it gains nothing.
+    """
+    wide = {part for layer in module.modules() if isinstance(layer, ImageAttention) for part in layer.modules()}
     for layer in module.modules():
-        if kernels.native_attention and isinstance(layer, Attention | ImageAttention):
+        if kernels.native_attention and isinstance(layer, Attention):
             layer.kernel = training_attention.attend
         if kernels.native_gelu and isinstance(layer, GatedLinear):
             layer.kernel = gated.gated
-        if kernels.convolved_linear and type(layer) is nn.Linear:
+        if kernels.convolved_linear and type(layer) is nn.Linear and layer not in wide:
             layer.__class__ = ConvolvedLinear
 
 
