@@ -99,6 +99,7 @@ class Generate(Case):
             latents=self._noise(),
             seed=0,
             num_images_per_prompt=self.batch,
+            rewrite=False,  # peers read the prompt as it is
             num_inference_steps=steps,
             guidance_scale=SCALE,
             sampler="ddim",
