@@ -22,10 +22,9 @@ from torch import Tensor, nn
 
 from latent_diffusion.errors import LatentDiffusionWarning
 from latent_diffusion.nn.transformer import gated_gelu
+from latent_diffusion.runtime.agreement import TOLERANCE, error
 
 __all__ = ["PLAIN", "Fusions", "choose_fusions", "difference", "triton_fusions"]
-
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}  # relative, of the whole tensor
 
 
 class Norm(Protocol):
@@ -101,8 +100,8 @@ def choose_fusions(device: torch.device, dtype: torch.dtype) -> Fusions:
             if off <= TOLERANCE[dtype]:
                 return fusions
             reason = f"they are off by {off:.1e}"
-        except Exception as error:  # no C compiler, a GPU it does not know: each part of Triton has errors of its own
-            reason = (str(error).strip() or type(error).__name__).split("\n")[0][:200]
+        except Exception as fault:  # no C compiler, a GPU it does not know: each part of Triton has errors of its own
+            reason = (str(fault).strip() or type(fault).__name__).split("\n")[0][:200]
     message = f"no fused kernels on {device}, so pictures take longer, with the same result: {reason}"
     warnings.warn(message, LatentDiffusionWarning, stacklevel=4)
     return PLAIN
@@ -133,4 +132,4 @@ def difference(fusions: Fusions, device: torch.device, dtype: torch.dtype) -> fl
         (fusions.add(x, y, bias), PLAIN.add(x.float(), y.float(), bias.float())),
         (fusions.add(x, y, bias, other), PLAIN.add(x.float(), y.float(), bias.float(), other.float())),
     ]
-    return max(float((found.float() - wanted).norm() / wanted.norm()) for found, wanted in pairs)
+    return max(error(found, wanted) for found, wanted in pairs)

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from latent_diffusion.runtime.agreement import agree
+
 __all__ = ["Trial", "Ways", "wins"]
 
 ROUNDS = 5  # of both ways, in turn; the fastest of each counts
 TRIES = 6  # until the new way wins: it loses only when it loses them all, so a busy moment does not decide
 SLOWER = 1.25  # times as long as the plain way is clearly slower
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}  # relative, of the whole tensor
 
 _answers: dict["Trial", bool] = {}
 _lock = threading.Lock()
@@ -46,12 +47,10 @@ def wins(trial: Trial, ways: Callable[[torch.dtype], Ways], at_most: float = SLO
 def _try_out(trial: Trial, ways: Callable[[torch.dtype], Ways], at_most: float) -> bool:
     try:
         new, plain = ways(trial.dtype)
-        found, wanted = new().float(), plain().float()
+        found, wanted = new(), plain()
     except (RuntimeError, NotImplementedError, AttributeError):  # torch without the private operation, or another form
         return False
-    if found.shape != wanted.shape or not (found - wanted).norm() <= TOLERANCE[trial.dtype] * wanted.norm():
-        return False
-    return any(_faster(new, plain, at_most) for _ in range(TRIES))
+    return agree(found, wanted, trial.dtype) and any(_faster(new, plain, at_most) for _ in range(TRIES))
 
 
 def _faster(new: Callable[[], Tensor], plain: Callable[[], Tensor], at_most: float) -> bool:

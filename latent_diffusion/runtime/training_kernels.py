@@ -10,7 +10,7 @@ Each is used where it gives the plain way's numbers in a small call. That call i
 runs would choose otherwise, round otherwise and end with other bits. The choice is part of the run from its start on.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -19,14 +19,14 @@ from torch import Tensor, nn
 
 from latent_diffusion.nn.attention import Attention, ImageAttention, automatic
 from latent_diffusion.nn.transformer import GatedLinear, gated_gelu
+from latent_diffusion.runtime.agreement import agree
 from latent_diffusion.runtime.native import gated, training_attention
 
 __all__ = ["PLAIN", "ConvolvedLinear", "TrainingKernels", "choose_kernels", "install", "works"]
 
-Ways = tuple[Callable[[], Tensor], ...]
-"""The faster way and the plain one."""
+Pair = tuple[Tensor, Tensor]
+"""What the faster way and the plain one give: the result and all gradients, as one vector each."""
 
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}  # relative, of results and gradients together
 FEW_ROWS = 128  # of a linear layer's input: below it, choosing a convolution takes longer than the product
 
 
@@ -61,15 +61,10 @@ def choose_kernels(precision: str, device: torch.device) -> TrainingKernels:
         return PLAIN
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     return TrainingKernels(
-        native_attention=training_attention.available() and _agree(dtype, _attentions(dtype)),
-        native_gelu=gated.available() and _agree(dtype, _gelus(dtype)),
-        convolved_linear=dtype == torch.float32 and _agree(dtype, _linears(dtype)),
+        native_attention=training_attention.available() and agree(*_attentions(dtype), dtype),
+        native_gelu=gated.available() and agree(*_gelus(dtype), dtype),
+        convolved_linear=dtype == torch.float32 and agree(*_linears(dtype), dtype),
     )
-
-
-def _agree(dtype: torch.dtype, ways: Ways) -> bool:
-    found, wanted = (way().float() for way in ways)
-    return bool((found - wanted).norm() <= TOLERANCE[dtype] * wanted.norm())
 
 
 def works(kernels: TrainingKernels) -> bool:
@@ -93,43 +88,37 @@ def install(module: nn.Module, kernels: TrainingKernels) -> None:
             layer.__class__ = ConvolvedLinear
 
 
-def _attentions(dtype: torch.dtype) -> Ways:
-    """Return both ways to attend in heads of 16 channels; each gives the result and all gradients, as one vector."""
+def _attentions(dtype: torch.dtype) -> Pair:
+    """Attend in heads of 16 channels."""
     generator = torch.Generator().manual_seed(0)
-    q, k, v, gradient = (torch.randn(4, n, 128, generator=generator).to(dtype) for n in (256, 77, 77, 256))
-    inputs = [x.unflatten(-1, (8, 16)).transpose(1, 2).requires_grad_() for x in (q, k, v)]
-    return tuple(
-        _with_gradients(lambda kernel=kernel: kernel(*inputs), inputs, gradient.unflatten(-1, (8, 16)).transpose(1, 2))
-        for kernel in (training_attention.attend, automatic)
-    )
+    drawn = (torch.randn(4, n, 128, generator=generator).to(dtype) for n in (256, 77, 77, 256))
+    q, k, v, gradient = (x.unflatten(-1, (8, 16)).transpose(1, 2) for x in drawn)
+    inputs = [x.requires_grad_() for x in (q, k, v)]
+    return _made(training_attention.attend, inputs, gradient), _made(automatic, inputs, gradient)
 
 
-def _gelus(dtype: torch.dtype) -> Ways:
+def _gelus(dtype: torch.dtype) -> Pair:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2048, 512, generator=generator).to(dtype).requires_grad_()
     gradient = torch.randn(2048, 256, generator=generator).to(dtype)
-    return tuple(
-        _with_gradients(lambda kernel=kernel: kernel(x), [x], gradient) for kernel in (gated.gated, gated_gelu)
-    )
+    return _made(gated.gated, [x], gradient), _made(gated_gelu, [x], gradient)
 
 
-def _linears(dtype: torch.dtype) -> Ways:
+def _linears(dtype: torch.dtype) -> Pair:
     generator = torch.Generator().manual_seed(0)
     plain, x = nn.Linear(128, 512, dtype=dtype), torch.randn(2048, 128, generator=generator).to(dtype).requires_grad_()
     gradient = torch.randn(2048, 512, generator=generator).to(dtype)
     convolved = nn.Linear(128, 512, dtype=dtype)
     convolved.load_state_dict(plain.state_dict())
     install(convolved, TrainingKernels(convolved_linear=True))
-    return tuple(
-        _with_gradients(lambda layer=layer: layer(x), [x, *layer.parameters()], gradient)
-        for layer in (convolved, plain)
-    )
+    return _made(convolved, [x], gradient, convolved.parameters()), _made(plain, [x], gradient, plain.parameters())
 
 
-def _with_gradients(way: Callable[[], Tensor], inputs: list[Tensor], gradient: Tensor) -> Callable[[], Tensor]:
-    def run() -> Tensor:
-        with torch.enable_grad():
-            made = way()
-            return torch.cat([x.reshape(-1) for x in (made.detach(), *torch.autograd.grad(made, inputs, gradient))])
-
-    return run
+def _made(
+    way: Callable[..., Tensor], inputs: Iterable[Tensor], gradient: Tensor, weights: Iterable[Tensor] = ()
+) -> Tensor:
+    """Return what `way` makes of `inputs`, and its gradients to them and to `weights`."""
+    with torch.enable_grad():
+        made = way(*inputs)
+        gradients = torch.autograd.grad(made, (*inputs, *weights), gradient)
+        return torch.cat([x.reshape(-1) for x in (made.detach(), *gradients)])

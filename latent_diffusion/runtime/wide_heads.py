@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from latent_diffusion.nn.attention import ImageAttention, automatic, written_out
+from latent_diffusion.runtime.agreement import agree
 
 __all__ = ["WIDEST_FUSED", "attend_wide", "use_for_wide_heads"]
 
 WIDEST_FUSED = 256  # channels of a head that flash attention takes
 SCORES = 2**26  # entries at once: 256 MiB in float32
-TOLERANCE = {torch.bfloat16: 1e-2, torch.float16: 2e-3}  # relative, of the whole tensor
+HALF = (torch.bfloat16, torch.float16)
 
 
 def attend_wide(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -44,7 +45,7 @@ def use_for_wide_heads(module: nn.Module, device: torch.device, dtype: torch.dty
     for layer in module.modules():
         if isinstance(layer, ImageAttention) and layer.kernel is automatic:
             width = layer.to_q.out_features
-            if width > WIDEST_FUSED and dtype in TOLERANCE and _works(width, device, dtype):
+            if width > WIDEST_FUSED and dtype in HALF and _works(width, device, dtype):
                 layer.kernel = attend_wide
 
 
@@ -55,7 +56,6 @@ def _works(width: int, device: torch.device, dtype: torch.dtype) -> bool:
     q, k, v = (torch.randn(1, 1, length, width, generator=generator).to(device, dtype) for length in (24, 40, 40))
     wanted = written_out(q.float(), k.float(), v.float())
     try:
-        found = attend_wide(q, k, v).float()
+        return agree(attend_wide(q, k, v), wanted, dtype)
     except (RuntimeError, AttributeError, NotImplementedError):  # a torch or a GPU without such products
         return False
-    return bool((found - wanted).norm() <= TOLERANCE[dtype] * wanted.norm())
