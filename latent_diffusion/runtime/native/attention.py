@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from latent_diffusion.nn.attention import automatic, sdpa
-from latent_diffusion.runtime.native.library import Ability, abilities, address, library
+from latent_diffusion.runtime.native.library import Ability, Strides, abilities, address, library
 from latent_diffusion.runtime.self_timing import Trial, Ways, wins
 
 __all__ = ["attend", "attends"]
@@ -20,14 +20,10 @@ WIDEST = 512  # channels of a head
 NEEDED = {torch.float32: Ability.AVX512, torch.bfloat16: Ability.AVX512_BF16}
 
 
-class _Strides(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int64) for name in ("batch", "head", "row")]
-
-
 class _Shape(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("batch", "heads", "queries", "keys", "width")),
-        *((name, _Strides) for name in ("q", "k", "v", "out")),
+        *((name, Strides) for name in ("q", "k", "v", "out")),
         ("scale", ctypes.c_float),
         ("threads", ctypes.c_int),
     ]
@@ -62,7 +58,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     assert kernels is not None, "callers ask `attends` first"
     batch, heads, queries, width = q.shape
     out = q.new_empty(batch, queries, heads, width).transpose(1, 2)
-    strides = [_Strides(*x.stride()[:3]) for x in (q, k, v, out)]
+    strides = [Strides.of(x) for x in (q, k, v, out)]
     shape = _Shape(batch, heads, queries, k.shape[2], width, *strides, width**-0.5, torch.get_num_threads())
     run = kernels.attention_f32 if q.dtype == torch.float32 else kernels.attention_bf16
     if run(*(address(x) for x in (q, k, v, out)), ctypes.byref(shape)):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-__all__ = ["LIBRARY", "Ability", "abilities", "address", "library"]
+__all__ = ["LIBRARY", "Ability", "Strides", "abilities", "address", "library"]
 
 LIBRARY = Path(__file__).with_name("kernels.so")  # made by hatch_build.py
 
@@ -18,6 +18,17 @@ class Ability(IntFlag):
     NONE = 0
     AVX512 = 1
     AVX512_BF16 = 2
+
+
+class Strides(ctypes.Structure):
+    """How far the next batch entry, head and row of a tensor (B, N, L, d) lie, in numbers; as `Strides` in C."""
+
+    _fields_ = [(name, ctypes.c_int64) for name in ("batch", "head", "row")]
+
+    @classmethod
+    def of(cls, x: Tensor) -> "Strides":
+        """Return those of `x`, whose channels are next to each other."""
+        return cls(*x.stride()[:3])
 
 
 @functools.cache

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from latent_diffusion.nn.attention import automatic, few_scores
-from latent_diffusion.runtime.native.library import Ability, abilities, address, library
+from latent_diffusion.runtime.native.library import Ability, Strides, abilities, address, library
 
 __all__ = ["attend", "available"]
 
@@ -22,12 +22,8 @@ NARROW = 32
 """Channels of a head up to which it is the faster way in bfloat16: plain products gain from bfloat16, these do not."""
 
 
-class _Strides(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int64) for name in ("batch", "head", "row")]
-
-
 class _Heads(ctypes.Structure):
-    _fields_ = [("data", ctypes.c_void_p), ("by", _Strides)]
+    _fields_ = [("data", ctypes.c_void_p), ("by", Strides)]
 
 
 class _Sizes(ctypes.Structure):
@@ -98,4 +94,4 @@ def _empty_like(x: Tensor) -> Tensor:
 
 def _heads(*tensors: Tensor) -> ctypes.Array:
     """Return where tensors (B, N, L, d) lie, for C; they must outlive the call."""
-    return (_Heads * len(tensors))(*(_Heads(x.data_ptr(), _Strides(*x.stride()[:3])) for x in tensors))
+    return (_Heads * len(tensors))(*(_Heads(x.data_ptr(), Strides.of(x)) for x in tensors))
