@@ -13,7 +13,7 @@ from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.models.text_encoder import TextEncoder, TextEncoders
 from latent_diffusion.models.unet import UNet
 
-__all__ = ["Applied", "Components"]
+__all__ = ["Applied", "Components", "Told"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,15 @@ class Applied:
     name: str
     hash: str  # 12 hex digits, as the A1111 web UI has it
     strengths: Mapping[str, float] = field(default_factory=dict)  # of a LoRA, by part: "unet", "text_encoder", ...
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a model was said to be when it was read, whatever it says itself; see `checkpoint.load.Reading`."""
+
+    family: str | None = None
+    prediction_type: str | None = None
+    averaged: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,7 @@ class Components:
     zeros_for_empty_prompt: bool = False  # an empty negative prompt is zeros, not the states of "" (SDXL base)
     adapters: tuple[Applied, ...] = ()  # what has changed them since they were read
     source: Path | None = None  # the folder or file they were read from
+    told: Told = Told()  # what it was said to be then
     prompt_forms: PromptForms | None = None  # how it was asked in training, where its folder says so
 
     @property

@@ -1,11 +1,12 @@
 """A model by its name, whatever it is: bundled, a diffusers folder, or a single file."""
 
 import os
+from dataclasses import replace
 from typing import TypedDict, Unpack
 
 import torch
 
-from latent_diffusion.checkpoint.components import Components
+from latent_diffusion.checkpoint.components import Components, Told
 from latent_diffusion.checkpoint.diffusers_folder import load_folder
 from latent_diffusion.checkpoint.locate import locate_model
 from latent_diffusion.checkpoint.plan import ChooseDtype
@@ -42,8 +43,9 @@ def load_model(
     """
     place = locate_model(name)
     if place.is_file():
-        return load_single_file(place, dtype, **reading)
+        return replace(load_single_file(place, dtype, **reading), told=Told(**reading))
+    prediction_type = reading.get("prediction_type")
     for option in ("family", "averaged"):
         if value := reading.get(option):
             raise ConfigError(f"{option}={value!r} is for single files; {str(name)!r} is a folder")
-    return load_folder(place, dtype, prediction_type=reading.get("prediction_type"))
+    return replace(load_folder(place, dtype, prediction_type=prediction_type), told=Told(None, prediction_type))

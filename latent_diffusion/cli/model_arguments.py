@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["Averaged", "Family", "PredictionType"]
+__all__ = ["MODEL", "Averaged", "Family", "PredictionType"]
 
 MODEL = "Model"
 

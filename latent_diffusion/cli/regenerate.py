@@ -1,11 +1,12 @@
 """`latent-diffusion regenerate`: make a picture again from what it says of itself."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from latent_diffusion.cli.arguments import Device, Embeddings, LoraFolder, Output
+from latent_diffusion.cli.model_arguments import MODEL, Family, PredictionType
 from latent_diffusion.cli.terminal import harmless
 from latent_diffusion.errors import CheckpointError, ConfigError, DataError
 
@@ -32,6 +33,17 @@ def regenerate(
     ] = None,
     lora_folder: LoraFolder = None,
     embedding: Embeddings = None,
+    family: Family = None,
+    prediction_type: PredictionType = None,
+    averaged: Annotated[
+        bool | None,
+        typer.Option(
+            "--ema/--no-ema",
+            help="Of a single file, take the U-Net's moving average.",
+            show_default="as it was",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
     output: Output = None,
     device: Device = None,
     dtype: Annotated[
@@ -41,7 +53,8 @@ def regenerate(
     """Make a picture again from the parameters it carries, and say what could not be honoured.
 
     Pictures of this program come out the same; those of A1111, ComfyUI, InvokeAI, NovelAI and Fooocus as near as their
-    texts go. Pictures that an original went into (inpainting) need it again.
+    texts go. Pictures that an original went into (inpainting) need it again. What the model was said to be then
+    (--family, --prediction-type, --ema) it is said to be again, unless it is given here.
 
     **Examples**
 
@@ -63,7 +76,10 @@ def regenerate(
         raise ConfigError(f"{str(picture)!r} was made by {plan.method.replace('_', ' ')}: give {' and '.join(absent)}")
     seeds = plan.arguments.get("seed", [0])
     files = plan_files(output, seeds[0], 1)
-    pipe = load_pipeline(_model(model, plan), device, dtype or plan.dtype or "auto", embeddings=embedding)
+    name = _model(model, plan)
+    told = {"family": family, "prediction_type": prediction_type, "averaged": averaged}
+    how = _loading(name, plan) | {option: value for option, value in told.items() if value is not None}
+    pipe = load_pipeline(name, device, dtype or plan.dtype or "auto", embeddings=embedding, machine=how)
     _load_adapters(pipe, plan, lora_folder)
     for line in plan.missing:
         _say(f"not honoured: {line}")
@@ -104,6 +120,14 @@ def _model(model: str | None, plan: "Plan") -> str:
     if plan.model in bundled_models():
         return str(plan.model)
     raise CheckpointError(f"the picture was made with the model {plan.model!r}; say where it is with --model")
+
+
+def _loading(model: str, plan: "Plan") -> dict[str, Any]:
+    """Return what the picture says of how its model was loaded, without what only a single file can be told."""
+    from latent_diffusion.checkpoint.locate import locate_model
+
+    of_files = () if locate_model(model).is_file() else ("family", "averaged")
+    return {name: value for name, value in plan.loading.items() if name not in of_files}
 
 
 def _load_adapters(pipe: "LatentDiffusionPipeline", plan: "Plan", folder: Path | None) -> None:

@@ -1,7 +1,7 @@
 """One call of the pipeline once its arguments are read: the parts put to work for these prompts and seeds."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
@@ -160,6 +160,8 @@ class Job:
                 initial=self.initial,
                 adapters=adapters[k],
                 model_hash=digest,
+                **asdict(self.components.told),
+                vae_dtype=str(self.machine.vae_dtype).removeprefix("torch."),
                 stopped_after=sampled.steps if sampled.stopped else None,
                 inpaint=task if isinstance(task, InpaintRecord) else None,
                 image_to_image=task if isinstance(task, ImageToImageRecord) else None,

@@ -120,6 +120,10 @@ class Record:
     variation_strength: float = 0.0  # share of the way from the noise of `seed` to that of `variation_seed`
     adapters: tuple[Applied, ...] = ()  # LoRA and learned words at work, those of the prompt's tags among them
     model_hash: str | None = None  # of its weights, see `checkpoint.model_hash`; None = made in memory
+    family: str | None = None  # that the model was said to be of; None = nothing was said
+    prediction_type: str | None = None  # that its output was said to be
+    averaged: bool = False  # whether the moving average (EMA) of its weights was asked for
+    vae_dtype: str = "float32"
     software: str = f"latent_diffusion {latent_diffusion.__version__}"
 
     def to_json(self) -> str:

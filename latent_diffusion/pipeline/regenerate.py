@@ -5,7 +5,7 @@ not always ours; what is known of such differences is said beforehand.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from latent_diffusion.checkpoint.components import Applied
@@ -28,6 +28,7 @@ SAME_NAME = (
     "negative_prompt", "prompt_2", "negative_prompt_2",
 )  # fmt: skip
 """Fields of a record that are options under the same name."""
+LOADING = ("family", "prediction_type", "averaged", "vae_dtype")  # fields that `from_pretrained` takes
 NOT_COMPARED = ("software", "device", "steps_run")  # decide no pixel, or follow from what does
 NEEDS_INPUT = {"inpaint": ("image", "mask_image"), "outpaint": ("image",), "image_to_image": ("image",)}
 HARMLESS = ("Version", "Lora hashes", "TI hashes", "Template", "User")  # fields of an A1111 text that decide no pixel
@@ -44,6 +45,7 @@ class Plan:
     model: str | None  # its name, for people
     model_hash: str | None  # or the beginning of it
     dtype: str | None
+    loading: Mapping[str, Any] = field(default_factory=dict)  # what else `from_pretrained` was told, by name
     adapters: tuple[Applied, ...] = ()  # to be loaded, besides those that the prompt asks for
     missing: tuple[str, ...] = ()  # what is known not to be honoured
     steps: int | None = None  # after which the caller stopped
@@ -91,6 +93,8 @@ def plan_of_record(record: Record) -> Plan:
     }
     if record.read_as is None:
         arguments["rewrite"] = False
+    elif record.adapters:
+        arguments["rewrite"] = True  # beside adapters it is done only where it was asked for
     seed = record.seed % (MAX_SEED + 1)  # a generator's may be larger; the CPU's reads these bits of it
     arguments |= {"seed": [seed], "height": record.work_height, "width": record.work_width}
     if record.spacing == CUSTOM:
@@ -119,6 +123,7 @@ def plan_of_record(record: Record) -> Plan:
         record.model,
         record.model_hash,
         record.dtype,
+        {name: value for name in LOADING if (value := getattr(record, name))},
         tuple(adapter for adapter in record.adapters if adapter.kind != "lora" or adapter.name not in named),
         tuple(missing),
         record.stopped_after,
@@ -164,7 +169,7 @@ def _task(record: Record) -> tuple[str, dict[str, Any]]:
 
 def _of_inpainting(task: InpaintRecord) -> tuple[str, dict[str, Any]]:
     not_arguments = ("image_sha256", "mask_sha256", "box", "steps_run", "added", "padding")
-    names = [field.name for field in fields(task) if field.name not in not_arguments]
+    names = [part.name for part in fields(task) if part.name not in not_arguments]
     arguments = {name: getattr(task, name) for name in names} | {"padding_mask_crop": task.padding}
     if task.added is None:
         return "inpaint", arguments
@@ -212,14 +217,14 @@ def differences(old: Record, new: Record) -> list[str]:
 
 def _unlike(prefix: str, old: Any, new: Any) -> list[str]:
     found: list[str] = []
-    for field in fields(old):
-        before, now = getattr(old, field.name), getattr(new, field.name)
-        if field.name in NOT_COMPARED or before == now:
+    for name in (part.name for part in fields(old)):
+        before, now = getattr(old, name), getattr(new, name)
+        if name in NOT_COMPARED or before == now:
             continue
         if is_dataclass(before) and is_dataclass(now):
-            found += _unlike(f"{prefix}{field.name} ", before, now)
+            found += _unlike(f"{prefix}{name} ", before, now)
         else:
-            found.append(f"{prefix}{field.name.replace('_', ' ')} was {_short(before)}, now {_short(now)}")
+            found.append(f"{prefix}{name.replace('_', ' ')} was {_short(before)}, now {_short(now)}")
     return found
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from latent_diffusion import LatentDiffusionPipeline
+from latent_diffusion.checkpoint.components import Applied
 from latent_diffusion.cli.main import main
 from latent_diffusion.errors import ConfigError, DataError
 from latent_diffusion.pipeline.foreign import read_found
@@ -119,6 +120,14 @@ def test_a_generator_of_a_large_seed_is_followed(tiny_pipeline):
     assert "generator" in plan.missing[0] and torch.equal(
         plan.draw(tiny_pipeline, {}, output_type="latent").images, out.images
     )
+
+
+def test_a_prompt_rewritten_beside_adapters_is_rewritten_again(tiny_pipeline):
+    (record,) = tiny_pipeline("a cat", **COMMON, output_type="latent").records
+    rewritten = dataclasses.replace(record, read_as="a 3d render of a cat")
+    beside = dataclasses.replace(rewritten, adapters=(Applied("lora", "ink", "0" * 12),))
+    asked = [plan_of_record(one).arguments.get("rewrite") for one in (record, rewritten, beside)]
+    assert asked == [False, None, True]
 
 
 def test_what_cannot_be_honoured_is_said(tiny_pipeline):
