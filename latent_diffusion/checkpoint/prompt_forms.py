@@ -10,6 +10,7 @@ and `names.txt`, one name a line, after a colon other words for it ("hot beverag
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,15 @@ class PromptForms:
     styles: Mapping[str, tuple[str, ...]]  # opening words, such as "a 3d render of" -> other words for the style
     default_style: str  # opening words of the style of a prompt that names none
     names: Mapping[str, str]  # in lower case, a name or another word for it -> the name
+
+    @cached_property
+    def most_words(self) -> Mapping[str, int]:
+        """The first word of every name -> number of words of the longest name that begins with it."""
+        longest: dict[str, int] = {}
+        for name in self.names:
+            first, _, rest = name.partition(" ")
+            longest[first] = max(longest.get(first, 1), 1 + len(rest.split(" ")) * bool(rest))
+        return longest
 
 
 def read_prompt_forms(folder: Path) -> PromptForms | None:

@@ -8,7 +8,7 @@ guesses; told "a 3d render of a robot" it draws one. Which words these are, the 
 import re
 import unicodedata
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from latent_diffusion.checkpoint.prompt_forms import PromptForms
@@ -46,6 +46,10 @@ class _Found:
     start: int
     stop: int
     value: str
+
+    def overlaps(self, other: "_Found") -> bool:
+        """Whether they share a word."""
+        return self.start < other.stop and other.start < self.stop
 
 
 def read_as(prompt: str, forms: PromptForms | None) -> str | None:
@@ -86,17 +90,23 @@ def _rewrite(prompt: str, forms: PromptForms) -> Rewritten | None:
     words = _words(prompt)
     if not words:
         return None
-    name = _name(words, forms)
-    style = _style(words, name, forms)
+    ways = _ways_to_say(forms)
+    names = _names(words, ways, forms)
+    name = _best(names, words)
+    styles = [found for found in _styles(words, ways) if name is None or not found.overlaps(name)]
+    style = max(styles, key=lambda found: (found.stop - found.start, -found.start), default=None)
     opening = forms.default_style if style is None else style.value
     if name is None:
         rest = prompt if style is None else _without(prompt, words[style.start : style.stop])
         return Rewritten(_unless_same(f"{opening} {rest.strip(_BLANK)}".strip(), words), known=False)
-    inside = {k for part in (name, style) if part for k in range(part.start, part.stop)}
-    left_out = tuple(w for k, w in enumerate(words) if k not in inside and w not in SAYS_NOTHING)
+    inside = _places(found for found in (name, style) if found)
+    outside = [k for k, word in enumerate(words) if k not in inside and word not in SAYS_NOTHING]
+    said = set(_words(name.value))
     named = words[name.start : name.stop] == _words(name.value)
-    if named and not left_out and words[: len(_words(opening))] == _words(opening):
+    if named and not outside and words[: len(_words(opening))] == _words(opening):
         return Rewritten(None)  # it opens as captions do; with or without an article
+    again = _places(found for found in (*names, *styles) if found.value in (name.value, opening))
+    left_out = tuple(words[k] for k in outside if k not in again and words[k] not in said)
     return Rewritten(_unless_same(f"{opening} {_with_article(name.value)}", words), left_out)
 
 
@@ -123,13 +133,24 @@ def _without(prompt: str, phrase: Sequence[str]) -> str:
     return re.sub(r"\b" + r"\W+".join(map(re.escape, phrase)) + r"\b", "", prompt, count=1, flags=re.IGNORECASE)
 
 
-def _spans(words: Sequence[str]) -> Iterator[tuple[int, int]]:
-    for size in range(min(len(words), _MOST_WORDS), 0, -1):
-        for start in range(len(words) - size + 1):
-            yield start, start + size
+def _places(parts: Iterable[_Found]) -> set[int]:
+    """Return the number of every word in the parts."""
+    return {k for part in parts for k in range(part.start, part.stop)}
 
 
-def _name(words: Sequence[str], forms: PromptForms) -> _Found | None:
+def _names(words: Sequence[str], ways: Mapping[tuple[str, ...], str], forms: PromptForms) -> list[_Found]:
+    """Return every name; words that say a style are none."""
+    found = []
+    for start, word in enumerate(words):
+        most = min(forms.most_words.get(word, 1), _MOST_WORDS, len(words) - start)
+        for stop in range(start + 1, start + most + 1):
+            phrase = words[start:stop]
+            if (name := _known(phrase, forms)) is not None and tuple(phrase) not in ways:
+                found.append(_Found(start, stop, name))
+    return found
+
+
+def _best(names: Sequence[_Found], words: Sequence[str]) -> _Found | None:
     """Return the longest name.
 
     Of equals a name before another word for one, then the last before the first "with", "in", ...: of "a pirate ship on
@@ -144,18 +165,21 @@ def _name(words: Sequence[str], forms: PromptForms) -> _Found | None:
         said = " ".join(words[one.start : one.stop])
         return one.stop - one.start, said.startswith(one.value.lower()), -parts[one.start], one.start
 
-    styles = _styles(forms)
-    found = (
-        _Found(start, stop, name)
-        for start, stop in _spans(words)
-        if (name := _known(words[start:stop], forms)) is not None and tuple(words[start:stop]) not in styles
-    )
-    return max(found, key=rank, default=None)
+    return max(names, key=rank, default=None)
 
 
-def _styles(forms: PromptForms) -> dict[tuple[str, ...], str]:
+def _ways_to_say(forms: PromptForms) -> dict[tuple[str, ...], str]:
     """Return the opening words of each style, by every way to say it."""
-    return {tuple(_words(said)): opening for opening, others in forms.styles.items() for said in (opening, *others)}
+    said = [(tuple(_words(text)), opening) for opening, others in forms.styles.items() for text in (opening, *others)]
+    return {words: opening for words, opening in said if words}
+
+
+def _styles(words: Sequence[str], ways: Mapping[tuple[str, ...], str]) -> Iterator[_Found]:
+    """Yield every way to say a style."""
+    for size in {len(said) for said in ways}:
+        for start in range(len(words) - size + 1):
+            if opening := ways.get(tuple(words[start : start + size])):
+                yield _Found(start, start + size, opening)
 
 
 def _known(words: Sequence[str], forms: PromptForms) -> str | None:
@@ -164,16 +188,6 @@ def _known(words: Sequence[str], forms: PromptForms) -> str | None:
     for form in (phrase, phrase.removesuffix("s"), phrase.removesuffix("es")):
         if form in forms.names:
             return forms.names[form]
-    return None
-
-
-def _style(words: Sequence[str], name: _Found | None, forms: PromptForms) -> _Found | None:
-    """Return the style that the longest words outside the name say."""
-    styles = _styles(forms)
-    for start, stop in _spans(words):
-        outside = name is None or stop <= name.start or name.stop <= start
-        if outside and (opening := styles.get(tuple(words[start:stop]))):
-            return _Found(start, stop, opening)
     return None
 
 

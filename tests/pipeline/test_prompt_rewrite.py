@@ -89,6 +89,33 @@ def test_what_is_left_out_is_named():
     assert rewrite("zorblatt", FORMS_KNOWN) == Rewritten("a 3d render of zorblatt", known=False)
 
 
+@pytest.mark.parametrize(
+    "typed", ["cat, cat", "cats, a cat", "a pirate ship, ship", "red apple, apple, red", "flat cat, flat illustration"]
+)
+def test_words_said_twice_are_not_left_out(typed):
+    found = rewrite(typed, FORMS_KNOWN)
+    assert found.text and not found.left_out
+
+
+def test_what_is_said_beside_a_repetition_is_named():
+    assert rewrite("cat, a blue cat", FORMS_KNOWN).left_out == ("blue",)
+    assert rewrite("flat cat in 3d", FORMS_KNOWN).left_out == ("3d",)
+    assert rewrite("a 3d render of a cat, cat", FORMS_KNOWN) == Rewritten("a 3d render of a cat")
+
+
+@pytest.mark.parametrize("word", ["zorblatt", "apple", "red", "flat", "with"])
+def test_the_work_grows_with_the_length(word):
+    class Counting(dict):
+        asked = 0
+
+        def __contains__(self, key):
+            Counting.asked += 1
+            return super().__contains__(key)
+
+    rewrite(" ".join([word] * 2000), replace(FORMS_KNOWN, names=Counting(NAMES_KNOWN)))
+    assert Counting.asked <= 2 * 3 * 2000  # names of up to two words, each as it is and without "s" and "es"
+
+
 def test_forms_are_written_and_read(tmp_path):
     write_prompt_forms(FORMS_KNOWN, tmp_path)
     assert read_prompt_forms(tmp_path) == FORMS_KNOWN
