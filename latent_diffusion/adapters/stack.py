@@ -22,6 +22,7 @@ Strength = float | Mapping[str, float]
 """How strongly: one number, or one for each of "unet", "text_encoder", "text_encoder_2" (those left out: 1)."""
 
 PARTS = ("unet", "text_encoder", "text_encoder_2")
+MOST = 100.0  # of a strength, either sign; published adapters are drawn with at 10 and less
 
 
 @dataclass(frozen=True)
@@ -147,14 +148,14 @@ def _of_part(strength: Strength, part: str) -> float:
 
 def _scaled(strength: Strength, scale: float) -> Strength:
     scale = _number(scale)
-    return {part: scale * _of_part(strength, part) for part in PARTS}
+    return {part: _number(scale * _of_part(strength, part)) for part in PARTS}
 
 
 def _checked(strength: Strength) -> Strength:
     """Return a strength.
 
     Raises:
-        ConfigError: a part that no model has, or no finite number.
+        ConfigError: a part that no model has, no finite number, or one beyond `MOST`.
     """
     if not isinstance(strength, Mapping):
         return _number(strength)
@@ -165,6 +166,8 @@ def _checked(strength: Strength) -> Strength:
 
 
 def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -math.inf < value < math.inf:
         raise ConfigError(f"adapter weight {value!r} is no finite number")
+    if abs(value) > MOST:
+        raise ConfigError(f"adapter weight {str(value)[:20]} is out of range; use -{MOST:g} to {MOST:g}")
     return float(value)

@@ -8,7 +8,7 @@ from itertools import groupby
 from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
 from latent_diffusion.pipeline.prompt_schedule import texts_by_step
 from latent_diffusion.pipeline.prompt_states import Text
-from latent_diffusion.pipeline.prompt_terms import AdapterTag, Term, split_terms, take_adapters
+from latent_diffusion.pipeline.prompt_terms import AdapterTag, Term, split_terms, take_adapters, warn_of_broken_tags
 
 __all__ = ["Key", "Line", "Script", "Terms", "lines_of", "read_script"]
 
@@ -52,6 +52,7 @@ def read_script(text: str, second: str | None, steps: int, *, syntax: bool, nega
     if not syntax:
         return Script((((Text(text, second), 1.0),),) * steps)
     words, tags = take_adapters(text)
+    warn_of_broken_tags(words)
     if negative and tags:
         names = ", ".join(tag.name for tag in tags)
         message = f"adapters in a negative prompt have no effect: {names}; ask for them in the prompt"

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
 from latent_diffusion.pipeline.prompt_syntax import MAX_WEIGHT
 
-__all__ = ["AdapterTag", "Term", "split_terms", "take_adapters"]
+__all__ = ["AdapterTag", "Term", "split_terms", "take_adapters", "warn_of_broken_tags"]
 
 _TAG = re.compile(r"<(?:lora|lyco):([^<>]{1,300})>")
+_BROKEN_TAG = re.compile(r"<(?:lora|lyco):[^<>\s]{0,40}")  # where no whole tag is left
 _AND = re.compile(r"\bAND\b")
 _WEIGHT = re.compile(r":\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+))\s*$")
 MAX_TERMS = 32  # each costs a call of the network per step
@@ -48,6 +49,13 @@ def take_adapters(prompt: str) -> tuple[str, tuple[AdapterTag, ...]]:
     """
     tags = tuple(_tag(match.group(1)) for match in _TAG.finditer(prompt))
     return (_TAG.sub("", prompt), tags) if tags else (prompt, ())
+
+
+def warn_of_broken_tags(words: str) -> None:
+    """Say that what begins like an adapter's tag is read as text, in a prompt whose tags were taken out."""
+    if found := _BROKEN_TAG.search(words):
+        message = f"the prompt's {found.group()!r} is no whole tag and is read as text; write <lora:name:0.8>"
+        warnings.warn(message, LatentDiffusionWarning, stacklevel=3)
 
 
 def _tag(body: str) -> AdapterTag:

@@ -1,5 +1,7 @@
 """Prompts on their way into the network: chunks, weights, schedules, AND; no prompt changes its neighbour."""
 
+import warnings
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from latent_diffusion.conditioning import Blend
 from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
 from latent_diffusion.pipeline.emphasis import weigh
 from latent_diffusion.pipeline.prompt_chunks import read_chunks
+from latent_diffusion.pipeline.prompt_script import read_script
 from latent_diffusion.pipeline.prompt_states import Reading, Text, encode_texts
 
 LONG = "a red apple, " * 20 + "a cat"  # 4 tokens a time
@@ -184,6 +187,17 @@ def test_what_cannot_be_is_refused(tiny_pipeline, arguments, message):
 def test_adapters_in_a_negative_prompt_are_said_to_be_nothing(tiny_pipeline):
     with pytest.warns(LatentDiffusionWarning, match="negative prompt have no effect: ink"):
         draw(tiny_pipeline, "a", negative_prompt="<lora:ink:1>blurry")
+
+
+@pytest.mark.parametrize("prompt", ["a cat <lora:good:1", "<lora:good:1 a cat", "<lora:>", "<lyco:a<b"])
+def test_a_tag_that_is_not_closed_is_said_to_be_text(prompt):
+    with pytest.warns(LatentDiffusionWarning, match="is no whole tag and is read as text") as told:
+        script = read_script(prompt, None, 2, syntax=True, negative=False)
+    assert len(told) == 1 and not script.tags
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", LatentDiffusionWarning)
+        read_script("a cat <lora:good:1> <3 lora:", None, 2, syntax=True, negative=False)
+        read_script(prompt, None, 2, syntax=False, negative=False)
 
 
 def test_a_blend_takes_terms_of_different_lengths(tiny_pipeline):
