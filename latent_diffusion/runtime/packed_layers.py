@@ -1,7 +1,7 @@
 """Layers whose weights lie in the order the CPU multiplies them in, and their way back, bit for bit.
 
 A packed layer keeps its place, bias and state-dict keys; only `weight` is no parameter any more but a copy made when it
-is asked for, so the weights lie in memory once. Other modules only get another way to compute.
+is asked for, so the weights lie in memory once (`reordered`). Other modules only get another way to compute.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from latent_diffusion.nn.resnet import ResnetBlock, Upsample
 from latent_diffusion.nn.shared_copy import shared_copy
 from latent_diffusion.runtime.native import group_norm, winograd
+from latent_diffusion.runtime.reordered import Reordered
 
 __all__ = [
     "IMAGE",
@@ -57,13 +58,13 @@ class _CopiedPlain(nn.Module):
 class _Packed(_CopiedPlain):
     """What the packed layers share: the weight as it was, whenever someone asks."""
 
-    packed: Tensor  # opaque: oneDNN's own order of bytes
+    packed: Reordered
     bias: nn.Parameter | None
 
     @property
     def weight(self) -> nn.Parameter:
         """The weight as it was before, bit for bit: a new tensor at each call."""
-        return nn.Parameter(self.packed.to_dense(), requires_grad=False)
+        return nn.Parameter(self.packed.copy(), requires_grad=False)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         destination[prefix + "weight"] = self.weight if keep_vars else self.weight.data
@@ -85,7 +86,8 @@ class PackedLinear(_Packed, nn.Linear):
         """Map (..., in_features) to (..., out_features)."""
         if torch.is_grad_enabled() and input.requires_grad:  # packed products have no gradient
             return F.linear(input, self.weight, self.bias)
-        return torch.ops.mkldnn._linear_pointwise(input, self.packed, self.bias, "none", [], "")
+        weight = self.packed.used(input.shape[:-1].numel())
+        return torch.ops.mkldnn._linear_pointwise(input, weight, self.bias, "none", [], "")
 
 
 class PackedConv2d(_Packed, nn.Conv2d):
@@ -95,8 +97,9 @@ class PackedConv2d(_Packed, nn.Conv2d):
         """Map (B, in_channels, H, W) to (B, out_channels, H', W')."""
         if torch.is_grad_enabled() and input.requires_grad:
             return self._conv_forward(input, self.weight, self.bias)
+        weight = self.packed.used(len(input) * input.shape[-2:].numel())
         return torch.ops.mkldnn._convolution_pointwise(
-            input, self.packed, self.bias, self.padding, self.stride, self.dilation, self.groups, "none", [], ""
+            input, weight, self.bias, self.padding, self.stride, self.dilation, self.groups, "none", [], ""
         )
 
 
@@ -106,14 +109,15 @@ class PackedPointwise(_Packed, nn.Conv2d):
     @property
     def weight(self) -> nn.Parameter:
         """The weight (out_channels, in_channels, 1, 1) as it was before, bit for bit: a new tensor at each call."""
-        return nn.Parameter(self.packed.to_dense()[:, :, None, None], requires_grad=False)
+        return nn.Parameter(self.packed.copy()[:, :, None, None], requires_grad=False)
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (B, in_channels, H, W) to (B, out_channels, H, W)."""
         if torch.is_grad_enabled() and input.requires_grad:
             return self._conv_forward(input, self.weight, self.bias)
         pixels = input.permute(0, 2, 3, 1)  # contiguous where the input is channels_last
-        out = torch.ops.mkldnn._linear_pointwise(pixels, self.packed, self.bias, "none", [], "")
+        weight = self.packed.used(pixels.shape[:-1].numel())
+        out = torch.ops.mkldnn._linear_pointwise(pixels, weight, self.bias, "none", [], "")
         return out.permute(0, 3, 1, 2)
 
 
@@ -137,7 +141,7 @@ class WinogradConv2d(PackedConv2d):
         """Return what the kernel makes of `input`, plus `added`, a map as the result."""
         panels = vars(self).get("panels")  # once read it cannot be taken away by another thread that unpacks a copy
         if panels is None:  # threads that come here together make the same
-            panels = self.panels = winograd.panels(self.weight, doubled=self.doubled)
+            panels = self.panels = winograd.panels(self.packed.plain(), doubled=self.doubled)
         return winograd.convolve(input, panels, self.bias, self.out_channels, added, doubled=self.doubled)
 
 
@@ -162,7 +166,8 @@ class PhasesConv2d(DoublingConv2d):
         """Return the convolution of the doubled `input`, plus `added`."""
         phases = vars(self).get("panels")
         if phases is None:
-            phases = self.panels = [reordered_weight(part, self.in_channels) for part in phase_weights(self.weight)]
+            parts = phase_weights(self.packed.plain())
+            phases = self.panels = [reordered_weight(part, self.in_channels) for part in parts]
         batch, _, height, width = input.shape
         out = input.new_empty(batch, 2 * height, 2 * width, self.out_channels).permute(0, 3, 1, 2)
         for index, phase in enumerate(phases):
@@ -228,7 +233,7 @@ def _restored(kind: type[nn.Module], state: dict[str, Any]) -> nn.Module:
     return layer
 
 
-def become(layer: nn.Module, kind: type[_Packed], packed: Tensor) -> None:
+def become(layer: nn.Module, kind: type[_Packed], packed: Reordered) -> None:
     """Give `layer` a packed class, and its packed weight in place of its own."""
     del layer.weight
     layer.__class__ = kind

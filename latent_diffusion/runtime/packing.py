@@ -8,6 +8,8 @@ beside the packed ones; norms and SiLUs of residual blocks are one pass (`native
 Reference: oneDNN, "Memory format propagation", https://uxlfoundation.github.io/oneDNN/page_memory_format_propagation_cpp.html
 """
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -30,6 +32,7 @@ from latent_diffusion.runtime.packed_layers import (
     reordered_weight,
     unpack,
 )
+from latent_diffusion.runtime.reordered import Reordered
 from latent_diffusion.runtime.self_timing import Trial, Ways, wins
 
 __all__ = ["bfloat16_pays", "pack", "unpack"]
@@ -45,7 +48,8 @@ HALF_PAYS = 0.75  # of the time in float32; where the processor has bfloat16 it 
 def pack(module: nn.Module) -> None:
     """Pack the linear layers and convolutions of `module` on a CPU, in place, where that is right and no slower.
 
-    Layers that are packed already stay as they are. Nothing else may compute with `module` meanwhile.
+    Weights change their order when they were used enough, see `Reordered`. Layers that are packed already stay as they
+    are. Nothing else may compute with `module` meanwhile.
     """
     doubling = {layer.conv for layer in module.modules() if isinstance(layer, Upsample)}
     for layer in module.modules():
@@ -54,12 +58,10 @@ def pack(module: nn.Module) -> None:
         elif type(layer) is ResnetBlock and group_norm.pays(layer.norm1.weight.dtype):
             layer.__class__ = NormedResnetBlock
         elif type(layer) is nn.Linear and _packable(layer) and linear_packs(layer.weight.dtype):
-            packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), ROWS)
-            become(layer, PackedLinear, packed)
+            become(layer, PackedLinear, Reordered(layer.weight, _reordered_linear))
         elif type(layer) is nn.Conv2d and _packable(layer) and _plain(layer) and conv_packs(layer.weight.dtype):
             if layer.kernel_size == layer.stride == (1, 1):
-                packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach().flatten(1), ROWS)
-                become(layer, PackedPointwise, packed)
+                become(layer, PackedPointwise, Reordered(layer.weight.flatten(1), _reordered_linear))
             else:
                 become(layer, _kind(layer, layer in doubling), _reordered(layer))
 
@@ -87,9 +89,13 @@ def _plain(layer: nn.Conv2d) -> bool:
     return layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
 
 
-def _reordered(layer: nn.Conv2d) -> Tensor:
+def _reordered_linear(weight: Tensor) -> Tensor:
+    return torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
+
+
+def _reordered(layer: nn.Conv2d) -> Reordered:
     form = (layer.padding, layer.stride, layer.dilation, layer.groups)
-    return reordered_weight(layer.weight.detach(), layer.in_channels, form)
+    return Reordered(layer.weight, functools.partial(reordered_weight, inputs=layer.in_channels, form=form))
 
 
 def linear_packs(dtype: torch.dtype) -> bool:
@@ -119,7 +125,7 @@ def _half_and_full(dtype: torch.dtype) -> Ways:
 def _packed_and_plain_linear(dtype: torch.dtype) -> Ways:
     x = _drawn(ROWS, 320, dtype=dtype)
     weight, bias = _drawn(640, 320, dtype=dtype), _drawn(640, dtype=dtype)
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
+    packed = _reordered_linear(weight)
     return (
         lambda: torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], ""),
         lambda: F.linear(x, weight, bias),
@@ -128,7 +134,9 @@ def _packed_and_plain_linear(dtype: torch.dtype) -> Ways:
 
 def _packed_and_plain_conv(dtype: torch.dtype) -> Ways:
     x, layer = _map_and_convolution(dtype)
-    packed = _reordered(layer)
+    weight = _reordered(layer)
+    weight.keep()
+    packed = weight.used(1)
     return (
         lambda: torch.ops.mkldnn._convolution_pointwise(x, packed, layer.bias, *SAME, "none", [], ""),
         lambda: F.conv2d(x, layer.weight, layer.bias, padding=1),

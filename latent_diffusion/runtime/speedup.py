@@ -8,7 +8,7 @@ recorded once and replayed (`graphs`). The numbers stay those of the plain netwo
 import torch
 from torch import nn
 
-from latent_diffusion.runtime.allocator import keep_large_blocks, large_blocks_apart
+from latent_diffusion.runtime.allocator import keep_large_blocks
 from latent_diffusion.runtime.cuda_graphs import CudaRecorder
 from latent_diffusion.runtime.cuda_speedup import fast_cuda
 from latent_diffusion.runtime.graphs import Graphs
@@ -20,7 +20,6 @@ __all__ = ["recordings", "speed_up"]
 def speed_up(module: nn.Module, device: torch.device) -> None:
     """Make `module`, which is on `device`, compute as fast as this machine lets it; in place."""
     if device.type == "cpu":
-        large_blocks_apart()  # packing copies each weight once or twice: in a heap that would leave a fifth of it empty
         pack(module)
         keep_large_blocks()
     elif device.type == "cuda":

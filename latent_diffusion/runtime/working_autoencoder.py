@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
 from latent_diffusion.models.autoencoder import AutoencoderKL, Posterior
+from latent_diffusion.runtime.allocator import give_back_free
 from latent_diffusion.runtime.graphs import Graphs, decoded
 from latent_diffusion.runtime.memory import decoding_bytes, fits, pictures_at_once
 from latent_diffusion.runtime.residency import moved
@@ -58,6 +59,7 @@ class WorkingAutoencoder(AutoencoderKL):
         self.quant_conv, self.post_quant_conv = model.quant_conv, model.post_quant_conv
         self.computes_on, self.tiling, self.offload = device, check_tiling(tiling), offload
         self.graphs, self.before_encoding = graphs, before_encoding
+        self.has_decoded = False
         self.train(model.training)
 
     def encode(self, images: Tensor) -> Posterior:
@@ -73,6 +75,9 @@ class WorkingAutoencoder(AutoencoderKL):
 
     def decode(self, z: Tensor) -> Tensor:
         """Return images (B, 3, H, W) of `z` (B, C, h, w), on the device; half precision that overflows, again."""
+        if not self.has_decoded:  # weights came and went, and the first picture needs other memory than its steps
+            self.has_decoded = True
+            give_back_free()
         z = z.to(self.computes_on)
         pixels = z.shape[-2] * z.shape[-1] * self.factor**2
         tiled, at_once = self._tiled(pixels), pictures_at_once(decoding_bytes(self.config, pixels), self.computes_on)

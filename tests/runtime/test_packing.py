@@ -174,3 +174,46 @@ def test_training_mode_unpacks():
     assert [name for name, _ in net.eval().named_parameters()] != names
     assert [name for name, _ in net.train().named_parameters()] == names
     assert all(type(layer) in (nn.Linear, nn.Conv2d, Upsample) for layer in net)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("index", range(6))
+def test_a_weight_that_is_kept_gives_the_same_bits(dtype, index):
+    layer, x = layers(dtype)[index]
+    before = {name: t.clone() for name, t in layer.state_dict().items()}
+    pack(layer)
+    first = layer(x)
+    for _ in range(10):
+        if layer.packed.kept:
+            break
+        assert torch.equal(layer(x), first)
+    assert layer.packed.kept and torch.equal(layer(x), first)
+    assert all(torch.equal(layer.state_dict()[name], t) for name, t in before.items())
+
+
+@torch.no_grad()
+def test_a_tiny_picture_leaves_weights_as_they_are_and_a_large_one_does_not():
+    small, large = (shared_copy(nn.Sequential(layers()[2][0])) for _ in range(2))
+    pack(small), pack(large)
+    small(torch.randn(1, 16, 4, 4)), large(torch.randn(2, 16, 16, 8))
+    assert not small[0].packed.kept and large[0].packed.kept
+
+
+@torch.no_grad()
+def test_copies_keep_one_weight_together():
+    net = nn.Sequential(layers()[0][0])
+    pack(net)
+    twin = shared_copy(net)
+    twin(torch.randn(1, 512, 24))
+    assert net[0].packed.kept and net[0].packed is twin[0].packed
+
+
+@torch.no_grad()
+def test_loading_changes_no_other_module():
+    (layer, x), (other, _) = layers()[0], layers()[0]
+    nn.init.normal_(other.weight)
+    wanted, twin = layer(x), shared_copy(layer)
+    pack(twin)
+    twin.load_state_dict(other.state_dict())
+    assert torch.equal(layer(x), wanted) and torch.equal(twin(x), other(x))

@@ -12,7 +12,7 @@ from latent_diffusion.errors import DivergedError, LatentDiffusionWarning
 from latent_diffusion.families import tiny
 from latent_diffusion.models.autoencoder import AutoencoderConfig, AutoencoderKL
 from latent_diffusion.pipeline.sampling import decode
-from latent_diffusion.runtime import memory
+from latent_diffusion.runtime import memory, working_autoencoder
 from latent_diffusion.runtime.memory import decoding_bytes, pictures_at_once, sampling_bytes
 from latent_diffusion.runtime.working_autoencoder import WorkingAutoencoder
 
@@ -131,3 +131,10 @@ def test_the_encoder_is_made_ready_once_and_only_when_it_is_used(model):
     for _ in range(2):
         working.encode(torch.zeros(1, 3, 16, 16))
         assert done == [model.encoder, model.quant_conv]
+
+
+def test_free_memory_is_given_back_before_the_first_picture_alone(model, monkeypatch):
+    calls, working = [], at_work(model)
+    monkeypatch.setattr(working_autoencoder, "give_back_free", lambda: calls.append(1))
+    pictures = [working.decode(torch.ones(1, tiny.AUTOENCODER.latent_channels, 4, 4)) for _ in range(3)]
+    assert len(calls) == 1 and all(torch.equal(pictures[0], picture) for picture in pictures)
