@@ -5,9 +5,10 @@ With d_k the slope dz / du at the k-th level,
     d = (55 d_k - 59 d_{k-1} + 37 d_{k-2} - 9 d_{k-3}) / 24,     z_s = z_t + (u_s - u_t) d
 
 Reference: Liu et al. 2022, arXiv:2202.09778, eq. 9 (transfer), 12 (multistep) and section 3.5: the first step is
-Heun's, the second and third have two and three slopes. One network evaluation a step, two in the first. The
-coefficients are those of equal steps in time, which makes it of second order ("pseudo" numerical). Velocities are
-turned into slopes one by one; diffusers averages velocities of different levels, and differs for v models.
+Heun's, the second and third have two and three slopes. One network evaluation a step, two in the first; a walk of a
+single step is DDIM's, with one, as in diffusers. The coefficients are those of equal steps in time, which makes it of
+second order ("pseudo" numerical). Velocities are turned into slopes one by one; diffusers averages velocities of
+different levels, and differs for v models.
 """
 
 from collections.abc import Iterator, Sequence
@@ -45,7 +46,7 @@ class PNDM:
         slopes: list[Tensor] = []  # newest first
         for index, (level, after) in enumerate(pairwise(levels)):
             x0 = denoise(x, level)
-            if after.sigma == 0.0:
+            if after.sigma == 0.0 or len(levels) == 2:
                 yield Step(index, towards(x, x0, level, after), x0)
                 return
             slopes = [coordinates.slope(x, x0, level), *slopes[:3]]

@@ -237,6 +237,15 @@ def test_pndm(spacing, offset):
     compare(got, theirs(scheduler, exploding=False))
 
 
+def test_pndm_of_one_step():
+    from diffusers import PNDMScheduler
+
+    scheduler = PNDMScheduler(skip_prk_steps=True, timestep_spacing="leading", steps_offset=1, **SD)
+    visited = levels(ScaledLinearSchedule(), "leading", 1, steps_offset=1, final="first")
+    got = ours(sampler_named("pndm"), visited=visited)
+    compare(got, theirs(scheduler, exploding=False, set_up=lambda s: s.set_timesteps(1)))
+
+
 @pytest.mark.parametrize("steps", [4, 8])
 def test_lcm(steps):
     """At LCM's own times. Our x0 leaves out boundary factors of 1 - 3e-6 and less (t >= 19)."""
