@@ -5,6 +5,7 @@ A folder says what its model is in JSON files, a single file in its header or by
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def assemble(
         large, small = dtype, dtype
     else:
         large, small = dtype(sum(weight.numel() for weight in unet.parameters())), torch.float32
-    unet = filled("unet", unet, large)
+    unet = filled("unet", unet, large, partial(fill, at_once=True))
     autoencoder = filled("vae", on_meta(AutoencoderKL, plan.autoencoder), small)
     towers = []
     for tower in plan.towers:

@@ -5,8 +5,10 @@ tokenizer_config.json or the older special_tokens_map.json. transformers 5 write
 them, so that transformers 4 and 5, ComfyUI and single-file converters read the folder.
 """
 
+import contextlib
+import gc
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,22 +33,35 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     missing = [file.name for file in pair if not file.is_file()]
     if missing and not single.is_file():
         raise CheckpointError(f"{folder}: {' and '.join(missing)} missing, and there is no tokenizer.json instead")
-    whole = read_json(single) if single.is_file() else {}
     settings = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         settings |= read_json(folder / name) if (folder / name).is_file() else {}
     try:
-        model = whole["model"] if missing else {"vocab": read_json(pair[0]), "merges": read_merges(pair[1])}
-        special = {name: _content(settings[name]) for name in SPECIAL if settings.get(name)}
-        length = settings.get("model_max_length", 77)
-        length = length if type(length) is int else 77
-        found = Tokenizer(model["vocab"], pairs_of(model["merges"]), model_max_length=length, **special)
-        _add(found, whole, settings)
+        with _no_collection():
+            whole = read_json(single) if single.is_file() else {}
+            model = whole["model"] if missing else {"vocab": read_json(pair[0]), "merges": read_merges(pair[1])}
+            special = {name: _content(settings[name]) for name in SPECIAL if settings.get(name)}
+            length = settings.get("model_max_length", 77)
+            length = length if type(length) is int else 77
+            found = Tokenizer(model["vocab"], pairs_of(model["merges"]), model_max_length=length, **special)
+            _add(found, whole, settings)
     except CheckpointError:
         raise
     except Exception as error:  # the tokenizers library raises bare Exception
         raise CheckpointError(f"{folder}: not a CLIP tokenizer: {' '.join(str(error).split())[:200]}") from None
     return found
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Leave garbage where it is: over 100 000 pairs Python would look for it, in all of torch, as long as they take."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def read_merges(file: Path) -> list[str]:

@@ -62,8 +62,15 @@ class Weights:
         return tuple(f"{part}: {n} tensors cast, {plain(old)} -> {plain(dtype)}" for old, n in counts.items())
 
 
-def fill(model: Network, weights: Weights, dtype: torch.dtype | None) -> Network:
+def fill(model: Network, weights: Weights, dtype: torch.dtype | None, *, at_once: bool = False) -> Network:
     """Fill a network built on the meta device; on the CPU, in `dtype` (None: the file's), in evaluation mode.
+
+    Args:
+        model: the network.
+        weights: under its names.
+        dtype: of its tensors from now on.
+        at_once: all of it is used at its first use, and then in every step: what is mapped need not leave memory again
+            after it was checked.
 
     Raises:
         CheckpointError: names or shapes do not fit, or a weight is no finite number.
@@ -72,7 +79,7 @@ def fill(model: Network, weights: Weights, dtype: torch.dtype | None) -> Network
     state, nothing = {}, True
     for name, stored in weights.tensors.items():
         state[name], largest = _cast(weights.source, name, stored.fetch(), dtype)
-        if stored.mapped and state[name].dtype == stored.dtype:
+        if stored.mapped and state[name].dtype == stored.dtype and not at_once:
             state[name] = stored.fetch()  # in place of the one that was looked at: its pages are given back
         nothing = nothing and largest == 0
     if nothing:

@@ -44,6 +44,18 @@ def test_what_was_read_goes_and_comes_back(network):
     assert torch.equal(linear(x), before)
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+def test_what_is_used_at_once_stays_after_the_check(at_once, tmp_path):
+    file = tmp_path / "a.safetensors"
+    save_file({"weight": torch.randn(SIDE, SIDE), "bias": torch.randn(SIDE)}, file)
+    network = fill(nn.Linear(SIDE, SIDE, device="meta"), Weights(file, open_tensors(file)), None, at_once=at_once)
+    found = resident(file)
+    assert network.weight.sum().isfinite()
+    if resident(file) == 0:
+        pytest.skip("this kernel does not tell")
+    assert (found > 10_000) == at_once
+
+
 @torch.no_grad()
 def test_what_was_written_to_stays(network):
     linear, _ = network
