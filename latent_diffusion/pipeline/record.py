@@ -8,14 +8,15 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from functools import cache
-from typing import ClassVar
-
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from typing import TYPE_CHECKING, ClassVar
 
 import latent_diffusion
 from latent_diffusion.checkpoint.components import Applied
 from latent_diffusion.errors import DataError
 from latent_diffusion.pipeline.infotext import write_infotext
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 __all__ = ["HiresRecord", "ImageToImageRecord", "InpaintRecord", "Record", "Task"]
 
@@ -77,7 +78,7 @@ Task = InpaintRecord | ImageToImageRecord | HiresRecord
 class Record:
     """What made one picture."""
 
-    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")  # read by `from_json`
+    __pydantic_config__: ClassVar = {"extra": "forbid"}  # read by `from_json`
 
     model: str
     prompt: str | None  # None = embeddings were given
@@ -139,6 +140,8 @@ class Record:
         Raises:
             DataError: no JSON, or fields that are not a record's.
         """
+        from pydantic import ValidationError
+
         try:
             return _reader().validate_json(text, strict=True)
         except ValidationError as error:
@@ -154,6 +157,8 @@ class Record:
 
 
 @cache
-def _reader() -> TypeAdapter[Record]:
+def _reader() -> "TypeAdapter[Record]":
     """Return what reads a record and checks the type of every field: it may come from a stranger's file."""
+    from pydantic import TypeAdapter
+
     return TypeAdapter(Record)
