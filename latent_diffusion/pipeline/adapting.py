@@ -1,11 +1,13 @@
 """The pipeline's methods for LoRA and learned words.
 
 None of them writes into a weight: each puts a new engine in place of the old, which drawings that run keep. Loading a
-file also draws with it, until `set_adapters` says otherwise.
+file also draws with it, until `set_adapters` says otherwise. Threads may change one pipeline at the same time: each
+change begins with the engine that the one before it left.
 """
 
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from latent_diffusion.adapters.lora_file import read_lora
@@ -19,6 +21,7 @@ __all__ = ["Adapting"]
 
 Names = str | Sequence[str]
 PathLike = str | os.PathLike[str]
+_changing = threading.Lock()  # of all pipelines, since one that is copied or pickled cannot hold a lock
 
 
 class Adapting:
@@ -42,7 +45,7 @@ class Adapting:
             ConfigError: a name that is taken, or a weight that is no number.
         """
         adapter = read_lora(Path(path), self.engine.untouched, adapter_name)
-        self._adapt(self.engine.adapters.load(adapter, weight))
+        self._adapt(lambda stack: stack.load(adapter, weight))
         return adapter.report
 
     def set_adapters(self, adapter_names: Names, adapter_weights: Strength | Sequence[Strength] = 1.0) -> None:
@@ -57,7 +60,7 @@ class Adapting:
         """
         names = _several(adapter_names)
         each = list(adapter_weights) if isinstance(adapter_weights, Sequence) else [adapter_weights] * len(names)
-        self._adapt(self.engine.adapters.set(names, each))
+        self._adapt(lambda stack: stack.set(names, each))
 
     def get_active_adapters(self) -> list[str]:
         """Return the names of the adapters that the next call draws with; fused ones are part of the model."""
@@ -73,7 +76,7 @@ class Adapting:
         Raises:
             ConfigError: one that is not loaded.
         """
-        self._adapt(self.engine.adapters.delete(_several(adapter_names)))
+        self._adapt(lambda stack: stack.delete(_several(adapter_names)))
 
     def fuse_lora(self, adapter_names: Names | None = None, lora_scale: float = 1.0) -> None:
         """Make active adapters part of the model: they stay whatever is set, and are saved with it.
@@ -86,15 +89,15 @@ class Adapting:
             ConfigError: one that is not active.
         """
         names = None if adapter_names is None else _several(adapter_names)
-        self._adapt(self.engine.adapters.fuse(names, lora_scale))
+        self._adapt(lambda stack: stack.fuse(names, lora_scale))
 
     def unfuse_lora(self) -> None:
         """Take fused adapters out again, exactly; those still loaded are active as before."""
-        self._adapt(self.engine.adapters.unfuse())
+        self._adapt(lambda stack: stack.unfuse())
 
     def unload_lora_weights(self) -> None:
         """Forget all loaded adapters; fused ones stay until `unfuse_lora`."""
-        self._adapt(self.engine.adapters.delete(tuple(self.engine.adapters.loaded)))
+        self._adapt(lambda stack: stack.delete(tuple(stack.loaded)))
 
     def load_textual_inversion(self, path: PathLike, token: str | None = None) -> tuple[Word, ...]:
         """Load learned words; each then stands in prompts for its vectors.
@@ -108,7 +111,7 @@ class Adapting:
             ConfigError: a word that cannot be, or that the model knows already.
         """
         words = read_words(Path(path), self.engine.untouched, token)
-        self._adapt(self.engine.adapters.learn(words))
+        self._adapt(lambda stack: stack.learn(words))
         return words
 
     def unload_textual_inversion(self, tokens: Names | None = None) -> None:
@@ -117,10 +120,15 @@ class Adapting:
         Raises:
             ConfigError: a word that is not loaded.
         """
-        self._adapt(self.engine.adapters.forget(None if tokens is None else _several(tokens)))
+        self._adapt(lambda stack: stack.forget(None if tokens is None else _several(tokens)))
 
-    def _adapt(self, adapters: Stack) -> None:
-        self.engine = self.engine.with_adapters(adapters)
+    def _adapt(self, change: Callable[[Stack], Stack]) -> None:
+        self._replace(lambda engine: engine.with_adapters(change(engine.adapters)))
+
+    def _replace(self, change: Callable[[Engine], Engine]) -> None:
+        """Put `change` of the engine in its place, with no other change in between."""
+        with _changing:
+            self.engine = change(self.engine)
 
 
 def _several(names: Names) -> list[str]:

@@ -348,5 +348,5 @@ class LatentDiffusionPipeline(Adapting):
         """
         from latent_diffusion.pipeline.to_diffusers import to_diffusers
 
-        self.engine = self.engine.plain()
+        self._replace(Engine.plain)
         return to_diffusers(self.components)

@@ -1,5 +1,6 @@
 """Adapters in the pipeline: what is drawn, what is recorded, what is saved; and that nothing is left behind."""
 
+import contextlib
 import threading
 import warnings
 
@@ -10,6 +11,7 @@ from safetensors.torch import save_file
 from latent_diffusion import LatentDiffusionPipeline
 from latent_diffusion.adapters.writing import write_lora
 from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
+from latent_diffusion.pipeline.engine import Engine
 from latent_diffusion.pipeline.record import Record
 
 CALL = {"seed": 3, "num_inference_steps": 3, "output_type": "latent", "guidance_scale": 2.0}
@@ -142,6 +144,24 @@ def test_a_drawing_keeps_the_adapters_it_started_with(pipe, files):
     assert changed.is_set() and not torch.equal(draw(pipe), ink)
 
 
+def test_threads_that_load_at_once_lose_none(pipe, files, monkeypatch):
+    both, change = threading.Barrier(2), Engine.with_adapters
+
+    def slow(engine, adapters):
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both.wait(timeout=1.0)  # for another thread that has begun with the same engine
+        return change(engine, adapters)
+
+    monkeypatch.setattr(Engine, "with_adapters", slow)
+    names = ("ink.safetensors", "styles/oil.safetensors")
+    threads = [threading.Thread(target=pipe.load_lora_weights, args=(files / name,)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(pipe.get_active_adapters()) == ["ink", "oil"]
+
+
 def test_on_the_command_line(tiny_folder, files, tmp_path, monkeypatch, capsys):
     from latent_diffusion.cli.main import main
     from latent_diffusion.pipeline.picture_file import read_texts
@@ -162,6 +182,7 @@ def test_on_the_command_line(tiny_folder, files, tmp_path, monkeypatch, capsys):
         (["--embedding", "absent.pt"], 4, "--embedding 'absent.pt': there is no such file"),
         (["--lora", f"{files}/zorp.safetensors"], 4, "none of its 1 tensors"),
         (["--lora", f"{files}/ink.safetensors:nan"], 2, "no finite number"),
+        (["--lora", f"{files}/ink.safetensors:1e30"], 2, "use -100 to 100"),
         ([], 2, "give the folder it is in"),
     ):
         assert main([*base, *wrong]) == code
