@@ -97,6 +97,9 @@ class PackedConv2d(_Packed, nn.Conv2d):
         """Map (B, in_channels, H, W) to (B, out_channels, H', W')."""
         if torch.is_grad_enabled() and input.requires_grad:
             return self._conv_forward(input, self.weight, self.bias)
+        if input.shape[2:] == (1, 1) and self.kernel_size == (3, 3) and self.padding == self.dilation == (1, 1):
+            one = torch.ops.mkldnn._linear_pointwise(input.flatten(1), self.packed.middle(), self.bias, "none", [], "")
+            return one[:, :, None, None]
         weight = self.packed.used(len(input) * input.shape[-2:].numel())
         return torch.ops.mkldnn._convolution_pointwise(
             input, weight, self.bias, self.padding, self.stride, self.dilation, self.groups, "none", [], ""

@@ -58,10 +58,10 @@ def pack(module: nn.Module) -> None:
         elif type(layer) is ResnetBlock and group_norm.pays(layer.norm1.weight.dtype):
             layer.__class__ = NormedResnetBlock
         elif type(layer) is nn.Linear and _packable(layer) and linear_packs(layer.weight.dtype):
-            become(layer, PackedLinear, Reordered(layer.weight, _reordered_linear))
+            become(layer, PackedLinear, _linear(layer.weight))
         elif type(layer) is nn.Conv2d and _packable(layer) and _plain(layer) and conv_packs(layer.weight.dtype):
             if layer.kernel_size == layer.stride == (1, 1):
-                become(layer, PackedPointwise, Reordered(layer.weight.flatten(1), _reordered_linear))
+                become(layer, PackedPointwise, _linear(layer.weight.flatten(1)))
             else:
                 become(layer, _kind(layer, layer in doubling), _reordered(layer))
 
@@ -89,8 +89,21 @@ def _plain(layer: nn.Conv2d) -> bool:
     return layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
 
 
+def _linear(weight: Tensor) -> Reordered:
+    return Reordered(weight, _reordered_linear, either=_same_in_either_order(weight.dtype))
+
+
 def _reordered_linear(weight: Tensor) -> Tensor:
     return torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
+
+
+@functools.cache
+def _same_in_either_order(dtype: torch.dtype) -> bool:
+    """Whether oneDNN's products have the same bits here whatever order the weight of a linear layer comes in."""
+    weight, multiply = _drawn(640, 320, dtype=dtype), torch.ops.mkldnn._linear_pointwise
+    orders = weight, _reordered_linear(weight)
+    inputs = [_drawn(rows, 320, dtype=dtype) for rows in (1, 2, 33, 128)]
+    return all(torch.equal(*(multiply(x, order, None, "none", [], "") for order in orders)) for x in inputs)
 
 
 def _reordered(layer: nn.Conv2d) -> Reordered:

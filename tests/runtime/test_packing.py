@@ -217,3 +217,32 @@ def test_loading_changes_no_other_module():
     pack(twin)
     twin.load_state_dict(other.state_dict())
     assert torch.equal(layer(x), wanted) and torch.equal(twin(x), other(x))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_map_of_one_pixel_sees_the_middle_alone(dtype):
+    torch.manual_seed(0)
+    layer, x = nn.Conv2d(32, 48, 3, padding=1).to(dtype), torch.randn(2, 32, 1, 1).to(dtype)
+    exact = copy.deepcopy(layer).double()(x.double())
+    pack(layer)
+    first = layer(x)
+    assert first.shape == (2, 48, 1, 1) and (first - exact).norm() <= (1e-6 if dtype == torch.float32 else 5e-3) * 48
+    assert all(torch.equal(layer(x), first) for _ in range(10)) and not layer.packed.kept
+    layer.packed.keep()
+    assert torch.equal(layer(x), first)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_small_maps_have_the_same_bits_before_and_after(dtype, stride):
+    torch.manual_seed(0)
+    layer = nn.Conv2d(320, 64, 3, padding=1, stride=stride).to(dtype)
+    plain, kept = shared_copy(layer), shared_copy(layer)
+    pack(plain), pack(kept)
+    kept.packed.keep()
+    for side in (1, 2, 3, 4):
+        x = torch.randn(1, 320, side, side).to(dtype).contiguous(memory_format=torch.channels_last)
+        assert torch.equal(plain(x), kept(x)), side
+        assert not plain.packed.kept
