@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -9,16 +10,19 @@ from torch import Tensor
 from latent_diffusion.benchmark.agreement import Agreement, agreement
 from latent_diffusion.benchmark.case import OURS
 from latent_diffusion.benchmark.goals import goal_of
-from latent_diffusion.benchmark.lossy import is_lossy
+from latent_diffusion.benchmark.lossy import call_options, is_lossy
 from latent_diffusion.benchmark.peaks import measure_peaks, peak_of
 from latent_diffusion.benchmark.plan import AbsentError, Plan
 from latent_diffusion.benchmark.race import Lane, Ratio, race, ratio
 from latent_diffusion.benchmark.report import Report, Row, row_of
 from latent_diffusion.benchmark.worker import Worker, case_of
 from latent_diffusion.errors import ResourceError
+from latent_diffusion.pipeline.approximate import choose_approximations
+from latent_diffusion.pipeline.preview import open_tiny
+from latent_diffusion.pipeline.settings import check_size
 from latent_diffusion.runtime.placement import DTYPES
 
-__all__ = ["measure"]
+__all__ = ["check", "measure"]
 
 REFERENCE = "diffusers"  # in float32
 EXACT = 1e-4  # relative error that counts as the same, in float32
@@ -27,6 +31,21 @@ ROUNDING = 1.05  # times diffusers' own error in the same half precision: the or
 Tell = Callable[[str], None]
 Made = dict[str, Tensor]
 Peaks = dict[str, dict[str, float]]  # by dtype and kind of work
+
+
+def check(plan: Plan, others: Sequence[str]) -> None:
+    """Refuse what could not be measured, before anything is written.
+
+    Raises:
+        ConfigError: no such case, a size that no model works at, or a lossy way that is none or not for this model.
+        CheckpointError: no such model.
+    """
+    case = case_of(plan)
+    check_size("--size", case.size)
+    for tool in filter(is_lossy, others):
+        parts = case.model.described
+        asked = call_options(tool).get("approximate")
+        choose_approximations(asked, parts.unet, partial(open_tiny, autoencoder=parts.autoencoder))
 
 
 def measure(plan: Plan, others: Sequence[str], rounds: int | None, report: Report, tell: Tell) -> list[Row]:

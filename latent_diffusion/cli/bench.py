@@ -109,7 +109,7 @@ def bench(
     if lossy and chosen != ["generate"]:
         raise ConfigError(f"--lossy is for the case generate, not for {', '.join(chosen)}")
     formats = _known("dtype", dtype or ["float32", "bfloat16"], FORMATS)
-    from latent_diffusion.benchmark.bench import measure
+    from latent_diffusion.benchmark.bench import check, measure
     from latent_diffusion.benchmark.facts import machine_facts
     from latent_diffusion.benchmark.plan import Plan
     from latent_diffusion.benchmark.report import Report
@@ -122,6 +122,8 @@ def bench(
         for case in chosen
         for form in formats
     ]
+    for plan in {plan.case: plan for plan in plans}.values():
+        check(plan, others)
     report = Report(machine_facts(place), time.strftime("%Y-%m-%d %H:%M"), shlex.join(sys.argv[1:]), json)
     printer = Printer(report.head["machine"])
     for plan in plans:

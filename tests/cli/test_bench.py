@@ -26,6 +26,24 @@ def test_what_cannot_be_is_refused(arguments, said, capsys):
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "arguments,code,said",
+    [
+        (["generate", "--lossy", "deepcash"], 2, "unknown approximation 'deepcash'"),
+        (["generate", "--lossy", "deepcache:interval=0"], 2, "interval"),
+        (["generate", "--lossy", "deepcache:branch=99"], 2, "branch 99; this U-Net has"),
+        (["unet-step", "--size", "100"], 2, "--size 100 is not a multiple of 8"),
+        (["unet-step", "--size", "100000"], 2, "--size 100000"),
+        (["unet-step", "--model", "nowhere"], 4, "no model 'nowhere'"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_written(arguments, code, said, tmp_path, capsys):
+    file = tmp_path / "new" / "found.json"
+    assert main(["bench", "--model", "tiny", *arguments, "--device", "cpu", "--json", str(file)]) == code
+    assert said in capsys.readouterr().err
+    assert not file.parent.exists()
+
+
 def test_a_file_that_is_there_is_kept(tmp_path, capsys):
     file = tmp_path / "found.json"
     file.write_text("mine")
