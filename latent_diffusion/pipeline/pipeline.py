@@ -28,7 +28,6 @@ from latent_diffusion.pipeline.options import Options, Texts
 from latent_diffusion.pipeline.outpaint import outpaint
 from latent_diffusion.pipeline.output import Output, OutputType
 from latent_diffusion.pipeline.preview import Preview, open_preview
-from latent_diffusion.pipeline.prompts import check_prompt
 from latent_diffusion.pipeline.repainting import InpaintOptions
 from latent_diffusion.pipeline.settings import Defaults
 from latent_diffusion.pipeline.text_to_image import text_to_image
@@ -320,12 +319,8 @@ class LatentDiffusionPipeline(Adapting):
         Raises:
             ConfigError: what the prompt language cannot read, or an argument that cannot be.
         """
-        settings = self.engine.settings(
-            {"num_inference_steps": num_inference_steps, "emphasis": emphasis, "rewrite": rewrite}
-        )
-        encoder, steps = self.components.text_encoder, settings.num_inference_steps
-        forms = settings.prompt_forms
-        return report_tokens(encoder, check_prompt(prompt), steps=steps, emphasis=settings.emphasis, forms=forms)
+        asked: Options = {"num_inference_steps": num_inference_steps, "emphasis": emphasis, "rewrite": rewrite}
+        return report_tokens(self.engine, prompt, asked)
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> None:
         """Write a diffusers folder that `from_pretrained` and diffusers open; None keeps each tensor's dtype.

@@ -3,13 +3,15 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from latent_diffusion.checkpoint.prompt_forms import PromptForms
 from latent_diffusion.models.text_encoder import TextEncoder, TextEncoders
+from latent_diffusion.pipeline.engine import Engine
+from latent_diffusion.pipeline.options import Options
 from latent_diffusion.pipeline.prompt_chunks import Chunks
 from latent_diffusion.pipeline.prompt_rewrite import read_as
 from latent_diffusion.pipeline.prompt_script import Terms, read_script
 from latent_diffusion.pipeline.prompt_states import Reading, Text, read_text
 from latent_diffusion.pipeline.prompt_terms import AdapterTag
+from latent_diffusion.pipeline.prompts import check_prompt
 
 __all__ = ["TokenReport", "report_tokens"]
 
@@ -47,31 +49,13 @@ class TokenReport:
         return asdict(self)
 
 
-def report_tokens(
-    encoder: TextEncoder | TextEncoders,
-    prompt: str,
-    *,
-    steps: int,
-    emphasis: str = "a1111",
-    negative: bool = False,
-    forms: PromptForms | None = None,
-) -> TokenReport:
-    """Return how `prompt` is read in a call of `steps` steps; nothing is cut.
-
-    Args:
-        encoder: whose tokens they are.
-        prompt: as given to the pipeline.
-        steps: number of steps that are run.
-        emphasis: one of `EMPHASES`.
-        negative: whether it is a negative prompt, which has no AND.
-        forms: what it is rewritten to; None = it is read as it is.
-
-    Raises:
-        ConfigError: an adapter tag that cannot be read, or too many terms.
-    """
-    how = Reading(emphasis, "chunk", None)
-    read = read_as(prompt, forms)
-    script = read_script(read or prompt, None, steps, syntax=emphasis != "none", negative=negative)
+def report_tokens(engine: Engine, prompt: str, options: Options) -> TokenReport:
+    """Return how `prompt` is read in a call with `options`; nothing is cut. Errors as for the pipeline's method."""
+    encoder, settings = engine.components.text_encoder, engine.settings(options)
+    how = Reading(settings.emphasis, "chunk", None)
+    read = read_as(check_prompt(prompt), settings.prompt_forms)
+    steps, syntax = settings.num_inference_steps, settings.emphasis != "none"
+    script = read_script(read or prompt, None, steps, syntax=syntax, negative=False)
     lines: list[tuple[int, tuple[ReadTerm, ...]]] = []
     before: Terms | None = None
     for step, terms in enumerate(script.steps):
