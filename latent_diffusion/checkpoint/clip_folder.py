@@ -91,15 +91,10 @@ def _vision_config(config: CLIPConfig) -> Any:
     )
 
 
-def save_clip(
-    clip: CLIP,
-    folder: Path | str,
-    text_dtype: torch.dtype | None = None,
-    dtype: torch.dtype | None = torch.float16,
-) -> None:
-    """Write `text_encoder/` and `tokenizer/` in `text_dtype`, and `clip/` in `dtype`; None keeps the weights' own."""
+def save_clip(clip: CLIP, folder: Path | str, dtype: torch.dtype | None = torch.float16) -> None:
+    """Write `text_encoder/` and `tokenizer/` as they are, and `clip/` in `dtype`; None keeps the weights' own."""
     folder = Path(folder)
-    save_text_encoder(clip.text_encoder, folder, text_dtype)
+    save_text_encoder(clip.text_encoder, folder)
     state = clip.vision.state_dict() | {"text_projection.weight": clip.text_projection.weight.detach()}
     tensors = {name: tensor.cpu().to(dtype or tensor.dtype).contiguous() for name, tensor in state.items()}
     tensors["logit_scale"] = clip.logit_scale.float().cpu().log()
@@ -116,11 +111,11 @@ def save_clip(
     write_tensors(folder / "clip" / WEIGHTS, tensors, {"format": "pt"})
 
 
-def load_clip(folder: Path | str, dtype: torch.dtype = torch.float32) -> CLIP:
+def load_clip(folder: Path | str) -> CLIP:
     """Read the CLIP of a model folder from its `clip/`, `text_encoder/` and `tokenizer/`.
 
     Returns:
-        The model in evaluation mode, on the CPU, in `dtype`.
+        The model in evaluation mode, on the CPU, in float32.
 
     Raises:
         CheckpointError: a file is missing or damaged, or the parts do not fit together.
@@ -145,7 +140,7 @@ def load_clip(folder: Path | str, dtype: torch.dtype = torch.float32) -> CLIP:
     with torch.no_grad():
         clip.text_projection.weight.copy_(found["text_projection.weight"])
         clip.logit_scale.copy_(found["logit_scale"].float().exp())
-    return clip.to(dtype).eval()
+    return clip.eval()
 
 
 def _known(values: dict[str, Any]) -> dict[str, Any]:

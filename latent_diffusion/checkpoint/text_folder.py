@@ -29,16 +29,12 @@ STEM = "model"  # what names of weight files begin with
 ENDINGS = ("", "_2")  # of the folders of each tower; the second tower has a projection
 
 
-def load_text_encoder(
-    folder: Path | str, dtype: torch.dtype = torch.float32, *, tower: int = 0, penultimate: bool = False
-) -> TextEncoder:
+def load_text_encoder(folder: Path | str, dtype: torch.dtype = torch.float32) -> TextEncoder:
     """Read `folder/text_encoder` and `folder/tokenizer`; nothing is looked up anywhere else.
 
     Args:
         folder: the model's.
         dtype: of the weights.
-        tower: 0, or 1 for SDXL's `text_encoder_2` and `tokenizer_2`, which has a projection.
-        penultimate: see `TextEncoder`.
 
     Returns:
         The text encoder in evaluation mode, its weights in `dtype`, on the CPU.
@@ -46,14 +42,12 @@ def load_text_encoder(
     Raises:
         CheckpointError: a file is missing or damaged, keys or shapes do not fit, or the vocabulary does not fit.
     """
-    names = [f"text_encoder{ENDINGS[tower]}", f"tokenizer{ENDINGS[tower]}"]
-    model_folder, tokenizer_folder = (Path(folder) / name for name in names)
-    tokenizer = load_tokenizer(tokenizer_folder)
-    model = load_text_model(model_folder, dtype, projection=bool(tower))
+    tokenizer = load_tokenizer(Path(folder) / "tokenizer")
+    model = load_text_model(Path(folder) / "text_encoder", dtype)
     try:
-        return TextEncoder(model, tokenizer, penultimate=penultimate)
+        return TextEncoder(model, tokenizer)
     except ConfigError as error:
-        raise CheckpointError(f"{folder}: {names[0]}/ and {names[1]}/ do not belong together: {error}") from None
+        raise CheckpointError(f"{folder}: text_encoder/ and tokenizer/ do not belong together: {error}") from None
 
 
 def load_text_model(

@@ -11,7 +11,6 @@ bytes in memory when all fit under `cache_bytes`; otherwise it is decoded again 
 import hashlib
 import json
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -87,14 +86,13 @@ class ImageFolder:
     Args:
         config: what to read.
         seed: the run's seed; all draws are keyed with it.
-        progress: called with (pictures done, pictures in all) while the pictures are decoded.
 
     Raises:
         ConfigError: a filter or caption field that no row has.
         DataError: pictures or captions are missing or broken, or none is left.
     """
 
-    def __init__(self, config: DataConfig, seed: int, progress: Callable[[int, int], None] | None = None) -> None:
+    def __init__(self, config: DataConfig, seed: int) -> None:
         self.config = config
         self.seed = seed
         self._source = open_source(config.path)
@@ -102,7 +100,7 @@ class ImageFolder:
         if not rows:
             raise DataError(f"data set {config.path!r} holds 0 pictures (JPEG, PNG or WebP) and no {TABLE}")
         rows = self._chosen(rows)
-        self.rows, self._cache = self._scan(rows, progress)
+        self.rows, self._cache = self._scan(rows)
         self.captions = [self._captions(row) for row in self.rows]
         self._order = lru_cache(maxsize=2)(lambda epoch: permutation(seed, "order", epoch, len(self.rows)))
 
@@ -140,7 +138,7 @@ class ImageFolder:
             )
         return found or [[""]]
 
-    def _scan(self, rows: list[Row], progress: Callable[[int, int], None] | None) -> tuple[list[Row], Tensor | None]:
+    def _scan(self, rows: list[Row]) -> tuple[list[Row], Tensor | None]:
         """Decode every picture once; return the good rows and their pixels (N, 3, size, size) uint8, if they fit."""
         size = self.config.size
         fits = len(rows) * 3 * size * size <= self.config.cache_bytes
@@ -148,7 +146,7 @@ class ImageFolder:
         digest = hashlib.blake2b(digest_size=16)
         good: list[Row] = []
         bad: list[str] = []
-        for done, row in enumerate(rows):
+        for row in rows:
             try:
                 data = self._source.read(str(row["file_name"]))
                 image = self._decode(row, data)
@@ -159,8 +157,6 @@ class ImageFolder:
             if fits:
                 cache[len(good)] = image
             good.append(row)
-            if progress is not None:
-                progress(done + 1, len(rows))
         if bad:
             told = f"{len(bad)} of {len(rows)} pictures of {self.config.path!r} cannot be used: " + "; ".join(bad[:10])
             if self.config.on_bad == "error":

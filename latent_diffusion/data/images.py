@@ -138,14 +138,14 @@ def _eight_bit(picture: Image.Image, name: str) -> Image.Image:
     return Image.fromarray(np.rint(values / 257).astype(np.uint8))
 
 
-def fit_square(picture: Image.Image, size: int, *, pad: bool = False, background: tuple[int, int, int] = WHITE):
-    """Return an RGB picture scaled to size x size px: its centre square, or all of it with borders (`pad`).
+def fit_square(picture: Image.Image, size: int, *, pad: bool = False) -> Image.Image:
+    """Return an RGB picture scaled to size x size px: its centre square, or all of it with white borders (`pad`).
 
     Filter: Lanczos over the full source, so that scaling down does not alias.
     """
     width, height = picture.size
     if pad and width != height:
-        return ImageOps.pad(picture, (size, size), Image.Resampling.LANCZOS, color=background)
+        return ImageOps.pad(picture, (size, size), Image.Resampling.LANCZOS, color=WHITE)
     side = min(width, height)
     left, top = (width - side) / 2, (height - side) / 2
     if (width, height) == (size, size):

@@ -46,13 +46,12 @@ def features_of(
     network: EfficientNetLite0,
     pictures: RealPictures,
     rows: Sequence[Picture],
-    size: int = SIZE,
     how: str | None = None,
     progress: Progress = ignore_progress,
 ) -> Features:
-    """Return the features of real pictures loaded at `size` px and, with `how`, degraded."""
+    """Return the features of real pictures and, with `how`, of degraded ones."""
     parts, done = [], 0
-    for images in pictures.batches(rows, size):
+    for images in pictures.batches(rows, SIZE):
         images = images if how is None else degrade(images, how, seed=done)
         parts.append(extract(network, images))
         done += len(images)
