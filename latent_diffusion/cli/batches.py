@@ -40,7 +40,7 @@ def draw_pictures(
     from latent_diffusion.cli.output import names_a_file, plan_files
     from latent_diffusion.cli.preview import check_preview
     from latent_diffusion.cli.progress import progress
-    from latent_diffusion.cli.run import load_pipeline, seed_or_draw, warn_if_lossy, write_pictures
+    from latent_diffusion.cli.run import seed_or_draw, warn_if_lossy, write_pictures
 
     texts = [prompt for prompt in prompts for _ in range(drawing.num_images)]
     seed = seed_or_draw(drawing.seed, len(texts))
@@ -49,11 +49,7 @@ def draw_pictures(
         warn_if_lossy(files)
     if drawing.preview:
         check_preview(drawing.preview)
-    how = drawing.machine() | drawing.reading()
-    pipe = load_pipeline(drawing.model, drawing.device, drawing.dtype, drawing.lora, drawing.embedding, how)
-    refiner = None
-    if drawing.refiner:
-        refiner = load_pipeline(drawing.refiner, drawing.device, drawing.dtype, machine=drawing.machine())
+    pipe, refiner = _pipelines(drawing)
     draw, at_once = method(pipe), drawing.batch_size or _fitting(pipe, drawing, area)
     run = steps(drawing.steps or pipe.defaults.num_inference_steps)
     with ExitStack() as stack:
@@ -67,6 +63,17 @@ def draw_pictures(
                     texts[some], **_options(drawing, seed, first, len(texts[some])), refiner=refiner, on_step=on_step
                 )
             write_pictures(out, files[some], named=names_a_file(drawing.output))
+
+
+def _pipelines(drawing: Drawing) -> "tuple[LatentDiffusionPipeline, LatentDiffusionPipeline | None]":
+    """Return the model that draws, and the refiner where there is one."""
+    from latent_diffusion.cli.run import load_pipeline
+
+    how = drawing.machine() | drawing.reading()
+    pipe = load_pipeline(drawing.model, drawing.device, drawing.dtype, drawing.lora, drawing.embedding, how)
+    if not drawing.refiner:
+        return pipe, None
+    return pipe, load_pipeline(drawing.refiner, drawing.device, drawing.dtype, machine=drawing.machine())
 
 
 def _options(drawing: Drawing, seed: int, first: int, count: int) -> dict[str, Any]:
