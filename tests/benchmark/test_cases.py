@@ -115,6 +115,11 @@ def test_lossy_ways_are_near_but_not_the_same():
         assert 1e-5 < agreement(found, exact).error < 1, tool
 
 
+def test_pictures_have_the_size_asked_for():
+    found, _ = made(plan("generate", steps=1, size=24), OURS)
+    assert found["images"].shape[-2:] == (24, 24)
+
+
 def test_random_weights_are_the_same_in_every_process():
     def unet(dtype):
         with torch.device("meta"):

@@ -97,6 +97,8 @@ class Generate(Case):
         out = pipe(
             PROMPTS[0],
             latents=self._noise(),
+            height=self.size,
+            width=self.size,
             seed=0,
             num_images_per_prompt=self.batch,
             rewrite=False,  # peers read the prompt as it is
