@@ -1,5 +1,6 @@
 """`latent-diffusion regenerate`: make a picture again from what it says of itself."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -7,6 +8,7 @@ import typer
 
 from latent_diffusion.cli.arguments import Device, Embeddings, LoraFolder, Output
 from latent_diffusion.cli.model_arguments import MODEL, Family, PredictionType
+from latent_diffusion.cli.sdxl_arguments import Refiner
 from latent_diffusion.cli.terminal import harmless
 from latent_diffusion.errors import CheckpointError, ConfigError, DataError
 
@@ -33,6 +35,7 @@ def regenerate(
     ] = None,
     lora_folder: LoraFolder = None,
     embedding: Embeddings = None,
+    refiner: Refiner = None,
     family: Family = None,
     prediction_type: PredictionType = None,
     averaged: Annotated[
@@ -78,13 +81,14 @@ def regenerate(
     files = plan_files(output, seeds[0], 1)
     name = _model(model, plan)
     told = {"family": family, "prediction_type": prediction_type, "averaged": averaged}
-    how = _loading(name, plan) | {option: value for option, value in told.items() if value is not None}
+    how = _loading(name, plan.loading) | {option: value for option, value in told.items() if value is not None}
     pipe = load_pipeline(name, device, dtype or plan.dtype or "auto", embeddings=embedding, machine=how)
+    second = _load_refiner(refiner, plan, device, dtype)
     _load_adapters(pipe, plan, lora_folder)
     for line in plan.missing:
         _say(f"not honoured: {line}")
     with progress("Drawing", plan.arguments.get("num_inference_steps") or pipe.defaults.num_inference_steps) as on_step:
-        out = plan.draw(pipe, given, on_step=on_step, lora_folder=lora_folder)
+        out = plan.draw(pipe, given, second, on_step=on_step, lora_folder=lora_folder)
     again = out.records[0]
     if record:
         for line in differences(record, again):
@@ -122,12 +126,30 @@ def _model(model: str | None, plan: "Plan") -> str:
     raise CheckpointError(f"the picture was made with the model {plan.model!r}; say where it is with --model")
 
 
-def _loading(model: str, plan: "Plan") -> dict[str, Any]:
-    """Return what the picture says of how its model was loaded, without what only a single file can be told."""
+def _loading(model: str, said: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the picture says of how a model was loaded, without what only a single file can be told."""
     from latent_diffusion.checkpoint.locate import locate_model
 
     of_files = () if locate_model(model).is_file() else ("family", "averaged")
-    return {name: value for name, value in plan.loading.items() if name not in of_files}
+    return {name: value for name, value in said.items() if name not in of_files}
+
+
+def _load_refiner(
+    name: str | None, plan: "Plan", device: str | None, dtype: str | None
+) -> "LatentDiffusionPipeline | None":
+    """Load the model that drew the end of the path, or say that it is left out."""
+    from latent_diffusion.cli.run import load_pipeline
+    from latent_diffusion.pipeline.regenerate import loading_of
+
+    if name is None:
+        if plan.refiner is not None:
+            _say(f"not honoured: the refiner {plan.refiner!r} drew the end of its path; give --refiner")
+        return None
+    if plan.refiner is None:
+        raise ConfigError("--refiner: one model drew all of this picture; leave it out")
+    told = plan.refined_by
+    how = {} if told is None else _loading(name, loading_of(told))
+    return load_pipeline(name, device, dtype or (told.dtype if told else "auto"), machine=how)
 
 
 def _load_adapters(pipe: "LatentDiffusionPipeline", plan: "Plan", folder: Path | None) -> None:

@@ -20,7 +20,7 @@ from latent_diffusion.models.unet import UNet
 from latent_diffusion.pipeline.machine import Machine
 from latent_diffusion.pipeline.prompt_groups import Group, change_at, join_rows
 from latent_diffusion.pipeline.prompts import Prompts
-from latent_diffusion.pipeline.record import HiresRecord, ImageToImageRecord, InpaintRecord, Record, Task
+from latent_diffusion.pipeline.record import HiresRecord, ImageToImageRecord, InpaintRecord, Record, RefinerRecord, Task
 from latent_diffusion.pipeline.refine import hand_over
 from latent_diffusion.pipeline.sampling import Sampled
 from latent_diffusion.pipeline.seeds import Variation
@@ -119,9 +119,7 @@ class Job:
 
     def records(self, sampled: Sampled, size: tuple[int, int], task: Task | None = None) -> list[Record]:
         """Return what made each image; `size` is the width and height of the files in px, `task` what was done."""
-        settings = self.settings
-        source = self.components.source
-        digest = None if source is None or not source.exists() else model_hash(source)
+        settings, digest = self.settings, _digest(self.components)
         adapters = {k: group.components.adapters for group in self.prompts.groups for k in group.rows}
         return [
             Record(
@@ -151,17 +149,18 @@ class Job:
                 negative_prompt_2=self.prompts.negative_second[k],
                 refiner=None if self.refiner is None else self.refiner.components.name,
                 refined_below=None if self.refiner is None else self.refined_below,
+                refined_by=None if self.refiner is None else self.refiner._as_refiner(),
                 width=size[0],
                 height=size[1],
                 work_width=settings.width,
                 work_height=settings.height,
-                dtype=str(self.machine.dtype).removeprefix("torch."),
+                dtype=_name(self.machine.dtype),
                 device=self.machine.device.type,
                 initial=self.initial,
                 adapters=adapters[k],
                 model_hash=digest,
                 **asdict(self.components.told),
-                vae_dtype=str(self.machine.vae_dtype).removeprefix("torch."),
+                vae_dtype=_name(self.machine.vae_dtype),
                 stopped_after=sampled.steps if sampled.stopped else None,
                 inpaint=task if isinstance(task, InpaintRecord) else None,
                 image_to_image=task if isinstance(task, ImageToImageRecord) else None,
@@ -171,3 +170,25 @@ class Job:
             )
             for k, seed in enumerate(self.seeds)
         ]
+
+    def _as_refiner(self) -> RefinerRecord:
+        """Return what the record of the first model's job says of this one."""
+        ids = self.settings.size_ids
+        return RefinerRecord(
+            model_hash=_digest(self.components),
+            dtype=_name(self.machine.dtype),
+            **asdict(self.components.told),
+            adapters=self.components.adapters,
+            size_ids=None if ids is None else ids.positive,
+            negative_size_ids=None if ids is None else ids.negative,
+        )
+
+
+def _digest(components: Components) -> str | None:
+    """Return the hash of the model on disk; None = it was made in memory, or is gone."""
+    source = components.source
+    return None if source is None or not source.exists() else model_hash(source)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -18,7 +18,7 @@ from latent_diffusion.pipeline.infotext import write_infotext
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-__all__ = ["HiresRecord", "ImageToImageRecord", "InpaintRecord", "Record", "Task"]
+__all__ = ["HiresRecord", "ImageToImageRecord", "InpaintRecord", "Record", "RefinerRecord", "Task"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,20 @@ Task = InpaintRecord | ImageToImageRecord | HiresRecord
 
 
 @dataclass(frozen=True)
+class RefinerRecord:
+    """The model that drew the end of the path, where it is not what the first one is; see `Record` for the fields."""
+
+    model_hash: str | None
+    dtype: str
+    family: str | None = None
+    prediction_type: str | None = None
+    averaged: bool = False
+    adapters: tuple[Applied, ...] = ()
+    size_ids: tuple[float, ...] | None = None
+    negative_size_ids: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
 class Record:
     """What made one picture."""
 
@@ -114,6 +128,7 @@ class Record:
     negative_size_ids: tuple[float, ...] | None = None
     refiner: str | None = None  # name of the model that drew the end of the path
     refined_below: float | None = None  # training time at which it took over
+    refined_by: RefinerRecord | None = None  # what else decides that; records before it had none
     inpaint: InpaintRecord | None = None
     image_to_image: ImageToImageRecord | None = None
     hires: HiresRecord | None = None

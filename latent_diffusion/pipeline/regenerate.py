@@ -16,11 +16,11 @@ from latent_diffusion.pipeline.foreign import Found
 from latent_diffusion.pipeline.output import Output
 from latent_diffusion.pipeline.pipeline import LatentDiffusionPipeline
 from latent_diffusion.pipeline.prompt_terms import take_adapters
-from latent_diffusion.pipeline.record import InpaintRecord, Record
+from latent_diffusion.pipeline.record import InpaintRecord, Record, RefinerRecord
 from latent_diffusion.pipeline.walk import CUSTOM
 from latent_diffusion.randomness import MAX_SEED
 
-__all__ = ["Plan", "differences", "plan_of_found", "plan_of_record"]
+__all__ = ["Plan", "differences", "loading_of", "plan_of_found", "plan_of_record"]
 
 SAME_NAME = (
     "num_inference_steps", "guidance_scale", "guidance_rescale", "guidance", "guidance_interval", "approximate",
@@ -49,23 +49,34 @@ class Plan:
     adapters: tuple[Applied, ...] = ()  # to be loaded, besides those that the prompt asks for
     missing: tuple[str, ...] = ()  # what is known not to be honoured
     steps: int | None = None  # after which the caller stopped
+    refiner: str | None = None  # name of the model that drew the end of the path, to be given to `draw`
+    refined_below: float = 0.0  # training time at which it took over
+    refined_by: RefinerRecord | None = None
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """Pictures that the call needs: "image", "mask_image"."""
         return NEEDS_INPUT.get(self.method, ())
 
-    def draw(self, pipe: LatentDiffusionPipeline, pictures: Mapping[str, Source], **options: Any) -> Output:
+    def draw(
+        self,
+        pipe: LatentDiffusionPipeline,
+        pictures: Mapping[str, Source],
+        refiner: LatentDiffusionPipeline | None = None,
+        **options: Any,
+    ) -> Output:
         """Make the picture again.
 
         Args:
             pipe: the model, with the adapters loaded.
             pictures: one for each of `inputs`.
+            refiner: the second model; None leaves the end of the path to the first.
             **options: of the pipeline, such as `on_step` and `lora_folder`.
 
         Raises:
             ConfigError: an input is missing or not needed, or an argument that this model or version does not take.
         """
+        arguments = {**self.arguments, **({} if refiner is None else self._refining(pipe, refiner))}
         for name in {*self.inputs, *pictures}:
             if (name in pictures) != (name in self.inputs):
                 need = "needs" if name in self.inputs else "has no use for"
@@ -77,7 +88,17 @@ class Plan:
             return False if self.steps is not None and step.index + 1 >= self.steps else wanted
 
         method: Any = getattr(pipe, self.method)
-        return method(self.prompt, **pictures, **self.arguments, **options, on_step=on_step)
+        return method(self.prompt, **pictures, **arguments, **options, on_step=on_step)
+
+    def _refining(self, pipe: LatentDiffusionPipeline, refiner: LatentDiffusionPipeline) -> dict[str, Any]:
+        """Return the arguments that belong to the refiner."""
+        if self.refiner is None:
+            raise ConfigError("this picture has no use for a refiner: one model drew all of it")
+        switch = 1 - self.refined_below / pipe.components.schedule.num_train_timesteps
+        told = self.refined_by
+        scores = {} if told is None else {"": told.size_ids, "negative_": told.negative_size_ids}
+        read = {f"{side}aesthetic_score": ids[4] for side, ids in scores.items() if ids is not None and len(ids) == 5}
+        return {"refiner": refiner, "refiner_switch": switch, **read}
 
 
 def plan_of_record(record: Record) -> Plan:
@@ -112,8 +133,6 @@ def plan_of_record(record: Record) -> Plan:
         missing.append("its first noise was given as latents, which the picture does not keep")
     if record.initial == "generator":
         missing.append("its noise came from a torch generator; a new one of its seed is used")
-    if record.refiner is not None:
-        missing.append(f"the end of its path was drawn by a refiner, {record.refiner}, which is left out")
     tags = take_adapters(record.prompt)[1] if record.emphasis != "none" else ()
     named = {tag.name for tag in tags}
     return Plan(
@@ -123,11 +142,19 @@ def plan_of_record(record: Record) -> Plan:
         record.model,
         record.model_hash,
         record.dtype,
-        {name: value for name in LOADING if (value := getattr(record, name))},
+        loading_of(record),
         tuple(adapter for adapter in record.adapters if adapter.kind != "lora" or adapter.name not in named),
         tuple(missing),
         record.stopped_after,
+        record.refiner,
+        record.refined_below or 0.0,
+        record.refined_by,
     )
+
+
+def loading_of(record: Record | RefinerRecord) -> dict[str, Any]:
+    """Return what `from_pretrained` was told besides name, device and dtype."""
+    return {name: value for name in LOADING if (value := getattr(record, name, None))}
 
 
 def _sizes(prefix: str, numbers: tuple[float, ...] | None, second: tuple[float, ...] | None) -> dict[str, Any]:

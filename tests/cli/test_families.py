@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from latent_diffusion.checkpoint.model_hash import model_hash
 from latent_diffusion.cli.main import main
 from latent_diffusion.pipeline.picture_file import read_texts
 
@@ -36,6 +37,24 @@ def test_the_refiner_takes_over(here, tiny_family, capsys):
     capsys.readouterr()
     assert main(["generate", "the sun", "--refiner-switch", "0.5", *pair[:2], "--output", "b.png"]) == 2
     assert "refiner_switch has no effect without a refiner" in capsys.readouterr().err
+
+
+def test_a_refined_picture_is_made_again(here, tiny_family, capsys):
+    pair = ["--model", str(tiny_family("sdxl")), "--refiner", str(tiny_family("sdxl_refiner"))]
+    told = ["--refiner-switch", "0.37", "--aesthetic-score", "9", "--negative-aesthetic-score", "1", "--crop", "8", "0"]
+    assert main(["generate", "the sun", *pair, *DRAW, *told, "--output", "a.png"]) == 0
+    record = read_texts(here / "a.png")[1]
+    assert record.refined_by.size_ids[2:] == (8, 0, 9) and record.refined_by.negative_size_ids[4] == 1
+    assert record.refined_by.model_hash == model_hash(tiny_family("sdxl_refiner")) != record.model_hash
+    capsys.readouterr()
+    assert main(["regenerate", "a.png", *pair, "--output", "b.png"]) == 0
+    said = capsys.readouterr().err
+    assert "bit for bit" in said and "not" not in said
+    assert main(["regenerate", "a.png", *pair[:2], "--output", "c.png"]) == 0
+    said = capsys.readouterr().err
+    assert "not honoured: the refiner 'sdxl_refiner'" in said and "not as it was: refiner was 'sdxl_refiner'" in said
+    assert main(["regenerate", "c.png", *pair, "--output", "d.png"]) == 2
+    assert "--refiner: one model drew all of this picture" in capsys.readouterr().err
 
 
 def test_an_inpainting_model(here, tiny_family, capsys):
