@@ -38,6 +38,17 @@ class Tower:
     tokenizer: Tokenizer
     penultimate: bool  # see `TextEncoder`
 
+    def encoder(self, model: CLIPTextModel | CLIPTextModelWithProjection, source: Path) -> TextEncoder:
+        """Return the text encoder whose `model` has its weights now, from `source`.
+
+        Raises:
+            CheckpointError: the tokenizer is another model's.
+        """
+        try:
+            return TextEncoder(model, self.tokenizer, penultimate=self.penultimate)
+        except ConfigError as error:
+            raise CheckpointError(f"{source}: {self.part} and its tokenizer do not belong together: {error}") from None
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -100,19 +111,10 @@ def assemble(
         return fill_in(network, found, kind)
 
     unet = on_meta(UNet, plan.unet)
-    if dtype is None or isinstance(dtype, torch.dtype):
-        large, small = dtype, dtype
-    else:
-        large, small = dtype(sum(weight.numel() for weight in unet.parameters())), torch.float32
+    large, small = _dtypes(dtype, unet)
     unet = filled("unet", unet, large, partial(fill, at_once=True))
     autoencoder = filled("vae", on_meta(AutoencoderKL, plan.autoencoder), small)
-    towers = []
-    for tower in plan.towers:
-        model = filled(tower.part, tower.model, small, fill_text_model)
-        try:
-            towers.append(TextEncoder(model, tower.tokenizer, penultimate=tower.penultimate))
-        except ConfigError as error:
-            raise CheckpointError(f"{source}: {tower.part} and its tokenizer do not belong together: {error}") from None
+    towers = [tower.encoder(filled(tower.part, tower.model, small, fill_text_model), source) for tower in plan.towers]
     components = Components(
         unet,
         autoencoder,
@@ -127,3 +129,10 @@ def assemble(
     )
     components.check(source)
     return components
+
+
+def _dtypes(asked: torch.dtype | ChooseDtype | None, unet: nn.Module) -> tuple[torch.dtype | None, torch.dtype | None]:
+    """Return the dtype of the U-Net, and that of the other parts."""
+    if asked is None or isinstance(asked, torch.dtype):
+        return asked, asked
+    return asked(sum(weight.numel() for weight in unet.parameters())), torch.float32
