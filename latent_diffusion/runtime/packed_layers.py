@@ -240,7 +240,7 @@ def become(layer: nn.Module, kind: type[_Packed], packed: Reordered) -> None:
     """Give `layer` a packed class, and its packed weight in place of its own."""
     del layer.weight
     layer.__class__ = kind
-    layer.packed = packed
+    vars(layer)["packed"] = packed
 
 
 def reordered_weight(weight: Tensor, inputs: int, form: tuple[Any, ...] = SAME) -> Tensor:
