@@ -7,6 +7,7 @@ good part of its time in page faults, zeroing the same pages again. Two threshol
 import contextlib
 import ctypes
 import sys
+from collections.abc import Iterator
 
 __all__ = ["give_back_free", "keep_large_blocks", "large_blocks_apart"]
 
@@ -27,11 +28,16 @@ def keep_large_blocks() -> bool:
     return bool(mallopt(_M_MMAP_THRESHOLD, 2**30)) and bool(mallopt(_M_TRIM_THRESHOLD, _NEVER))
 
 
-def large_blocks_apart() -> None:
-    """Give blocks of 1 MiB or more pages of their own until `keep_large_blocks`: when freed they leave no hole."""
+@contextlib.contextmanager
+def large_blocks_apart() -> Iterator[None]:
+    """Give blocks of 1 MiB or more pages of their own, so that they leave no hole when freed; then keep them again."""
     if sys.platform.startswith("linux"):
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL("libc.so.6").mallopt(_M_MMAP_THRESHOLD, 2**20)
+    try:
+        yield
+    finally:
+        keep_large_blocks()
 
 
 def give_back_free() -> None:

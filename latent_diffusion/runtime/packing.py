@@ -147,9 +147,7 @@ def _packed_and_plain_linear(dtype: torch.dtype) -> Ways:
 
 def _packed_and_plain_conv(dtype: torch.dtype) -> Ways:
     x, layer = _map_and_convolution(dtype)
-    weight = _reordered(layer)
-    weight.keep()
-    packed = weight.used(1)
+    packed = reordered_weight(layer.weight, layer.in_channels)
     return (
         lambda: torch.ops.mkldnn._convolution_pointwise(x, packed, layer.bias, *SAME, "none", [], ""),
         lambda: F.conv2d(x, layer.weight, layer.bias, padding=1),

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from latent_diffusion.runtime.allocator import keep_large_blocks, large_blocks_apart
+from latent_diffusion.runtime.allocator import large_blocks_apart
 
 __all__ = ["Reordered"]
 
@@ -56,9 +56,8 @@ class Reordered:
         """Put the reordered weight in place of the one it was, in memory of its own: when freed it leaves no hole."""
         weight = self._weight
         if not weight.is_mkldnn:
-            large_blocks_apart()
-            self._weight = self._reorder(weight)
-            keep_large_blocks()
+            with large_blocks_apart():
+                self._weight = self._reorder(weight)
 
     def plain(self) -> Tensor:
         """Return the weight as it was, bit for bit, to be read: it may lie in memory that others have."""

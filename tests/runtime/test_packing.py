@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+import weakref
 
 import pytest
 import torch
@@ -12,9 +13,10 @@ from latent_diffusion.families import tiny
 from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.nn.resnet import Upsample
 from latent_diffusion.nn.shared_copy import shared_copy
-from latent_diffusion.runtime import packing
+from latent_diffusion.runtime import allocator, packing
 from latent_diffusion.runtime.packed_layers import PackedConv2d, PackedLinear, PackedPointwise, PhasesConv2d
 from latent_diffusion.runtime.packing import pack, unpack
+from latent_diffusion.runtime.reordered import Reordered
 from latent_diffusion.runtime.residency import moved
 
 PACKED = (PackedConv2d, PackedLinear, PackedPointwise)
@@ -198,6 +200,30 @@ def test_a_tiny_picture_leaves_weights_as_they_are_and_a_large_one_does_not():
     pack(small), pack(large)
     small(torch.randn(1, 16, 4, 4)), large(torch.randn(2, 16, 16, 8))
     assert not small[0].packed.kept and large[0].packed.kept
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("index", [0, 2, 5])
+def test_a_weight_that_is_kept_gives_its_first_memory_back(index):
+    layer, _ = layers()[index]
+    numbers = layer.weight.detach().numpy().copy()
+    layer.weight, first = nn.Parameter(torch.from_numpy(numbers)), weakref.ref(numbers)
+    del numbers
+    pack(layer)
+    assert first() is not None  # nothing was copied yet
+    layer.packed.keep()
+    assert first() is None
+
+
+def test_malloc_is_as_before_when_there_is_no_memory_to_reorder(monkeypatch):
+    def fails(weight):
+        raise RuntimeError("no memory")
+
+    calls = []
+    monkeypatch.setattr(allocator, "keep_large_blocks", lambda: calls.append("kept"))
+    with pytest.raises(RuntimeError, match="no memory"):
+        Reordered(torch.zeros(2, 2), fails).keep()
+    assert calls == ["kept"]
 
 
 @torch.no_grad()
