@@ -5,7 +5,7 @@ not always ours; what is known of such differences is said beforehand.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 from latent_diffusion.checkpoint.components import Applied
@@ -77,6 +77,8 @@ class Plan:
             ConfigError: an input is missing or not needed, or an argument that this model or version does not take.
         """
         arguments = {**self.arguments, **({} if refiner is None else self._refining(pipe, refiner))}
+        if pipe.components.prompt_forms is None:
+            arguments.pop("rewrite", None)  # another model than it was made with
         for name in {*self.inputs, *pictures}:
             if (name in pictures) != (name in self.inputs):
                 need = "needs" if name in self.inputs else "has no use for"
@@ -239,7 +241,9 @@ def plan_of_found(found: Found) -> Plan:
 
 def differences(old: Record, new: Record) -> list[str]:
     """Return a line for everything that decides pixels and is not what it was."""
-    return list(_unlike("", old, new))
+    if old.refined_by is None or new.refined_by is None:  # an older record, or the line of `refiner` says it
+        old, new = replace(old, refined_by=None), replace(new, refined_by=None)
+    return _unlike("", old, new)
 
 
 def _unlike(prefix: str, old: Any, new: Any) -> list[str]:
@@ -248,10 +252,11 @@ def _unlike(prefix: str, old: Any, new: Any) -> list[str]:
         before, now = getattr(old, name), getattr(new, name)
         if name in NOT_COMPARED or before == now:
             continue
+        called = prefix + name.replace("_", " ")
         if is_dataclass(before) and is_dataclass(now):
-            found += _unlike(f"{prefix}{name} ", before, now)
+            found += _unlike(f"{called} ", before, now)
         else:
-            found.append(f"{prefix}{name.replace('_', ' ')} was {_short(before)}, now {_short(now)}")
+            found.append(f"{called} was {_short(before)}, now {_short(now)}")
     return found
 
 

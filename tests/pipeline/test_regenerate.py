@@ -14,7 +14,7 @@ from latent_diffusion.checkpoint.components import Applied
 from latent_diffusion.cli.main import main
 from latent_diffusion.errors import ConfigError, DataError
 from latent_diffusion.pipeline.foreign import read_found
-from latent_diffusion.pipeline.record import Record
+from latent_diffusion.pipeline.record import Record, RefinerRecord
 from latent_diffusion.pipeline.regenerate import differences, plan_of_found, plan_of_record
 
 COMMON = {"num_inference_steps": 4, "seed": 11}
@@ -128,6 +128,19 @@ def test_a_prompt_rewritten_beside_adapters_is_rewritten_again(tiny_pipeline):
     beside = dataclasses.replace(rewritten, adapters=(Applied("lora", "ink", "0" * 12),))
     asked = [plan_of_record(one).arguments.get("rewrite") for one in (record, rewritten, beside)]
     assert asked == [False, None, True]
+    again = plan_of_record(beside).draw(tiny_pipeline, {}, output_type="latent")  # a model that has no forms
+    assert any(line.startswith("read as was") for line in differences(beside, again.records[0]))
+
+
+def test_nothing_is_said_of_how_a_refiner_was_loaded_where_one_record_does_not_say_it(tiny_pipeline):
+    (record,) = tiny_pipeline("a cat", **COMMON, output_type="latent").records
+    told = RefinerRecord("0" * 64, "float32")
+    refined = dataclasses.replace(record, refiner="r", refined_below=500, refined_by=told)
+    older = dataclasses.replace(refined, refined_by=None)
+    assert differences(older, refined) == []
+    assert [line.split(" was ")[0] for line in differences(refined, record)] == ["refiner", "refined below"]
+    half = dataclasses.replace(refined, refined_by=dataclasses.replace(told, dtype="bfloat16"))
+    assert differences(half, refined) == ["refined by dtype was 'bfloat16', now 'float32'"]
 
 
 def test_what_cannot_be_honoured_is_said(tiny_pipeline):
