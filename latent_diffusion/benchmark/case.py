@@ -33,8 +33,10 @@ class Case(ABC):
     @property
     def size(self) -> int:
         """Side of the pictures in px."""
+        if self.plan.size:
+            return self.plan.size
         described = self.model.described
-        return self.plan.size or described.unet.config.sample_size * described.autoencoder.factor
+        return described.unet.config.sample_size * described.autoencoder.factor
 
     @property
     def batch(self) -> int:

@@ -52,6 +52,9 @@ def regenerate(
     dtype: Annotated[
         str | None, typer.Option(metavar="NAME", help="As it was made, or another.", show_default="as it was")
     ] = None,
+    vae_dtype: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of the autoencoder.", show_default="as it was")
+    ] = None,
 ) -> None:
     """Make a picture again from the parameters it carries, and say what could not be honoured.
 
@@ -80,7 +83,7 @@ def regenerate(
     seeds = plan.arguments.get("seed", [0])
     files = plan_files(output, seeds[0], 1)
     name = _model(model, plan)
-    told = {"family": family, "prediction_type": prediction_type, "averaged": averaged}
+    told = {"family": family, "prediction_type": prediction_type, "averaged": averaged, "vae_dtype": vae_dtype}
     how = _loading(name, plan.loading) | {option: value for option, value in told.items() if value is not None}
     pipe = load_pipeline(name, device, dtype or plan.dtype or "auto", embeddings=embedding, machine=how)
     second = _load_refiner(refiner, plan, device, dtype)

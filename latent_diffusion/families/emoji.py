@@ -26,7 +26,7 @@ UNET = UNetConfig(
 SCHEDULER = {
     "_class_name": "DDPMScheduler",
     "_guidance_scale": 1.5,  # this and the steps: our own fields, passed over by other tools
-    "_num_inference_steps": 25,
+    "_num_inference_steps": 15,
     "beta_end": 0.012,
     "beta_schedule": "scaled_linear",
     "beta_start": 0.00085,

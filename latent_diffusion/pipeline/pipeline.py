@@ -43,7 +43,7 @@ class LatentDiffusionPipeline(Adapting):
     """Text encoder, U-Net, autoencoder and noise schedule, put to work."""
 
     def __init__(self, components: Components, **machine: Unpack[MachineOptions]) -> None:
-        """Put the parts to work as `machine` says, see `MachineOptions`.
+        """Put the parts to work as `machine` says, see `MachineOptions`. Do not train them while it draws.
 
         Raises:
             ConfigError: an unknown name or value.

@@ -80,5 +80,7 @@ def test_what_is_said_now_counts_more(averaged, here, capsys):
     said = capsys.readouterr().err
     assert "not as it was: prediction type was 'v_prediction', now 'epsilon'" in said
     assert "not as it was: averaged was False, now True" in said
+    assert main(["regenerate", "b.png", "--model", averaged, "--vae-dtype", "bfloat16", "-o", "d.png"]) == 0
+    assert "not as it was: vae dtype was 'float32', now 'bfloat16'" in capsys.readouterr().err
     assert main(["regenerate", "b.png", "--model", averaged, "--no-ema", "-o", "c.png"]) == 0
     assert "not as it was: averaged was True, now False" in capsys.readouterr().err
