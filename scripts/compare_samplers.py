@@ -11,6 +11,7 @@ OUTPUT.svg once there is something of both. Delete OUTPUT.json to measure anew.
 
 import argparse
 import json
+import math
 import statistics
 import time
 from collections.abc import Iterator
@@ -101,6 +102,13 @@ def judge(model: str, cases: list[Case], prompts: int) -> Iterator[list[Case]]:
         yield cases
 
 
+def round_numbers(top: float) -> list[float]:
+    """Return the ticks of an axis from 0 to `top`: four to eight multiples of 1, 2 or 5 times a power of ten."""
+    power = 10 ** math.floor(math.log10(top / 4))
+    step = next(step for step in (5 * power, 2 * power, power) if top / step >= 4)
+    return [round(number * step, 10) for number in range(1, math.floor(top / step) + 1)]
+
+
 def plot(cases: list[Case]) -> str:
     """Return an SVG with KID (lower is better) and Name@1 against seconds, of cases of which all is known."""
     width, height, margin = 420, 300, 46
@@ -120,10 +128,12 @@ def plot(cases: list[Case]) -> str:
         parts.append(f'<path d="M{left} 20V{height - 30}H{left + width - 60}" fill="none" stroke="black"/>')
         parts.append(f'<text x="{left}" y="14" font-weight="bold">{title}</text>')
         parts.append(f'<text x="{left + width - 60}" y="{height - 4}" text-anchor="end">seconds a picture</text>')
-        for share in (0.25, 0.5, 0.75, 1.0):
-            x, y = left + share * (width - 60), height - 30 - share * (height - 60)
-            parts.append(f'<text x="{x:.0f}" y="{height - 17}" text-anchor="middle">{share * longest:.2g}</text>')
-            parts.append(f'<text x="{left - 4}" y="{y + 4:.0f}" text-anchor="end">{share * top:.3g}</text>')
+        for tick in round_numbers(longest):
+            x = left + tick / longest * (width - 60)
+            parts.append(f'<text x="{x:.0f}" y="{height - 17}" text-anchor="middle">{tick:g}</text>')
+        for tick in round_numbers(top):
+            y = height - 30 - tick / top * (height - 60)
+            parts.append(f'<text x="{left - 4}" y="{y + 4:.0f}" text-anchor="end">{tick:g}</text>')
         for (sampler, spacing), colour in zip(SAMPLERS, COLOURS, strict=True):
             points = [place(case) for case in cases if (case.sampler, case.spacing) == (sampler, spacing)]
             line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
