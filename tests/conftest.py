@@ -11,6 +11,13 @@ os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
 CAPTIONS = ("a 3d render of a red apple", "a flat icon of a cat", "a black and white drawing of the sun", "a blue car")
 
 
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    """An empty folder to work in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory) -> Path:
     """A diffusers folder of the tiny family with random weights (epsilon); treat it as read-only."""

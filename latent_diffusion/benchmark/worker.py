@@ -15,6 +15,7 @@ from latent_diffusion.benchmark.case import Case
 from latent_diffusion.benchmark.model import open_model
 from latent_diffusion.benchmark.plan import AbsentError, Plan, Ready
 from latent_diffusion.benchmark.quiet import own_cpu_seconds
+from latent_diffusion.checkpoint.weights import dtype_name
 from latent_diffusion.errors import ResourceError
 from latent_diffusion.registry import find
 
@@ -127,7 +128,7 @@ def serve(connection: Connection, plan: Plan, tool: str) -> None:
     os.environ.update(QUIET)
     try:
         ready = case_of(plan).build(tool)
-        facts = Facts(str(ready.dtype).removeprefix("torch."), ready.seconds, _peak_gib(plan.device))
+        facts = Facts(dtype_name(ready.dtype), ready.seconds, _peak_gib(plan.device))
         connection.send(("ready", facts))
         _reset_peak(plan.device)
         _obey(connection, plan.device, ready)

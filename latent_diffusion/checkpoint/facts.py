@@ -15,7 +15,7 @@ from latent_diffusion.checkpoint.network_weights import open_weights
 from latent_diffusion.checkpoint.prompt_forms import NAMES, read_prompt_forms
 from latent_diffusion.checkpoint.single_header import INDEX, KEY, SCHEDULER
 from latent_diffusion.checkpoint.text_folder import open_text_weights
-from latent_diffusion.checkpoint.weights import Stored, Weights, plain
+from latent_diffusion.checkpoint.weights import Stored, Weights, dtype_name
 from latent_diffusion.errors import CheckpointError
 
 __all__ = ["file_facts", "folder_facts"]
@@ -100,7 +100,7 @@ def _own(opened: CheckpointFile) -> dict[str, object]:
 def _amount(tensors: Mapping[str, Stored]) -> str:
     count = sum(math.prod(stored.shape) for stored in tensors.values())
     size = sum(math.prod(stored.shape) * stored.dtype.itemsize for stored in tensors.values())
-    dtypes = ", ".join(sorted({plain(stored.dtype) for stored in tensors.values()}))
+    dtypes = ", ".join(sorted({dtype_name(stored.dtype) for stored in tensors.values()}))
     return f"{count / 1e6:.1f} M weights, {size / 1e6:.1f} MB, {dtypes}"
 
 

@@ -17,7 +17,7 @@ from latent_diffusion.checkpoint.json_file import read_json, write_json
 from latent_diffusion.checkpoint.network_weights import open_weights
 from latent_diffusion.checkpoint.safetensors_file import write_tensors
 from latent_diffusion.checkpoint.tokenizer_folder import load_tokenizer, save_tokenizer
-from latent_diffusion.checkpoint.weights import Weights, fill
+from latent_diffusion.checkpoint.weights import Weights, dtype_name, fill
 from latent_diffusion.errors import CheckpointError, ConfigError
 from latent_diffusion.models.clip_text import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 from latent_diffusion.models.text_encoder import TextEncoder
@@ -147,7 +147,7 @@ def save_text_encoder(text_encoder: TextEncoder, folder: Path | str, dtype: torc
     kept = next(iter(tensors.values())).dtype
     config = text_config(text_encoder)
     kind = "CLIPTextModelWithProjection" if text_encoder.pooled_width else "CLIPTextModel"
-    config |= {"architectures": [kind], "torch_dtype": str(kept).removeprefix("torch.")}
+    config |= {"architectures": [kind], "torch_dtype": dtype_name(kept)}
     write_json(target / "config.json", dict(sorted(config.items())))
     write_tensors(target / f"{STEM}.safetensors", tensors, {"format": "pt"})
     save_tokenizer(text_encoder.tokenizer, folder / f"tokenizer{ending}", text_encoder.context_length)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from latent_diffusion.checkpoint.mapping import LARGE, own_pages
 from latent_diffusion.errors import CheckpointError
 
-__all__ = ["Stored", "Weights", "fill"]
+__all__ = ["Stored", "Weights", "dtype_name", "fill"]
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Weights:
         if dtype is None:
             return ()
         counts = Counter(stored.dtype for stored in self.tensors.values() if stored.dtype != dtype)
-        return tuple(f"{part}: {n} tensors cast, {plain(old)} -> {plain(dtype)}" for old, n in counts.items())
+        return tuple(f"{part}: {n} tensors cast, {dtype_name(old)} -> {dtype_name(dtype)}" for old, n in counts.items())
 
 
 def fill(model: Network, weights: Weights, dtype: torch.dtype | None, *, at_once: bool = False) -> Network:
@@ -108,7 +108,9 @@ def check_fit(weights: Weights, wanted: Mapping[str, tuple[int, ...]]) -> None:
                 f"{source}: {name} is {found[name].shape}, config.json asks for {tuple(shape)}{_cause(name)}"
             )
         if not found[name].dtype.is_floating_point:
-            raise CheckpointError(f"{source}: {name} is {plain(found[name].dtype)}; weights are floating-point numbers")
+            raise CheckpointError(
+                f"{source}: {name} is {dtype_name(found[name].dtype)}; weights are floating-point numbers"
+            )
 
 
 def _cast(source: Path, name: str, tensor: Tensor, dtype: torch.dtype | None) -> tuple[Tensor, float]:
@@ -122,7 +124,7 @@ def _cast(source: Path, name: str, tensor: Tensor, dtype: torch.dtype | None) ->
     if not math.isfinite(largest):
         if math.isfinite(_largest(tensor)):
             raise CheckpointError(
-                f"{source}: {name} holds numbers beyond the range of {plain(cast.dtype)}; use bfloat16"
+                f"{source}: {name} holds numbers beyond the range of {dtype_name(cast.dtype)}; use bfloat16"
             )
         raise CheckpointError(f"{source}: {name} holds NaN or infinity: the file is damaged or its training diverged")
     return cast, largest
@@ -144,7 +146,7 @@ def _largest(tensor: Tensor) -> float:
     return torch.maximum(low.abs(), high.abs()).item()
 
 
-def plain(dtype: torch.dtype) -> str:
+def dtype_name(dtype: torch.dtype) -> str:
     """Return the name of a dtype, such as float32."""
     return str(dtype).removeprefix("torch.")
 

@@ -14,7 +14,6 @@ from latent_diffusion.checkpoint.load import load_model
 from latent_diffusion.diffusion.denoiser import Denoiser
 from latent_diffusion.diffusion.level import Level
 from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
-from latent_diffusion.nn.shared_copy import shared_copy
 from latent_diffusion.pipeline.cost import check_cost
 from latent_diffusion.pipeline.job import Job
 from latent_diffusion.pipeline.lora_folder import check_folder, with_tags
@@ -25,7 +24,7 @@ from latent_diffusion.pipeline.prompts import read_prompts
 from latent_diffusion.pipeline.refine import refined
 from latent_diffusion.pipeline.seeds import open_noise
 from latent_diffusion.pipeline.settings import Defaults, Settings
-from latent_diffusion.runtime.packing import unpack
+from latent_diffusion.runtime.packed_layers import unpacked_copy
 from latent_diffusion.runtime.pages import give_back
 from latent_diffusion.runtime.working_autoencoder import WorkingAutoencoder
 
@@ -57,10 +56,8 @@ class Engine:
             ResourceError: a device or an attention kernel that is not to be had.
         """
         if keep:
-            unet, autoencoder = shared_copy(components.unet), shared_copy(components.autoencoder)
-            for part in (unet, autoencoder):  # of another pipeline, they may be packed
-                unpack(part)
-            components = replace(components, unet=unet, autoencoder=autoencoder)
+            unet, autoencoder = components.unet, components.autoencoder  # of another pipeline, they may be packed
+            components = replace(components, unet=unpacked_copy(unet), autoencoder=unpacked_copy(autoencoder))
         machine = Machine.choose(components, options)
         return cls(machine.place(components), machine, Defaults.of(components))
 
@@ -101,9 +98,7 @@ class Engine:
 
     def plain(self) -> "Engine":
         """Return an engine with every weight as a parameter again, in the order of the checkpoint: slower, and open."""
-        unet, autoencoder = (shared_copy(part) for part in (self.components.unet, self.components.autoencoder))
-        for part in (unet, autoencoder):
-            unpack(part)
+        unet, autoencoder = (unpacked_copy(part) for part in (self.components.unet, self.components.autoencoder))
         if isinstance(autoencoder, WorkingAutoencoder):
             autoencoder.before_encoding = None
         changed = replace(self.components, unet=unet, autoencoder=autoencoder)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.model_hash import model_hash
+from latent_diffusion.checkpoint.weights import dtype_name
 from latent_diffusion.conditioning import Blend, Conditioning
 from latent_diffusion.diffusion.approximation import Scope, approximated
 from latent_diffusion.diffusion.denoiser import Denoiser
@@ -154,13 +155,13 @@ class Job:
                 height=size[1],
                 work_width=settings.width,
                 work_height=settings.height,
-                dtype=_name(self.machine.dtype),
+                dtype=dtype_name(self.machine.dtype),
                 device=self.machine.device.type,
                 initial=self.initial,
                 adapters=adapters[k],
                 model_hash=digest,
                 **asdict(self.components.told),
-                vae_dtype=_name(self.machine.vae_dtype),
+                vae_dtype=dtype_name(self.machine.vae_dtype),
                 stopped_after=sampled.steps if sampled.stopped else None,
                 inpaint=task if isinstance(task, InpaintRecord) else None,
                 image_to_image=task if isinstance(task, ImageToImageRecord) else None,
@@ -176,7 +177,7 @@ class Job:
         ids = self.settings.size_ids
         return RefinerRecord(
             model_hash=_digest(self.components),
-            dtype=_name(self.machine.dtype),
+            dtype=dtype_name(self.machine.dtype),
             **asdict(self.components.told),
             adapters=self.components.adapters,
             size_ids=None if ids is None else ids.positive,
@@ -188,7 +189,3 @@ def _digest(components: Components) -> str | None:
     """Return the hash of the model on disk; None = it was made in memory, or is gone."""
     source = components.source
     return None if source is None or not source.exists() else model_hash(source)
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -6,6 +6,7 @@ good part of its time in page faults, zeroing the same pages again. Two threshol
 
 import contextlib
 import ctypes
+import functools
 import sys
 from collections.abc import Iterator
 
@@ -16,24 +17,31 @@ _M_MMAP_THRESHOLD = -3
 _NEVER = 2**31 - 1  # mallopt takes an int
 
 
+@functools.cache
+def _glibc() -> ctypes.CDLL | None:
+    """Return the C library with malloc's settings; None where it has none."""
+    if not sys.platform.startswith("linux"):
+        return None
+    with contextlib.suppress(OSError):
+        libc = ctypes.CDLL("libc.so.6")
+        return libc if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None
+    return None
+
+
 def keep_large_blocks() -> bool:
     """Make malloc keep freed blocks for reuse; return False where there is no glibc (then nothing changes)."""
-    if not sys.platform.startswith("linux"):
-        return False
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
+    libc = _glibc()
+    if libc is None:
         return False
     # 1 GiB: the largest mmap threshold that glibc accepts is HEAP_MAX_SIZE / 2 for arenas, but the main one takes more
-    return bool(mallopt(_M_MMAP_THRESHOLD, 2**30)) and bool(mallopt(_M_TRIM_THRESHOLD, _NEVER))
+    return bool(libc.mallopt(_M_MMAP_THRESHOLD, 2**30)) and bool(libc.mallopt(_M_TRIM_THRESHOLD, _NEVER))
 
 
 @contextlib.contextmanager
 def large_blocks_apart() -> Iterator[None]:
     """Give blocks of 1 MiB or more pages of their own, so that they leave no hole when freed; then keep them again."""
-    if sys.platform.startswith("linux"):
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL("libc.so.6").mallopt(_M_MMAP_THRESHOLD, 2**20)
+    if libc := _glibc():
+        libc.mallopt(_M_MMAP_THRESHOLD, 2**20)
     try:
         yield
     finally:
@@ -42,6 +50,5 @@ def large_blocks_apart() -> Iterator[None]:
 
 def give_back_free() -> None:
     """Give what is free to the kernel once, where another kind of work begins; some 40 ms for each 500 MB."""
-    if sys.platform.startswith("linux"):
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL("libc.so.6").malloc_trim(0)
+    if libc := _glibc():
+        libc.malloc_trim(0)

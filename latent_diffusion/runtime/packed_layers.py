@@ -5,7 +5,7 @@ is asked for, so the weights lie in memory once (`reordered`). Other modules onl
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +31,10 @@ __all__ = [
     "phase_weights",
     "reordered_weight",
     "unpack",
+    "unpacked_copy",
 ]
+
+M = TypeVar("M", bound=nn.Module)
 
 IMAGE = (2, 16, 16)  # size (B, H, W) that the packed order of a convolution is chosen for; others run as fast
 SAME = ((1, 1), (1, 1), (1, 1), 1)  # padding, stride, dilation and groups of most convolutions
@@ -50,8 +53,7 @@ class _CopiedPlain(nn.Module):
         return self.train(mode)  # of the plain class, which it has now
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        plain = shared_copy(self)
-        unpack(plain)
+        plain = unpacked_copy(self)
         return _restored, (type(plain), vars(plain))
 
 
@@ -79,12 +81,17 @@ class _Packed(_CopiedPlain):
         return self._apply(fn, recurse)
 
 
+def _needs_gradient(input: Tensor) -> bool:
+    """Whether a layer must compute as the plain one does: packed products have no gradient."""
+    return torch.is_grad_enabled() and input.requires_grad
+
+
 class PackedLinear(_Packed, nn.Linear):
     """x W^T + b."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (..., in_features) to (..., out_features)."""
-        if torch.is_grad_enabled() and input.requires_grad:  # packed products have no gradient
+        if _needs_gradient(input):
             return F.linear(input, self.weight, self.bias)
         weight = self.packed.used(input.shape[:-1].numel())
         return torch.ops.mkldnn._linear_pointwise(input, weight, self.bias, "none", [], "")
@@ -95,7 +102,7 @@ class PackedConv2d(_Packed, nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (B, in_channels, H, W) to (B, out_channels, H', W')."""
-        if torch.is_grad_enabled() and input.requires_grad:
+        if _needs_gradient(input):
             return self._conv_forward(input, self.weight, self.bias)
         if input.shape[2:] == (1, 1) and self.kernel_size == (3, 3) and self.padding == self.dilation == (1, 1):
             one = torch.ops.mkldnn._linear_pointwise(input.flatten(1), self.packed.middle(), self.bias, "none", [], "")
@@ -116,7 +123,7 @@ class PackedPointwise(_Packed, nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (B, in_channels, H, W) to (B, out_channels, H, W)."""
-        if torch.is_grad_enabled() and input.requires_grad:
+        if _needs_gradient(input):
             return self._conv_forward(input, self.weight, self.bias)
         pixels = input.permute(0, 2, 3, 1)  # contiguous where the input is channels_last
         weight = self.packed.used(pixels.shape[:-1].numel())
@@ -137,8 +144,8 @@ class WinogradConv2d(PackedConv2d):
         """Whether the kernel can compute for `input`, and its second set of weights is worth making for it."""
         fits = input.dim() == 4 and input.shape[1] == self.in_channels and input.numel() > 0
         worth = input.shape[-2] * input.shape[-1] >= SMALLEST or self.in_channels * self.out_channels <= FEW
-        gradient = torch.is_grad_enabled() and input.requires_grad
-        return fits and worth and input.dtype == self.packed.dtype and input.device.type == "cpu" and not gradient
+        here = input.dtype == self.packed.dtype and input.device.type == "cpu"
+        return fits and worth and here and not _needs_gradient(input)
 
     def multiplied(self, input: Tensor, added: Tensor | None = None) -> Tensor:
         """Return what the kernel makes of `input`, plus `added`, a map as the result."""
@@ -228,6 +235,13 @@ def unpack(module: nn.Module) -> None:
             bias = layer._parameters.pop("bias")  # keeps the order of the keys
             layer.weight = weight
             layer.register_parameter("bias", bias)
+
+
+def unpacked_copy(module: M) -> M:
+    """Return a copy of `module` whose layers are plain; `module` stays as it is, and shares all other weights."""
+    twin = shared_copy(module)
+    unpack(twin)
+    return twin
 
 
 def _restored(kind: type[nn.Module], state: dict[str, Any]) -> nn.Module:

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from latent_diffusion.models.text_encoder import Encoded, TextEncoder, TextEncoders
-from latent_diffusion.nn.shared_copy import shared_copy
-from latent_diffusion.runtime.packing import unpack
+from latent_diffusion.runtime.packed_layers import unpacked_copy
 
 __all__ = ["moved", "offloaded_text"]
 
@@ -22,8 +21,7 @@ M = TypeVar("M", bound=nn.Module)
 
 def moved(module: M, device: torch.device, dtype: torch.dtype | None = None) -> M:
     """Return a copy of `module` with its tensors on `device`, weights in `dtype` (None = their own); `module` stays."""
-    twin = shared_copy(module)
-    unpack(twin)  # packed weights are for one device and one dtype
+    twin = unpacked_copy(module)  # packed weights are for one device and one dtype
     done: dict[Tensor, Tensor] = {}  # tied weights stay tied
     for layer in twin.modules():
         for name, weight in layer._parameters.items():

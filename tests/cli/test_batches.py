@@ -12,12 +12,6 @@ from latent_diffusion.runtime import memory
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
 def generate(tiny_folder, here):
     return lambda *arguments: main(["generate", "--model", str(tiny_folder), "--steps", "2", *arguments])
 

@@ -17,13 +17,6 @@ COMMANDS = ["generate", "inpaint", "train", "evaluate", "info"]
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
-    """An empty folder to work in."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
 def generate(tiny_folder):
     """Run `generate` with the tiny model, two steps."""
     return lambda *arguments: main(["generate", "--model", str(tiny_folder), "--steps", "2", *arguments])

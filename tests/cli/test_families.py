@@ -1,7 +1,6 @@
 """SDXL, its refiner and an inpainting model from the command line, and a picture made again from its record."""
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from latent_diffusion.checkpoint.model_hash import model_hash
@@ -9,12 +8,6 @@ from latent_diffusion.cli.main import main
 from latent_diffusion.pipeline.picture_file import read_texts
 
 DRAW = ["--steps", "3", "--seed", "7", "--device", "cpu", "--dtype", "float32"]
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def test_sdxl_is_told_what_the_options_say(here, tiny_family, capsys):

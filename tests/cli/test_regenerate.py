@@ -16,12 +16,6 @@ DRAW = ["--steps", "2", "--seed", "7", "--device", "cpu", "--height", "32", "--w
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
 def averaged(tiny_family, here):
     """A single file of our own with a moving average beside the plain weights."""
     assert main(["convert", str(tiny_family("sd1")), "m.safetensors"]) == 0

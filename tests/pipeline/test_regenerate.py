@@ -187,12 +187,6 @@ def test_an_a1111_text_is_followed_as_far_as_it_goes(tiny_pipeline):
     assert hires.draw(tiny_pipeline, {}).images[0].size == (80, 48)
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def test_the_command_makes_the_same_file(tiny_folder, here, capsys):
     model = ("--model", str(tiny_folder))
     for name in ("a.png", "a.jpg", "a.webp"):

@@ -10,8 +10,7 @@ from torch import nn
 from latent_diffusion.families import emoji
 from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.nn.resnet import ResnetBlock
-from latent_diffusion.runtime import packed_layers, packing
-from latent_diffusion.runtime.native import group_norm, winograd
+from latent_diffusion.runtime.native import group_norm
 from latent_diffusion.runtime.native.library import Ability, abilities
 from latent_diffusion.runtime.packed_layers import NormedResnetBlock, WinogradConv2d
 from latent_diffusion.runtime.packing import pack, unpack
@@ -20,12 +19,8 @@ compiled = pytest.mark.skipif(Ability.AVX512 not in abilities(), reason="no comp
 
 
 @pytest.fixture
-def chosen(monkeypatch):
-    """Choose the kernels whatever this machine's trial says and however small the map is."""
-    monkeypatch.setattr(packed_layers, "SMALLEST", 1)
-    monkeypatch.setattr(packing, "conv_packs", lambda dtype: True)
-    monkeypatch.setattr(packing, "linear_packs", lambda dtype: True)
-    monkeypatch.setattr(winograd, "pays", lambda *, doubled: True)
+def chosen(chosen, monkeypatch):
+    """Choose the norms in C too."""
     monkeypatch.setattr(group_norm, "pays", lambda dtype: True)
 
 

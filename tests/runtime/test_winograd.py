@@ -27,15 +27,6 @@ compiled = pytest.mark.skipif(Ability.AVX512 not in abilities(), reason="no comp
 SIZES = [(1, 1, 1), (1, 2, 3), (2, 5, 4), (3, 7, 9), (1, 16, 31), (1, 1, 40)]  # B, H, W
 
 
-@pytest.fixture
-def chosen(monkeypatch):
-    """Choose the kernel whatever this machine's trial says and however small the map is."""
-    monkeypatch.setattr(packed_layers, "SMALLEST", 1)
-    monkeypatch.setattr(packing, "conv_packs", lambda dtype: True)
-    monkeypatch.setattr(packing, "linear_packs", lambda dtype: True)
-    monkeypatch.setattr(winograd, "pays", lambda *, doubled: True)
-
-
 @pytest.fixture(params=[1, 2, 5])
 def threads(request):
     before = torch.get_num_threads()
