@@ -1,4 +1,4 @@
-"""Compile the kernels in latent_diffusion/runtime/native/*.c when the package is built or installed.
+"""Compile the kernels in latent_diffusion/runtime/cpu/native/*.c when the package is built or installed.
 
 They are optional: without a C compiler the install goes on without them, and so does the package. Set
 LATENT_DIFFUSION_NATIVE=0 to leave them out, or run this file to (re)build them in a source tree.
@@ -19,7 +19,7 @@ try:
 except ImportError:  # run by hand, outside of a build
     BuildHookInterface = object
 
-FOLDER = Path(__file__).parent / "latent_diffusion" / "runtime" / "native"
+FOLDER = Path(__file__).parent / "latent_diffusion" / "runtime" / "cpu" / "native"
 FLAGS = ["-std=gnu11", "-O3", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared"]
 
 

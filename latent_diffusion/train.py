@@ -21,12 +21,12 @@ from latent_diffusion.registry import find
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from latent_diffusion.checkpoint.training_state import TrainingState
-    from latent_diffusion.runtime.training_kernels import TrainingKernels
+    from latent_diffusion.runtime.cpu.training_kernels import TrainingKernels
     from latent_diffusion.training.objective import Objective
     from latent_diffusion.training.run_folder import RunFolder
     from latent_diffusion.training.signals import StopSignals
     from latent_diffusion.training.trainer import Trainer
+    from latent_diffusion.training.training_state import TrainingState
 
 __all__ = ["main"]
 
@@ -58,11 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train(run: RunConfig) -> int:
     """Train one run to its end, or to a signal; return the exit code."""
-    from latent_diffusion.checkpoint.training_state import newest_state, set_aside_newer
-    from latent_diffusion.runtime.allocator import keep_large_blocks
+    from latent_diffusion.runtime.cpu.allocator import keep_large_blocks
     from latent_diffusion.training.log import start_logging
     from latent_diffusion.training.run_folder import RunFolder
     from latent_diffusion.training.signals import StopSignals
+    from latent_diffusion.training.training_state import newest_state, set_aside_newer
 
     keep_large_blocks()
     signals = StopSignals()
@@ -97,7 +97,7 @@ def _run(
     """Build, continue from `state`, train and export."""
     import torch
 
-    from latent_diffusion.checkpoint.json_file import write_json
+    from latent_diffusion.checkpoint.files.json_file import write_json
     from latent_diffusion.training.audit import Audit
     from latent_diffusion.training.log import RunLog
     from latent_diffusion.training.saving import Saver, describe_run, refuse_drift, restore, state_bytes
@@ -146,8 +146,8 @@ def _run(
 
 def _export(trainer: "Trainer", folder: "RunFolder", described: dict[str, Any]) -> None:
     """Write the trained parts, with their averaged weights, to `model/` in one rename."""
-    from latent_diffusion.checkpoint.atomic import TEMPORARY, publish
-    from latent_diffusion.checkpoint.json_file import write_json
+    from latent_diffusion.checkpoint.files.atomic import TEMPORARY, publish
+    from latent_diffusion.checkpoint.files.json_file import write_json
     from latent_diffusion.training.saving import averaged
 
     temporary = folder.path / f"{TEMPORARY}model"
@@ -179,7 +179,7 @@ def _told(folder: "RunFolder", first: bool) -> Iterator[None]:
 
 def _choose_threads(run: RunConfig, state: "TrainingState | None", accelerator: "Accelerator") -> int:
     """Set and return the threads of this process: as configured, as before, or the cores shared out."""
-    from latent_diffusion.runtime.threads import choose_threads, set_threads
+    from latent_diffusion.runtime.cpu.threads import choose_threads, set_threads
 
     processes = accelerator.num_processes
     wanted = run.threads
@@ -195,7 +195,7 @@ def _choose_kernels(run: RunConfig, state: "TrainingState | None", accelerator: 
     """Return the kernels to train with: those of the checkpoint, which keep its bits, or what is right here."""
     from accelerate.utils import gather_object
 
-    from latent_diffusion.runtime.training_kernels import TrainingKernels, choose_kernels, works
+    from latent_diffusion.runtime.cpu.training_kernels import TrainingKernels, choose_kernels, works
 
     if not run.fast:
         return TrainingKernels()

@@ -42,16 +42,16 @@ from bench_gpu_table import table
 
 from latent_diffusion.adapters.forms import Update
 from latent_diffusion.adapters.merge import adapted
-from latent_diffusion.checkpoint.network_config import autoencoder_values, unet_values
+from latent_diffusion.checkpoint.folder.network_config import autoencoder_values, unet_values
 from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.models.unet import UNet
 from latent_diffusion.nn.shared_copy import shared_copy
-from latent_diffusion.runtime.cuda_graphs import CudaRecorder
-from latent_diffusion.runtime.cuda_speedup import fast_cuda, fuse
-from latent_diffusion.runtime.exact import exact_float32
-from latent_diffusion.runtime.fusions import PLAIN
-from latent_diffusion.runtime.graphs import GraphedUNet, Graphs, decoded
+from latent_diffusion.runtime.cuda.cuda_graphs import CudaRecorder
+from latent_diffusion.runtime.cuda.cuda_speedup import fast_cuda, fuse
+from latent_diffusion.runtime.cuda.exact import exact_float32
+from latent_diffusion.runtime.cuda.fusions import PLAIN
+from latent_diffusion.runtime.cuda.graphs import GraphedUNet, Graphs, decoded
 
 STEPS, PICTURE_STEPS = 50, 20  # of a path that is timed; of a picture that a user waits for
 CHECKED_STEPS = 10  # of the path whose end is compared with float32

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from latent_diffusion.nn.attention import written_out
-from latent_diffusion.runtime.fusions import PLAIN, Fusions, choose_fusions
-from latent_diffusion.runtime.wide_heads import WIDEST_FUSED, attend_wide
+from latent_diffusion.runtime.cuda.fusions import PLAIN, Fusions, choose_fusions
+from latent_diffusion.runtime.cuda.wide_heads import WIDEST_FUSED, attend_wide
 
 Work = Callable[[], Any]
 Row = Callable[[str, float, Callable[[], dict[str, Any]]], None]

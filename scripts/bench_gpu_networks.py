@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from latent_diffusion.checkpoint.network_config import unet_values
-from latent_diffusion.checkpoint.scheduler_config import read_schedule
+from latent_diffusion.checkpoint.folder.network_config import unet_values
+from latent_diffusion.checkpoint.folder.scheduler_config import read_schedule
 from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.diffusion.denoiser import Denoiser
 from latent_diffusion.diffusion.noise import NoiseSource

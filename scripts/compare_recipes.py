@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from latent_diffusion import LatentDiffusionPipeline
-from latent_diffusion.checkpoint.diffusers_folder import load_autoencoder
+from latent_diffusion.checkpoint.folder.diffusers_folder import load_autoencoder
 from latent_diffusion.checkpoint.locate import locate_model
 from latent_diffusion.evaluation.drawing import draw, score_drawings
 from latent_diffusion.evaluation.gallery import Gallery, build_gallery

@@ -11,11 +11,11 @@ import re
 import sys
 from pathlib import Path
 
-from latent_diffusion.checkpoint.prompt_forms import PromptForms, write_prompt_forms
+from latent_diffusion.checkpoint.folder.prompt_forms import PromptForms, write_prompt_forms
 from latent_diffusion.data.metadata import values_of
 from latent_diffusion.evaluation.pictures import read_pictures, select
 from latent_diffusion.evaluation.trained_on import read_trained_on
-from latent_diffusion.pipeline.prompt_rewrite import SAYS_NOTHING
+from latent_diffusion.prompts.rewrite import SAYS_NOTHING
 
 ROOT = Path(__file__).parent.parent
 STYLES = {

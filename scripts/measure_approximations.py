@@ -20,7 +20,7 @@ import typer
 from torch import Tensor
 
 from latent_diffusion.benchmark.model import ALL, open_model
-from latent_diffusion.pipeline.machine import Machine
+from latent_diffusion.pipeline.engine.machine import Machine
 from latent_diffusion.pipeline.pipeline import LatentDiffusionPipeline
 
 PROMPTS = (

@@ -66,9 +66,9 @@ def make(folder: Path) -> None:
     import torch
 
     from latent_diffusion.checkpoint.components import Components
-    from latent_diffusion.checkpoint.diffusers_folder import save_folder
-    from latent_diffusion.checkpoint.scheduler_config import read_schedule
-    from latent_diffusion.checkpoint.vocabulary import clip_vocabulary
+    from latent_diffusion.checkpoint.folder.diffusers_folder import save_folder
+    from latent_diffusion.checkpoint.folder.scheduler_config import read_schedule
+    from latent_diffusion.checkpoint.folder.vocabulary import clip_vocabulary
     from latent_diffusion.families import sd1
     from latent_diffusion.models.autoencoder import AutoencoderKL
     from latent_diffusion.models.text_encoder import TextEncoder

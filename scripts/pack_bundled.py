@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from latent_diffusion.checkpoint.diffusers_folder import load_folder, save_folder
-from latent_diffusion.checkpoint.safetensors_file import read_tensors, write_tensors
+from latent_diffusion.checkpoint.files.safetensors_file import read_tensors, write_tensors
+from latent_diffusion.checkpoint.folder.diffusers_folder import load_folder, save_folder
 from latent_diffusion.families import emoji
 
 LARGEST = 40_000_000  # bytes

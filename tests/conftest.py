@@ -25,8 +25,8 @@ def tiny_folder(tmp_path_factory) -> Path:
     from transformers import CLIPTextConfig, CLIPTextModel
 
     from latent_diffusion.checkpoint.components import Components
-    from latent_diffusion.checkpoint.diffusers_folder import save_folder
-    from latent_diffusion.checkpoint.scheduler_config import read_schedule
+    from latent_diffusion.checkpoint.folder.diffusers_folder import save_folder
+    from latent_diffusion.checkpoint.folder.scheduler_config import read_schedule
     from latent_diffusion.data.bpe import clip_tokenizer, train_byte_pairs
     from latent_diffusion.families import tiny
     from latent_diffusion.models.autoencoder import AutoencoderKL
@@ -80,7 +80,7 @@ def tiny_family(tmp_path_factory):
 
     @functools.cache
     def folder(name: str) -> Path:
-        from latent_diffusion.checkpoint.diffusers_folder import save_folder
+        from latent_diffusion.checkpoint.folder.diffusers_folder import save_folder
 
         path = tmp_path_factory.mktemp("families") / name
         save_folder(tiny_components(name), path)
@@ -97,7 +97,7 @@ def tiny_components(name: str):
     import torch
 
     from latent_diffusion.checkpoint.components import Components
-    from latent_diffusion.checkpoint.scheduler_config import read_schedule
+    from latent_diffusion.checkpoint.folder.scheduler_config import read_schedule
     from latent_diffusion.models.autoencoder import AutoencoderKL
     from latent_diffusion.models.unet import UNet
 

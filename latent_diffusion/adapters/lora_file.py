@@ -16,9 +16,9 @@ from latent_diffusion.adapters.keys import Place, read_key, spellings
 from latent_diffusion.adapters.parts import original_paths, parts_of
 from latent_diffusion.adapters.peft_config import PeftConfigs
 from latent_diffusion.adapters.report import LoadReport
-from latent_diffusion.checkpoint.checkpoint_file import open_checkpoint
 from latent_diffusion.checkpoint.components import Components
-from latent_diffusion.checkpoint.pickle_file import is_pickle
+from latent_diffusion.checkpoint.files.checkpoint_file import open_checkpoint
+from latent_diffusion.checkpoint.files.pickle_file import is_pickle
 from latent_diffusion.errors import CheckpointError, LatentDiffusionWarning
 
 __all__ = ["Adapter", "read_lora"]

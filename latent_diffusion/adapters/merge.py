@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from latent_diffusion.adapters.forms import Update
 from latent_diffusion.nn.shared_copy import shared_copy
-from latent_diffusion.runtime.packing import unpack
+from latent_diffusion.runtime.cpu.packing import unpack
 
 __all__ = ["adapted"]
 

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from latent_diffusion.checkpoint.components import Components
-from latent_diffusion.checkpoint.compvis_names import unet_names
+from latent_diffusion.checkpoint.single.compvis_names import unet_names
 from latent_diffusion.models.text_encoder import TextEncoder
 from latent_diffusion.nn.shared_copy import shared_copy
 

@@ -18,8 +18,8 @@ from latent_diffusion.adapters.family import family_of_width
 from latent_diffusion.adapters.parts import tower_names
 from latent_diffusion.adapters.words import Word
 from latent_diffusion.checkpoint.components import Components
-from latent_diffusion.checkpoint.pickle_file import is_pickle, read_pickle
-from latent_diffusion.checkpoint.safetensors_file import read_tensors
+from latent_diffusion.checkpoint.files.pickle_file import is_pickle, read_pickle
+from latent_diffusion.checkpoint.files.safetensors_file import read_tensors
 from latent_diffusion.errors import CheckpointError, ConfigError
 
 __all__ = ["read_words"]

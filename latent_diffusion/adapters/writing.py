@@ -14,7 +14,7 @@ from torch import Tensor
 from latent_diffusion.adapters.delta import Decomposed, Delta, LowRank
 from latent_diffusion.adapters.forms import Update
 from latent_diffusion.adapters.keys import TEXT_MODEL, flat
-from latent_diffusion.checkpoint.safetensors_file import write_tensors
+from latent_diffusion.checkpoint.files.safetensors_file import write_tensors
 from latent_diffusion.errors import ConfigError
 
 __all__ = ["LoraFormat", "write_lora"]

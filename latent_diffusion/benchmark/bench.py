@@ -17,9 +17,9 @@ from latent_diffusion.benchmark.race import Lane, Ratio, race, ratio
 from latent_diffusion.benchmark.report import Report, Row, row_of
 from latent_diffusion.benchmark.worker import Worker, case_of
 from latent_diffusion.errors import ResourceError
-from latent_diffusion.pipeline.approximate import choose_approximations
+from latent_diffusion.pipeline.call.approximate import choose_approximations
+from latent_diffusion.pipeline.call.settings import check_size
 from latent_diffusion.pipeline.preview import open_tiny
-from latent_diffusion.pipeline.settings import check_size
 from latent_diffusion.runtime.placement import DTYPES
 
 __all__ = ["check", "measure"]

@@ -11,7 +11,7 @@ from latent_diffusion.benchmark.model import Source
 from latent_diffusion.benchmark.peers import Twin, build_peer
 from latent_diffusion.benchmark.plan import Plan, Ready
 from latent_diffusion.checkpoint.components import Components
-from latent_diffusion.pipeline.machine import Machine, MachineOptions
+from latent_diffusion.pipeline.engine.machine import Machine, MachineOptions
 
 __all__ = ["OURS", "PLAIN", "Case", "NetworkCase", "machine_options", "twin_of"]
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from latent_diffusion.checkpoint.components import Components
+from latent_diffusion.checkpoint.folder.scheduler_config import read_schedule
+from latent_diffusion.checkpoint.folder.vocabulary import clip_vocabulary
 from latent_diffusion.checkpoint.load import load_model
 from latent_diffusion.checkpoint.locate import bundled_models
-from latent_diffusion.checkpoint.scheduler_config import read_schedule
-from latent_diffusion.checkpoint.vocabulary import clip_vocabulary
 from latent_diffusion.families import tiny
 from latent_diffusion.models.autoencoder import AutoencoderConfig, AutoencoderKL
 from latent_diffusion.models.text_config import TextConfig

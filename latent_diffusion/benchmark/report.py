@@ -12,7 +12,7 @@ from latent_diffusion.benchmark.agreement import Agreement
 from latent_diffusion.benchmark.goals import Goal
 from latent_diffusion.benchmark.plan import Plan
 from latent_diffusion.benchmark.race import Lane, Ratio
-from latent_diffusion.checkpoint.atomic import replacing
+from latent_diffusion.checkpoint.files.atomic import replacing
 from latent_diffusion.errors import ResourceError
 
 __all__ = ["Report", "Row", "row_of"]

@@ -15,7 +15,7 @@ from latent_diffusion.benchmark.case import Case
 from latent_diffusion.benchmark.model import open_model
 from latent_diffusion.benchmark.plan import AbsentError, Plan, Ready
 from latent_diffusion.benchmark.quiet import own_cpu_seconds
-from latent_diffusion.checkpoint.weights import dtype_name
+from latent_diffusion.checkpoint.files.weights import dtype_name
 from latent_diffusion.errors import ResourceError
 from latent_diffusion.registry import find
 

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from latent_diffusion.checkpoint.links import refuse_broken_link
+from latent_diffusion.checkpoint.files.links import refuse_broken_link
 from latent_diffusion.errors import CheckpointError
 from latent_diffusion.registry import nearest
 

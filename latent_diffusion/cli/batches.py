@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from latent_diffusion.cli.drawing import Drawing
+from latent_diffusion.cli.options.drawing import Drawing
 
 if TYPE_CHECKING:
     from latent_diffusion.diffusion.level import Step

@@ -14,17 +14,17 @@ from typing import Annotated
 import typer
 
 import latent_diffusion
-from latent_diffusion.cli.bench import bench
-from latent_diffusion.cli.convert import convert
-from latent_diffusion.cli.evaluate import evaluate
-from latent_diffusion.cli.generate import generate
-from latent_diffusion.cli.img2img import img2img
-from latent_diffusion.cli.info import info
-from latent_diffusion.cli.inpaint import inpaint
-from latent_diffusion.cli.outpaint import outpaint
-from latent_diffusion.cli.regenerate import regenerate
-from latent_diffusion.cli.tokens import tokens
-from latent_diffusion.cli.train import train
+from latent_diffusion.cli.commands.bench import bench
+from latent_diffusion.cli.commands.convert import convert
+from latent_diffusion.cli.commands.evaluate import evaluate
+from latent_diffusion.cli.commands.generate import generate
+from latent_diffusion.cli.commands.img2img import img2img
+from latent_diffusion.cli.commands.info import info
+from latent_diffusion.cli.commands.inpaint import inpaint
+from latent_diffusion.cli.commands.outpaint import outpaint
+from latent_diffusion.cli.commands.regenerate import regenerate
+from latent_diffusion.cli.commands.tokens import tokens
+from latent_diffusion.cli.commands.train import train
 from latent_diffusion.errors import LatentDiffusionWarning, describe
 
 __all__ = ["main"]

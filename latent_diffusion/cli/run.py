@@ -142,7 +142,7 @@ def write_pictures(out: "Output", files: list[Path], *, named: bool) -> None:
     """
     from PIL import Image
 
-    from latent_diffusion.pipeline.picture_file import write_picture
+    from latent_diffusion.provenance.picture_file import write_picture
 
     for picture, record, file in zip(out.images, out.records, files, strict=True):
         assert isinstance(picture, Image.Image), 'output_type "pil" gives pictures'

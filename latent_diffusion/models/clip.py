@@ -1,9 +1,9 @@
 """CLIP: an image tower and a text tower that meet in one space.
 
 `TwoTowers` is what is trained: open-clip's model. `CLIP` is what is used: the same weights in transformers' modules, so
-that the text tower is the very text encoder that a diffusion model reads. `checkpoint/clip_folder.py` goes from one to
-the other. Reference: Radford et al. 2021, "Learning transferable visual models from natural language supervision",
-arXiv:2103.00020.
+that the text tower is the very text encoder that a diffusion model reads. `checkpoint/folder/clip_folder.py` goes from
+one to the other. Reference: Radford et al. 2021, "Learning transferable visual models from natural language
+supervision", arXiv:2103.00020.
 """
 
 import math

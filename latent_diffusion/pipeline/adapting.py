@@ -15,7 +15,7 @@ from latent_diffusion.adapters.report import LoadReport
 from latent_diffusion.adapters.stack import Stack, Strength
 from latent_diffusion.adapters.word_file import read_words
 from latent_diffusion.adapters.words import Word
-from latent_diffusion.pipeline.engine import Engine
+from latent_diffusion.pipeline.engine.engine import Engine
 
 __all__ = ["Adapting"]
 

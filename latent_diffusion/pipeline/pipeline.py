@@ -12,25 +12,25 @@ import torch
 from torch import Tensor
 
 from latent_diffusion.checkpoint.components import Components
-from latent_diffusion.checkpoint.diffusers_folder import save_folder
+from latent_diffusion.checkpoint.folder.diffusers_folder import save_folder
 from latent_diffusion.checkpoint.load import load_model
-from latent_diffusion.checkpoint.single_file import save_single_file
+from latent_diffusion.checkpoint.single.single_file import save_single_file
 from latent_diffusion.diffusion.denoiser import Denoiser
+from latent_diffusion.inpainting.canvas import Source
+from latent_diffusion.inpainting.repainting import InpaintOptions
 from latent_diffusion.pipeline.adapting import Adapting
-from latent_diffusion.pipeline.canvas import Source
-from latent_diffusion.pipeline.engine import Engine
-from latent_diffusion.pipeline.hires import hires
-from latent_diffusion.pipeline.image_to_image import image_to_image
-from latent_diffusion.pipeline.inpaint import inpaint
-from latent_diffusion.pipeline.interpolate import interpolate
-from latent_diffusion.pipeline.machine import MachineOptions, unet_dtype
-from latent_diffusion.pipeline.options import Options, Texts
-from latent_diffusion.pipeline.outpaint import outpaint
-from latent_diffusion.pipeline.output import Output, OutputType
+from latent_diffusion.pipeline.call.options import Options, Texts
+from latent_diffusion.pipeline.call.settings import Defaults
+from latent_diffusion.pipeline.engine.engine import Engine
+from latent_diffusion.pipeline.engine.machine import MachineOptions, unet_dtype
+from latent_diffusion.pipeline.engine.output import Output, OutputType
 from latent_diffusion.pipeline.preview import Preview, open_preview
-from latent_diffusion.pipeline.repainting import InpaintOptions
-from latent_diffusion.pipeline.settings import Defaults
-from latent_diffusion.pipeline.text_to_image import text_to_image
+from latent_diffusion.pipeline.tasks.hires import hires
+from latent_diffusion.pipeline.tasks.image_to_image import image_to_image
+from latent_diffusion.pipeline.tasks.inpaint import inpaint
+from latent_diffusion.pipeline.tasks.interpolate import interpolate
+from latent_diffusion.pipeline.tasks.outpaint import outpaint
+from latent_diffusion.pipeline.tasks.text_to_image import text_to_image
 from latent_diffusion.pipeline.token_report import TokenReport, report_tokens
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from latent_diffusion.checkpoint.tiny_folder import load_tiny_autoencoder
+from latent_diffusion.checkpoint.folder.tiny_folder import load_tiny_autoencoder
 from latent_diffusion.data.images import to_pil
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.models.autoencoder import AutoencoderKL

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from latent_diffusion.checkpoint.components import Components
-from latent_diffusion.checkpoint.network_config import autoencoder_values, unet_values
-from latent_diffusion.checkpoint.pipeline_index import pipeline_class
-from latent_diffusion.checkpoint.scheduler_config import write_schedule
-from latent_diffusion.checkpoint.text_folder import text_config
-from latent_diffusion.checkpoint.tokenizer_folder import transformers_tokenizer
+from latent_diffusion.checkpoint.folder.network_config import autoencoder_values, unet_values
+from latent_diffusion.checkpoint.folder.pipeline_index import pipeline_class
+from latent_diffusion.checkpoint.folder.scheduler_config import write_schedule
+from latent_diffusion.checkpoint.folder.text_folder import text_config
+from latent_diffusion.checkpoint.folder.tokenizer_folder import transformers_tokenizer
 from latent_diffusion.errors import CheckpointError
 from latent_diffusion.models.text_encoder import TextEncoder
 

@@ -4,14 +4,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from latent_diffusion.models.text_encoder import TextEncoder, TextEncoders
-from latent_diffusion.pipeline.engine import Engine
-from latent_diffusion.pipeline.options import Options
-from latent_diffusion.pipeline.prompt_chunks import Chunks
-from latent_diffusion.pipeline.prompt_rewrite import read_as
-from latent_diffusion.pipeline.prompt_script import Terms, read_script
-from latent_diffusion.pipeline.prompt_states import Reading, Text, read_text
-from latent_diffusion.pipeline.prompt_terms import AdapterTag
-from latent_diffusion.pipeline.prompts import check_prompt
+from latent_diffusion.pipeline.call.options import Options
+from latent_diffusion.pipeline.engine.engine import Engine
+from latent_diffusion.pipeline.engine.prompts import check_prompt
+from latent_diffusion.prompts.chunks import Chunks
+from latent_diffusion.prompts.rewrite import read_as
+from latent_diffusion.prompts.script import Terms, read_script
+from latent_diffusion.prompts.states import Reading, Text, read_text
+from latent_diffusion.prompts.terms import AdapterTag
 
 __all__ = ["TokenReport", "report_tokens"]
 

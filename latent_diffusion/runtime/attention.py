@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from latent_diffusion.errors import ConfigError, ResourceError
 from latent_diffusion.nn.attention import Attention, ImageAttention, Kernel, automatic, sdpa, written_out
 from latent_diffusion.registry import nearest
-from latent_diffusion.runtime.native.attention import attend, attends
+from latent_diffusion.runtime.cpu.native.attention import attend, attends
 
 __all__ = ["BACKENDS", "check_backend", "describe_auto", "head_widths", "set_kernel"]
 

@@ -4,7 +4,7 @@ import torch
 
 from latent_diffusion.errors import ConfigError, ResourceError
 from latent_diffusion.registry import nearest
-from latent_diffusion.runtime.packing import bfloat16_pays
+from latent_diffusion.runtime.cpu.packing import bfloat16_pays
 
 __all__ = ["DTYPES", "choose_device", "choose_dtype"]
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from latent_diffusion.models.text_encoder import Encoded, TextEncoder, TextEncoders
-from latent_diffusion.runtime.packed_layers import unpacked_copy
+from latent_diffusion.runtime.cpu.packed_layers import unpacked_copy
 
 __all__ = ["moved", "offloaded_text"]
 

@@ -8,11 +8,11 @@ recorded once and replayed (`graphs`). The numbers stay those of the plain netwo
 import torch
 from torch import nn
 
-from latent_diffusion.runtime.allocator import keep_large_blocks
-from latent_diffusion.runtime.cuda_graphs import CudaRecorder
-from latent_diffusion.runtime.cuda_speedup import fast_cuda
-from latent_diffusion.runtime.graphs import Graphs
-from latent_diffusion.runtime.packing import pack
+from latent_diffusion.runtime.cpu.allocator import keep_large_blocks
+from latent_diffusion.runtime.cpu.packing import pack
+from latent_diffusion.runtime.cuda.cuda_graphs import CudaRecorder
+from latent_diffusion.runtime.cuda.cuda_speedup import fast_cuda
+from latent_diffusion.runtime.cuda.graphs import Graphs
 
 __all__ = ["recordings", "speed_up"]
 

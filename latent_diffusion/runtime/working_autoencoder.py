@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
 from latent_diffusion.models.autoencoder import AutoencoderKL, Posterior
-from latent_diffusion.runtime.allocator import give_back_free
-from latent_diffusion.runtime.graphs import Graphs, decoded
+from latent_diffusion.runtime.cpu.allocator import give_back_free
+from latent_diffusion.runtime.cuda.graphs import Graphs, decoded
 from latent_diffusion.runtime.memory import decoding_bytes, fits, pictures_at_once
 from latent_diffusion.runtime.residency import moved
 from latent_diffusion.runtime.tiling import TiledAutoencoder

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from latent_diffusion.checkpoint.atomic import TEMPORARY, sweep
-from latent_diffusion.checkpoint.json_file import write_json
+from latent_diffusion.checkpoint.files.atomic import TEMPORARY, sweep
+from latent_diffusion.checkpoint.files.json_file import write_json
 from latent_diffusion.errors import ConfigError, ResourceError
 
 __all__ = ["RunFolder"]

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from latent_diffusion.checkpoint.training_state import TrainingState, save_state
 from latent_diffusion.config import RunConfig
 from latent_diffusion.errors import CheckpointError, ConfigError
-from latent_diffusion.runtime.training_kernels import PLAIN, TrainingKernels
+from latent_diffusion.runtime.cpu.training_kernels import PLAIN, TrainingKernels
 from latent_diffusion.training.log import RunLog
 from latent_diffusion.training.run_folder import RunFolder
+from latent_diffusion.training.training_state import TrainingState, save_state
 
 if TYPE_CHECKING:
     from latent_diffusion.training.trainer import Trainer

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from latent_diffusion.config import RunConfig
 from latent_diffusion.errors import DivergedError
+from latent_diffusion.runtime.cpu.training_kernels import PLAIN, TrainingKernels, install
 from latent_diffusion.runtime.precision import autocast, weight_dtype
-from latent_diffusion.runtime.training_kernels import PLAIN, TrainingKernels, install
 from latent_diffusion.training.clock import Clock
 from latent_diffusion.training.ema import MovingAverage
 from latent_diffusion.training.numbers import sample_numbers

@@ -12,7 +12,7 @@ from latent_diffusion.adapters.stack import Stack
 from latent_diffusion.adapters.word_file import read_words
 from latent_diffusion.adapters.words import with_words
 from latent_diffusion.adapters.writing import write_lora
-from latent_diffusion.checkpoint.diffusers_folder import load_folder
+from latent_diffusion.checkpoint.folder.diffusers_folder import load_folder
 from latent_diffusion.errors import CheckpointError, LatentDiffusionWarning
 
 TOWERS = {"sd2": ["text_encoder"], "sdxl": ["text_encoder", "text_encoder_2"], "sdxl_refiner": ["text_encoder_2"]}

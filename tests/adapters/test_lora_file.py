@@ -92,7 +92,7 @@ def test_no_two_layers_are_spelled_alike_in_the_true_families():
     """Each layer of SD 1, SD 2 and SDXL has names of its own in every spelling."""
     import torch.nn as nn
 
-    from latent_diffusion.checkpoint.compvis_names import unet_names
+    from latent_diffusion.checkpoint.single.compvis_names import unet_names
     from latent_diffusion.families import sd1, sd2, sdxl
     from latent_diffusion.models.unet import UNet
 

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from latent_diffusion import LatentDiffusionPipeline
 from latent_diffusion.adapters.writing import write_lora
 from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
-from latent_diffusion.pipeline.engine import Engine
-from latent_diffusion.pipeline.record import Record
+from latent_diffusion.pipeline.engine.engine import Engine
+from latent_diffusion.provenance.record import Record
 
 CALL = {"seed": 3, "num_inference_steps": 3, "output_type": "latent", "guidance_scale": 2.0}
 PROMPT = "a red apple"
@@ -164,7 +164,7 @@ def test_threads_that_load_at_once_lose_none(pipe, files, monkeypatch):
 
 def test_on_the_command_line(tiny_folder, files, tmp_path, monkeypatch, capsys):
     from latent_diffusion.cli.main import main
-    from latent_diffusion.pipeline.picture_file import read_texts
+    from latent_diffusion.provenance.picture_file import read_texts
 
     monkeypatch.chdir(tmp_path)
     base = ["generate", "a zorp <lora:styles/oil:0.5> apple", "--model", str(tiny_folder), "--steps", "2", "-s", "1"]

@@ -6,7 +6,7 @@ import torch
 from latent_diffusion import LatentDiffusionPipeline
 from latent_diffusion.adapters.writing import write_lora
 from latent_diffusion.cli.main import main
-from latent_diffusion.pipeline.picture_file import read_texts
+from latent_diffusion.provenance.picture_file import read_texts
 
 CALL = {"num_inference_steps": 3, "output_type": "latent"}
 
@@ -57,7 +57,7 @@ def test_a_pipeline_with_adapters_draws_again_from_its_record(tiny_folder, folde
 def test_a_learned_word_is_not_torn_apart(tiny_folder, tmp_path):
     from safetensors.torch import save_file
 
-    from latent_diffusion.pipeline.prompt_chunks import read_chunks
+    from latent_diffusion.prompts.chunks import read_chunks
 
     pipe = LatentDiffusionPipeline.from_pretrained(tiny_folder, device="cpu")
     save_file({"emb_params": torch.randn(4, 32)}, tmp_path / "zorp.safetensors")

@@ -4,8 +4,8 @@ import shutil
 import pytest
 import torch
 
-from latent_diffusion.checkpoint.clip_folder import from_towers, load_clip, save_clip
-from latent_diffusion.checkpoint.safetensors_file import read_tensors
+from latent_diffusion.checkpoint.files.safetensors_file import read_tensors
+from latent_diffusion.checkpoint.folder.clip_folder import from_towers, load_clip, save_clip
 from latent_diffusion.data.bpe import clip_tokenizer, train_byte_pairs
 from latent_diffusion.errors import CheckpointError
 

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from latent_diffusion.checkpoint.checkpoint_file import CheckpointFile
-from latent_diffusion.checkpoint.compvis_names import autoencoder_names, unet_names
-from latent_diffusion.checkpoint.detect import SD2_BIAS, detect
-from latent_diffusion.checkpoint.layout import AUTOENCODER, UNET, averaged_name, layout
-from latent_diffusion.checkpoint.open_clip_names import TEXT, from_open_clip, to_open_clip
-from latent_diffusion.checkpoint.single_file import _autoencoder, _text, _unet, plan_single_file
-from latent_diffusion.checkpoint.text_folder import bare
-from latent_diffusion.checkpoint.vocabulary import clip_vocabulary
-from latent_diffusion.checkpoint.weights import Stored, Weights, check_fit
+from latent_diffusion.checkpoint.files.checkpoint_file import CheckpointFile
+from latent_diffusion.checkpoint.files.weights import Stored, Weights, check_fit
+from latent_diffusion.checkpoint.folder.text_folder import bare
+from latent_diffusion.checkpoint.folder.vocabulary import clip_vocabulary
+from latent_diffusion.checkpoint.single.compvis_names import autoencoder_names, unet_names
+from latent_diffusion.checkpoint.single.detect import SD2_BIAS, detect
+from latent_diffusion.checkpoint.single.layout import AUTOENCODER, UNET, averaged_name, layout
+from latent_diffusion.checkpoint.single.open_clip_names import TEXT, from_open_clip, to_open_clip
+from latent_diffusion.checkpoint.single.single_file import _autoencoder, _text, _unet, plan_single_file
 from latent_diffusion.errors import CheckpointError
 from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.models.unet import UNet as Network
@@ -94,7 +94,7 @@ def test_tables_are_diffusers(family, true_file):
     """diffusers' own converter gives every tensor the name that our table gave it back."""
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 
-    from latent_diffusion.checkpoint.network_config import autoencoder_values, unet_values
+    from latent_diffusion.checkpoint.folder.network_config import autoencoder_values, unet_values
 
     (unet, vae, _, _), _ = true_file(family)
     names = unet_names(unet.config, unet.state_dict())

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from latent_diffusion.checkpoint.diffusers_folder import (
+from latent_diffusion.checkpoint.folder.diffusers_folder import (
     load_autoencoder,
     load_folder,
     load_unet,

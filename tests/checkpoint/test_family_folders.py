@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from latent_diffusion.checkpoint.diffusers_folder import load_folder, save_folder
+from latent_diffusion.checkpoint.folder.diffusers_folder import load_folder, save_folder
 from latent_diffusion.errors import CheckpointError, LatentDiffusionWarning
 
 CLASSES = {

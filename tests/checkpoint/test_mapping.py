@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from latent_diffusion.checkpoint.mapping import LARGE
-from latent_diffusion.checkpoint.safetensors_file import open_tensors
-from latent_diffusion.checkpoint.weights import Weights, fill
+from latent_diffusion.checkpoint.files.mapping import LARGE
+from latent_diffusion.checkpoint.files.safetensors_file import open_tensors
+from latent_diffusion.checkpoint.files.weights import Weights, fill
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mapped on Linux, read elsewhere")
 SIDE = 300  # of a matrix larger than LARGE in float32

@@ -13,11 +13,11 @@ from collections import OrderedDict
 import pytest
 import torch
 
-from latent_diffusion.checkpoint.checkpoint_file import open_checkpoint
-from latent_diffusion.checkpoint.diffusers_folder import load_folder
-from latent_diffusion.checkpoint.pickle_file import MAX_PROGRAM, open_pickle, read_pickle
-from latent_diffusion.checkpoint.safetensors_file import read_tensors
-from latent_diffusion.checkpoint.single_file import load_single_file, save_single_file
+from latent_diffusion.checkpoint.files.checkpoint_file import open_checkpoint
+from latent_diffusion.checkpoint.files.pickle_file import MAX_PROGRAM, open_pickle, read_pickle
+from latent_diffusion.checkpoint.files.safetensors_file import read_tensors
+from latent_diffusion.checkpoint.folder.diffusers_folder import load_folder
+from latent_diffusion.checkpoint.single.single_file import load_single_file, save_single_file
 from latent_diffusion.errors import CheckpointError
 
 
@@ -104,7 +104,7 @@ def test_a_real_old_checkpoint(zipped, lightning, tiny_family, tmp_path):
 
 
 def test_a_checkpoint_draws_what_its_weights_do(tiny_family, tmp_path, monkeypatch):
-    from latent_diffusion.checkpoint import checkpoint_file
+    from latent_diffusion.checkpoint.files import checkpoint_file
 
     first = load_folder(tiny_family("sd1"))
     save_single_file(first, tmp_path / "a.safetensors")
@@ -235,7 +235,7 @@ def test_strange_archives(what, tmp_path, monkeypatch):
         with pytest.warns(UserWarning, match="Duplicate"):
             rewritten(file, lambda parts: [*parts, parts[-1]])
     elif what == "huge program":
-        monkeypatch.setattr("latent_diffusion.checkpoint.pickle_file.MAX_PROGRAM", 10)
+        monkeypatch.setattr("latent_diffusion.checkpoint.files.pickle_file.MAX_PROGRAM", 10)
         assert MAX_PROGRAM > 10
     else:
         data = bytearray(file.read_bytes())
@@ -295,7 +295,7 @@ def test_a_pickle_under_another_name(name, tmp_path, sentinel):
 
 
 def test_safetensors_under_the_name_of_a_pickle(tmp_path):
-    from latent_diffusion.checkpoint.safetensors_file import write_tensors
+    from latent_diffusion.checkpoint.files.safetensors_file import write_tensors
 
     write_tensors(tmp_path / "a.ckpt", {"a": torch.ones(2)})
     assert open_checkpoint(tmp_path / "a.ckpt").tensors["a"].fetch().tolist() == [1, 1]

@@ -5,10 +5,10 @@ import json
 
 import pytest
 
-from latent_diffusion.checkpoint.network_config import read_autoencoder_config, read_unet_config
-from latent_diffusion.checkpoint.pipeline_index import read_index
-from latent_diffusion.checkpoint.scheduler_config import read_schedule
-from latent_diffusion.checkpoint.text_folder import load_text_model
+from latent_diffusion.checkpoint.folder.network_config import read_autoencoder_config, read_unet_config
+from latent_diffusion.checkpoint.folder.pipeline_index import read_index
+from latent_diffusion.checkpoint.folder.scheduler_config import read_schedule
+from latent_diffusion.checkpoint.folder.text_folder import load_text_model
 from latent_diffusion.errors import CheckpointError
 
 SHORT = {  # what folders of 2022 have

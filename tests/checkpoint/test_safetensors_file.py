@@ -9,8 +9,8 @@ import struct
 import pytest
 import torch
 
-from latent_diffusion.checkpoint import safetensors_file
-from latent_diffusion.checkpoint.safetensors_file import read_tensors, write_tensors
+from latent_diffusion.checkpoint.files import safetensors_file
+from latent_diffusion.checkpoint.files.safetensors_file import read_tensors, write_tensors
 from latent_diffusion.errors import CheckpointError, ResourceError
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from latent_diffusion.checkpoint.scheduler_config import read_schedule, write_schedule
+from latent_diffusion.checkpoint.folder.scheduler_config import read_schedule, write_schedule
 from latent_diffusion.diffusion.prediction import EPSILON, FLOW, X0, V
 from latent_diffusion.errors import CheckpointError
 from latent_diffusion.families import emoji, sd1, tiny

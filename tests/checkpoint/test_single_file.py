@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from latent_diffusion.checkpoint import single_file
-from latent_diffusion.checkpoint.diffusers_folder import load_folder, save_folder
-from latent_diffusion.checkpoint.safetensors_file import open_file, read_tensors, write_tensors
-from latent_diffusion.checkpoint.single_file import load_single_file, save_single_file
+from latent_diffusion.checkpoint.files.safetensors_file import open_file, read_tensors, write_tensors
+from latent_diffusion.checkpoint.folder.diffusers_folder import load_folder, save_folder
+from latent_diffusion.checkpoint.single import single_file
+from latent_diffusion.checkpoint.single.single_file import load_single_file, save_single_file
 from latent_diffusion.errors import CheckpointError, ConfigError
 from latent_diffusion.models.text_config import TextConfig
 

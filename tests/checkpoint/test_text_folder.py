@@ -4,8 +4,8 @@ import shutil
 import pytest
 import torch
 
-from latent_diffusion.checkpoint.safetensors_file import read_tensors, write_tensors
-from latent_diffusion.checkpoint.text_folder import load_text_encoder, save_text_encoder
+from latent_diffusion.checkpoint.files.safetensors_file import read_tensors, write_tensors
+from latent_diffusion.checkpoint.folder.text_folder import load_text_encoder, save_text_encoder
 from latent_diffusion.errors import CheckpointError
 
 AWKWARD = [

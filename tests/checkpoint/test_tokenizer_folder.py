@@ -4,8 +4,8 @@ import gc
 
 import pytest
 
-from latent_diffusion.checkpoint.tokenizer_folder import load_tokenizer, save_tokenizer
-from latent_diffusion.checkpoint.vocabulary import clip_vocabulary
+from latent_diffusion.checkpoint.folder.tokenizer_folder import load_tokenizer, save_tokenizer
+from latent_diffusion.checkpoint.folder.vocabulary import clip_vocabulary
 from latent_diffusion.errors import CheckpointError
 
 

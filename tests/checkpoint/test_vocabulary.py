@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import latent_diffusion
-from latent_diffusion.checkpoint.vocabulary import clip_vocabulary, tokenizer_of, tokenizer_values
+from latent_diffusion.checkpoint.folder.vocabulary import clip_vocabulary, tokenizer_of, tokenizer_values
 from latent_diffusion.data.bpe import clip_tokenizer, train_byte_pairs
 
 TEXTS = ["a photo of a cat", "Héllo wörld 123 don't", "日本語 😀", "x" * 60, "(a:1.2), [b]"]
@@ -51,7 +51,7 @@ def test_other_tools_read_the_bundled_tokenizer():
     """Without tokenizer.json, which holds the same again."""
     from transformers import CLIPTokenizer
 
-    from latent_diffusion.checkpoint.tokenizer_folder import load_tokenizer
+    from latent_diffusion.checkpoint.folder.tokenizer_folder import load_tokenizer
 
     folder = PACKAGE / "bundled" / "emoji" / "tokenizer"
     theirs, ours = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True), load_tokenizer(folder)
@@ -61,7 +61,7 @@ def test_other_tools_read_the_bundled_tokenizer():
 
 @pytest.mark.parametrize("pad", [END, PAD])
 def test_padding_as_in_the_published_folders(pad, tmp_path):
-    from latent_diffusion.checkpoint.tokenizer_folder import load_tokenizer, save_tokenizer
+    from latent_diffusion.checkpoint.folder.tokenizer_folder import load_tokenizer, save_tokenizer
 
     ours = clip_vocabulary(pad)
     save_tokenizer(ours, tmp_path / "tokenizer", 77)

@@ -6,8 +6,8 @@ from PIL import Image
 
 from latent_diffusion.cli.main import main
 from latent_diffusion.errors import DivergedError
-from latent_diffusion.pipeline.picture_file import read_texts
 from latent_diffusion.pipeline.pipeline import LatentDiffusionPipeline
+from latent_diffusion.provenance.picture_file import read_texts
 from latent_diffusion.runtime import memory
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from latent_diffusion.cli.main import main
-from latent_diffusion.pipeline.picture_file import read_texts
+from latent_diffusion.provenance.picture_file import read_texts
 
 COMMANDS = ["generate", "inpaint", "train", "evaluate", "info"]
 

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from latent_diffusion.checkpoint.safetensors_file import read_tensors, write_tensors
+from latent_diffusion.checkpoint.files.safetensors_file import read_tensors, write_tensors
 from latent_diffusion.cli.main import main
 
 

@@ -5,7 +5,7 @@ from PIL import Image
 
 from latent_diffusion.checkpoint.model_hash import model_hash
 from latent_diffusion.cli.main import main
-from latent_diffusion.pipeline.picture_file import read_texts
+from latent_diffusion.provenance.picture_file import read_texts
 
 DRAW = ["--steps", "3", "--seed", "7", "--device", "cpu", "--dtype", "float32"]
 

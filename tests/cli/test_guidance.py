@@ -3,7 +3,7 @@
 import pytest
 
 from latent_diffusion.cli.main import main
-from latent_diffusion.pipeline.picture_file import read_texts
+from latent_diffusion.provenance.picture_file import read_texts
 
 
 @pytest.fixture

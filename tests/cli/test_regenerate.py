@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from latent_diffusion.checkpoint import single_file
-from latent_diffusion.checkpoint.checkpoint_file import open_checkpoint
-from latent_diffusion.checkpoint.safetensors_file import read_tensors, write_tensors
-from latent_diffusion.checkpoint.single_header import plan_of
+from latent_diffusion.checkpoint.files.checkpoint_file import open_checkpoint
+from latent_diffusion.checkpoint.files.safetensors_file import read_tensors, write_tensors
+from latent_diffusion.checkpoint.single import single_file
+from latent_diffusion.checkpoint.single.single_header import plan_of
 from latent_diffusion.cli.main import main
-from latent_diffusion.pipeline.picture_file import read_texts
+from latent_diffusion.provenance.picture_file import read_texts
 
 DRAW = ["--steps", "2", "--seed", "7", "--device", "cpu", "--height", "32", "--width", "32"]
 

@@ -13,8 +13,8 @@ from PIL import Image
 
 from latent_diffusion import LatentDiffusionPipeline
 from latent_diffusion.families import tiny
+from latent_diffusion.inpainting.masks import grow
 from latent_diffusion.models.unet import UNet
-from latent_diffusion.pipeline.masks import grow
 
 SIZES = [(45, 31), (33, 64), (97, 71), (7, 5), (31, 32)]  # width, height; the model works at 32 x 32
 MODES = {

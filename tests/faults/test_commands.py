@@ -12,9 +12,9 @@ from latent_diffusion.cli.main import main
 from latent_diffusion.cli.output import plan_files
 from latent_diffusion.cli.run import read_prompts_file, write_pictures
 from latent_diffusion.errors import DataError, ResourceError
-from latent_diffusion.pipeline.picture_file import read_texts, write_picture
 from latent_diffusion.pipeline.pipeline import Output
-from latent_diffusion.pipeline.record import Record
+from latent_diffusion.provenance.picture_file import read_texts, write_picture
+from latent_diffusion.provenance.record import Record
 
 LONG = "a" * 300
 

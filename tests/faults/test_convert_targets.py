@@ -51,7 +51,7 @@ def test_a_folder_that_holds_the_source(refused, tmp_path, tiny_folder):
 
 
 def test_ctrl_c_leaves_nothing(tiny_folder, tmp_path, monkeypatch):
-    from latent_diffusion.checkpoint import diffusers_folder
+    from latent_diffusion.checkpoint.folder import diffusers_folder
 
     def interrupted(parts, folder):
         folder.mkdir()

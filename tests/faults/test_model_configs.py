@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from latent_diffusion.checkpoint.diffusers_folder import load_folder
+from latent_diffusion.checkpoint.folder.diffusers_folder import load_folder
 from latent_diffusion.errors import CheckpointError
 
 CASES = [

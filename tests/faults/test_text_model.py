@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from latent_diffusion.checkpoint.json_file import read_json
-from latent_diffusion.checkpoint.safetensors_file import read_header
-from latent_diffusion.checkpoint.text_folder import load_text_model
+from latent_diffusion.checkpoint.files.json_file import read_json
+from latent_diffusion.checkpoint.files.safetensors_file import read_header
+from latent_diffusion.checkpoint.folder.text_folder import load_text_model
 from latent_diffusion.errors import CheckpointError
 
 

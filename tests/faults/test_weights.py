@@ -14,11 +14,11 @@ import shutil
 import pytest
 import torch
 
-from latent_diffusion.checkpoint.diffusers_folder import load_folder, load_unet, save_folder
+from latent_diffusion.checkpoint.files.safetensors_file import open_tensors, read_tensors, write_tensors
+from latent_diffusion.checkpoint.files.weights import Weights, fill
+from latent_diffusion.checkpoint.folder.diffusers_folder import load_folder, load_unet, save_folder
 from latent_diffusion.checkpoint.load import load_model
-from latent_diffusion.checkpoint.safetensors_file import open_tensors, read_tensors, write_tensors
-from latent_diffusion.checkpoint.single_file import load_single_file, save_single_file
-from latent_diffusion.checkpoint.weights import Weights, fill
+from latent_diffusion.checkpoint.single.single_file import load_single_file, save_single_file
 from latent_diffusion.cli.main import main
 from latent_diffusion.errors import CheckpointError, ResourceError
 
@@ -63,7 +63,9 @@ def test_w12_no_shard_is_looked_for_outside(place, model, monkeypatch):
     values = json.loads(index.read_text())
     values["weight_map"]["conv_in.weight"] = place
     index.write_text(json.dumps(values))
-    monkeypatch.setattr("latent_diffusion.checkpoint.network_weights.open_tensors", lambda *_: pytest.fail("opened"))
+    monkeypatch.setattr(
+        "latent_diffusion.checkpoint.folder.network_weights.open_tensors", lambda *_: pytest.fail("opened")
+    )
     with pytest.raises(CheckpointError, match="in the same folder"):
         load_unet(model / "unet")
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from latent_diffusion.checkpoint.network_config import unet_values
+from latent_diffusion.checkpoint.folder.network_config import unet_values
 from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.diffusion.denoiser import Denoiser
 from latent_diffusion.diffusion.prediction import EPSILON

@@ -6,8 +6,8 @@ from transformers import CLIPTextConfig as TheirConfig
 from transformers import CLIPTextModel as TheirModel
 from transformers import CLIPTextModelWithProjection as TheirProjecting
 
-from latent_diffusion.checkpoint.tokenizer_folder import load_tokenizer, save_tokenizer, transformers_tokenizer
-from latent_diffusion.checkpoint.vocabulary import clip_vocabulary
+from latent_diffusion.checkpoint.folder.tokenizer_folder import load_tokenizer, save_tokenizer, transformers_tokenizer
+from latent_diffusion.checkpoint.folder.vocabulary import clip_vocabulary
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.models.clip_text import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from latent_diffusion.checkpoint.tiny_folder import load_tiny_autoencoder
+from latent_diffusion.checkpoint.folder.tiny_folder import load_tiny_autoencoder
 from latent_diffusion.errors import CheckpointError, ConfigError
 from latent_diffusion.models.tiny_autoencoder import TinyAutoencoder, TinyAutoencoderConfig
 

@@ -8,7 +8,7 @@ import dataclasses
 import pytest
 import torch
 
-from latent_diffusion.checkpoint.network_config import autoencoder_values
+from latent_diffusion.checkpoint.folder.network_config import autoencoder_values
 from latent_diffusion.families import emoji, sd1
 from latent_diffusion.models.autoencoder import AutoencoderConfig, AutoencoderKL
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from latent_diffusion import LatentDiffusionPipeline
-from latent_diffusion.checkpoint.network_config import autoencoder_values, unet_values
+from latent_diffusion.checkpoint.folder.network_config import autoencoder_values, unet_values
 from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.models.unet import UNet

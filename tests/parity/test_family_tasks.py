@@ -12,11 +12,11 @@ from latent_diffusion import LatentDiffusionPipeline
 from latent_diffusion.diffusion.forward import add_noise
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.guidance.cfg import CFG
-from latent_diffusion.pipeline.canvas import Canvas
-from latent_diffusion.pipeline.known import told
-from latent_diffusion.pipeline.late_start import late_levels
-from latent_diffusion.pipeline.repainting import Repainting
-from latent_diffusion.pipeline.sampling import run_sampler
+from latent_diffusion.inpainting.canvas import Canvas
+from latent_diffusion.inpainting.known import told
+from latent_diffusion.inpainting.repainting import Repainting
+from latent_diffusion.pipeline.engine.sampling import run_sampler
+from latent_diffusion.pipeline.tasks.strength import late_levels
 
 WHOLE = 1e-4
 PROMPT, NEGATIVE, SEED = "a red apple", "a blue car", 21

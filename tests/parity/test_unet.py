@@ -9,7 +9,7 @@ import dataclasses
 import pytest
 import torch
 
-from latent_diffusion.checkpoint.network_config import unet_values
+from latent_diffusion.checkpoint.folder.network_config import unet_values
 from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.families import sd1
 from latent_diffusion.models.unet import UNet, UNetConfig

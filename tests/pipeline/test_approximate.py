@@ -13,8 +13,8 @@ from latent_diffusion.approximations.taesd import TAESD
 from latent_diffusion.approximations.tome import ToMe
 from latent_diffusion.errors import CheckpointError, ConfigError
 from latent_diffusion.pipeline.preview import open_tiny
-from latent_diffusion.pipeline.record import Record
 from latent_diffusion.pipeline.regenerate import differences, plan_of_record
+from latent_diffusion.provenance.record import Record
 
 BOTH = ("deepcache:interval=2", "tome:ratio=0.5,levels=2")
 SMALL = {"num_inference_steps": 6, "guidance_scale": 4.0, "output_type": "latent"}

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from latent_diffusion import LatentDiffusionPipeline
-from latent_diffusion.pipeline.engine import Engine
-from latent_diffusion.runtime.graphs import GraphedUNet, Graphs
+from latent_diffusion.pipeline.engine.engine import Engine
+from latent_diffusion.runtime.cuda.graphs import GraphedUNet, Graphs
 
 STEPS = dict(num_inference_steps=2, output_type="latent")
 

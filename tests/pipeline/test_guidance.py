@@ -18,8 +18,8 @@ from latent_diffusion.guidance.cfg import CFG
 from latent_diffusion.guidance.classifier import ClassifierGuidance
 from latent_diffusion.guidance.pag import PAG
 from latent_diffusion.guidance.rescale import Rescale
-from latent_diffusion.pipeline.guidance import choose_guidance
-from latent_diffusion.pipeline.record import Record
+from latent_diffusion.pipeline.call.guidance import choose_guidance
+from latent_diffusion.provenance.record import Record
 
 EVERY = ["cfg", "apg", "cfg_zero", "perp_neg", "pag", "seg:sigma=1", "rescale", "threshold:mimic_scale=3"]
 SMALL = {"num_inference_steps": 4, "output_type": "latent", "guidance_scale": 6.0, "negative_prompt": "a blue car"}

@@ -9,8 +9,8 @@ from PIL import Image
 
 from latent_diffusion import LatentDiffusionPipeline
 from latent_diffusion.errors import ConfigError, DataError, LatentDiffusionWarning
-from latent_diffusion.pipeline.fit import fit, size_for
-from latent_diffusion.pipeline.record import Record
+from latent_diffusion.pipeline.tasks.fit import fit, size_for
+from latent_diffusion.provenance.record import Record
 
 STEPS = {"num_inference_steps": 3, "seed": 5}
 

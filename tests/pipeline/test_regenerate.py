@@ -13,9 +13,9 @@ from latent_diffusion import LatentDiffusionPipeline
 from latent_diffusion.checkpoint.components import Applied
 from latent_diffusion.cli.main import main
 from latent_diffusion.errors import ConfigError, DataError
-from latent_diffusion.pipeline.foreign import read_found
-from latent_diffusion.pipeline.record import Record, RefinerRecord
 from latent_diffusion.pipeline.regenerate import differences, plan_of_found, plan_of_record
+from latent_diffusion.provenance.foreign import read_found
+from latent_diffusion.provenance.record import Record, RefinerRecord
 
 COMMON = {"num_inference_steps": 4, "seed": 11}
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from latent_diffusion.errors import ConfigError
-from latent_diffusion.pipeline.seeds import noise_for
+from latent_diffusion.pipeline.call.seeds import noise_for
 
 TOP = 2**32 - 1
 

@@ -5,7 +5,7 @@ import torch
 
 from latent_diffusion.diffusion.spacing import SPACINGS
 from latent_diffusion.errors import ConfigError
-from latent_diffusion.pipeline.sampler_names import SAMPLER_ALIASES, folder_choice, sampler_of, spacing_of
+from latent_diffusion.provenance.other_names import SAMPLER_ALIASES, folder_choice, sampler_of, spacing_of
 from latent_diffusion.registry import names
 
 

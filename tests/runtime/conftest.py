@@ -2,8 +2,8 @@
 
 import pytest
 
-from latent_diffusion.runtime import packed_layers, packing
-from latent_diffusion.runtime.native import winograd
+from latent_diffusion.runtime.cpu import packed_layers, packing
+from latent_diffusion.runtime.cpu.native import winograd
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from latent_diffusion.models.unet import UNet
 from latent_diffusion.nn.attention import Attention, ImageAttention, automatic, sdpa, written_out
 from latent_diffusion.runtime import attention as runtime_attention
 from latent_diffusion.runtime.attention import BACKENDS, describe_auto, head_widths, load_kernel, set_kernel
-from latent_diffusion.runtime.native.attention import attend
+from latent_diffusion.runtime.cpu.native.attention import attend
 
 CPU = torch.device("cpu")
 

@@ -17,8 +17,8 @@ from latent_diffusion.families import tiny
 from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.models.unet import UNet
 from latent_diffusion.nn.shared_copy import shared_copy
-from latent_diffusion.runtime.cuda_speedup import FusedResnetBlock, JoinedAttention, fast_cuda, fuse
-from latent_diffusion.runtime.fusions import PLAIN, choose_fusions
+from latent_diffusion.runtime.cuda.cuda_speedup import FusedResnetBlock, JoinedAttention, fast_cuda, fuse
+from latent_diffusion.runtime.cuda.fusions import PLAIN, choose_fusions
 from latent_diffusion.runtime.working_autoencoder import WorkingAutoencoder
 
 
@@ -137,7 +137,7 @@ def test_weights_written_to_are_joined_again():
 
 INTERPRETED = """
 import torch
-from latent_diffusion.runtime.fusions import PLAIN, difference, triton_fusions
+from latent_diffusion.runtime.cuda.fusions import PLAIN, difference, triton_fusions
 from tests.runtime.test_cuda_speedup import answer, fused_copy, small_unet
 
 fusions = triton_fusions()
@@ -163,17 +163,17 @@ def test_triton_kernels_by_the_interpreter():
     assert run.stdout == "equal\n", run.stderr
 
 
-@pytest.mark.parametrize("what", ["import latent_diffusion", "import latent_diffusion.runtime.cuda_speedup"])
+@pytest.mark.parametrize("what", ["import latent_diffusion", "import latent_diffusion.runtime.cuda.cuda_speedup"])
 def test_triton_is_imported_only_where_it_is_used(what):
-    code = f"import sys; {what}; sys.exit('latent_diffusion.runtime.triton_geglu' in sys.modules)"
+    code = f"import sys; {what}; sys.exit('latent_diffusion.runtime.cuda.triton_geglu' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 @pytest.mark.gpu
 @torch.no_grad()
 def test_fused_and_replayed_on_a_gpu():
-    from latent_diffusion.runtime.cuda_graphs import CudaRecorder
-    from latent_diffusion.runtime.graphs import GraphedUNet, Graphs
+    from latent_diffusion.runtime.cuda.cuda_graphs import CudaRecorder
+    from latent_diffusion.runtime.cuda.graphs import GraphedUNet, Graphs
 
     device = torch.device("cuda")
     for dtype, most in ((torch.float32, 1e-4), (torch.bfloat16, 3e-2)):

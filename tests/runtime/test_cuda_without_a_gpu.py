@@ -6,14 +6,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from latent_diffusion.runtime.cuda_graphs import CudaRecorder
+from latent_diffusion.runtime.cuda.cuda_graphs import CudaRecorder
 
 WIDE = [["tt.divisibility", 16]]  # what Triton finds out about tensors and widths of real models
 
 
 def kernels():
     """Return each kernel with its types for a dtype, which arguments are wide, and its constants."""
-    from latent_diffusion.runtime import triton_add, triton_geglu, triton_group_norm
+    from latent_diffusion.runtime.cuda import triton_add, triton_geglu, triton_group_norm
 
     sizes = dict(pixels="i32", per_chunk="i32", chunks="i32", channels="i32")
     stored = dict(scale="*fp32", shift="*fp32")

@@ -15,7 +15,7 @@ from latent_diffusion.guidance.pag import look_nowhere, self_attentions, with_ke
 from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.models.unet import UNet
 from latent_diffusion.nn.shared_copy import shared_copy
-from latent_diffusion.runtime.graphs import GraphedUNet, Graphs, decoded
+from latent_diffusion.runtime.cuda.graphs import GraphedUNet, Graphs, decoded
 
 
 class Replayed:

@@ -10,10 +10,10 @@ from torch import nn
 from latent_diffusion.families import emoji
 from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.nn.resnet import ResnetBlock
-from latent_diffusion.runtime.native import group_norm
-from latent_diffusion.runtime.native.library import Ability, abilities
-from latent_diffusion.runtime.packed_layers import NormedResnetBlock, WinogradConv2d
-from latent_diffusion.runtime.packing import pack, unpack
+from latent_diffusion.runtime.cpu.native import group_norm
+from latent_diffusion.runtime.cpu.native.library import Ability, abilities
+from latent_diffusion.runtime.cpu.packed_layers import NormedResnetBlock, WinogradConv2d
+from latent_diffusion.runtime.cpu.packing import pack, unpack
 
 compiled = pytest.mark.skipif(Ability.AVX512 not in abilities(), reason="no compiled kernels for this processor")
 

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from latent_diffusion.nn.attention import automatic
-from latent_diffusion.runtime.native import attention, library
-from latent_diffusion.runtime.native.attention import attend, attends
+from latent_diffusion.runtime.cpu.native import attention, library
+from latent_diffusion.runtime.cpu.native.attention import attend, attends
 
 native = pytest.mark.skipif(not library.LIBRARY.exists(), reason="the kernels were not built")
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from latent_diffusion.nn.transformer import gated_gelu
-from latent_diffusion.runtime.native.gated import available, gated
+from latent_diffusion.runtime.cpu.native.gated import available, gated
 
 native = pytest.mark.skipif(not available(), reason="not built, or no AVX-512")
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from latent_diffusion.nn.attention import automatic, written_out
-from latent_diffusion.runtime.native.training_attention import NARROW, attend, available
+from latent_diffusion.runtime.cpu.native.training_attention import NARROW, attend, available
 
 native = pytest.mark.skipif(not available(), reason="not built, or no AVX-512")
 SHAPES = [  # batch, heads, queries, keys, channels of a head

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import latent_diffusion.samplers
-from latent_diffusion.checkpoint.scheduler_config import read_schedule
+from latent_diffusion.checkpoint.folder.scheduler_config import read_schedule
 from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.diffusion.denoiser import Denoiser
 from latent_diffusion.diffusion.noise import NoiseSource
@@ -18,10 +18,10 @@ from latent_diffusion.guidance.pag import PAG
 from latent_diffusion.models.unet import UNet
 from latent_diffusion.nn.attention import ImageAttention, automatic, written_out
 from latent_diffusion.registry import find
-from latent_diffusion.runtime import wide_heads
-from latent_diffusion.runtime.cuda_speedup import fuse
-from latent_diffusion.runtime.fusions import PLAIN
-from latent_diffusion.runtime.near_noise import NearNoise, near
+from latent_diffusion.runtime.cuda import wide_heads
+from latent_diffusion.runtime.cuda.cuda_speedup import fuse
+from latent_diffusion.runtime.cuda.fusions import PLAIN
+from latent_diffusion.runtime.cuda.near_noise import NearNoise, near
 
 SAMPLERS = [module.name for module in pkgutil.iter_modules(latent_diffusion.samplers.__path__)]
 SCHEDULE, PREDICTION = read_schedule(tiny.SCHEDULER)

@@ -13,10 +13,10 @@ from latent_diffusion.families import tiny
 from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.nn.resnet import Upsample
 from latent_diffusion.nn.shared_copy import shared_copy
-from latent_diffusion.runtime import allocator, packing
-from latent_diffusion.runtime.packed_layers import PackedConv2d, PackedLinear, PackedPointwise, PhasesConv2d
-from latent_diffusion.runtime.packing import pack, unpack
-from latent_diffusion.runtime.reordered import Reordered
+from latent_diffusion.runtime.cpu import allocator, packing
+from latent_diffusion.runtime.cpu.packed_layers import PackedConv2d, PackedLinear, PackedPointwise, PhasesConv2d
+from latent_diffusion.runtime.cpu.packing import pack, unpack
+from latent_diffusion.runtime.cpu.reordered import Reordered
 from latent_diffusion.runtime.residency import moved
 
 PACKED = (PackedConv2d, PackedLinear, PackedPointwise)

@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from latent_diffusion.checkpoint.safetensors_file import open_tensors
-from latent_diffusion.checkpoint.weights import Weights, fill
-from latent_diffusion.runtime.pages import give_back
+from latent_diffusion.checkpoint.files.safetensors_file import open_tensors
+from latent_diffusion.checkpoint.files.weights import Weights, fill
+from latent_diffusion.runtime.cpu.pages import give_back
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mapped on Linux alone")
 SIDE = 2000  # of a matrix of 16 MB

@@ -10,7 +10,7 @@ import torch
 from latent_diffusion import LatentDiffusionPipeline
 from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
 from latent_diffusion.models.unet import UNet
-from latent_diffusion.pipeline import machine
+from latent_diffusion.pipeline.engine import machine
 from latent_diffusion.runtime.residency import moved, offloaded_text
 
 

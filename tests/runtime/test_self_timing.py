@@ -5,8 +5,8 @@ import time
 import pytest
 import torch
 
-from latent_diffusion.runtime import self_timing
-from latent_diffusion.runtime.self_timing import Trial, wins
+from latent_diffusion.runtime.cpu import self_timing
+from latent_diffusion.runtime.cpu.self_timing import Trial, wins
 
 X = torch.ones(100)
 

@@ -10,9 +10,9 @@ from latent_diffusion.families import tiny
 from latent_diffusion.models.unet import UNet
 from latent_diffusion.nn.attention import Attention
 from latent_diffusion.nn.transformer import gated_gelu
-from latent_diffusion.runtime import training_kernels
-from latent_diffusion.runtime.native import training_attention
-from latent_diffusion.runtime.training_kernels import (
+from latent_diffusion.runtime.cpu import training_kernels
+from latent_diffusion.runtime.cpu.native import training_attention
+from latent_diffusion.runtime.cpu.training_kernels import (
     PLAIN,
     ConvolvedLinear,
     TrainingKernels,

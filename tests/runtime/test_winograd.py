@@ -11,17 +11,17 @@ from torch import nn
 from latent_diffusion.families import emoji
 from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.nn.resnet import Upsample
-from latent_diffusion.runtime import packed_layers, packing
-from latent_diffusion.runtime.native import winograd
-from latent_diffusion.runtime.native.library import Ability, abilities
-from latent_diffusion.runtime.packed_layers import (
+from latent_diffusion.runtime.cpu import packed_layers, packing
+from latent_diffusion.runtime.cpu.native import winograd
+from latent_diffusion.runtime.cpu.native.library import Ability, abilities
+from latent_diffusion.runtime.cpu.packed_layers import (
     DoublingConv2d,
     PackedConv2d,
     PackedUpsample,
     PhasesConv2d,
     WinogradConv2d,
 )
-from latent_diffusion.runtime.packing import pack, unpack
+from latent_diffusion.runtime.cpu.packing import pack, unpack
 
 compiled = pytest.mark.skipif(Ability.AVX512 not in abilities(), reason="no compiled kernels for this processor")
 SIZES = [(1, 1, 1), (1, 2, 3), (2, 5, 4), (3, 7, 9), (1, 16, 31), (1, 1, 40)]  # B, H, W

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 import toy
 
-from latent_diffusion.checkpoint.safetensors_file import read_tensors
+from latent_diffusion.checkpoint.files.safetensors_file import read_tensors
 
 _context = multiprocessing.get_context("forkserver")
 # torch imports its compiler with the first optimizer: several seconds that each fork would pay again, as for the others
@@ -165,7 +165,7 @@ def _in_rename_of(prefix: str, after: int, *, late: bool) -> None:
 
 def _at(name: str, before: Callable = _kill, *, late: bool = False) -> Callable[[int], None]:
     def plant(after: int) -> None:
-        from latent_diffusion.checkpoint import training_state
+        from latent_diffusion.training import training_state
 
         _instead(training_state, name, after, before, late=late)
 

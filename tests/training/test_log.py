@@ -10,7 +10,7 @@ from processes import finish, last_step, start, train
 from rich.console import Console
 
 from latent_diffusion.config import RunConfig
-from latent_diffusion.runtime.threads import choose_threads
+from latent_diffusion.runtime.cpu.threads import choose_threads
 from latent_diffusion.training import log
 
 

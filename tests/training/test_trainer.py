@@ -144,7 +144,7 @@ def test_previews_change_nothing_even_when_they_fail(tmp_path):
 
 
 def test_the_exported_weights_are_the_average(tmp_path):
-    from latent_diffusion.checkpoint.safetensors_file import read_tensors
+    from latent_diffusion.checkpoint.files.safetensors_file import read_tensors
 
     output = tmp_path / "run"
     assert train(output) == 0

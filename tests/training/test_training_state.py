@@ -7,10 +7,10 @@ import logging
 import pytest
 import torch
 
-from latent_diffusion.checkpoint import training_state
-from latent_diffusion.checkpoint.atomic import sweep
-from latent_diffusion.checkpoint.training_state import newest_state, save_state, set_aside_newer
+from latent_diffusion.checkpoint.files.atomic import sweep
 from latent_diffusion.errors import CheckpointError, DivergedError, ResourceError
+from latent_diffusion.training import training_state
+from latent_diffusion.training.training_state import newest_state, save_state, set_aside_newer
 
 
 def save(root, step, keep=3, value=None):
@@ -138,7 +138,7 @@ def test_a_full_disk_is_named_from_within_a_tensor_file(tmp_path, monkeypatch):
     def full(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("latent_diffusion.checkpoint.safetensors_file.save_file", full)
+    monkeypatch.setattr("latent_diffusion.checkpoint.files.safetensors_file.save_file", full)
     with pytest.raises(ResourceError, match=r"\(No space left on device; .*free some space and run again"):
         save(tmp_path, 1)
 

@@ -130,7 +130,7 @@ class ToyObjective(Objective):
             yield ToyBatch(tuple(chosen), values.to(self.dtype))
 
     def export(self, folder: Path, *, averaged: bool) -> None:
-        from latent_diffusion.checkpoint.safetensors_file import write_tensors
+        from latent_diffusion.checkpoint.files.safetensors_file import write_tensors
 
         write_tensors(folder / "toy.safetensors", dict(self.maker.net.state_dict()), {"format": "pt"})
 

@@ -17,7 +17,7 @@ from latent_diffusion.benchmark.model import ALL
 from latent_diffusion.benchmark.openvino import converted
 from latent_diffusion.benchmark.peers import check_peer, compiled, peer_dtype
 from latent_diffusion.benchmark.plan import Ready, drawn
-from latent_diffusion.pipeline.machine import Machine
+from latent_diffusion.pipeline.engine.machine import Machine
 from latent_diffusion.pipeline.pipeline import LatentDiffusionPipeline
 from latent_diffusion.pipeline.to_diffusers import to_diffusers
 

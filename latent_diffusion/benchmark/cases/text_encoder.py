@@ -11,7 +11,7 @@ from latent_diffusion.benchmark.peers import Twin
 from latent_diffusion.benchmark.plan import Ready
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.models.text_encoder import TextEncoder, TextEncoders
-from latent_diffusion.pipeline.machine import Machine
+from latent_diffusion.pipeline.engine.machine import Machine
 
 __all__ = ["TextEncoding"]
 

@@ -23,9 +23,9 @@ from latent_diffusion.benchmark.model import random_weights
 from latent_diffusion.benchmark.peers import check_peer
 from latent_diffusion.benchmark.plan import AbsentError, Ready
 from latent_diffusion.checkpoint.components import Components
-from latent_diffusion.checkpoint.diffusers_folder import save_folder
-from latent_diffusion.checkpoint.network_config import unet_values
-from latent_diffusion.checkpoint.scheduler_config import read_schedule
+from latent_diffusion.checkpoint.folder.diffusers_folder import save_folder
+from latent_diffusion.checkpoint.folder.network_config import unet_values
+from latent_diffusion.checkpoint.folder.scheduler_config import read_schedule
 from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.config import RunConfig
 from latent_diffusion.families import tiny
@@ -137,9 +137,9 @@ class TrainStep(Case):
         return objective, run
 
     def _ours(self, objective: Any, run: RunConfig) -> Ready:
-        from latent_diffusion.runtime.allocator import keep_large_blocks
-        from latent_diffusion.runtime.training_kernels import PLAIN as PLAIN_KERNELS
-        from latent_diffusion.runtime.training_kernels import choose_kernels
+        from latent_diffusion.runtime.cpu.allocator import keep_large_blocks
+        from latent_diffusion.runtime.cpu.training_kernels import PLAIN as PLAIN_KERNELS
+        from latent_diffusion.runtime.cpu.training_kernels import choose_kernels
 
         keep_large_blocks()
         accelerator = self._accelerator()
@@ -238,7 +238,7 @@ def _dtype(run: RunConfig) -> torch.dtype:
 
 def _write_model(folder: Path, width: int) -> None:
     """Write the frozen parts, as small as they go: they run once, before the training."""
-    from latent_diffusion.checkpoint.vocabulary import clip_vocabulary
+    from latent_diffusion.checkpoint.folder.vocabulary import clip_vocabulary
     from latent_diffusion.models.text_config import TextConfig
 
     tokenizer = clip_vocabulary("<|endoftext|>")

@@ -11,9 +11,9 @@ from latent_diffusion.benchmark.flops import count_flops
 from latent_diffusion.benchmark.peers import Twin
 from latent_diffusion.benchmark.plan import Ready, drawn
 from latent_diffusion.checkpoint.components import Components
-from latent_diffusion.checkpoint.network_config import unet_values
+from latent_diffusion.checkpoint.folder.network_config import unet_values
 from latent_diffusion.conditioning import Conditioning
-from latent_diffusion.pipeline.machine import Machine
+from latent_diffusion.pipeline.engine.machine import Machine
 
 __all__ = ["UNetStep"]
 

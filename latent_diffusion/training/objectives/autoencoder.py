@@ -220,7 +220,7 @@ class AutoencoderObjective(Objective):
     @torch.no_grad()
     def export(self, folder: Path, *, averaged: bool) -> None:
         """Write `vae/`, with the latent scale measured and folded in."""
-        from latent_diffusion.checkpoint.diffusers_folder import save_autoencoder
+        from latent_diffusion.checkpoint.folder.diffusers_folder import save_autoencoder
 
         mean, std = latent_statistics(self.model, self._pictures(self.data, self.settings.scale_pictures))
         save_autoencoder(fold_latent_scale(self.model, mean, std), folder / "vae", torch.float32)
@@ -235,7 +235,7 @@ def _autoencoder(settings: AutoencoderSettings) -> AutoencoderKL:
     if (settings.model is None) == (settings.init is None):
         raise ConfigError("objective: give either `model` (sizes, from scratch) or `init` (a folder), not both")
     if settings.init is not None:
-        from latent_diffusion.checkpoint.diffusers_folder import load_autoencoder
+        from latent_diffusion.checkpoint.folder.diffusers_folder import load_autoencoder
 
         return load_autoencoder(Path(settings.init), torch.float32)
     values = settings.model or {}

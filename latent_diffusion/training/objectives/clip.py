@@ -141,7 +141,7 @@ class CLIPObjective(Objective):
 
     def export(self, folder: Path, *, averaged: bool) -> None:
         """Write the text encoder and its tokenizer (float32) and what CLIP scores need beside them (float16)."""
-        from latent_diffusion.checkpoint.clip_folder import from_towers, save_clip
+        from latent_diffusion.checkpoint.folder.clip_folder import from_towers, save_clip
 
         save_clip(from_towers(self.towers, self.tokenizer), folder)
 

@@ -17,10 +17,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from latent_diffusion.checkpoint.components import Components
-from latent_diffusion.checkpoint.diffusers_folder import load_autoencoder, save_folder
+from latent_diffusion.checkpoint.folder.diffusers_folder import load_autoencoder, save_folder
+from latent_diffusion.checkpoint.folder.scheduler_config import read_schedule
+from latent_diffusion.checkpoint.folder.text_folder import load_text_encoder
 from latent_diffusion.checkpoint.load import load_model
-from latent_diffusion.checkpoint.scheduler_config import read_schedule
-from latent_diffusion.checkpoint.text_folder import load_text_encoder
 from latent_diffusion.config import Section
 from latent_diffusion.data.folder import DataConfig, ImageFolder
 from latent_diffusion.data.loader import Batch, batches

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from latent_diffusion.checkpoint.diffusers_folder import load_autoencoder
+from latent_diffusion.checkpoint.folder.diffusers_folder import load_autoencoder
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.families import tiny
 from latent_diffusion.models.autoencoder import AutoencoderConfig, AutoencoderKL

@@ -66,8 +66,8 @@ def test_a_long_caption_keeps_its_end_token(make_run):
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_training_finds_the_pairs_and_exports_a_text_encoder(make_run, tmp_path, precision):
-    from latent_diffusion.checkpoint.clip_folder import load_clip
-    from latent_diffusion.checkpoint.text_folder import load_text_encoder
+    from latent_diffusion.checkpoint.folder.clip_folder import load_clip
+    from latent_diffusion.checkpoint.folder.text_folder import load_text_encoder
 
     run = make_run(
         {**TINY, "text": {**TINY["text"], "layers": 1}}, CAPTIONS, steps=40, precision=precision, log_every=1,

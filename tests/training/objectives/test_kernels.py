@@ -7,11 +7,11 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from latent_diffusion.checkpoint.training_state import newest_state
-from latent_diffusion.runtime import training_kernels
-from latent_diffusion.runtime.native import training_attention
-from latent_diffusion.runtime.training_kernels import PLAIN, TrainingKernels
+from latent_diffusion.runtime.cpu import training_kernels
+from latent_diffusion.runtime.cpu.native import training_attention
+from latent_diffusion.runtime.cpu.training_kernels import PLAIN, TrainingKernels
 from latent_diffusion.train import train
+from latent_diffusion.training.training_state import newest_state
 
 BUILT = training_attention.available()
 FAST = TrainingKernels(native_attention=BUILT, native_gelu=BUILT, convolved_linear=True)

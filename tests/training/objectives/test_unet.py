@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from latent_diffusion.checkpoint.diffusers_folder import load_folder
+from latent_diffusion.checkpoint.folder.diffusers_folder import load_folder
 from latent_diffusion.data.folder import DataConfig
 from latent_diffusion.diffusion.prediction import EPSILON, V
 from latent_diffusion.errors import ConfigError

@@ -1,0 +1,1 @@
+"""File formats: safetensors, restricted pickle, JSON; atomic writing."""

@@ -1,0 +1,1 @@
+"""Diffusers folders: networks, schedulers, text models, tokenizers."""

@@ -1,0 +1,159 @@
+"""A model as a diffusers folder: unet/, vae/, text_encoder/, tokenizer/, scheduler/ and model_index.json."""
+
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from latent_diffusion.checkpoint.components import Components
+from latent_diffusion.checkpoint.files.json_file import read_json, write_json
+from latent_diffusion.checkpoint.files.weights import Weights
+from latent_diffusion.checkpoint.folder.network_config import (
+    autoencoder_values,
+    diffusers_version,
+    read_autoencoder_config,
+    read_unet_config,
+    unet_values,
+)
+from latent_diffusion.checkpoint.folder.network_weights import load_weights, open_weights, save_weights
+from latent_diffusion.checkpoint.folder.pipeline_index import INDEX, index_values, read_index
+from latent_diffusion.checkpoint.folder.prompt_forms import read_prompt_forms, write_prompt_forms
+from latent_diffusion.checkpoint.folder.scheduler_config import write_schedule
+from latent_diffusion.checkpoint.folder.text_folder import (
+    ENDINGS,
+    open_text_weights,
+    plan_text_model,
+    save_text_encoder,
+)
+from latent_diffusion.checkpoint.folder.tokenizer_folder import load_tokenizer
+from latent_diffusion.checkpoint.single.plan import ChooseDtype, Plan, Tower, assemble
+from latent_diffusion.errors import LatentDiffusionWarning, ResourceError
+from latent_diffusion.models.autoencoder import AutoencoderKL
+from latent_diffusion.models.unet import UNet
+
+__all__ = [
+    "load_autoencoder",
+    "load_folder",
+    "load_unet",
+    "save_autoencoder",
+    "save_folder",
+    "save_unet",
+]
+
+
+def load_folder(
+    path: Path | str,
+    dtype: torch.dtype | ChooseDtype | None = torch.float32,
+    *,
+    prediction_type: str | None = None,
+) -> Components:
+    """Read a model; its networks are on the CPU, in evaluation mode. Nothing is looked up elsewhere.
+
+    Args:
+        path: the folder.
+        dtype: of every part; or what chooses the U-Net's, the others being float32; None keeps each tensor's own.
+        prediction_type: what the U-Net's output means, where the folder says it wrongly.
+
+    Raises:
+        CheckpointError: a file is missing, damaged or does not fit; the message names it.
+    """
+    path = Path(path)
+    plan = plan_folder(path)
+    for note in plan.notes:
+        warnings.warn(f"{path}: {note}", LatentDiffusionWarning, stacklevel=2)
+
+    def weights(part: str, network: nn.Module) -> Weights:
+        return open_text_weights(path / part) if part.startswith("text") else open_weights(path / part)
+
+    components = assemble(plan.predicting(prediction_type), path, weights, dtype)
+    return replace(components, prompt_forms=read_prompt_forms(path))
+
+
+def plan_folder(path: Path) -> Plan:
+    """Return what the JSON files of a folder say its model is.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, or asks for what we do not have; the message names it.
+    """
+    index = read_index(path / INDEX)
+    scheduler = path / "scheduler" / "scheduler_config.json"
+    towers = []
+    for tower in index.towers:
+        part, tokenizer = f"text_encoder{ENDINGS[tower]}", load_tokenizer(path / f"tokenizer{ENDINGS[tower]}")
+        config = path / part / "config.json"
+        model = plan_text_model(read_json(config), str(config), projection=bool(tower))
+        towers.append(Tower(part, model, tokenizer, index.xl))
+    return Plan(
+        read_unet_config(path / "unet" / "config.json"),
+        read_autoencoder_config(path / "vae" / "config.json"),
+        tuple(towers),
+        read_json(scheduler),
+        str(scheduler),
+        path.resolve().name,
+        index.notes,
+        index.zeros_for_empty_prompt,
+    )
+
+
+def save_folder(components: Components, path: Path | str, dtype: torch.dtype | None = None) -> None:
+    """Write a model for us and for every tool that reads diffusers folders; `dtype` None keeps the weights' own.
+
+    Raises:
+        ResourceError: the folder cannot be written.
+    """
+    path = Path(path)
+    config = write_schedule(components.schedule, components.prediction, components.scheduler_config)
+    try:
+        (path / "scheduler").mkdir(parents=True, exist_ok=True)
+        write_json(path / "scheduler" / "scheduler_config.json", config)
+        save_unet(components.unet, path / "unet", dtype)
+        save_autoencoder(components.autoencoder, path / "vae", dtype)
+        for tower in components.text_encoder.towers:
+            save_text_encoder(tower, path, dtype)
+        write_json(path / INDEX, index_values(components, config["_class_name"], diffusers_version()))
+        if components.prompt_forms is not None:
+            write_prompt_forms(components.prompt_forms, path)
+    except ResourceError:
+        raise
+    except OSError as error:
+        raise ResourceError(f"{path}: cannot be written: {error}") from None
+
+
+def load_unet(folder: Path | str, dtype: torch.dtype = torch.float32) -> UNet:
+    """Read a U-Net from its own folder (config.json and weights).
+
+    Raises:
+        CheckpointError: a file is missing, damaged or does not fit; the message names it.
+    """
+    config = read_unet_config(Path(folder) / "config.json")
+    with torch.device("meta"):
+        model = UNet(config)
+    load_weights(model, Path(folder), dtype)
+    return model
+
+
+def save_unet(model: UNet, folder: Path | str, dtype: torch.dtype | None = None) -> None:
+    """Write a U-Net to its own folder; `dtype` None keeps the weights' own."""
+    save_weights(model, Path(folder), dtype)
+    write_json(Path(folder) / "config.json", unet_values(model.config))
+
+
+def load_autoencoder(folder: Path | str, dtype: torch.dtype = torch.float32) -> AutoencoderKL:
+    """Read an autoencoder from its own folder (config.json and weights).
+
+    Raises:
+        CheckpointError: a file is missing, damaged or does not fit; the message names it.
+    """
+    config = read_autoencoder_config(Path(folder) / "config.json")
+    with torch.device("meta"):
+        model = AutoencoderKL(config)
+    load_weights(model, Path(folder), dtype)
+    return model
+
+
+def save_autoencoder(model: AutoencoderKL, folder: Path | str, dtype: torch.dtype | None = None) -> None:
+    """Write an autoencoder to its own folder; `dtype` None keeps the weights' own."""
+    save_weights(model, Path(folder), dtype)
+    write_json(Path(folder) / "config.json", autoencoder_values(model.config))

@@ -1,0 +1,120 @@
+"""`latent-diffusion convert`: a model from one form into the other."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from latent_diffusion.cli.options.model_arguments import Averaged, Family, PredictionType
+from latent_diffusion.errors import CheckpointError, ConfigError, LatentDiffusionError, ResourceError
+from latent_diffusion.registry import nearest
+
+__all__ = ["convert"]
+
+DTYPES = ("float32", "float16", "bfloat16")
+FILE = ".safetensors"
+NO_TARGETS = (".ckpt", ".pt", ".pth", ".bin")
+
+
+def convert(
+    source: Annotated[
+        str, typer.Argument(metavar="SRC", help="A bundled name, a folder or a single file.", show_default=False)
+    ],
+    target: Annotated[
+        Path, typer.Argument(metavar="DST", help="A .safetensors file, or else a folder.", show_default=False)
+    ],
+    dtype: Annotated[
+        str | None,
+        typer.Option("--dtype", metavar="NAME", help=f"{', '.join(DTYPES)}.", show_default="each tensor's own"),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DST where it is there.")] = False,
+    family: Family = None,
+    prediction_type: PredictionType = None,
+    averaged: Averaged = False,
+) -> None:
+    """Write a model as a diffusers folder or as one .safetensors file.
+
+    The folder opens in diffusers, the file in the tools that read CompVis and A1111 files; both open here. DST appears
+    whole or not at all. An old .ckpt is read without running code in it.
+
+    **Examples**
+
+    `latent-diffusion convert v1-5-pruned-emaonly.safetensors models/sd15`
+
+    `latent-diffusion convert models/mine mine.safetensors --dtype float16`
+    """
+    if dtype is not None and dtype not in DTYPES:
+        raise ConfigError(f"--dtype {dtype!r}; there are {', '.join(DTYPES)}{nearest(dtype, DTYPES)}")
+    if target.suffix.lower() in NO_TARGETS:
+        raise ConfigError(f"{str(target)!r}: pickles are not written; name a {FILE} file or a folder")
+    _check_target(source, target, overwrite)
+    import torch
+
+    from latent_diffusion.checkpoint.load import load_model
+
+    kind = None if dtype is None else getattr(torch, dtype)
+    parts = load_model(source, kind, family=family, prediction_type=prediction_type, averaged=averaged)
+    for note in parts.notes:
+        typer.echo(note)
+    _write(parts, target)
+    typer.echo(target)
+
+
+def _check_target(source: str, target: Path, overwrite: bool) -> None:
+    """Refuse before anything is read what could not be written.
+
+    Raises:
+        ConfigError: something is there, or the source is in it.
+        ResourceError: its folder is not there, or no file can have the name.
+    """
+    if _is_there(target) and not overwrite:
+        raise ConfigError(f"{str(target)!r} is there; choose another name, or replace it with --overwrite")
+    if target.is_symlink():
+        raise ConfigError(f"{str(target)!r} is a link to {os.readlink(target)!r}; name what is to be replaced itself")
+    if target.exists() and target.is_dir() == (target.suffix.lower() == FILE):
+        raise ConfigError(f"{str(target)!r} is {'a folder' if target.is_dir() else 'a file'}; choose another name")
+    if target.is_dir() and any(target.iterdir()) and not (target / "model_index.json").is_file():
+        raise ConfigError(f"{str(target)!r} is a folder of other things than a model; choose another name")
+    if target.is_dir() and os.path.realpath(target) in map(str, Path(os.path.realpath(source)).parents):
+        raise ConfigError(f"{str(source)!r} lies in {str(target)!r} and would be removed with it; choose another name")
+    if not target.absolute().parent.is_dir():
+        raise ResourceError(f"{str(target.parent)!r}: there is no such folder")
+
+
+def _is_there(target: Path) -> bool:
+    """Whether the name is taken, also by a link to nothing.
+
+    Raises:
+        ResourceError: no file can have the name.
+    """
+    try:
+        os.lstat(target)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise ResourceError(f"{str(target)!r} cannot be written: {error.strerror}; choose another name") from error
+    return True
+
+
+def _write(parts, target: Path) -> None:
+    """Write a model under a temporary name, then give it its own."""
+    import shutil
+
+    from latent_diffusion.checkpoint.files.atomic import TEMPORARY, publish
+    from latent_diffusion.checkpoint.folder.diffusers_folder import save_folder
+    from latent_diffusion.checkpoint.single.single_file import save_single_file
+
+    if target.suffix.lower() == FILE:
+        save_single_file(parts, target)
+        return
+    temporary = target.with_name(f"{TEMPORARY}{target.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        save_folder(parts, temporary)
+        publish(temporary, target)
+    except BaseException as error:  # Ctrl-C too leaves nothing behind
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, ResourceError | CheckpointError) or not isinstance(error, OSError | LatentDiffusionError):
+            raise
+        raise ResourceError(f"{target}: cannot be written: {error}") from error

@@ -1,0 +1,179 @@
+"""`latent-diffusion evaluate`: how good a model is, in figures and in pictures to look at."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from latent_diffusion.cli.options.arguments import Device, Dtype, GuidanceScale, Steps
+from latent_diffusion.cli.options.sampling_arguments import SamplerName
+from latent_diffusion.errors import ConfigError, ResourceError
+
+__all__ = ["evaluate"]
+
+ASKED, RESULT = "What is asked", "Result"
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="NAME|PATH", help="A bundled model's name, or a folder.")] = "emoji",
+    data: Annotated[
+        Path, typer.Option(metavar="PATH", help="The real pictures: an image folder, or a .zip of one.")
+    ] = Path("assets/emoji-128.zip"),
+    prompts: Annotated[
+        int, typer.Option(min=1, help="At most so many prompts of the training set.", rich_help_panel=ASKED)
+    ] = 300,
+    images_per_prompt: Annotated[
+        int, typer.Option("--images-per-prompt", "-k", min=1, help="Pictures for each prompt.", rich_help_panel=ASKED)
+    ] = 4,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FIELD=VALUE,...",
+            help="Ask only for these, as in style=noto,fluent-3d or group=food-drink; repeatable.",
+            show_default="what the model was trained on",
+            rich_help_panel=ASKED,
+        ),
+    ] = None,
+    where_not: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FIELD=VALUE,...", help="Leave these out.", show_default="as for --where", rich_help_panel=ASKED
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            min=2, help="A quick look: so many prompts of each kind.", show_default="all", rich_help_panel=ASKED
+        ),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option("--seed", "-s", min=0, max=2**32 - 1, help="Of prompts and pictures.", rich_help_panel=ASKED)
+    ] = 0,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FOLDER",
+            help="For evaluation.json and the picture sheets; must be new or empty.",
+            show_default="outputs/evaluation-<time>",
+            rich_help_panel=RESULT,
+        ),
+    ] = None,
+    at_least: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FIGURE=VALUE",
+            help="End with exit code 1 if a figure is lower, as in seen.name1=0.3; repeatable.",
+            show_default="no check",
+            rich_help_panel=RESULT,
+        ),
+    ] = None,
+    steps: Steps = None,
+    guidance_scale: GuidanceScale = None,
+    sampler: SamplerName = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures drawn at a time.", rich_help_panel="Machine")] = 16,
+    device: Device = None,
+    dtype: Dtype = "auto",
+) -> int:
+    """Judge a model against real pictures.
+
+    Its autoencoder gives back held-out pictures (PSNR, rKID). It draws prompts of its training set and prompts never
+    seen, and every drawing is looked up among the real pictures: is it the right thing (Name@1, Name@5), in the right
+    style (Style), both at once (Joint@1)? KID is the distance from the real pictures as a whole; CLIP how well the
+    model's own CLIP finds pictures and prompts to fit. The rows below tell what real, degraded and copied pictures
+    score. Needs `pip install "latent_diffusion[eval]"`.
+
+    **Examples**
+
+    `latent-diffusion evaluate emoji`
+
+    `latent-diffusion evaluate runs/mine --data my-pictures.zip --limit 20 -k 2 --steps 20`
+    """
+    from latent_diffusion.evaluation.trained_on import parse_filters, read_trained_on
+
+    floors = _floors(at_least or [])
+    given = parse_filters(where or []), parse_filters(where_not or [])
+    import latent_diffusion.evaluation.evaluate as examination
+    from latent_diffusion.checkpoint.folder.clip_folder import load_clip
+    from latent_diffusion.checkpoint.locate import locate_model
+    from latent_diffusion.cli.commands.evaluation_table import print_tables
+    from latent_diffusion.cli.progress import parts_progress
+    from latent_diffusion.cli.run import load_pipeline
+    from latent_diffusion.evaluation.pictures import read_pictures
+    from latent_diffusion.evaluation.pipeline_examined import examine_pipeline
+    from latent_diffusion.evaluation.report_file import check, figures, require_names, write_report
+    from latent_diffusion.models.efficientnet_lite import load_efficientnet_lite0
+    from latent_diffusion.runtime.cpu.allocator import keep_large_blocks
+
+    require_names(floors)
+    keep_large_blocks()
+    place = locate_model(model)
+    recorded = read_trained_on(place)
+    network, pictures = load_efficientnet_lite0(), read_pictures(data)
+    folder = _result_folder(output)
+    pipe = load_pipeline(model, device, dtype)
+    clip = load_clip(place).to(pipe.device) if (place / "clip").is_dir() else None
+    steps = pipe.defaults.num_inference_steps if steps is None else steps
+    scale = pipe.defaults.guidance_scale if guidance_scale is None else guidance_scale
+    sampler = sampler or pipe.defaults.sampler
+    examined = examine_pipeline(pipe, place.name, steps=steps, guidance_scale=scale, sampler=sampler, clip=clip)
+    asked = examination.Settings(
+        prompts=prompts,
+        images_per_prompt=images_per_prompt,
+        where=given[0] if where else recorded.where,
+        where_not=given[1] if where or where_not else recorded.where_not,
+        limit=limit,
+        seed=seed,
+        batch_size=batch_size,
+    )
+    with parts_progress() as progress:
+        report = examination.evaluate(examined, pictures, network.to(pipe.device), asked, progress)
+    settings = {
+        "data": str(data),
+        "prompts": prompts,
+        "images_per_prompt": images_per_prompt,
+        "where": dict(asked.where),
+        "where_not": dict(asked.where_not),
+        "limit": limit,
+        "seed": seed,
+        "num_inference_steps": steps,
+        "guidance_scale": scale,
+        "sampler": sampler,
+    }
+    files = write_report(report, settings, folder)
+    print_tables(report)
+    for file in files:
+        typer.echo(file)
+    failed = check(figures(report), floors)
+    for line in failed:
+        typer.echo(f"check failed: {line}", err=True)
+    return 1 if failed else 0
+
+
+def _floors(texts: list[str]) -> dict[str, float]:
+    floors = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        try:
+            floors[name.strip()] = float(value)
+        except ValueError:
+            raise ConfigError(f"--at-least {text!r} is not of the form figure=number, as in seen.name1=0.3") from None
+    return floors
+
+
+def _result_folder(output: Path | None) -> Path:
+    """Return the folder for the results, made and empty: found out before the long computation."""
+    folder = output or Path("outputs") / time.strftime("evaluation-%Y%m%d-%H%M%S")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise ResourceError(f"--output {str(folder)!r} is not empty; nothing is overwritten, choose another name")
+        (folder / ".partial").touch()
+        (folder / ".partial").unlink()
+    except OSError as error:
+        if isinstance(error, ResourceError):
+            raise
+        raise ResourceError(f"--output {str(folder)!r} cannot be written: {error.strerror or error}") from error
+    return folder

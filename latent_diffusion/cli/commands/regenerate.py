@@ -1,0 +1,183 @@
+"""`latent-diffusion regenerate`: make a picture again from what it says of itself."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from latent_diffusion.cli.options.arguments import Device, Embeddings, LoraFolder, Output
+from latent_diffusion.cli.options.model_arguments import MODEL, Family, PredictionType
+from latent_diffusion.cli.options.sdxl_arguments import Refiner
+from latent_diffusion.cli.terminal import harmless
+from latent_diffusion.errors import CheckpointError, ConfigError, DataError
+
+if TYPE_CHECKING:
+    from latent_diffusion.pipeline.pipeline import LatentDiffusionPipeline
+    from latent_diffusion.pipeline.regenerate import Plan
+    from latent_diffusion.provenance.record import Record
+
+__all__ = ["regenerate"]
+
+
+def regenerate(
+    picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="A .png, .jpg or .webp.", show_default=False)],
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", metavar="NAME|PATH", help="The model.", show_default="the one it names"),
+    ] = None,
+    image: Annotated[
+        Path | None,
+        typer.Option("--image", "-i", metavar="FILE", help="What it was made from, where it was.", show_default=False),
+    ] = None,
+    mask: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The mask, where it was inpainted.", show_default=False)
+    ] = None,
+    lora_folder: LoraFolder = None,
+    embedding: Embeddings = None,
+    refiner: Refiner = None,
+    family: Family = None,
+    prediction_type: PredictionType = None,
+    averaged: Annotated[
+        bool | None,
+        typer.Option(
+            "--ema/--no-ema",
+            help="Of a single file, take the U-Net's moving average.",
+            show_default="as it was",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    output: Output = None,
+    device: Device = None,
+    dtype: Annotated[
+        str | None, typer.Option(metavar="NAME", help="As it was made, or another.", show_default="as it was")
+    ] = None,
+    vae_dtype: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of the autoencoder.", show_default="as it was")
+    ] = None,
+) -> None:
+    """Make a picture again from the parameters it carries, and say what could not be honoured.
+
+    Pictures of this program come out the same; those of A1111, ComfyUI, InvokeAI, NovelAI and Fooocus as near as their
+    texts go. Pictures that an original went into (inpainting) need it again. What the model was said to be then
+    (--family, --prediction-type, --ema) it is said to be again, unless it is given here.
+
+    **Examples**
+
+    `latent-diffusion regenerate outputs/20261121-120000-7.png`
+
+    `latent-diffusion regenerate webui.png --model v1-5.safetensors --lora-folder loras/`
+    """
+    from latent_diffusion.cli.output import names_a_file, plan_files
+    from latent_diffusion.cli.progress import progress
+    from latent_diffusion.cli.run import check_pictures, load_pipeline, write_pictures
+    from latent_diffusion.pipeline.regenerate import differences
+
+    record, plan = _read(picture)
+    pictures = {"image": image, "mask_image": mask}
+    given = {name: file for name, file in pictures.items() if file is not None}
+    options = {"image": "--image", "mask_image": "--mask"}
+    check_pictures({options[name]: file for name, file in given.items()})
+    if absent := [options[name] for name in plan.inputs if name not in given]:
+        raise ConfigError(f"{str(picture)!r} was made by {plan.method.replace('_', ' ')}: give {' and '.join(absent)}")
+    seeds = plan.arguments.get("seed", [0])
+    files = plan_files(output, seeds[0], 1)
+    name = _model(model, plan)
+    told = {"family": family, "prediction_type": prediction_type, "averaged": averaged, "vae_dtype": vae_dtype}
+    how = _loading(name, plan.loading) | {option: value for option, value in told.items() if value is not None}
+    pipe = load_pipeline(name, device, dtype or plan.dtype or "auto", embeddings=embedding, machine=how)
+    second = _load_refiner(refiner, plan, device, dtype)
+    _load_adapters(pipe, plan, lora_folder)
+    for line in plan.missing:
+        _say(f"not honoured: {line}")
+    with progress("Drawing", plan.arguments.get("num_inference_steps") or pipe.defaults.num_inference_steps) as on_step:
+        out = plan.draw(pipe, given, second, on_step=on_step, lora_folder=lora_folder)
+    again = out.records[0]
+    if record:
+        for line in differences(record, again):
+            _say(f"not as it was: {line}")
+    elif plan.model_hash and not (again.model_hash or "").startswith(plan.model_hash):
+        _say(f"not as it was: model hash was {plan.model_hash}, now {(again.model_hash or 'none')[:10]}")
+    write_pictures(out, files, named=names_a_file(output))
+    _say(_comparison(picture, files[0]))
+
+
+def _read(picture: Path) -> "tuple[Record | None, Plan]":
+    from latent_diffusion.pipeline.regenerate import plan_of_found, plan_of_record
+    from latent_diffusion.provenance.foreign import read_found
+    from latent_diffusion.provenance.picture_file import open_texts
+    from latent_diffusion.provenance.record import Record
+
+    texts = open_texts(picture)
+    if texts.record is not None:
+        record = Record.from_json(texts.record)
+        return record, plan_of_record(record)
+    found = read_found(texts.chunks, texts.parameters)
+    if found is None:
+        raise DataError(f"{str(picture)!r} does not say what made it; nothing to make it from")
+    return None, plan_of_found(found)
+
+
+def _model(model: str | None, plan: "Plan") -> str:
+    """Return the model to load: the one asked for, or the bundled one that the picture names."""
+    from latent_diffusion.checkpoint.locate import bundled_models
+
+    if model is not None:
+        return model
+    if plan.model in bundled_models():
+        return str(plan.model)
+    raise CheckpointError(f"the picture was made with the model {plan.model!r}; say where it is with --model")
+
+
+def _loading(model: str, said: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the picture says of how a model was loaded, without what only a single file can be told."""
+    from latent_diffusion.checkpoint.locate import locate_model
+
+    of_files = () if locate_model(model).is_file() else ("family", "averaged")
+    return {name: value for name, value in said.items() if name not in of_files}
+
+
+def _load_refiner(
+    name: str | None, plan: "Plan", device: str | None, dtype: str | None
+) -> "LatentDiffusionPipeline | None":
+    """Load the model that drew the end of the path, or say that it is left out."""
+    from latent_diffusion.cli.run import load_pipeline
+    from latent_diffusion.pipeline.regenerate import loading_of
+
+    if name is None:
+        if plan.refiner is not None:
+            _say(f"not honoured: the refiner {plan.refiner!r} drew the end of its path; give --refiner")
+        return None
+    if plan.refiner is None:
+        raise ConfigError("--refiner: one model drew all of this picture; leave it out")
+    told = plan.refined_by
+    how = {} if told is None else _loading(name, loading_of(told))
+    return load_pipeline(name, device, dtype or (told.dtype if told else "auto"), machine=how)
+
+
+def _load_adapters(pipe: "LatentDiffusionPipeline", plan: "Plan", folder: Path | None) -> None:
+    """Load the adapters that were at work without the prompt asking for them."""
+    from latent_diffusion.pipeline.engine.lora_folder import find_lora
+
+    for adapter in plan.adapters:
+        if adapter.kind == "lora":
+            if folder is None:
+                raise ConfigError(f"the picture was made with the adapter {adapter.name!r}; give --lora-folder")
+            pipe.load_lora_weights(find_lora(folder, adapter.name), adapter.name, dict(adapter.strengths))
+
+
+def _comparison(old: Path, new: Path) -> str:
+    """Say how near the new picture is to the old one."""
+    import numpy as np
+
+    from latent_diffusion.data.images import load_image
+
+    before, now = (np.asarray(load_image(file)).astype(int) for file in (old, new))
+    if before.shape != now.shape:
+        return f"the size was {before.shape[1]}x{before.shape[0]} px, now {now.shape[1]}x{now.shape[0]} px"
+    most = int(abs(before - now).max())
+    return "the same picture, bit for bit" if not most else f"values differ by up to {most} of 255"
+
+
+def _say(line: str) -> None:
+    typer.echo(harmless(line), err=True)

@@ -1,0 +1,1 @@
+"""A picture and its mask -> latents that are kept -> the repainted picture."""

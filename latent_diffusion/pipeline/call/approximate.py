@@ -1,0 +1,89 @@
+"""Approximations told in words: "deepcache:interval=3" for an object of `approximations/`, and back."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+from latent_diffusion.approximations.taesd import TAESD
+from latent_diffusion.diffusion.approximation import Approximation
+from latent_diffusion.diffusion.denoiser import Network
+from latent_diffusion.errors import ConfigError
+from latent_diffusion.models.tiny_autoencoder import TinyAutoencoder
+from latent_diffusion.pipeline.call.named_values import fields_told, split_name, texts_of, writable
+from latent_diffusion.registry import find, names
+
+__all__ = ["EXACT", "Approximate", "OpenTiny", "choose_approximations"]
+
+PACKAGE = "latent_diffusion.approximations"
+
+OpenTiny = Callable[[str], TinyAutoencoder]
+"""Opens the folder of a tiny autoencoder for the model's latents."""
+
+
+@dataclass(frozen=True)
+class Approximate:
+    """What a call computes less of."""
+
+    parts: tuple[Approximation, ...] = ()
+
+    @property
+    def decoder(self) -> TinyAutoencoder | None:
+        """What decodes in place of the model's autoencoder."""
+        return next((part.autoencoder for part in self.parts if isinstance(part, TAESD)), None)
+
+    @property
+    def texts(self) -> tuple[str, ...] | None:
+        """What it is in words, every number written out; None = nothing. What no text can say is missed on reading."""
+        return tuple(map(_written, self.parts)) or None
+
+
+EXACT = Approximate()
+
+
+def choose_approximations(asked: object, network: Network, open_tiny: OpenTiny) -> Approximate:
+    """Return the approximations of a call.
+
+    Args:
+        asked: None, a text or an `Approximation`, or several of either.
+        network: the model's, which they must fit.
+        open_tiny: for "taesd:model=...".
+
+    Raises:
+        ConfigError: what cannot be read, does not fit, or is named twice.
+        CheckpointError: the tiny autoencoder's files are missing or damaged.
+    """
+    parts = tuple(part if isinstance(part, Approximation) else _read(part, open_tiny) for part in _each(asked))
+    kinds = [type(part).__name__.lower() for part in parts]
+    for kind in kinds:
+        if kinds.count(kind) > 1:
+            raise ConfigError(f"approximation {kind!r} is named {kinds.count(kind)} times; name it once")
+    for part in parts:
+        part.check(network)
+    return Approximate(parts) if parts else EXACT
+
+
+def _each(asked: object) -> Iterator[Any]:
+    several = asked if isinstance(asked, list | tuple) else (asked,)
+    words = [part for part in several if not isinstance(part, Approximation)]
+    texts_of("approximation", None if words == [None] else words, "an Approximation")
+    yield from (part for part in several if part is not None)
+
+
+def _read(text: str, open_tiny: OpenTiny) -> Approximation:
+    name, told = split_name("approximation", text, "interval=3")
+    kind = find(PACKAGE, name)
+    values = fields_told("approximation", name, told, {f.name: f for f in fields(kind) if writable(f)})
+    if kind is TAESD:
+        if not values.get("model"):
+            raise ConfigError("approximation 'taesd' needs model=FOLDER, that of a tiny autoencoder")
+        values["autoencoder"] = open_tiny(values["model"])
+    return kind(**values)
+
+
+def _written(part: Approximation) -> str:
+    """Return the text that `_read` makes the approximation of."""
+    kinds = {find(PACKAGE, name): name for name in names(PACKAGE)}
+    values = {field.name: getattr(part, field.name) for field in fields(part) if writable(field)}  # pyright: ignore
+    told = ",".join(f"{key}={value}" for key, value in values.items() if value != "")
+    name = kinds.get(type(part), type(part).__name__)
+    return f"{name}:{told}" if told else name

@@ -1,0 +1,190 @@
+"""From names to a sampler and the noise levels it visits."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from latent_diffusion.checkpoint.components import Components
+from latent_diffusion.diffusion.level import CLEAN_TIME, Level, Sampler
+from latent_diffusion.diffusion.spacing import SPACINGS, at_sigmas, at_times, levels
+from latent_diffusion.errors import ConfigError
+from latent_diffusion.pipeline.call.options import Options
+from latent_diffusion.provenance.other_names import sampler_of, spacing_of
+from latent_diffusion.registry import find, names, nearest
+
+__all__ = ["CUSTOM", "Walk"]
+
+CUSTOM = "custom"
+"""Name of the spacing that the caller's own `timesteps` or `sigmas` are."""
+
+MAX_LEVELS = 1000
+ENDS_AT_ZERO = ("ddim", "pndm", "lcm", "tcd")
+"""Samplers whose last level diffusers decides by `set_alpha_to_one`; for the others it is `final_sigmas_type`."""
+
+
+@dataclass(frozen=True)
+class Walk:
+    """Which sampler, and where it goes."""
+
+    sampler: str  # our name, with fields after a colon: "restart:repeats=2"
+    spacing: str  # our name, or "custom"
+    eta: float  # share of noise; 0 where the sampler has none
+    rho: float | None = None  # exponent of karras and polyexponential spacing, None = theirs
+    timesteps: tuple[float, ...] | None = None  # of a custom spacing
+    sigmas: tuple[float, ...] | None = None
+
+    @classmethod
+    def read(cls, components: Components, options: Options, sampler: str, spacing: str) -> "Walk":
+        """Return what the options say; `sampler` and `spacing` are the model's own choices.
+
+        Raises:
+            ConfigError: an unknown name, two that contradict each other, or a number that cannot be.
+        """
+        asked = options.get("sampler")
+        name, implied = _sampler(sampler if asked is None else asked)
+        kind, given = _parsed(name)
+        wanted = options.get("spacing")
+        if wanted is None:
+            wanted = implied or spacing
+        aligned = "ays_sdxl" if components.size_count else "ays_sd1"
+        ours = spacing_of(wanted, kind, aligned) if isinstance(wanted, str) else None
+        if ours is None and wanted != CUSTOM:
+            known = (*SPACINGS, CUSTOM)
+            raise ConfigError(
+                f"unknown spacing {wanted!r:.50}; there are {', '.join(known)}{nearest(str(wanted), known)}"
+            )
+        if implied and ours != implied:
+            raise ConfigError(f"sampler {asked!r} says {implied} spacing, and spacing says {wanted!r}; name one")
+        custom = {what: _numbers(what, options.get(what)) for what in ("timesteps", "sigmas")}
+        if all(custom.values()) or (any(custom.values()) and options.get("spacing") not in (None, CUSTOM)):
+            raise ConfigError("timesteps, sigmas and spacing each say which levels are visited; name one of them")
+        if wanted == CUSTOM and not any(custom.values()):
+            raise ConfigError("spacing 'custom' needs timesteps or sigmas")
+        rho = options.get("spacing_rho")
+        if rho is not None and (isinstance(rho, bool) or not isinstance(rho, int | float)):
+            raise ConfigError(f"spacing_rho {rho!r:.50} is not a number")
+        walk = cls(
+            sampler=name,
+            spacing=CUSTOM if any(custom.values()) else str(ours),
+            eta=_eta(name, given, options.get("eta")),
+            rho=rho,
+            **custom,
+        )
+        walk.build_sampler()
+        count = options.get("num_inference_steps")
+        if walk.steps is not None and count not in (None, walk.steps):
+            raise ConfigError(f"num_inference_steps {count} with {walk.steps} custom levels; leave one of them out")
+        return walk
+
+    @property
+    def steps(self) -> int | None:
+        """Number of steps of a custom spacing, else None: any."""
+        custom = self.timesteps or self.sigmas
+        return len(custom) if custom else None
+
+    def build_sampler(self) -> Sampler:
+        """Return the sampler.
+
+        Raises:
+            ConfigError: a field it does not have, or a value that cannot be.
+        """
+        name, given = _parsed(self.sampler)
+        kind = find("latent_diffusion.samplers", name)
+        own = {field.name: field for field in fields(kind)}
+        values: dict[str, Any] = {}
+        for key, text in given.items():
+            if key not in own:
+                has = f"has {', '.join(own)}" if own else "has no fields"
+                raise ConfigError(f"sampler {name} {has}, not {key!r:.50}{nearest(key, own)}")
+            values[key] = _value(name, key, text, type(own[key].default))
+        if "eta" in own:
+            values["eta"] = self.eta
+        return kind(**values)
+
+    def levels(self, components: Components, steps: int) -> Sequence[Level]:
+        """Return the noise levels to visit in `steps` steps, the one to end in last.
+
+        Raises:
+            ConfigError: a spacing that the noise law has no place for, or a custom one of another number of steps.
+        """
+        config, schedule = components.scheduler_config, components.schedule
+        sampler = self.build_sampler()
+        if self.sampler.partition(":")[0] in ENDS_AT_ZERO:
+            ends_early = config.get("set_alpha_to_one") is False
+        else:
+            ends_early = config.get("final_sigmas_type") == "sigma_min"
+        if self.steps is not None and steps != self.steps:
+            raise ConfigError(f"{steps} steps of a custom spacing with {self.steps}; leave the number of steps out")
+        if self.timesteps is not None:
+            return [*at_times(schedule, self.timesteps), schedule.level(0 if ends_early else CLEAN_TIME, steps)]
+        if self.sigmas is not None:
+            return [*at_sigmas(schedule, self.sigmas), schedule.level(CLEAN_TIME, steps)]
+        return levels(
+            schedule,
+            self.spacing,
+            steps,
+            steps_offset=int(config.get("steps_offset", 0)),
+            final="first" if ends_early else "zero",
+            intervals=sampler.intervals,
+            fractional=sampler.fractional,
+            rho=self.rho,
+        )
+
+
+def _sampler(text: object) -> tuple[str, str | None]:
+    """Return our name with its fields, and the spacing that a name like "DPM++ 2M Karras" implies."""
+    if not isinstance(text, str):
+        raise ConfigError(f"sampler {text!r:.50} is no name")
+    name, colon, rest = text.partition(":")
+    found = sampler_of(name)
+    if found is None:
+        known = names("latent_diffusion.samplers")
+        raise ConfigError(f"unknown sampler {name!r:.50}; there are {', '.join(known)}{nearest(name, known)}")
+    return found[0] + colon + rest, found[1]
+
+
+def _parsed(sampler: str) -> tuple[str, dict[str, str]]:
+    """Split "name:key=value,key=value"."""
+    name, _, rest = sampler.partition(":")
+    pairs = [part.partition("=") for part in rest.split(",") if part.strip()]
+    if bad := [key for key, equals, value in pairs if not equals or not value.strip()]:
+        raise ConfigError(f"sampler {sampler!r:.80}: {bad[0]!r} has no value; write name:field=value,field=value")
+    return name, {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def _value(sampler: str, key: str, text: str, kind: type) -> float | int:
+    try:
+        return kind(text)
+    except ValueError:
+        what = "an integer" if kind is int else "a number"
+        raise ConfigError(f"sampler {sampler}: {key}={text!r:.50} is not {what}") from None
+
+
+def _eta(sampler: str, given: dict[str, str], asked: float | None) -> float:
+    """Return the share of noise: asked for, given with the name, or the sampler's own; 0 where it has none."""
+    name = sampler.partition(":")[0]
+    own: dict[str, Any] = {field.name: field.default for field in fields(find("latent_diffusion.samplers", name))}
+    if asked is not None and (isinstance(asked, bool) or not isinstance(asked, int | float) or not 0.0 <= asked <= 1.0):
+        raise ConfigError(f"eta {asked!r} is not a number from 0 to 1")
+    if "eta" not in own:
+        if asked:
+            raise ConfigError(f"sampler {name!r} has no eta; use --sampler ddim, or eta 0")
+        return 0.0
+    if asked is None:
+        return float(_value(name, "eta", given["eta"], float) if "eta" in given else own["eta"])
+    if "eta" in given and _value(name, "eta", given["eta"], float) != asked:
+        raise ConfigError(f"sampler {sampler!r} and eta {asked} contradict each other; name one")
+    return float(asked)
+
+
+def _numbers(what: str, values: Sequence[float] | None) -> tuple[float, ...] | None:
+    """Return custom times or sigmas; a last sigma of 0, the clean latent, is left out since it is always there."""
+    if values is None:
+        return None
+    numbers = tuple(values) if isinstance(values, Sequence) and not isinstance(values, str) else ()
+    if what == "sigmas" and len(numbers) > 1 and numbers[-1] == 0:
+        numbers = numbers[:-1]
+    good = [v for v in numbers if isinstance(v, int | float) and not isinstance(v, bool)]
+    if not 1 <= len(numbers) <= MAX_LEVELS or len(good) != len(numbers):
+        raise ConfigError(f"{what} must be a list of 1 to {MAX_LEVELS} numbers, noisiest first, not {values!r:.80}")
+    return tuple(float(v) for v in numbers)

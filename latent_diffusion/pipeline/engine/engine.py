@@ -1,0 +1,177 @@
+"""What a pipeline is made of at the moment of a call; new adapters make a new one, running calls keep theirs."""
+
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import torch
+
+from latent_diffusion.adapters.stack import Stack
+from latent_diffusion.checkpoint.components import Components
+from latent_diffusion.checkpoint.load import load_model
+from latent_diffusion.diffusion.denoiser import Denoiser
+from latent_diffusion.diffusion.level import Level
+from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
+from latent_diffusion.pipeline.call.cost import check_cost
+from latent_diffusion.pipeline.call.options import Options, Texts, check_names
+from latent_diffusion.pipeline.call.seeds import open_noise
+from latent_diffusion.pipeline.call.settings import Defaults, Settings
+from latent_diffusion.pipeline.engine.job import Job
+from latent_diffusion.pipeline.engine.lora_folder import check_folder, with_tags
+from latent_diffusion.pipeline.engine.machine import Machine, MachineOptions
+from latent_diffusion.pipeline.engine.prompts import read_prompts
+from latent_diffusion.pipeline.engine.refine import refined
+from latent_diffusion.prompts.terms import AdapterTag
+from latent_diffusion.runtime.cpu.packed_layers import unpacked_copy
+from latent_diffusion.runtime.cpu.pages import give_back
+from latent_diffusion.runtime.working_autoencoder import WorkingAutoencoder
+
+__all__ = ["Engine"]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """The parts in their places."""
+
+    components: Components
+    machine: Machine
+    defaults: Defaults
+    adapters: Stack = field(default_factory=Stack)  # what `components` were changed by
+    base: Components | None = None  # the parts before that; None = there are no adapters
+
+    @classmethod
+    def build(cls, components: Components, options: MachineOptions, *, keep: bool = True) -> "Engine":
+        """Put the parts where and in the formats that `options` say.
+
+        Args:
+            components: the parts; their tensors are themselves moved.
+            options: see `MachineOptions`.
+            keep: leave the modules of `components` as they are, for the caller to go on with; if not, packed weights
+                replace theirs, and so never lie in memory twice.
+
+        Raises:
+            ConfigError: an unknown name or value.
+            ResourceError: a device or an attention kernel that is not to be had.
+        """
+        if keep:
+            unet, autoencoder = components.unet, components.autoencoder  # of another pipeline, they may be packed
+            components = replace(components, unet=unpacked_copy(unet), autoencoder=unpacked_copy(autoencoder))
+        machine = Machine.choose(components, options)
+        return cls(machine.place(components), machine, Defaults.of(components))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parts compute."""
+        return self.machine.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the U-Net computes in."""
+        return self.machine.dtype
+
+    @property
+    def untouched(self) -> Components:
+        """The parts without any adapter."""
+        return self.components if self.base is None else self.base
+
+    def with_adapters(self, adapters: Stack) -> "Engine":
+        """Return an engine that draws with these adapters and no others; this one stays as it is.
+
+        Raises:
+            ConfigError: a learned word that the tokenizer knows already.
+        """
+        base = self.untouched
+        changed = adapters.apply(base)
+        self.machine.speed_up(changed.unet)  # the layers that an adapter changed; the others are shared
+        return replace(self, components=changed, adapters=adapters, base=base)
+
+    def saved(self) -> Components:
+        """Return the parts that a saved model holds: with fused adapters, without those that can be taken off."""
+        left = [f"adapter {name!r}" for name in self.adapters.active]
+        left += [f"learned word {word.token!r}" for word in self.adapters.words]
+        if left:
+            message = f"not saved with the model: {', '.join(left)}; fuse_lora makes an adapter part of it"
+            warnings.warn(message, LatentDiffusionWarning, stacklevel=3)
+        return self.adapters.only_fused().apply(self.untouched)
+
+    def plain(self) -> "Engine":
+        """Return an engine with every weight as a parameter again, in the order of the checkpoint: slower, and open."""
+        unet, autoencoder = (unpacked_copy(part) for part in (self.components.unet, self.components.autoencoder))
+        if isinstance(autoencoder, WorkingAutoencoder):
+            autoencoder.before_encoding = None
+        changed = replace(self.components, unet=unet, autoencoder=autoencoder)
+        return replace(self, components=changed, machine=replace(self.machine, fast=False))
+
+    def settings(self, options: Options) -> Settings:
+        """Return the checked settings of a call.
+
+        Raises:
+            ConfigError: an unknown name, or a value that cannot be.
+        """
+        check_names(options)
+        return Settings.resolve(self.components, self.defaults, options, self._open)
+
+    def denoiser(self, components: Components | None = None) -> Denoiser:
+        """Return the U-Net of `components`, or its own, as an estimator of x0 on the device."""
+        parts = self.components if components is None else components
+        return Denoiser(self.machine.at_work(parts.unet), parts.schedule, parts.prediction, self.dtype)
+
+    def _open(self, model: str) -> Denoiser:
+        """Return the U-Net of another model, which must read the same text states and latents.
+
+        Raises:
+            ConfigError: it reads others.
+            CheckpointError: no such model.
+        """
+        other = load_model(model, torch.float32)
+        for name in ("cross_attention_dim", "in_channels", "out_channels", "added_width"):
+            ours, theirs = getattr(self.components.unet.config, name), getattr(other.unet.config, name)
+            if ours != theirs:
+                raise ConfigError(f"{other.name} cannot guide {self.components.name}: {name} is {theirs}, not {ours}")
+        return self.denoiser(replace(other, unet=self.machine.place_unet(other.unet)))
+
+    def start(
+        self,
+        prompt: Texts,
+        settings: Settings,
+        options: Options,
+        *,
+        levels: Sequence[Level] | None = None,
+        initial: str = "seed",
+    ) -> Job:
+        """Encode the prompts and open the noise streams of one call.
+
+        Args:
+            prompt: one text or several; None with `prompt_embeds`.
+            settings: what `settings` returned.
+            options: the call's.
+            levels: what the sampler will visit, where it is less than the whole path.
+            initial: where the first noise comes from: "seed", or "latents" when the caller gave it.
+
+        Raises:
+            ConfigError: prompts or seeds that cannot be.
+        """
+        levels = settings.levels(self.components) if levels is None else levels
+        check_cost(prompt, settings, options, max(len(levels) - 1, 1))
+        folder = options.get("lora_folder")
+        adapt = partial(self.asked_for, folder=None if folder is None else check_folder(folder))
+        prompts = read_prompts(adapt, prompt, options, settings, max(len(levels) - 1, 1))
+        give_back(self.components.text_encoder)  # read once a call, and now it is
+        noise, seeds, variation = open_noise(options, len(prompts))
+        if options.get("generator") is not None and initial == "seed":
+            initial = "generator"
+        job = Job(self.components, self.machine, settings, levels, prompts, noise, seeds, initial, variation)
+        return refined(job, prompt, options)
+
+    def asked_for(self, tags: tuple[AdapterTag, ...], folder: str | os.PathLike[str] | None = None) -> Components:
+        """Return the parts with the adapters that a prompt asks for, beside those that are active.
+
+        Raises:
+            ConfigError: it asks for one that is neither loaded nor in the folder.
+            CheckpointError: one that does not fit this model.
+        """
+        if not tags:
+            return self.components
+        return self.with_adapters(with_tags(self.adapters, tags, folder, self.untouched)).components

@@ -1,0 +1,141 @@
+"""Images that can share a batch, what each group of them is told, and from which step on.
+
+Prompts of one call may differ in length, in the number of terms joined by AND, in their schedules and adapters. Padding
+them to one shape would change their pictures; so images of one shape form a group, each group has its own batch, and an
+image's picture does not depend on its neighbours. Plain prompts are one group.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from latent_diffusion.checkpoint.components import Components
+from latent_diffusion.conditioning import Blend, Conditioning
+from latent_diffusion.diffusion.level import Denoise, Level
+from latent_diffusion.prompts.script import Key, Line, Terms
+from latent_diffusion.prompts.terms import AdapterTag
+
+__all__ = ["Conditions", "Group", "Told", "change_at", "group_prompts", "join_rows"]
+
+Conditions = tuple[Mapping[Key, Conditioning], Mapping[Key, Conditioning], Conditioning | None]
+"""Conditions (1 row each) of the positive and of the negative keys, and of the empty prompt."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the network is told of a group of n images."""
+
+    prompt: Conditioning | Blend  # n rows
+    negative: Conditioning | None  # n rows; None where nothing needs it
+    empty: Conditioning | None = None  # n rows: the empty prompt, where a guidance asks for it
+
+    def map(self, change: Callable[[Conditioning], Conditioning]) -> "Told":
+        """Return the same with every condition changed."""
+        others = (cond and change(cond) for cond in (self.negative, self.empty))
+        prompt = self.prompt.map(change) if isinstance(self.prompt, Blend) else change(self.prompt)
+        return Told(prompt, *others)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Images of one shape."""
+
+    rows: tuple[int, ...]  # their places in the call
+    components: Components  # with the adapters that their prompts ask for
+    told: tuple[Told, ...]
+    timeline: tuple[tuple[int, int], ...]  # (first step, which of `told`), the first at step 0
+
+
+def group_prompts(
+    scripts: Sequence[tuple[Line, ...]],
+    tags: Sequence[tuple[AdapterTag, ...]],
+    models: Mapping[tuple[AdapterTag, ...], tuple[Components, Conditions]],
+    images: int,
+) -> tuple[Group, ...]:
+    """Return the groups of all images.
+
+    Args:
+        scripts: what each of P prompts says.
+        tags: the adapters each asks for.
+        models: for each set of adapters, the model and the conditions it makes of all keys.
+        images: number of images of each prompt.
+    """
+
+    def shape(k: int) -> tuple:
+        positives, negatives, _ = models[tags[k]][1]
+        return tags[k], tuple(
+            (
+                line.first,
+                tuple((_length(positives[key]), weight) for key, weight in line.terms),
+                None if line.negative is None else _length(negatives[line.negative]),
+            )
+            for line in scripts[k]
+        )
+
+    found: dict[tuple, list[int]] = {}
+    for k in range(len(scripts)):
+        found.setdefault(shape(k), []).append(k)
+    return tuple(_group(members, scripts, *models[tags[members[0]]], images) for members in found.values())
+
+
+def _group(
+    members: list[int], scripts: Sequence[tuple[Line, ...]], components: Components, conditions: Conditions, images: int
+) -> Group:
+    told: dict[tuple, int] = {}
+    timeline = []
+    for lines in zip(*(scripts[k] for k in members), strict=True):  # of all members, from one step on
+        key = tuple((line.terms, line.negative) for line in lines)
+        timeline.append((lines[0].first, told.setdefault(key, len(told))))
+    rows = tuple(k * images + j for k in members for j in range(images))
+    return Group(rows, components, tuple(_told(key, conditions, images) for key in told), tuple(timeline))
+
+
+def _told(said: tuple[tuple[Terms, Key | None], ...], conditions: Conditions, images: int) -> Told:
+    """Return what `said`, one entry a prompt, tells the network."""
+    positives, negatives, empty = conditions
+    columns = list(zip(*(terms for terms, _ in said), strict=True))  # one term of all prompts each
+    terms = tuple((Conditioning.cat([positives[key] for key, _ in column]), column[0][1]) for column in columns)
+    away = [negatives[key] for _, key in said if key is not None]
+    return Told(
+        terms[0][0] if len(terms) == 1 and terms[0][1] == 1.0 else Blend(terms),
+        Conditioning.cat(away) if away else None,
+        empty and empty.repeat_interleave(len(said)),
+    ).map(lambda cond: cond.repeat_interleave(images))
+
+
+def _length(cond: Conditioning) -> int:
+    return cond.context.shape[1]
+
+
+def change_at(parts: Sequence[Denoise], timeline: Sequence[tuple[int, int]], levels: Sequence[Level]) -> Denoise:
+    """Return the denoiser that is, from the level of each first step on, the part that the timeline names there.
+
+    It goes by the noise level and not by a count of calls: so it holds for samplers that look ahead or go back, and
+    keeps no state.
+    """
+    if len(timeline) == 1:
+        return parts[0]
+    starts = [levels[min(first, len(levels) - 1)].log_snr for first, _ in timeline[1:]]
+
+    def denoise(x: Tensor, level: Level) -> Tensor:
+        return parts[timeline[bisect_right(starts, level.log_snr)][1]](x, level)
+
+    return denoise
+
+
+def join_rows(parts: Sequence[tuple[tuple[int, ...], Denoise]], device: torch.device) -> Denoise:
+    """Return the denoiser of all images from those of the groups, each given with its rows."""
+    if len(parts) == 1 and parts[0][0] == tuple(range(len(parts[0][0]))):
+        return parts[0][1]
+    places = [(torch.tensor(rows, device=device), part) for rows, part in parts]
+
+    def denoise(x: Tensor, level: Level) -> Tensor:
+        x0 = torch.empty_like(x)
+        for rows, part in places:
+            x0[rows] = part(x[rows], level)
+        return x0
+
+    return denoise

@@ -1,0 +1,198 @@
+"""One call of the pipeline once its arguments are read: the parts put to work for these prompts and seeds."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+import torch
+from torch import Tensor
+
+from latent_diffusion.checkpoint.components import Components
+from latent_diffusion.checkpoint.files.weights import dtype_name
+from latent_diffusion.checkpoint.model_hash import model_hash
+from latent_diffusion.conditioning import Blend, Conditioning
+from latent_diffusion.diffusion.approximation import Scope, approximated
+from latent_diffusion.diffusion.denoiser import Denoiser
+from latent_diffusion.diffusion.level import Denoise, Level
+from latent_diffusion.diffusion.noise import NoiseSource
+from latent_diffusion.errors import ConfigError
+from latent_diffusion.models.autoencoder import AutoencoderKL
+from latent_diffusion.models.tiny_autoencoder import TinyAutoencoder
+from latent_diffusion.models.unet import UNet
+from latent_diffusion.pipeline.call.seeds import Variation
+from latent_diffusion.pipeline.call.settings import Settings
+from latent_diffusion.pipeline.engine.groups import Group, change_at, join_rows
+from latent_diffusion.pipeline.engine.machine import Machine
+from latent_diffusion.pipeline.engine.prompts import Prompts
+from latent_diffusion.pipeline.engine.refine import hand_over
+from latent_diffusion.pipeline.engine.sampling import Sampled
+from latent_diffusion.provenance.record import (
+    HiresRecord,
+    ImageToImageRecord,
+    InpaintRecord,
+    Record,
+    RefinerRecord,
+    Task,
+)
+from latent_diffusion.runtime.residency import moved
+
+__all__ = ["Job"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a call has fixed before its first step; made anew for every call."""
+
+    components: Components
+    machine: Machine
+    settings: Settings
+    levels: Sequence[Level]  # what the sampler will visit
+    prompts: Prompts  # of B images
+    noise: NoiseSource  # B streams
+    seeds: list[int]  # B
+    initial: str  # where the first noise comes from: "seed", "generator" or "latents"
+    variation: Variation | None = None  # other seeds that the noise leans towards
+    concat: Tensor | None = None  # (1, C', h, w) extra input channels of an inpainting U-Net
+    refiner: "Job | None" = None  # another model's side of the same call
+    refined_below: float = 0.0  # training time at which it takes over
+
+    def told(self, concat: Tensor) -> "Job":
+        """Return the same job with extra input channels (1, C', h, w) for the U-Net, the same for every image."""
+        return replace(self, concat=concat)
+
+    def bind(self) -> Denoise:
+        """Return the guided estimator of x0 for these prompts, and for the refiner's where it takes over."""
+        denoise = self._bind_all()
+        return denoise if self.refiner is None else hand_over(denoise, self.refiner.bind(), self.refined_below)
+
+    def _bind_all(self) -> Denoise:
+        waiting = {group.components.unet for group in self.prompts.groups}  # several where prompts ask for adapters
+        unets = {unet: self.machine.at_work(unet) for unet in waiting}
+        rows = [(group.rows, self._bind(group, unets[group.components.unet])) for group in self.prompts.groups]
+        return join_rows(rows, self.machine.device)
+
+    def _bind(self, group: Group, unet: UNet) -> Denoise:
+        """Return the estimator for the images of one group."""
+        parts, settings = group.components, self.settings
+        exact = Denoiser(unet, parts.schedule, parts.prediction, self.machine.dtype)
+        scope = Scope(self.levels, self.latent_size, self.machine.device)
+        denoiser = approximated(exact, settings.approximate.parts, scope)
+        bound = []
+        for told in (told.map(self._placed) for told in group.told):
+            first = told.prompt.terms[0][0] if isinstance(told.prompt, Blend) else told.prompt
+            bound.append(
+                settings.guidance.bind(
+                    denoiser,
+                    told.prompt,
+                    first if told.negative is None else told.negative,  # where it is None it has no part
+                    empty=told.empty,
+                    levels=self.levels,
+                    slicing=settings.guidance_slicing,
+                )
+            )
+        return change_at(bound, group.timeline, self.levels)
+
+    def _placed(self, cond: Conditioning) -> Conditioning:
+        """Return `cond` on the device, with the extra input channels."""
+        concat = None if self.concat is None else self.concat.expand(len(cond), -1, -1, -1)
+        return replace(cond, concat=concat).to(self.machine.device)
+
+    @property
+    def latent_size(self) -> tuple[int, int]:
+        """Height and width of the latents."""
+        factor = self.components.autoencoder.factor
+        return self.settings.height // factor, self.settings.width // factor
+
+    @property
+    def decoder(self) -> AutoencoderKL | TinyAutoencoder:
+        """What makes pictures of the latents, on the device."""
+        tiny = self.settings.approximate.decoder
+        if tiny is None:
+            return self.components.autoencoder
+        twin = moved(tiny, self.machine.device)  # it may be the caller's, who may use it elsewhere
+        self.machine.speed_up(twin)
+        return twin
+
+    def initial_noise(self, latents: Tensor | None = None) -> Tensor:
+        """Return x (B, C, h, w) float32 of unit variance on the device: drawn, or `latents`.
+
+        Raises:
+            ConfigError: `latents` of another shape, or not finite.
+        """
+        shape = (self.components.autoencoder.config.latent_channels, *self.latent_size)
+        if latents is None:
+            return self.noise.draw(shape).to(self.machine.device)
+        if tuple(latents.shape) != (len(self.noise), *shape) or not latents.isfinite().all():
+            raise ConfigError(f"latents must be finite {(len(self.noise), *shape)}, not {tuple(latents.shape)}")
+        return latents.to(device=self.machine.device, dtype=torch.float32)
+
+    def records(self, sampled: Sampled, size: tuple[int, int], task: Task | None = None) -> list[Record]:
+        """Return what made each image; `size` is the width and height of the files in px, `task` what was done."""
+        settings, digest = self.settings, _digest(self.components)
+        adapters = {k: group.components.adapters for group in self.prompts.groups for k in group.rows}
+        return [
+            Record(
+                model=self.components.name,
+                prompt=self.prompts.texts[k],
+                read_as=self.prompts.read_as[k],
+                negative_prompt=self.prompts.negative_texts[k],
+                seed=seed,
+                num_inference_steps=settings.num_inference_steps,
+                guidance_scale=settings.guidance_scale,
+                guidance_rescale=settings.guidance_rescale,
+                guidance=settings.guidance_texts,
+                guidance_interval=settings.guidance_interval,
+                approximate=settings.approximate.texts,
+                sampler=settings.sampler,
+                spacing=settings.spacing,
+                spacing_rho=settings.walk.rho,
+                timesteps=settings.walk.timesteps,
+                sigmas=settings.walk.sigmas,
+                eta=settings.eta,
+                clip_skip=settings.clip_skip,
+                emphasis=settings.emphasis,
+                long_prompt=settings.long_prompt,
+                size_ids=None if settings.size_ids is None else settings.size_ids.positive,
+                negative_size_ids=None if settings.size_ids is None else settings.size_ids.negative,
+                prompt_2=self.prompts.second[k],
+                negative_prompt_2=self.prompts.negative_second[k],
+                refiner=None if self.refiner is None else self.refiner.components.name,
+                refined_below=None if self.refiner is None else self.refined_below,
+                refined_by=None if self.refiner is None else self.refiner._as_refiner(),
+                width=size[0],
+                height=size[1],
+                work_width=settings.width,
+                work_height=settings.height,
+                dtype=dtype_name(self.machine.dtype),
+                device=self.machine.device.type,
+                initial=self.initial,
+                adapters=adapters[k],
+                model_hash=digest,
+                **asdict(self.components.told),
+                vae_dtype=dtype_name(self.machine.vae_dtype),
+                stopped_after=sampled.steps if sampled.stopped else None,
+                inpaint=task if isinstance(task, InpaintRecord) else None,
+                image_to_image=task if isinstance(task, ImageToImageRecord) else None,
+                hires=task if isinstance(task, HiresRecord) else None,
+                variation_seed=self.variation.seeds[k] if self.variation else None,
+                variation_strength=self.variation.shares[k] if self.variation else 0.0,
+            )
+            for k, seed in enumerate(self.seeds)
+        ]
+
+    def _as_refiner(self) -> RefinerRecord:
+        """Return what the record of the first model's job says of this one."""
+        ids = self.settings.size_ids
+        return RefinerRecord(
+            model_hash=_digest(self.components),
+            dtype=dtype_name(self.machine.dtype),
+            **asdict(self.components.told),
+            adapters=self.components.adapters,
+            size_ids=None if ids is None else ids.positive,
+            negative_size_ids=None if ids is None else ids.negative,
+        )
+
+
+def _digest(components: Components) -> str | None:
+    """Return the hash of the model on disk; None = it was made in memory, or is gone."""
+    source = components.source
+    return None if source is None or not source.exists() else model_hash(source)

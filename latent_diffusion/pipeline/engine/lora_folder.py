@@ -1,0 +1,77 @@
+"""Adapters that a prompt asks for by name, from the pipeline or from a folder of files."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from latent_diffusion.adapters.lora_file import read_lora
+from latent_diffusion.adapters.stack import Stack
+from latent_diffusion.checkpoint.components import Components
+from latent_diffusion.errors import ConfigError
+from latent_diffusion.prompts.terms import AdapterTag
+from latent_diffusion.registry import nearest
+
+__all__ = ["check_folder", "find_lora", "with_tags"]
+
+ENDING = ".safetensors"
+
+
+def with_tags(
+    stack: Stack, tags: Sequence[AdapterTag], folder: str | os.PathLike[str] | None, components: Components
+) -> Stack:
+    """Return the stack that also draws with what `tags` ask for.
+
+    A loaded adapter of that name is drawn with as strongly as the tag says, whatever was set; other names are looked
+    for in `folder`. A name given twice counts with the sum of its weights.
+
+    Args:
+        stack: the pipeline's.
+        tags: of one prompt.
+        folder: where files are; None = nowhere.
+        components: the untouched parts, whose layers files are matched with.
+
+    Raises:
+        ConfigError: an adapter that is neither loaded nor in the folder.
+        CheckpointError: a file that is damaged or made for another model.
+    """
+    sums: dict[str, tuple[float, float]] = {}
+    for tag in tags:
+        unet, text = sums.get(tag.name, (0.0, 0.0))
+        sums[tag.name] = unet + tag.unet_weight, text + tag.text_weight
+    for name, (unet, text) in sums.items():
+        if name not in stack.loaded:
+            stack = stack.load(read_lora(find_lora(folder, name), components, name))
+        strength = {"unet": unet, "text_encoder": text, "text_encoder_2": text}
+        active = {**stack.active, name: strength}
+        stack = stack.set(tuple(active), tuple(active.values()))
+    return stack
+
+
+def check_folder(folder: str | os.PathLike[str]) -> Path:
+    """Return the path of a folder of adapters; checked in every call that gives one, whether a prompt needs it or not.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise ConfigError(f"{root}: there is no such folder of adapters")
+    return root
+
+
+def find_lora(folder: str | os.PathLike[str] | None, name: str) -> Path:
+    """Return the file `name`.safetensors in a folder or below it; a name may say the way, as in "styles/ink".
+
+    Raises:
+        ConfigError: no folder, no such file, or several.
+    """
+    if folder is None:
+        raise ConfigError(f"the prompt asks for <lora:{name}>, which is not loaded; give the folder it is in")
+    root = check_folder(folder)
+    files = {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob(f"*{ENDING}"))}
+    found = [name] if name in files else [way for way in files if way.rpartition("/")[2] == name]
+    if not found:
+        raise ConfigError(f"{root}: holds no adapter {name!r}{nearest(name, files)} ({len(files)} {ENDING} files)")
+    if len(found) > 1:
+        raise ConfigError(f"{root}: {name!r} is the name of {', '.join(found[:5])}; write which")
+    return files[found[0]]

@@ -1,0 +1,163 @@
+"""Where and how a pipeline computes: device, number formats, kernels, and what is saved of memory.
+
+None of it decides a picture, beyond rounding.
+"""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TypedDict
+
+import torch
+from torch import nn
+
+from latent_diffusion.checkpoint.components import Components
+from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
+from latent_diffusion.models.unet import UNet
+from latent_diffusion.registry import nearest
+from latent_diffusion.runtime.attention import check_backend, describe_auto, set_kernel
+from latent_diffusion.runtime.cuda.exact import exact_float32
+from latent_diffusion.runtime.cuda.graphs import GraphedUNet, Graphs
+from latent_diffusion.runtime.placement import choose_device, choose_dtype
+from latent_diffusion.runtime.residency import moved, offloaded_text
+from latent_diffusion.runtime.speedup import recordings, speed_up
+from latent_diffusion.runtime.working_autoencoder import Tiling, WorkingAutoencoder, check_tiling
+
+__all__ = ["Machine", "MachineOptions", "unet_dtype"]
+
+
+class MachineOptions(TypedDict, total=False):
+    """What may be said when a pipeline is made; a name left out is the obvious choice."""
+
+    device: torch.device | str | None
+    """cpu, cuda or cuda:1; None = cuda if there, else cpu."""
+    dtype: str | torch.dtype
+    """What the U-Net computes in: "auto", "float32", "bfloat16" or "float16"; see `runtime.placement`."""
+    vae_dtype: str | torch.dtype
+    """What the autoencoder computes in; "auto" = float32. A picture that overflows in half precision is made again."""
+    attention: str
+    """"auto", "native", "sdpa", "xformers" or "math"; one that does not work on the device is an error."""
+    tiling: Tiling
+    """Autoencoder in bands of rows, with the result of the whole: True, False, or "auto" = where memory is short."""
+    fast: bool
+    """Rearrange the weights and choose the kernels for speed, as `runtime.speedup` does: True unless said otherwise."""
+    offload: bool
+    """Hold only one of text encoder, U-Net and autoencoder on the device at a time; the others wait on the host."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The choices, checked; names are those of `MachineOptions`."""
+
+    device: torch.device
+    dtype: torch.dtype
+    vae_dtype: torch.dtype
+    attention: str
+    tiling: Tiling
+    offload: bool
+    fast: bool
+    graphs: Graphs | None = field(default=None, compare=False, repr=False)  # where forward passes are recorded
+
+    @classmethod
+    def choose(cls, components: Components, options: MachineOptions) -> "Machine":
+        """Check the options and complete them for this model.
+
+        Raises:
+            ConfigError: an unknown name or value.
+            ResourceError: a device that is not here.
+        """
+        known = tuple(MachineOptions.__annotations__)
+        for name in options:
+            if name not in known:
+                raise ConfigError(f"unknown argument {name!r}{nearest(name, known)}; there are {', '.join(known)}")
+        device, vae = choose_device(options.get("device")), options.get("vae_dtype", "auto")
+        weights = sum(p.numel() for p in components.unet.parameters())
+        offload, fast = options.get("offload", False), options.get("fast", True)
+        for name, value in (("offload", offload), ("fast", fast)):
+            if not isinstance(value, bool):
+                raise ConfigError(f"{name} {value!r} is neither True nor False")
+        if offload and device.type == "cpu":
+            warnings.warn("offload has no meaning on a CPU and is ignored", LatentDiffusionWarning, stacklevel=5)
+        return cls(
+            device=device,
+            dtype=choose_dtype(options.get("dtype", "auto"), device, weights),
+            vae_dtype=torch.float32 if vae == "auto" else choose_dtype(vae, device, 0),
+            attention=check_backend(options.get("attention", "auto")),
+            tiling=check_tiling(options.get("tiling", "auto")),
+            offload=offload and device.type != "cpu",
+            fast=fast,
+            graphs=recordings(device) if fast and not offload else None,
+        )
+
+    @property
+    def kernel(self) -> str:
+        """Which attention kernel the U-Net calls, for people; of "auto" also what it took."""
+        if self.attention != "auto":
+            return self.attention
+        return f"auto: {describe_auto(self.device, self.dtype, fast=self.fast)}"
+
+    def place(self, components: Components) -> Components:
+        """Return the parts ready to work: in their formats, where they wait or work, with their kernels.
+
+        The modules given are themselves moved and changed for speed.
+
+        Raises:
+            ResourceError: the attention kernel does not work here.
+        """
+        if self.device.type == "cuda":
+            exact_float32()
+        home = torch.device("cpu") if self.offload else self.device
+        text = components.text_encoder.to(home).eval()
+        autoencoder = components.autoencoder
+        self._moved(autoencoder, self.vae_dtype)
+        for part in (autoencoder.decoder, autoencoder.post_quant_conv):
+            self.speed_up(part)
+        return replace(
+            components,
+            unet=self.place_unet(components.unet),
+            autoencoder=WorkingAutoencoder(
+                autoencoder,
+                device=self.device,
+                tiling=self.tiling,
+                offload=self.offload,
+                graphs=self.graphs,
+                before_encoding=self.speed_up,
+            ).eval(),
+            text_encoder=offloaded_text(text, self.device) if self.offload else text,
+        )
+
+    def place_unet(self, unet: UNet) -> UNet:
+        """Return the U-Net where it waits or works; the one given is itself moved.
+
+        Raises:
+            ResourceError: the attention kernel does not work here.
+        """
+        self._moved(unet, self.dtype)
+        self.speed_up(unet)
+        return unet
+
+    def speed_up(self, module: nn.Module) -> None:
+        """Rearrange the weights of `module` for speed where that is wanted and not done yet, in place."""
+        if self.fast and not self.offload:
+            speed_up(module, self.device)
+
+    def _moved(self, module: nn.Module, dtype: torch.dtype) -> None:
+        module.to(device=torch.device("cpu") if self.offload else self.device, dtype=dtype).eval()
+        set_kernel(module, self.attention, self.device, dtype, fast=self.fast)
+
+    def at_work(self, unet: UNet) -> UNet:
+        """Return the U-Net on the device, for as long as the caller holds it."""
+        if self.offload:
+            return moved(unet, self.device)
+        return GraphedUNet(unet, self.graphs) if self.fast and self.graphs is not None else unet
+
+
+def unet_dtype(options: MachineOptions) -> Callable[[int], torch.dtype]:
+    """Return what chooses the U-Net's dtype by the number of its weights, so that it is cast while it is read.
+
+    Raises:
+        ConfigError: an unknown name or value.
+        ResourceError: a device that is not here.
+    """
+    device, dtype = choose_device(options.get("device")), options.get("dtype", "auto")
+    return lambda weights: choose_dtype(dtype, device, weights)

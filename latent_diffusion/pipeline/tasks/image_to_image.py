@@ -1,0 +1,66 @@
+"""Image to image: put noise on a picture, as much as `strength` says, and take it off again with a prompt.
+
+Reference: Meng et al. 2021, arXiv:2108.01073 ("SDEdit"), algorithm 1.
+"""
+
+import hashlib
+import warnings
+
+import torch
+
+from latent_diffusion.data.images import load_image, to_tensor
+from latent_diffusion.diffusion.forward import add_noise
+from latent_diffusion.errors import LatentDiffusionWarning
+from latent_diffusion.inpainting.canvas import Source
+from latent_diffusion.pipeline.call.options import Options, Texts
+from latent_diffusion.pipeline.engine.engine import Engine
+from latent_diffusion.pipeline.engine.output import Output, OutputType, check_output_type, finish, in_form
+from latent_diffusion.pipeline.engine.sampling import Sampled, run_sampler
+from latent_diffusion.pipeline.tasks.fit import fit, size_for
+from latent_diffusion.pipeline.tasks.strength import late_levels
+from latent_diffusion.pipeline.tasks.text_to_image import check_channels
+from latent_diffusion.provenance.record import ImageToImageRecord
+
+__all__ = ["image_to_image"]
+
+CALLER = 4  # frames up from a warning here to who called the pipeline
+
+
+@torch.no_grad()
+def image_to_image(
+    engine: Engine,
+    prompt: Texts,
+    options: Options,
+    *,
+    image: Source,
+    strength: float,
+    exact_steps: bool,
+    resize_mode: str,
+    output_type: OutputType,
+) -> Output:
+    """Redraw a picture; arguments and errors as for the pipeline's method."""
+    check_output_type(output_type)
+    check_channels(engine.components)
+    picture = load_image(image)
+    digest = hashlib.sha256(picture.tobytes()).hexdigest()
+    height, width = size_for(picture.size, engine.defaults, options.get("height"), options.get("width"))
+    sized: Options = {**options, "height": height, "width": width}
+    settings = engine.settings(sized)
+    picture = fit(picture, height, width, resize_mode)
+    levels = late_levels(engine.components, settings, strength, exact_steps=exact_steps)
+    job = engine.start(prompt, settings, sized, levels=levels or None)
+    autoencoder = engine.components.autoencoder
+    images = to_tensor(picture)[None].to(next(autoencoder.parameters()))
+    if levels:
+        x = add_noise(autoencoder.to_latents(images).float(), job.initial_noise(), levels[0].alpha, levels[0].sigma)
+        sampled = run_sampler(settings.build_sampler(), job.bind(), x, levels, job.noise, options.get("on_step"))
+        made = finish(job.decoder, sampled.latents, output_type)
+    else:
+        warnings.warn("strength is 0: the picture comes back as it is", LatentDiffusionWarning, CALLER)
+        sampled = Sampled(torch.empty(0), 0, False)
+        # the picture itself, not `images`, which are in the autoencoder's number format
+        same = autoencoder.to_latents(images).float() if output_type == "latent" else to_tensor(picture)[None]
+        same = same.to(images.device).expand(len(job.seeds), -1, -1, -1)
+        made = same if output_type == "latent" else in_form(same, output_type)
+    details = ImageToImageRecord(digest, float(strength), exact_steps, resize_mode, sampled.steps)
+    return Output(made, job.seeds, job.records(sampled, (width, height), details), sampled.stopped)

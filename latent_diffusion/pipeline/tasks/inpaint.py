@@ -1,0 +1,122 @@
+"""Inpainting around the sampler: start from the right latents, keep what is known, paste back what was painted.
+
+The sampler knows nothing of it: what is known is kept by `diffusion.known`, an inpainting U-Net is told of it in extra
+input channels, and the pixels outside the mask are never written.
+"""
+
+import warnings
+
+import torch
+
+from latent_diffusion.checkpoint.components import Components
+from latent_diffusion.diffusion.resample import Resampled
+from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
+from latent_diffusion.inpainting.canvas import Canvas, Source
+from latent_diffusion.inpainting.known import Known, told
+from latent_diffusion.inpainting.repainting import InpaintOptions, Repainting
+from latent_diffusion.pipeline.call.options import Options, Texts
+from latent_diffusion.pipeline.engine.engine import Engine
+from latent_diffusion.pipeline.engine.job import Job
+from latent_diffusion.pipeline.engine.output import Output
+from latent_diffusion.pipeline.engine.sampling import Sampled, decode, run_sampler
+from latent_diffusion.pipeline.tasks.strength import late_levels
+from latent_diffusion.provenance.record import InpaintRecord
+
+__all__ = ["inpaint"]
+
+CALLER = 4  # frames up from a warning here to who called the pipeline
+
+
+@torch.no_grad()
+def inpaint(
+    engine: Engine,
+    prompt: Texts,
+    options: InpaintOptions,
+    *,
+    image: Source,
+    mask_image: Source,
+    added: tuple[int, int, int, int] | None = None,
+) -> Output:
+    """Repaint the white part of a mask; arguments and errors as for the pipeline's method.
+
+    `added` are the px that outpainting added on the left, right, top and bottom, for the record.
+    """
+    repainting, rest = Repainting.read(options)
+    settings = engine.settings(rest)
+    told_of_picture = _reads_picture(engine.components, repainting)
+    levels = late_levels(engine.components, settings, repainting.strength, exact_steps=repainting.exact_steps)
+    canvas = Canvas.read(image, mask_image, repainting, (settings.width, settings.height))
+    job = engine.start(prompt, settings, rest, levels=levels)
+    if canvas.region is None or not levels:
+        why = "strength is 0" if canvas.region else "the mask has no white (128 or more, in soft mode any)"
+        warnings.warn(f"nothing to repaint: {why}; the input comes back as it is", LatentDiffusionWarning, CALLER)
+        sampled, images = Sampled(torch.empty(0), 0, False), [canvas.unchanged() for _ in job.seeds]
+    else:
+        autoencoder = engine.components.autoencoder
+        if told_of_picture:
+            job = job.told(told(canvas, autoencoder))
+        sampled = _sample(job, canvas, rest)
+        images = canvas.paste(decode(job.decoder, sampled.latents), len(levels) - 1)
+    details = _details(canvas, sampled, added)
+    return Output(images, job.seeds, job.records(sampled, canvas.picture.size, details), sampled.stopped)
+
+
+def _reads_picture(components: Components, repainting: Repainting) -> bool:
+    """Return whether the U-Net is one for inpainting, which is told of the picture in extra channels.
+
+    Raises:
+        ConfigError: a U-Net that wants something else, or nothing that keeps the rest of the picture.
+    """
+    channels, latents = components.unet.config.in_channels, components.autoencoder.config.latent_channels
+    if channels == latents:
+        if not repainting.latent_blend:
+            raise ConfigError(
+                f"latent_blend False: the U-Net of {components.name} reads {channels} channels and is told nothing of "
+                "the picture; leave it out, or use an inpainting model"
+            )
+        return False
+    if channels == 2 * latents + 1:
+        return True
+    raise ConfigError(
+        f"{components.name}: its U-Net reads {channels} channels; inpainting works with {latents} (any model) or "
+        f"{2 * latents + 1} (an inpainting model)"
+    )
+
+
+def _sample(job: Job, canvas: Canvas, options: Options) -> Sampled:
+    """Draw the latents of the region in view."""
+    repainting, levels = canvas.settings, job.levels
+    x = job.initial_noise()
+    filled = repainting.masked_content == "noise" and repainting.start != "noise"
+    filler = job.noise.draw(x.shape[1:]) if filled else None
+    known = Known.encode(canvas, job.components.autoencoder, filler)
+    denoise = job.bind()
+    if repainting.latent_blend:
+        denoise = known.kept_by(denoise, levels)
+    sampler = Resampled(job.settings.build_sampler(), repainting.resample, repainting.jump_length)
+    x = known.start(repainting.start, x, levels[0])
+    return run_sampler(sampler, denoise, x, levels, job.noise, options.get("on_step"))
+
+
+def _details(canvas: Canvas, sampled: Sampled, added: tuple[int, int, int, int] | None) -> InpaintRecord:
+    repainting = canvas.settings
+    return InpaintRecord(
+        *canvas.hashes(added),
+        strength=float(repainting.strength),
+        masked_content=repainting.masked_content,
+        start_from=repainting.start,
+        padding=repainting.padding_mask_crop,
+        feather=repainting.feather,
+        box=canvas.region.box if canvas.region and sampled.steps else None,
+        steps_run=sampled.steps,
+        exact_steps=repainting.exact_steps,
+        mask_mode=repainting.mask_mode,
+        mask_grow=repainting.mask_grow,
+        mask_blur=repainting.mask_blur,
+        inpaint_area=repainting.inpaint_area,
+        resample=repainting.resample,
+        jump_length=repainting.jump_length,
+        color_match=repainting.color_match,
+        latent_blend=repainting.latent_blend,
+        added=added,
+    )

@@ -1,0 +1,57 @@
+"""Text to images: noise, sampler, decoder."""
+
+import torch
+from torch import Tensor
+
+from latent_diffusion.checkpoint.components import Components
+from latent_diffusion.errors import ConfigError
+from latent_diffusion.pipeline.call.options import Options, Texts
+from latent_diffusion.pipeline.engine.engine import Engine
+from latent_diffusion.pipeline.engine.output import Output, OutputType, check_output_type, finish
+from latent_diffusion.pipeline.engine.sampling import run_sampler
+
+__all__ = ["check_channels", "text_to_image"]
+
+
+@torch.no_grad()
+def text_to_image(
+    engine: Engine, prompt: Texts, options: Options, *, latents: Tensor | None, output_type: OutputType
+) -> Output:
+    """Draw images from text; arguments and errors as for the pipeline's call."""
+    check_output_type(output_type)
+    check_channels(engine.components)
+    if latents is not None:
+        options = _with_size_of(latents, options, engine.components.autoencoder.factor)
+    settings = engine.settings(options)
+    job = engine.start(prompt, settings, options, initial="seed" if latents is None else "latents")
+    x = job.initial_noise(latents)
+    sampled = run_sampler(settings.build_sampler(), job.bind(), x, job.levels, job.noise, options.get("on_step"))
+    images = finish(job.decoder, sampled.latents, output_type)
+    return Output(images, job.seeds, job.records(sampled, (settings.width, settings.height)), sampled.stopped)
+
+
+def check_channels(components: Components) -> None:
+    """Refuse a U-Net that wants a picture beside the prompt.
+
+    Raises:
+        ConfigError: more input than latent channels.
+    """
+    channels, latents = components.unet.config.in_channels, components.autoencoder.config.latent_channels
+    if channels != latents:
+        inpainting = channels == 2 * latents + 1  # latents, mask, latents of the masked picture
+        raise ConfigError(
+            f"{components.name}: its U-Net reads {channels} channels, the latents have {latents}: it also wants "
+            + ("a picture and a mask; use `inpaint`" if inpainting else "a picture that nothing here gives it")
+        )
+
+
+def _with_size_of(latents: Tensor, options: Options, factor: int) -> Options:
+    """Return the options with the height and width, in px, that `latents` (B, C, h, w) have."""
+    if not isinstance(latents, Tensor) or latents.ndim != 4:
+        found = tuple(latents.shape) if isinstance(latents, Tensor) else f"a {type(latents).__name__}"
+        raise ConfigError(f"latents must be a tensor (images, channels, height, width), not {found}")
+    height, width = (side * factor for side in latents.shape[-2:])
+    if (options.get("height") or height, options.get("width") or width) != (height, width):
+        raise ConfigError(f"latents are for {width}x{height} px; height and width must say so or be None")
+    sized: Options = {**options, "height": height, "width": width}
+    return sized

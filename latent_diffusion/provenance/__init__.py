@@ -1,0 +1,1 @@
+"""How a picture was made: the record in its file, and other tools' metadata."""

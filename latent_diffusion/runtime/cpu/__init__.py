@@ -1,0 +1,1 @@
+"""Faster inference and training on CPUs: packed weights, kernels in C, memory, threads."""

@@ -1,0 +1,70 @@
+"""A weight that lies in oneDNN's own order once so much is multiplied by it that this earns its memory.
+
+Until then it is reordered at each use, in memory that the use before gave back. That costs little; filling memory that
+was never used before costs several times as much, for the system hands it over page by page. So the weights of a large
+network take as long to reorder for good as several passes over a tiny picture take, and as a fraction of one over a
+large picture. The products are the same bit for bit, so nobody sees which it was.
+"""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from latent_diffusion.runtime.cpu.allocator import large_blocks_apart
+
+__all__ = ["Reordered"]
+
+ENOUGH = 256  # rows multiplied by a weight: two steps of a guided picture of 512 px on its smallest map
+LEAST = 32  # rows that a use counts for, as it reads all of the weight for however few
+
+
+class Reordered:
+    """One weight, shared by the layers that share it."""
+
+    def __init__(self, weight: Tensor, reorder: Callable[[Tensor], Tensor], *, either: bool = False) -> None:
+        """Take the weight as it is, and what reorders it; `either`: products with both have the same bits."""
+        self._weight, self._reorder, self._either, self._rows = weight.detach(), reorder, either, 0
+        self._middle: Tensor | None = None
+        self.dtype = weight.dtype
+
+    @property
+    def kept(self) -> bool:
+        """Whether the weight lies in oneDNN's order."""
+        return self._weight.is_mkldnn
+
+    def used(self, rows: int) -> Tensor:
+        """Return what gives the product with so many rows (or pixels)."""
+        if not self.kept and self._earned(rows):
+            self.keep()
+        weight = self._weight  # threads that come here together make the same
+        return weight if weight.is_mkldnn or self._either else self._reorder(weight)
+
+    def middle(self) -> Tensor:
+        """Return the middle (O, I) of 3x3 kernels (O, I, 3, 3): all that a map of one pixel sees of them."""
+        if self._middle is not None:
+            return self._middle
+        middle = self.plain()[:, :, 1, 1].contiguous()
+        if self.kept or self._earned(1):
+            self._middle = middle
+        return middle
+
+    def _earned(self, rows: int) -> bool:
+        self._rows += max(rows, LEAST)
+        return self._rows >= ENOUGH
+
+    def keep(self) -> None:
+        """Put the reordered weight in place of the one it was, in memory of its own: when freed it leaves no hole."""
+        weight = self._weight
+        if not weight.is_mkldnn:
+            with large_blocks_apart():
+                self._weight = self._reorder(weight)
+
+    def plain(self) -> Tensor:
+        """Return the weight as it was, bit for bit, to be read: it may lie in memory that others have."""
+        weight = self._weight
+        return weight.to_dense() if weight.is_mkldnn else weight
+
+    def copy(self) -> Tensor:
+        """Return the weight as it was, bit for bit, as a new tensor."""
+        weight = self._weight
+        return weight.to_dense() if weight.is_mkldnn else weight.clone()

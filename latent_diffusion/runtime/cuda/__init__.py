@@ -1,0 +1,1 @@
+"""Faster inference on GPUs: CUDA graphs, Triton kernels, fusions."""
