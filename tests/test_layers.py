@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "latent_diffusion"
 ROWS = [
-    {"errors", "registry", "config", "conditioning", "randomness"},
+    {"errors", "registry", "checks", "config", "conditioning", "randomness"},
     {"nn", "diffusion"},
     {"models", "samplers", "guidance", "schedules"},
     {"families", "approximations"},

@@ -1,16 +1,16 @@
-"""How a part of a picture is repainted: the arguments of `inpaint` and `outpaint`, documented and checked once."""
+"""How a part of a picture is repainted: the checked arguments of `inpaint` and `outpaint`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from latent_diffusion.checks import check_integer, check_name, check_number
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.inpainting.fill import CONTENTS, MaskedContent
 from latent_diffusion.inpainting.masks import MASK_MODES, MaskMode
 from latent_diffusion.inpainting.region import AREAS, Area
-from latent_diffusion.pipeline.call.options import Options
-from latent_diffusion.pipeline.call.settings import check_integer, check_name, check_number
 
-__all__ = ["InpaintOptions", "Repainting"]
+__all__ = ["Repainting"]
 
 STARTS = ("noise", "noised_image")
 MAX_EDGE = 64  # px of a ramp
@@ -19,42 +19,9 @@ MAX_PADDING = 1_000_000  # px; more than any picture has a side
 MAX_WALKS = 1000
 
 
-class InpaintOptions(Options, total=False):
-    """What may be said of a repainting besides `Options`; `height` and `width` are what the model works at."""
-
-    strength: float
-    """Share of the steps that are run; 0 returns the input. Default 1."""
-    exact_steps: bool
-    """Whether `num_inference_steps` are run at any strength, being the end of a finer path. Default False."""
-    masked_content: MaskedContent
-    """What stands in the hole at first: "original", "fill", "noise" or "nothing". Default "original"."""
-    start_from: str | None
-    """"noise" or "noised_image"; None = "noise" for an emptied hole at strength 1, else "noised_image"."""
-    mask_mode: MaskMode
-    """"binary": grey of 128 or more is repainted; "soft": grey is the strength of each pixel. Default "binary"."""
-    mask_grow: int
-    """px by which the mask is made larger; what it then covers is repainted. Default 0."""
-    mask_blur: int
-    """px over which a soft mask rises from its edge inwards. Default 0."""
-    feather: int
-    """px over which the old picture fades into the new one, inside the mask. Default 2."""
-    inpaint_area: Area
-    """What the model sees: "auto", "masked" or "whole"; see `inpainting.region`. Default "auto"."""
-    padding_mask_crop: int | None
-    """px in view around the mask's box; None = a quarter of its longer side, 32 for the area "masked"."""
-    resample: int
-    """How often each stretch of steps is walked again, so that old and new agree better. Default 0."""
-    jump_length: int
-    """Steps of such a stretch. Default 10."""
-    color_match: bool
-    """Whether the new part gets the colours that its surroundings have lost in the model. Default False."""
-    latent_blend: bool
-    """False leaves keeping the rest, in latent space, to an inpainting U-Net. Default True."""
-
-
 @dataclass(frozen=True)
 class Repainting:
-    """The same, checked; fields as in `InpaintOptions`."""
+    """The checked arguments; fields, units and defaults as in `pipeline.call.options.InpaintOptions`."""
 
     strength: float = 1.0
     exact_steps: bool = False
@@ -95,16 +62,15 @@ class Repainting:
                 raise ConfigError(f"start_from 'noise' needs strength 1, not {self.strength:g}; use 'noised_image'")
 
     @classmethod
-    def read(cls, options: InpaintOptions) -> "tuple[Repainting, Options]":
-        """Return what concerns the repainting, and the options that are left.
+    def read(cls, options: Mapping[str, Any]) -> "tuple[Repainting, Any]":
+        """Return the options of the repainting, checked, and the options that are left.
 
         Raises:
-            ConfigError: a value that cannot be, or that could take no effect.
+            ConfigError: a value outside its range, or one that could take no effect.
         """
-        mine = {field.name for field in fields(cls)}
-        values: dict[str, Any] = {name: value for name, value in options.items() if name in mine}
-        rest: Any = {name: value for name, value in options.items() if name not in mine}
-        return cls(**values), rest
+        own = {field.name for field in fields(cls)}
+        values = {name: value for name, value in options.items() if name in own}
+        return cls(**values), {name: value for name, value in options.items() if name not in own}
 
     @property
     def start(self) -> str:

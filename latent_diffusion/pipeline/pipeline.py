@@ -17,9 +17,8 @@ from latent_diffusion.checkpoint.load import load_model
 from latent_diffusion.checkpoint.single.single_file import save_single_file
 from latent_diffusion.diffusion.denoiser import Denoiser
 from latent_diffusion.inpainting.canvas import Source
-from latent_diffusion.inpainting.repainting import InpaintOptions
 from latent_diffusion.pipeline.adapting import Adapting
-from latent_diffusion.pipeline.call.options import Options, Texts
+from latent_diffusion.pipeline.call.options import InpaintOptions, Options, Texts
 from latent_diffusion.pipeline.call.settings import Defaults
 from latent_diffusion.pipeline.engine.engine import Engine
 from latent_diffusion.pipeline.engine.machine import MachineOptions, unet_dtype

@@ -10,13 +10,16 @@ from torch import Tensor
 from latent_diffusion.diffusion.approximation import Approximation
 from latent_diffusion.diffusion.guidance import Guidance
 from latent_diffusion.errors import ConfigError
+from latent_diffusion.inpainting.fill import MaskedContent
+from latent_diffusion.inpainting.masks import MaskMode
+from latent_diffusion.inpainting.region import Area
 from latent_diffusion.pipeline.engine.sampling import OnStep
 from latent_diffusion.registry import nearest
 
 if TYPE_CHECKING:
     from latent_diffusion.pipeline.pipeline import LatentDiffusionPipeline
 
-__all__ = ["Generators", "Options", "Pair", "Seeds", "Texts", "check_names"]
+__all__ = ["Generators", "InpaintOptions", "Options", "Pair", "Seeds", "Texts", "check_names"]
 
 Texts = str | Sequence[str] | None
 Pair = tuple[int, int]
@@ -117,6 +120,39 @@ class Options(TypedDict, total=False):
     """Share of the path, in time, after which it does; None = 0.8."""
     on_step: OnStep | None
     """Called with each `Step`; returning False stops, and the last estimate becomes the image."""
+
+
+class InpaintOptions(Options, total=False):
+    """What may be said of a repainting besides `Options`; `height` and `width` are what the model works at."""
+
+    strength: float
+    """Share of the steps that are run; 0 returns the input. Default 1."""
+    exact_steps: bool
+    """Whether `num_inference_steps` are run at any strength, being the end of a finer path. Default False."""
+    masked_content: MaskedContent
+    """What stands in the hole at first: "original", "fill", "noise" or "nothing". Default "original"."""
+    start_from: str | None
+    """"noise" or "noised_image"; None = "noise" for an emptied hole at strength 1, else "noised_image"."""
+    mask_mode: MaskMode
+    """"binary": grey of 128 or more is repainted; "soft": grey is the strength of each pixel. Default "binary"."""
+    mask_grow: int
+    """px by which the mask is made larger; what it then covers is repainted. Default 0."""
+    mask_blur: int
+    """px over which a soft mask rises from its edge inwards. Default 0."""
+    feather: int
+    """px over which the old picture fades into the new one, inside the mask. Default 2."""
+    inpaint_area: Area
+    """What the model sees: "auto", "masked" or "whole"; see `inpainting.region`. Default "auto"."""
+    padding_mask_crop: int | None
+    """px in view around the mask's box; None = a quarter of its longer side, 32 for the area "masked"."""
+    resample: int
+    """How often each stretch of steps is walked again, so that old and new agree better. Default 0."""
+    jump_length: int
+    """Steps of such a stretch. Default 10."""
+    color_match: bool
+    """Whether the new part gets the colours that its surroundings have lost in the model. Default False."""
+    latent_blend: bool
+    """False leaves keeping the rest, in latent space, to an inpainting U-Net. Default True."""
 
 
 def check_names(options: Options) -> None:

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from latent_diffusion.checkpoint.components import Components
+from latent_diffusion.checks import check_integer
 from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.models.text_encoder import TextEncoder, TextEncoders
 from latent_diffusion.pipeline.call.options import Options, Texts
-from latent_diffusion.pipeline.call.settings import Settings, check_integer
+from latent_diffusion.pipeline.call.settings import Settings
 from latent_diffusion.pipeline.engine.groups import Conditions, Group, group_prompts
 from latent_diffusion.prompts.rewrite import read_as
 from latent_diffusion.prompts.script import Key, Line, Script, lines_of, read_script

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from latent_diffusion.checkpoint.components import Components
+from latent_diffusion.checks import check_number
 from latent_diffusion.diffusion.guidance import Guidance
 from latent_diffusion.diffusion.level import Denoise, Level
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.pipeline.call.options import Options, Texts
-from latent_diffusion.pipeline.call.settings import check_number
 from latent_diffusion.pipeline.engine.prompts import read_prompts
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ from typing import Literal, get_args
 
 from PIL import Image, ImageOps
 
-from latent_diffusion.pipeline.call.settings import SIZE_STEP, Defaults, check_name, check_size
+from latent_diffusion.checks import SIZE_STEP, check_name, check_size
+from latent_diffusion.pipeline.call.settings import Defaults
 
 __all__ = ["RESIZE_MODES", "ResizeMode", "fit", "size_for"]
 

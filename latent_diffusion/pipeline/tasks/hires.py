@@ -12,13 +12,14 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from latent_diffusion.checks import SIZE_STEP, check_name, check_number, check_size
 from latent_diffusion.data.images import to_pil, to_tensor
 from latent_diffusion.diffusion.forward import add_noise
 from latent_diffusion.diffusion.level import Step
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.pipeline.call.options import Options, Texts
-from latent_diffusion.pipeline.call.settings import SIZE_STEP, Settings, check_name, check_number, check_size
+from latent_diffusion.pipeline.call.settings import Settings
 from latent_diffusion.pipeline.engine.engine import Engine
 from latent_diffusion.pipeline.engine.output import Output, OutputType, check_output_type, finish
 from latent_diffusion.pipeline.engine.sampling import OnStep, Sampled, decode, run_sampler

@@ -13,8 +13,8 @@ from latent_diffusion.diffusion.resample import Resampled
 from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
 from latent_diffusion.inpainting.canvas import Canvas, Source
 from latent_diffusion.inpainting.known import Known, told
-from latent_diffusion.inpainting.repainting import InpaintOptions, Repainting
-from latent_diffusion.pipeline.call.options import Options, Texts
+from latent_diffusion.inpainting.repainting import Repainting
+from latent_diffusion.pipeline.call.options import InpaintOptions, Options, Texts
 from latent_diffusion.pipeline.engine.engine import Engine
 from latent_diffusion.pipeline.engine.job import Job
 from latent_diffusion.pipeline.engine.output import Output

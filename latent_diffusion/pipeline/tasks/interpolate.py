@@ -10,11 +10,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from latent_diffusion.checks import check_integer
 from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.pipeline.call.options import Options
 from latent_diffusion.pipeline.call.seeds import Variation, noise_for
-from latent_diffusion.pipeline.call.settings import Settings, check_integer
+from latent_diffusion.pipeline.call.settings import Settings
 from latent_diffusion.pipeline.engine.engine import Engine
 from latent_diffusion.pipeline.engine.output import Output, OutputType, check_output_type, finish
 from latent_diffusion.pipeline.engine.prompts import check_prompt

@@ -3,12 +3,11 @@
 import numpy as np
 from PIL import Image
 
+from latent_diffusion.checks import MAX_SIZE, check_integer
 from latent_diffusion.data.images import MAX_PIXELS, load_image
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.inpainting.canvas import Source
-from latent_diffusion.inpainting.repainting import InpaintOptions
-from latent_diffusion.pipeline.call.options import Texts
-from latent_diffusion.pipeline.call.settings import MAX_SIZE, check_integer
+from latent_diffusion.pipeline.call.options import InpaintOptions, Texts
 from latent_diffusion.pipeline.engine.engine import Engine
 from latent_diffusion.pipeline.engine.output import Output
 from latent_diffusion.pipeline.tasks.inpaint import inpaint
