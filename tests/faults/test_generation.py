@@ -14,9 +14,7 @@ from PIL import Image
 
 from latent_diffusion.cli.main import main
 from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
-from latent_diffusion.registry import names
 
-SAMPLERS = names("latent_diffusion.samplers")
 NAN, INF = float("nan"), float("inf")
 
 
@@ -60,9 +58,8 @@ def test_g02_more_than_anyone_can_want(refused, arguments):
 
 
 @pytest.mark.parametrize("steps", [0, -1, 1001, 10**9, 2.5, "20", True])
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_g03_steps(refused, sampler, steps):
-    assert f"num_inference_steps {steps!r}" in refused(sampler=sampler, num_inference_steps=steps)
+def test_g03_steps(refused, steps):
+    assert f"num_inference_steps {steps!r}" in refused(num_inference_steps=steps)
 
 
 @pytest.mark.parametrize("value", [-1, 1e9, NAN, INF, "7", True])
