@@ -69,12 +69,16 @@ def places(tree: ast.Module) -> list[ast.AST]:
         elif isinstance(node, ast.FunctionDef):
             arguments = [*node.args.args, *node.args.kwonlyargs]
             parts = [node.returns, *(argument.annotation for argument in arguments)]
-        elif isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
-            parts = [node]
-        elif isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) == "warn":
+        elif isinstance(node, ast.Assign | ast.Call) and named(node) in ("__all__", "warn"):
             parts = [node]
         left_out |= {id(inner) for part in parts if part is not None for inner in ast.walk(part)}
     return [node for node in ast.walk(tree) if id(node) not in left_out and changeable(node)]
+
+
+def named(node: ast.Assign | ast.Call) -> str:
+    """Return the name that is assigned or called; "" where it is none."""
+    target = node.targets[0] if isinstance(node, ast.Assign) else node.func
+    return getattr(target, "attr", getattr(target, "id", ""))
 
 
 def changeable(node: ast.AST) -> bool:
@@ -83,7 +87,9 @@ def changeable(node: ast.AST) -> bool:
         return type(node.op) in OPERATORS
     if isinstance(node, ast.Constant):
         return type(node.value) in (int, float)
-    return isinstance(node, ast.Compare | ast.BoolOp) or (isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not))
+    if isinstance(node, ast.UnaryOp):
+        return isinstance(node.op, ast.Not)
+    return isinstance(node, ast.Compare | ast.BoolOp)
 
 
 def change(node: ast.AST) -> None:
