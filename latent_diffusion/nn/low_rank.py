@@ -1,6 +1,6 @@
 """Trainable changes of a frozen layer, made of a few small factors.
 
-With W (O, I) of a linear layer or (O, I, k, k) of a convolution, and s = alpha / r (alpha / sqrt(r) if rank-stabilised):
+With W (O, I) of a linear layer or (O, I, k, k) of a convolution, s = alpha / r (alpha / sqrt(r) if rank-stabilised):
 
     LoRA   W + s * up @ down                        Hu et al. 2021, arXiv:2106.09685, eq. (3)
     LoHa   W + s * (a1 @ b1) * (a2 @ b2)            Hyeon-Woo et al. 2022, arXiv:2108.06098, eq. (4), entrywise
@@ -94,7 +94,7 @@ class Kronecker(Change):
     ) -> None:
         """Split O = o1 * o2 and I = i1 * i2 (`split_dimension`) and draw w1 (o1, i1), w2 (o2, i2 * k * k).
 
-        The kernel belongs to the second matrix. With two whole matrices the scale is 1, as readers of such files take it.
+        The kernel belongs to the second matrix. With two whole matrices the scale is 1, as in readers of such files.
         """
         (o1, o2), (i1, i2) = (split_dimension(n, factor) for n in layer.weight.shape[:2])
         kernel = layer.weight[0, 0].numel()
