@@ -1,0 +1,24 @@
+"""Records in pictures that were made before stay readable, field by field; `records.json` holds one of each kind."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from latent_diffusion.pipeline.regenerate import plan_of_record
+from latent_diffusion.provenance.record import Record
+
+ROWS = json.loads((Path(__file__).parent / "records.json").read_text())
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_an_older_record_is_read_and_written_as_it_was(name):
+    written = ROWS[name]["record"]
+    assert json.loads(Record.from_json(json.dumps(written)).to_json()) == written
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_an_older_record_makes_the_same_call(name):
+    plan = plan_of_record(Record.from_json(json.dumps(ROWS[name]["record"])))
+    assert plan.method == ROWS[name]["method"]
+    assert json.loads(json.dumps(dict(plan.arguments))) == ROWS[name]["arguments"]
