@@ -63,8 +63,8 @@ class NoiseSource:
         Returns:
             float32 (B, C, h, w) on the CPU, standard normal.
         """
-        draws = [torch.randn((1, *shape), generator=g, device=g.device).cpu() for g in self._generators]
-        drawn = torch.cat(draws)
+        draws = [torch.randn((1, *shape), generator=g, dtype=torch.float32, device=g.device) for g in self._generators]
+        drawn = torch.cat([draw.cpu() for draw in draws])
         return drawn if self._other is None else slerp(drawn, self._other.draw(shape), self._shares)
 
 

@@ -97,8 +97,9 @@ def gaussian_matrix(side: int, sigma: float) -> Tensor:
     """Return the blur of a line of `side` values as a matrix, float32; beyond its ends the line is mirrored."""
     radius = math.ceil(REACH * sigma)
     offsets = torch.arange(-radius, radius + 1)
-    weights = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    weights = torch.exp(-0.5 * (offsets.float() / sigma) ** 2)
     period = max(2 * side - 2, 1)
     place = (torch.arange(side)[:, None] + offsets) % period  # (side, 2 radius + 1)
     place = torch.minimum(place, (period - place) % period) if side > 1 else place * 0
-    return torch.zeros(side, side).scatter_add_(1, place, (weights / weights.sum()).expand(side, -1).contiguous())
+    shares = (weights / weights.sum()).expand(side, -1).contiguous()
+    return shares.new_zeros(side, side).scatter_add_(1, place, shares)

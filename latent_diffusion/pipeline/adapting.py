@@ -16,6 +16,7 @@ from latent_diffusion.adapters.stack import Stack, Strength
 from latent_diffusion.adapters.word_file import read_words
 from latent_diffusion.adapters.words import Word
 from latent_diffusion.pipeline.engine.engine import Engine
+from latent_diffusion.runtime.undisturbed import undisturbed
 
 __all__ = ["Adapting"]
 
@@ -29,6 +30,7 @@ class Adapting:
 
     engine: Engine
 
+    @undisturbed()
     def load_lora_weights(self, path: PathLike, adapter_name: str | None = None, weight: Strength = 1.0) -> LoadReport:
         """Load a LoRA, LoHa, LoKr, DoRA or full change and draw with it, beside those that are active.
 
@@ -99,6 +101,7 @@ class Adapting:
         """Forget all loaded adapters; fused ones stay until `unfuse_lora`."""
         self._adapt(lambda stack: stack.delete(tuple(stack.loaded)))
 
+    @undisturbed()
     def load_textual_inversion(self, path: PathLike, token: str | None = None) -> tuple[Word, ...]:
         """Load learned words; each then stands in prompts for its vectors.
 
@@ -125,6 +128,7 @@ class Adapting:
     def _adapt(self, change: Callable[[Stack], Stack]) -> None:
         self._replace(lambda engine: engine.with_adapters(change(engine.adapters)))
 
+    @undisturbed()
     def _replace(self, change: Callable[[Engine], Engine]) -> None:
         """Put `change` of the engine in its place, with no other change in between."""
         with _changing:

@@ -31,6 +31,7 @@ from latent_diffusion.pipeline.tasks.interpolate import interpolate
 from latent_diffusion.pipeline.tasks.outpaint import outpaint
 from latent_diffusion.pipeline.tasks.text_to_image import text_to_image
 from latent_diffusion.pipeline.token_report import TokenReport, report_tokens
+from latent_diffusion.runtime.undisturbed import undisturbed
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -41,6 +42,7 @@ __all__ = ["LatentDiffusionPipeline", "Output"]
 class LatentDiffusionPipeline(Adapting):
     """Text encoder, U-Net, autoencoder and noise schedule, put to work."""
 
+    @undisturbed()
     def __init__(self, components: Components, **machine: Unpack[MachineOptions]) -> None:
         """Put the parts to work as `machine` says, see `MachineOptions`. Do not train them while it draws.
 
@@ -51,6 +53,7 @@ class LatentDiffusionPipeline(Adapting):
         self.engine = Engine.build(components, machine)
 
     @classmethod
+    @undisturbed()
     def from_pretrained(
         cls,
         name: str | os.PathLike[str],
@@ -292,6 +295,7 @@ class LatentDiffusionPipeline(Adapting):
         """
         return interpolate(self.engine, prompt, options, frames=frames, output_type=output_type)
 
+    @undisturbed()
     def preview(self, name: str = "linear", folder: str | os.PathLike[str] | None = None) -> Preview:
         """Return a function that makes pictures of unfinished latents, such as `step.x0` in `on_step`.
 
@@ -305,6 +309,7 @@ class LatentDiffusionPipeline(Adapting):
         """
         return open_preview(name, self.components.autoencoder, self.device, folder)
 
+    @undisturbed()
     def tokens(
         self,
         prompt: str,
@@ -321,6 +326,7 @@ class LatentDiffusionPipeline(Adapting):
         asked: Options = {"num_inference_steps": num_inference_steps, "emphasis": emphasis, "rewrite": rewrite}
         return report_tokens(self.engine, prompt, asked)
 
+    @undisturbed()
     def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> None:
         """Write a diffusers folder that `from_pretrained` and diffusers open; None keeps each tensor's dtype.
 
@@ -328,6 +334,7 @@ class LatentDiffusionPipeline(Adapting):
         """
         save_folder(self.engine.saved(), Path(folder), dtype=dtype)
 
+    @undisturbed()
     def save_single_file(self, file: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> None:
         """Write one `.safetensors` in the layout of CompVis and A1111, for us and for the tools that read those.
 
@@ -335,6 +342,7 @@ class LatentDiffusionPipeline(Adapting):
         """
         save_single_file(self.engine.saved(), Path(file), dtype=dtype)
 
+    @undisturbed()
     def to_diffusers(self) -> "DiffusionPipeline":
         """Return a diffusers pipeline that shares these weights: training or moving one changes the other.
 

@@ -136,5 +136,5 @@ def open_tiny(folder: str | os.PathLike[str], autoencoder: AutoencoderKL) -> Tin
 
 def _patches(grain: int, factor: int, generator: torch.Generator) -> Tensor:
     """Return pictures (EACH, 3, H, W) in [-1, 1], `SIDE` cells a side, of patches `grain` cells wide."""
-    coarse = torch.rand(EACH, 3, SIDE // grain, SIDE // grain, generator=generator) * 2 - 1
+    coarse = torch.rand(EACH, 3, SIDE // grain, SIDE // grain, generator=generator, dtype=torch.float32) * 2 - 1
     return F.interpolate(coarse, scale_factor=grain * factor, mode="nearest")

@@ -56,10 +56,10 @@ class Chunks:
         tokenizer: Any = self.tower.tokenizer
         padding, begin, end = tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id
         ids = torch.full((count, length), padding, dtype=torch.int64)
-        weights = torch.ones((count, length))
+        weights = torch.ones((count, length), dtype=torch.float32)
         for row, chunk in enumerate([*self.chunks, *[()] * (count - len(self))]):
             ids[row, : len(chunk) + SPECIAL_TOKENS] = torch.tensor([begin, *(token.id for token in chunk), end])
-            weights[row, 1 : len(chunk) + 1] = torch.tensor([token.weight for token in chunk])
+            weights[row, 1 : len(chunk) + 1] = torch.tensor([token.weight for token in chunk], dtype=torch.float32)
         return ids, weights
 
 

@@ -115,7 +115,7 @@ def _try_out(kernel: Kernel, backend: str, width: int, device: torch.device, dty
         ResourceError: it fails or gives something else than the formula.
     """
     generator = torch.Generator("cpu").manual_seed(0)
-    q, k, v = (torch.randn(1, 2, length, width, generator=generator) for length in (16, 9, 9))
+    q, k, v = (torch.randn(1, 2, length, width, generator=generator, dtype=torch.float32) for length in (16, 9, 9))
     wanted = written_out(q, k, v)
     where = f"on {device} in {str(dtype).removeprefix('torch.')} with heads of {width} channels"
     try:

@@ -158,7 +158,8 @@ def whole_norm(source: Map, norm: nn.GroupNorm) -> Callable[[Tensor], Tensor]:
     """
     batch, channels, _, _ = source.shape
     groups = norm.num_groups
-    count, mean, spread = 0, torch.zeros(()), torch.zeros(())  # spread = sum of squared deviations, (B, groups)
+    count, mean = 0, torch.zeros((), dtype=torch.float32)
+    spread = torch.zeros((), dtype=torch.float32)  # sum of squared deviations, (B, groups)
     for top, bottom in bands(source.shape):
         band = source.rows(top, bottom).reshape(batch, groups, -1)
         variance, average = (m.double() for m in torch.var_mean(_wide(band), dim=-1, correction=0))

@@ -26,6 +26,7 @@ from latent_diffusion.pipeline.engine.sampling import OnStep, Sampled, decode, r
 from latent_diffusion.pipeline.tasks.strength import late_levels
 from latent_diffusion.pipeline.tasks.text_to_image import check_channels
 from latent_diffusion.provenance.record import HiresRecord
+from latent_diffusion.runtime.undisturbed import undisturbed
 
 __all__ = ["UPSCALERS", "hires"]
 
@@ -34,7 +35,7 @@ UPSCALERS = (*LATENT, "lanczos")
 MAX_SCALE = 8.0
 
 
-@torch.no_grad()
+@undisturbed()
 def hires(
     engine: Engine,
     prompt: Texts,

@@ -20,13 +20,14 @@ from latent_diffusion.pipeline.tasks.fit import fit, size_for
 from latent_diffusion.pipeline.tasks.strength import late_levels
 from latent_diffusion.pipeline.tasks.text_to_image import check_channels
 from latent_diffusion.provenance.record import ImageToImageRecord
+from latent_diffusion.runtime.undisturbed import undisturbed
 
 __all__ = ["image_to_image"]
 
 CALLER = 4  # frames up from a warning here to who called the pipeline
 
 
-@torch.no_grad()
+@undisturbed()
 def image_to_image(
     engine: Engine,
     prompt: Texts,

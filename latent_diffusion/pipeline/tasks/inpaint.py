@@ -21,13 +21,14 @@ from latent_diffusion.pipeline.engine.output import Output
 from latent_diffusion.pipeline.engine.sampling import Sampled, decode, run_sampler
 from latent_diffusion.pipeline.tasks.strength import late_levels
 from latent_diffusion.provenance.record import InpaintRecord
+from latent_diffusion.runtime.undisturbed import undisturbed
 
 __all__ = ["inpaint"]
 
 CALLER = 4  # frames up from a warning here to who called the pipeline
 
 
-@torch.no_grad()
+@undisturbed()
 def inpaint(
     engine: Engine,
     prompt: Texts,

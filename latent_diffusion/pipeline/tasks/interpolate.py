@@ -24,6 +24,7 @@ from latent_diffusion.pipeline.tasks.text_to_image import check_channels
 from latent_diffusion.prompts.rewrite import read_as
 from latent_diffusion.prompts.script import read_script
 from latent_diffusion.prompts.states import Reading, Text, encode_texts
+from latent_diffusion.runtime.undisturbed import undisturbed
 
 __all__ = ["interpolate"]
 
@@ -40,7 +41,7 @@ NOT_HERE = (
 )
 
 
-@torch.no_grad()
+@undisturbed()
 def interpolate(
     engine: Engine, prompt: str | Sequence[str], options: Options, *, frames: int, output_type: OutputType
 ) -> Output:

@@ -1,6 +1,5 @@
 """Text to images: noise, sampler, decoder."""
 
-import torch
 from torch import Tensor
 
 from latent_diffusion.checkpoint.components import Components
@@ -9,11 +8,12 @@ from latent_diffusion.pipeline.call.options import Options, Texts
 from latent_diffusion.pipeline.engine.engine import Engine
 from latent_diffusion.pipeline.engine.output import Output, OutputType, check_output_type, finish
 from latent_diffusion.pipeline.engine.sampling import run_sampler
+from latent_diffusion.runtime.undisturbed import undisturbed
 
 __all__ = ["check_channels", "text_to_image"]
 
 
-@torch.no_grad()
+@undisturbed()
 def text_to_image(
     engine: Engine, prompt: Texts, options: Options, *, latents: Tensor | None, output_type: OutputType
 ) -> Output:

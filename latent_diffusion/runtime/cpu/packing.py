@@ -177,4 +177,4 @@ def _map_and_convolution(dtype: torch.dtype) -> tuple[Tensor, nn.Conv2d]:
 
 def _drawn(*size: int, dtype: torch.dtype) -> Tensor:
     """Return normal numbers, without touching the random state of the process."""
-    return torch.randn(size, generator=torch.Generator().manual_seed(0)).to(dtype)
+    return torch.randn(size, generator=torch.Generator().manual_seed(0), dtype=torch.float32).to(dtype)

@@ -91,7 +91,7 @@ def install(module: nn.Module, kernels: TrainingKernels) -> None:
 def _attentions(dtype: torch.dtype) -> Pair:
     """Attend in heads of 16 channels."""
     generator = torch.Generator().manual_seed(0)
-    drawn = (torch.randn(4, n, 128, generator=generator).to(dtype) for n in (256, 77, 77, 256))
+    drawn = (torch.randn(4, n, 128, generator=generator, dtype=torch.float32).to(dtype) for n in (256, 77, 77, 256))
     q, k, v, gradient = (x.unflatten(-1, (8, 16)).transpose(1, 2) for x in drawn)
     inputs = [x.requires_grad_() for x in (q, k, v)]
     return _made(training_attention.attend, inputs, gradient), _made(automatic, inputs, gradient)
@@ -99,15 +99,15 @@ def _attentions(dtype: torch.dtype) -> Pair:
 
 def _gelus(dtype: torch.dtype) -> Pair:
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(2048, 512, generator=generator).to(dtype).requires_grad_()
-    gradient = torch.randn(2048, 256, generator=generator).to(dtype)
+    x = torch.randn(2048, 512, generator=generator, dtype=torch.float32).to(dtype).requires_grad_()
+    gradient = torch.randn(2048, 256, generator=generator, dtype=torch.float32).to(dtype)
     return _made(gated.gated, [x], gradient), _made(gated_gelu, [x], gradient)
 
 
 def _linears(dtype: torch.dtype) -> Pair:
     generator = torch.Generator().manual_seed(0)
     plain, x = nn.Linear(128, 512, dtype=dtype), torch.randn(2048, 128, generator=generator).to(dtype).requires_grad_()
-    gradient = torch.randn(2048, 512, generator=generator).to(dtype)
+    gradient = torch.randn(2048, 512, generator=generator, dtype=torch.float32).to(dtype)
     convolved = nn.Linear(128, 512, dtype=dtype)
     convolved.load_state_dict(plain.state_dict())
     install(convolved, TrainingKernels(convolved_linear=True))

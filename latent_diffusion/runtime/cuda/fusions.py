@@ -113,7 +113,7 @@ def difference(fusions: Fusions, device: torch.device, dtype: torch.dtype) -> fl
     generator = torch.Generator("cpu").manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator).to(device, dtype)
+        return torch.randn(shape, generator=generator, dtype=torch.float32).to(device, dtype)
 
     norm = nn.GroupNorm(4, 72, device=device, dtype=dtype)
     for parameter in norm.parameters():

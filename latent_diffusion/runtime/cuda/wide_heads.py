@@ -53,7 +53,10 @@ def use_for_wide_heads(module: nn.Module, device: torch.device, dtype: torch.dty
 @torch.no_grad()
 def _works(width: int, device: torch.device, dtype: torch.dtype) -> bool:
     generator = torch.Generator("cpu").manual_seed(0)
-    q, k, v = (torch.randn(1, 1, length, width, generator=generator).to(device, dtype) for length in (24, 40, 40))
+    q, k, v = (
+        torch.randn(1, 1, length, width, generator=generator, dtype=torch.float32).to(device, dtype)
+        for length in (24, 40, 40)
+    )
     wanted = written_out(q.float(), k.float(), v.float())
     try:
         return agree(attend_wide(q, k, v), wanted, dtype)

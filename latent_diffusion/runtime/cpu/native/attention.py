@@ -68,6 +68,6 @@ def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def _native_and_plain(dtype: torch.dtype) -> Ways:
     generator = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(2, n, 8 * 40, generator=generator).to(dtype) for n in (500, 300, 300))
+    q, k, v = (torch.randn(2, n, 8 * 40, generator=generator, dtype=torch.float32).to(dtype) for n in (500, 300, 300))
     q, k, v = (x.unflatten(-1, (8, 40)).transpose(1, 2) for x in (q, k, v))
     return lambda: _attend(q, k, v), lambda: sdpa(q, k, v)

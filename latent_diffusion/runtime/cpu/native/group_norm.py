@@ -55,6 +55,9 @@ def takes(x: Tensor) -> bool:
 
 def _ours_and_torch(dtype: torch.dtype) -> Ways:
     generator = torch.Generator().manual_seed(0)
-    x, norm = torch.randn(1, 64, 40, 40, generator=generator).to(dtype), nn.GroupNorm(8, 64, dtype=dtype)
+    x, norm = (
+        torch.randn(1, 64, 40, 40, generator=generator, dtype=torch.float32).to(dtype),
+        nn.GroupNorm(8, 64, dtype=dtype),
+    )
     x = x.contiguous(memory_format=torch.channels_last)
     return lambda: norm_silu(x, norm), lambda: F.silu(norm(x))
