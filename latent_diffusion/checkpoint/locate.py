@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from latent_diffusion.checkpoint.files.atomic import moved_aside
 from latent_diffusion.checkpoint.files.links import refuse_broken_link
 from latent_diffusion.errors import CheckpointError
 from latent_diffusion.registry import nearest
@@ -33,6 +34,10 @@ def locate_model(name: str | os.PathLike[str]) -> Path:
     known = f"bundled models are: {', '.join(names) or 'none'}{nearest(str(name), names)}"
     if not os.path.exists(folder):  # unlike Path.exists, False for names too long to be one
         refuse_broken_link(folder)
+        if folder.name and (older := moved_aside(folder)).is_dir():
+            raise CheckpointError(
+                f"no model {str(name)!r}: it was being replaced; rename {str(older)!r} to have it back"
+            )
         raise CheckpointError(f"no model {str(name)!r}: there is no such file or folder, and the {known}")
     if folder.is_file():
         return folder

@@ -53,10 +53,10 @@ def test_a_folder_that_holds_the_source(refused, tmp_path, tiny_folder):
 def test_ctrl_c_leaves_nothing(tiny_folder, tmp_path, monkeypatch):
     from latent_diffusion.checkpoint.folder import diffusers_folder
 
-    def interrupted(parts, folder):
-        folder.mkdir()
+    def interrupted(model, folder, dtype):
+        assert folder.parent.is_dir()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(diffusers_folder, "save_folder", interrupted)
+    monkeypatch.setattr(diffusers_folder, "save_autoencoder", interrupted)
     assert main(["convert", str(tiny_folder), str(tmp_path / "model")]) == 130
     assert not list(tmp_path.iterdir())

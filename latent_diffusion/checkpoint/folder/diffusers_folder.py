@@ -1,5 +1,6 @@
 """A model as a diffusers folder: unet/, vae/, text_encoder/, tokenizer/, scheduler/ and model_index.json."""
 
+import contextlib
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 
 from latent_diffusion.checkpoint.components import Components
+from latent_diffusion.checkpoint.files.atomic import replacing_folder
 from latent_diffusion.checkpoint.files.json_file import read_json, write_json
 from latent_diffusion.checkpoint.files.weights import Weights
 from latent_diffusion.checkpoint.folder.network_config import (
@@ -18,8 +20,8 @@ from latent_diffusion.checkpoint.folder.network_config import (
     unet_values,
 )
 from latent_diffusion.checkpoint.folder.network_weights import load_weights, open_weights, save_weights
-from latent_diffusion.checkpoint.folder.pipeline_index import INDEX, index_values, read_index
-from latent_diffusion.checkpoint.folder.prompt_forms import read_prompt_forms, write_prompt_forms
+from latent_diffusion.checkpoint.folder.pipeline_index import INDEX, PARTS, index_values, read_index
+from latent_diffusion.checkpoint.folder.prompt_forms import FORMS, NAMES, read_prompt_forms, write_prompt_forms
 from latent_diffusion.checkpoint.folder.scheduler_config import write_schedule
 from latent_diffusion.checkpoint.folder.text_folder import (
     ENDINGS,
@@ -29,7 +31,7 @@ from latent_diffusion.checkpoint.folder.text_folder import (
 )
 from latent_diffusion.checkpoint.folder.tokenizer_folder import load_tokenizer
 from latent_diffusion.checkpoint.single.plan import ChooseDtype, Plan, Tower, assemble
-from latent_diffusion.errors import LatentDiffusionWarning, ResourceError
+from latent_diffusion.errors import CheckpointError, LatentDiffusionWarning, ResourceError
 from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.models.unet import UNet
 
@@ -41,6 +43,8 @@ __all__ = [
     "save_folder",
     "save_unet",
 ]
+
+TRAINING = "training.json"  # which run made the model
 
 
 def load_folder(
@@ -100,25 +104,38 @@ def plan_folder(path: Path) -> Plan:
 def save_folder(components: Components, path: Path | str, dtype: torch.dtype | None = None) -> None:
     """Write a model for us and for every tool that reads diffusers folders; `dtype` None keeps the weights' own.
 
+    The folder is there whole or not at all. An older model in it is replaced in one step, with all its parts, prompt
+    forms and variants; files that are no part of a model stay.
+
     Raises:
-        ResourceError: the folder cannot be written.
+        ResourceError: the folder cannot be written; an older model is as it was.
     """
     path = Path(path)
     config = write_schedule(components.schedule, components.prediction, components.scheduler_config)
     try:
-        (path / "scheduler").mkdir(parents=True, exist_ok=True)
-        write_json(path / "scheduler" / "scheduler_config.json", config)
-        save_unet(components.unet, path / "unet", dtype)
-        save_autoencoder(components.autoencoder, path / "vae", dtype)
-        for tower in components.text_encoder.towers:
-            save_text_encoder(tower, path, dtype)
-        write_json(path / INDEX, index_values(components, config["_class_name"], diffusers_version()))
-        if components.prompt_forms is not None:
-            write_prompt_forms(components.prompt_forms, path)
+        with replacing_folder(path, _no_part_of_a_model) as folder:
+            (folder / "scheduler").mkdir()
+            write_json(folder / "scheduler" / "scheduler_config.json", config)
+            save_unet(components.unet, folder / "unet", dtype)
+            save_autoencoder(components.autoencoder, folder / "vae", dtype)
+            for tower in components.text_encoder.towers:
+                save_text_encoder(tower, folder, dtype)
+            if components.prompt_forms is not None:
+                write_prompt_forms(components.prompt_forms, folder)
+            write_json(folder / INDEX, index_values(components, config["_class_name"], diffusers_version()))
     except ResourceError:
         raise
     except OSError as error:
         raise ResourceError(f"{path}: cannot be written: {error}") from None
+
+
+def _no_part_of_a_model(folder: Path) -> list[Path]:
+    """Return what a folder holds beside a model: a readme, pictures, another program's files."""
+    parts = {INDEX, FORMS, NAMES, TRAINING, *PARTS}
+    if (folder / INDEX).is_file():
+        with contextlib.suppress(CheckpointError):  # a damaged index is replaced too
+            parts |= {name for name, value in read_json(folder / INDEX).items() if isinstance(value, list)}
+    return [path for path in folder.iterdir() if path.name not in parts]
 
 
 def load_unet(folder: Path | str, dtype: torch.dtype = torch.float32) -> UNet:

@@ -13,7 +13,7 @@ from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.files.json_file import read_json
 from latent_diffusion.errors import CheckpointError
 
-__all__ = ["INDEX", "PipelineIndex", "index_values", "pipeline_class", "pipeline_index", "read_index"]
+__all__ = ["INDEX", "PARTS", "PipelineIndex", "index_values", "pipeline_class", "pipeline_index", "read_index"]
 
 INDEX = "model_index.json"
 SD = ("", "Img2Img", "Inpaint", "InstructPix2Pix", "Depth2Img")
@@ -30,6 +30,8 @@ TOWERS = (
 )
 ABSENT = [None, None]
 PASSED_OVER = ("feature_extractor", "image_encoder", "safety_checker")
+PARTS = ("scheduler", *NETWORKS, *(part for tower in TOWERS for part in tower), *PASSED_OVER)
+"""The folders of a model."""
 
 
 @dataclass(frozen=True)

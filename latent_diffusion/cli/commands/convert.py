@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from latent_diffusion.cli.options.model_arguments import Averaged, Family, PredictionType
-from latent_diffusion.errors import CheckpointError, ConfigError, LatentDiffusionError, ResourceError
+from latent_diffusion.errors import ConfigError, ResourceError
 from latent_diffusion.registry import nearest
 
 __all__ = ["convert"]
@@ -98,23 +98,11 @@ def _is_there(target: Path) -> bool:
 
 
 def _write(parts, target: Path) -> None:
-    """Write a model under a temporary name, then give it its own."""
-    import shutil
-
-    from latent_diffusion.checkpoint.files.atomic import TEMPORARY, publish
+    """Write a model, whole or not at all."""
     from latent_diffusion.checkpoint.folder.diffusers_folder import save_folder
     from latent_diffusion.checkpoint.single.single_file import save_single_file
 
     if target.suffix.lower() == FILE:
         save_single_file(parts, target)
-        return
-    temporary = target.with_name(f"{TEMPORARY}{target.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        save_folder(parts, temporary)
-        publish(temporary, target)
-    except BaseException as error:  # Ctrl-C too leaves nothing behind
-        shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, ResourceError | CheckpointError) or not isinstance(error, OSError | LatentDiffusionError):
-            raise
-        raise ResourceError(f"{target}: cannot be written: {error}") from error
+    else:
+        save_folder(parts, target)
