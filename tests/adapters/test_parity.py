@@ -67,12 +67,12 @@ def test_diffusers_reads_what_we_write(layout, theirs, tiny_components, random_l
 
 def make_theirs(pipe, **settings):
     """Give diffusers' pipeline a LoRA with random factors."""
-    from peft import LoraConfig
+    from peft import LoraConfig, inject_adapter_in_model
 
     unet = LoraConfig(target_modules=["to_q", "to_k", "to_out.0", "proj_in", "ff.net.2"], **settings)
     text = LoraConfig(target_modules=["q_proj", "v_proj"], **settings)
-    pipe.unet.add_adapter(unet)
-    pipe.text_encoder.add_adapter(text)
+    inject_adapter_in_model(unet, pipe.unet)
+    inject_adapter_in_model(text, pipe.text_encoder)
     draw = torch.Generator().manual_seed(3)
     for module in (pipe.unet, pipe.text_encoder):
         for name, parameter in module.named_parameters():

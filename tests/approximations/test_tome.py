@@ -101,6 +101,8 @@ def test_only_self_attentions_of_the_wanted_levels(levels):
 
 
 def test_fewer_operations():
+    """Counted with attention in plain products: torch releases differ in the fused kernels their counter sees."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
     unet = UNet(tiny.UNET).eval()
@@ -109,7 +111,7 @@ def test_fewer_operations():
     seen = []
     for block in (unet.down_blocks[0], twin.down_blocks[0]):
         attention = block.attentions[0].transformer_blocks[0].attn1
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
             attention(torch.randn(1, 256, 16))
         seen.append(counter.get_total_flops())
     assert seen[1] < 0.8 * seen[0]  # the matching is half of what is left at so few channels

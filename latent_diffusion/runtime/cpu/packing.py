@@ -35,7 +35,7 @@ from latent_diffusion.runtime.cpu.packed_layers import (
 from latent_diffusion.runtime.cpu.reordered import Reordered
 from latent_diffusion.runtime.cpu.self_timing import Trial, Ways, wins
 
-__all__ = ["bfloat16_pays", "pack", "unpack"]
+__all__ = ["bfloat16_pays", "pack", "reorders", "unpack"]
 
 ROWS = 512  # rows of the input that the packed order of a linear layer is chosen for; others run as fast
 WIDEST = 640  # outputs, and
@@ -111,19 +111,27 @@ def _reordered(layer: nn.Conv2d) -> Reordered:
     return Reordered(layer.weight, functools.partial(reordered_weight, inputs=layer.in_channels, form=form))
 
 
+def reorders(dtype: torch.dtype) -> bool:
+    """Whether torch can reorder weights in `dtype`, float32 or bfloat16, on this processor.
+
+    For bfloat16 torch asks for the instructions avx512bw, avx512vl and avx512dq, or avx_ne_convert; it raises without.
+    """
+    return dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def linear_packs(dtype: torch.dtype) -> bool:
     """Whether packed linear layers in `dtype` are right here, and no slower than plain ones."""
-    return wins(Trial("linear", dtype), _packed_and_plain_linear)
+    return reorders(dtype) and wins(Trial("linear", dtype), _packed_and_plain_linear)
 
 
 def conv_packs(dtype: torch.dtype) -> bool:
     """Whether packed convolutions in `dtype` are right here, and no slower than plain ones."""
-    return wins(Trial("convolution", dtype), _packed_and_plain_conv)
+    return reorders(dtype) and wins(Trial("convolution", dtype), _packed_and_plain_conv)
 
 
 def phases_pay(dtype: torch.dtype) -> bool:
     """Whether four 2x2 convolutions in `dtype` clearly beat doubling and one of 3x3."""
-    return wins(Trial("phases", dtype), _phases_and_doubled, PHASES_PAY)
+    return reorders(dtype) and wins(Trial("phases", dtype), _phases_and_doubled, PHASES_PAY)
 
 
 def bfloat16_pays() -> bool:

@@ -1,0 +1,52 @@
+"""The end of a test run: why tests were skipped, with counts; and references that refuse another library's version.
+
+Tests compare with other libraries. On some days the newest releases of two of them refuse each other, and no code here
+can change that: such a test is skipped with the library's own message. A refusal that this package meets is a failure.
+"""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).with_name("latent_diffusion")
+REFERENCES = {"diffusers", "open_clip", "peft", "skimage", "torchvision", "transformers"}
+VERSION = re.compile(r"\bversion\b|[<>=]=\s*\d", re.IGNORECASE)
+
+
+def refusal(error: BaseException, files: list[Path]) -> str | None:
+    """Return why a reference refused to work with another library, or None if `error` is anything else.
+
+    Args:
+        error: what a test raised.
+        files: the source files of its traceback, the outermost first.
+    """
+    raised_by_a_reference = any(part in REFERENCES for part in files[-1].parts)
+    ours = any(PACKAGE in file.parents for file in files)
+    if not isinstance(error, ImportError | ValueError) or ours or not raised_by_a_reference:
+        return None
+    return f"a reference refuses: {error}".splitlines()[0] if VERSION.search(str(error)) else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Report a test whose reference refuses another library as skipped."""
+    report = yield
+    if report.failed and call.excinfo is not None:
+        files = [Path(entry.path) for entry in call.excinfo.traceback]
+        reason = refusal(call.excinfo.value, files)
+        if reason is not None:
+            path, line, _ = item.location
+            report.outcome, report.longrepr = "skipped", (path, (line or 0) + 1, f"Skipped: {reason}")
+    return report
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print every reason for skipping with its number of tests."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in skipped)
+    if reasons:
+        terminalreporter.section(f"{len(skipped)} skipped, and why")
+        for reason, count in reasons.most_common():
+            terminalreporter.line(f"{count:5}  {reason}")
