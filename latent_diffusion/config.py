@@ -15,9 +15,21 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.registry import nearest
 
-__all__ = ["EmaConfig", "OptimizerConfig", "RunConfig", "SampleConfig", "Section", "parse_section", "read_config"]
+__all__ = [
+    "LESS_MEMORY",
+    "EmaConfig",
+    "OptimizerConfig",
+    "RunConfig",
+    "SampleConfig",
+    "Section",
+    "parse_section",
+    "read_config",
+]
 
 M = TypeVar("M", bound=BaseModel)
+
+LESS_MEMORY = "raise accumulation, set gradient_checkpointing: true or lower data.size"
+"""What to change in a configuration when memory runs out."""
 
 
 class Section(BaseModel):

@@ -1,43 +1,19 @@
-"""`accelerate launch -m latent_diffusion.train CONFIG [key=value ...]`: configuration, objective, training, export.
+"""The command `accelerate launch -m latent_diffusion.train CONFIG [key=value ...]`; `training/run.py` runs it."""
 
-The same command started again continues from the newest checkpoint, or says that the run is finished.
-"""
-
-import contextlib
-import logging
-import os
-import shutil
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
 
-from latent_diffusion.config import RunConfig, parse_section, read_config
-from latent_diffusion.errors import ConfigError, DivergedError, describe
-from latent_diffusion.registry import find
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-
-    from latent_diffusion.runtime.cpu.training_kernels import TrainingKernels
-    from latent_diffusion.training.objective import Objective
-    from latent_diffusion.training.run_folder import RunFolder
-    from latent_diffusion.training.signals import StopSignals
-    from latent_diffusion.training.trainer import Trainer
-    from latent_diffusion.training.training_state import TrainingState
+from latent_diffusion.config import LESS_MEMORY, read_config
+from latent_diffusion.errors import describe
 
 __all__ = ["main"]
 
-logger = logging.getLogger(__name__)
-
 _USAGE = "usage: python -m latent_diffusion.train CONFIG [key=value ...] [--debug]"
-_LESS_MEMORY = "raise accumulation, set gradient_checkpointing: true or lower data.size"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train as CONFIG and the overrides say; return the exit code (`errors.py` has the list)."""
+    """Train as CONFIG and the overrides describe; return the exit code (`errors.py` has the list)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
@@ -45,205 +21,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_USAGE, file=sys.stderr)
         return 0 if arguments else 2
     try:
-        return train(read_config(arguments[0], arguments[1:]))
+        run = read_config(arguments[0], arguments[1:])
+        from latent_diffusion.training.run import train  # imports torch: not before the configuration is right
+
+        return train(run)
     except KeyboardInterrupt:
         return 130
     except Exception as error:
         if debug:
             traceback.print_exc()
-        code, line = describe(error, out_of_memory=_LESS_MEMORY)
+        code, line = describe(error, out_of_memory=LESS_MEMORY)
         print(f"error: {' '.join(line.split())}", file=sys.stderr)
         return code
-
-
-def train(run: RunConfig) -> int:
-    """Train one run to its end, or to a signal; return the exit code."""
-    from latent_diffusion.runtime.cpu.allocator import keep_large_blocks
-    from latent_diffusion.training.log import start_logging
-    from latent_diffusion.training.run_folder import RunFolder
-    from latent_diffusion.training.signals import StopSignals
-    from latent_diffusion.training.training_state import newest_state, set_aside_newer
-
-    keep_large_blocks()
-    signals = StopSignals()
-    with signals.caught():
-        accelerator = build_accelerator()
-        first = accelerator.is_main_process
-        start_logging(logging.INFO if first else logging.ERROR)
-        folder = RunFolder(run.output)
-        folder.refuse_if_held()
-        state = newest_state(folder.checkpoints)
-        if state is not None and run.resume == "never":
-            raise ConfigError(f"resume: never, but {folder.checkpoints} has checkpoints; choose another output")
-        accelerator.wait_for_everyone()  # all have read the folder before the first writes in it
-        finished = state is not None and state.step >= run.steps and folder.finished_steps() == state.step
-        with folder.locked() if first and not finished else contextlib.nullcontext():
-            if first and not finished:
-                set_aside_newer(folder.checkpoints, state)
-            code = _run(run, folder, state, accelerator, signals, finished=finished)
-    accelerator.end_training()
-    return code
-
-
-def _run(
-    run: RunConfig,
-    folder: "RunFolder",
-    state: "TrainingState | None",
-    accelerator: "Accelerator",
-    signals: "StopSignals",
-    *,
-    finished: bool,
-) -> int:
-    """Build, continue from `state`, train and export."""
-    import torch
-
-    from latent_diffusion.checkpoint.files.json_file import write_json
-    from latent_diffusion.training.audit import Audit
-    from latent_diffusion.training.log import RunLog
-    from latent_diffusion.training.saving import Saver, describe_run, refuse_drift, restore, state_bytes
-    from latent_diffusion.training.trainer import Trainer
-
-    first = accelerator.is_main_process
-    threads = _choose_threads(run, state, accelerator)
-    kernels = _choose_kernels(run, state, accelerator)
-    torch.manual_seed(run.seed)
-    objective = build_objective(run)
-    described = describe_run(run, objective.fingerprint(), accelerator.num_processes, threads, kernels)
-    if state is not None:
-        refuse_drift(state, described, run)
-        if finished:
-            logger.info("%s is finished: %d steps, the model is in %s", run.output, state.step, folder.model)
-            return 0
-    with _told(folder, first):
-        if first:
-            write_json(folder.path / "config.json", described)
-        trainer = Trainer(objective, run, accelerator, kernels)
-        log = RunLog(run.output, run)
-        if state is not None:
-            restore(trainer, state)
-            log.load(state.values["log"])
-            logger.info("continuing after step %d from %s", state.step, state.folder)
-        if first:
-            folder.check_space(state_bytes(trainer), run.checkpoint.keep)
-            folder.tell(state="running", step=trainer.done, steps=run.steps, exit_code=None, message=None)
-            log.start(trainer.done)
-        with contextlib.closing(log):
-            audit = Audit(trainer)
-            signals.saving = True
-            trainer.fit([log, Saver(run, folder, log, described), audit] if first else [audit], signals)
-            signals.saving = False
-        if trainer.stopped:
-            logger.info("stopped after step %d of %d; run again to continue", trainer.done, run.steps)
-            if first:
-                folder.tell(state="interrupted", step=trainer.done, exit_code=signals.exit_code)
-            return signals.exit_code
-        if first:
-            _export(trainer, folder, described)
-            folder.tell(state="finished", step=trainer.done, exit_code=0)
-        accelerator.wait_for_everyone()
-    return 0
-
-
-def _export(trainer: "Trainer", folder: "RunFolder", described: dict[str, Any]) -> None:
-    """Write the trained parts, with their averaged weights, to `model/` in one rename."""
-    from latent_diffusion.checkpoint.files.atomic import TEMPORARY, publish
-    from latent_diffusion.checkpoint.files.json_file import write_json
-    from latent_diffusion.training.saving import averaged
-
-    temporary = folder.path / f"{TEMPORARY}model"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    with averaged(trainer):
-        trainer.objective.export(temporary, averaged=trainer.ema is not None)
-    write_json(temporary / "training.json", {"step": trainer.done, "averaged": trainer.ema is not None, **described})
-    publish(temporary, folder.model)
-    logger.info("finished: the model is in %s", folder.model)
-
-
-@contextlib.contextmanager
-def _told(folder: "RunFolder", first: bool) -> Iterator[None]:
-    """Write into `status.json` how a failure ended the run; a launcher hides the exit code and the message."""
-    try:
-        yield
-    except SystemExit as stop:
-        if first:
-            folder.tell(state="interrupted", exit_code=stop.code)
-        raise
-    except Exception as error:
-        if first:
-            code, line = describe(error, out_of_memory=_LESS_MEMORY)
-            state = "diverged" if isinstance(error, DivergedError) else "failed"
-            folder.tell(state=state, exit_code=code, message=line, traceback=traceback.format_exc())
-        raise
-
-
-def _choose_threads(run: RunConfig, state: "TrainingState | None", accelerator: "Accelerator") -> int:
-    """Set and return the threads of this process: as configured, as before, or the cores shared out."""
-    from latent_diffusion.runtime.cpu.threads import choose_threads, set_threads
-
-    processes = accelerator.num_processes
-    wanted = run.threads
-    if wanted is None and state is not None and state.values["processes"] == processes:
-        wanted = state.values["threads"]  # sums in another order would end bit-equality
-    threads = choose_threads(int(os.environ.get("LOCAL_WORLD_SIZE", str(processes))), wanted=wanted)
-    set_threads(threads)
-    logger.info("%d process(es), %d thread(s) each, %s, %s", processes, threads, accelerator.device, run.precision)
-    return threads
-
-
-def _choose_kernels(run: RunConfig, state: "TrainingState | None", accelerator: "Accelerator") -> "TrainingKernels":
-    """Return the kernels to train with: those of the checkpoint, which keep its bits, or what is right here."""
-    from accelerate.utils import gather_object
-
-    from latent_diffusion.runtime.cpu.training_kernels import TrainingKernels, choose_kernels, works
-
-    if not run.fast:
-        return TrainingKernels()
-    kernels = choose_kernels(run.precision, accelerator.device)
-    if state is not None:
-        kept = TrainingKernels(**state.values.get("kernels", {}))  # older checkpoints: the plain ones
-        if not works(kept):
-            logger.warning("the kernels that %s was trained with are not here: the rest rounds otherwise", state.folder)
-        kernels = kept if works(kept) else kernels
-    everywhere = gather_object([asdict(kernels)])
-    return TrainingKernels(**{name: all(chosen[name] for chosen in everywhere) for name in asdict(kernels)})
-
-
-def build_accelerator() -> "Accelerator":
-    """Return accelerate's view of the processes; it gets neither the loader nor the curve, and no autocast.
-
-    Raises:
-        ConfigError: launched for a way of sharing work that the trainer does not know.
-    """
-    from accelerate import Accelerator
-    from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
-
-    accelerator = Accelerator(
-        mixed_precision="no",
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
-            InitProcessGroupKwargs(timeout=timedelta(minutes=30)),
-        ],
-    )
-    kind = accelerator.distributed_type.name
-    if kind not in ("NO", "MULTI_CPU", "MULTI_GPU"):
-        raise ConfigError(f"launched for {kind}; this trainer knows one process, several CPU processes, several GPUs")
-    return accelerator
-
-
-def build_objective(run: RunConfig) -> "Objective":
-    """Return the objective that `run.objective["name"]` names, with its two sections parsed.
-
-    Raises:
-        ConfigError: unknown objective, or a wrong key or value in its sections.
-    """
-    kind = find("latent_diffusion.training.objectives", str(run.objective["name"]))
-    settings = {key: value for key, value in run.objective.items() if key != "name"}
-    if kind.couples_samples and run.accumulation > 1:
-        raise ConfigError(f"accumulation: objective {run.objective['name']!r} compares all pictures of a batch; use 1")
-    return kind(
-        parse_section(kind.settings_type, settings, "objective"), parse_section(kind.data_type, run.data, "data"), run
-    )
 
 
 if __name__ == "__main__":

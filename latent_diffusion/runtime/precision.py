@@ -1,12 +1,13 @@
-"""The number formats of training: what weights are kept in, and what the forward pass computes in."""
+"""The number formats of training and their memory layout: of weights, of the forward pass, of states kept for it."""
 
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from torch import nn
 
 from latent_diffusion.errors import ConfigError
 
-__all__ = ["autocast", "weight_dtype"]
+__all__ = ["autocast", "place", "state_dtype", "weight_dtype"]
 
 
 def weight_dtype(precision: str) -> torch.dtype:
@@ -28,3 +29,19 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager:
     if device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise ConfigError("precision: this GPU has no bfloat16; use precision: float32")
     return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def state_dtype(precision: str) -> torch.dtype:
+    """Return the dtype in which text states are kept: bfloat16 autocast rounds them to it before all else."""
+    return torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+def place(network: nn.Module, device: torch.device, dtype: torch.dtype, precision: str = "float32") -> None:
+    """Move a convolutional network to `device` and `dtype`, in the layout that trains fastest in `precision`; in place.
+
+    That is channels_last, but for bfloat16 on CPUs: GroupNorm in bfloat16 is slow there in channels_last, and took a
+    sixth of an update of a U-Net.
+    """
+    slow_norms = device.type == "cpu" and precision == "bfloat16"
+    network.to(device=device, dtype=dtype)
+    network.to(memory_format=torch.contiguous_format if slow_norms else torch.channels_last)

@@ -167,9 +167,9 @@ threads: 1
 
 def install() -> None:
     """Let `objective: {name: toy}` find this file."""
-    import latent_diffusion.train as train
+    from latent_diffusion.training import run
 
-    train.find = lambda package, name: ToyObjective
+    run.find = lambda package, name: ToyObjective
 
 
 def run(output: Path | str, *overrides: str) -> int:

@@ -27,6 +27,7 @@ from latent_diffusion.models.discriminator import GROUPS, PatchDiscriminator
 from latent_diffusion.models.efficientnet_lite import load_efficientnet_lite0
 from latent_diffusion.randomness import normal, uniform
 from latent_diffusion.registry import nearest
+from latent_diffusion.runtime.precision import place
 from latent_diffusion.training.adversarial import adaptive_weight, discriminator_loss, generator_loss
 from latent_diffusion.training.latent_scale import fold_latent_scale, latent_statistics
 from latent_diffusion.training.objective import Losses, Objective, Player
@@ -177,7 +178,7 @@ class AutoencoderObjective(Objective):
         """Move the networks and measure the perceptual network's channels."""
         for module in (*self.players.values(), self.perceptual):
             if module is not None:
-                module.to(device=accelerator.device, dtype=dtype).to(memory_format=torch.channels_last)
+                place(module, accelerator.device, dtype)
         generator = self.players["generator"]
         assert isinstance(generator, Generator), "the first player is the autoencoder"
         generator.sum_over_processes = lambda tensor: _summed(accelerator, tensor)

@@ -8,7 +8,7 @@ from processes import losses_of, state_of, train_together
 
 from latent_diffusion.config import parse_section, read_config
 from latent_diffusion.errors import ConfigError
-from latent_diffusion.train import build_objective, train
+from latent_diffusion.training.run import build_objective, train
 
 pytest.importorskip("open_clip")
 

@@ -7,10 +7,10 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from latent_diffusion.runtime.cpu import training_kernels
 from latent_diffusion.runtime.cpu.native import training_attention
 from latent_diffusion.runtime.cpu.training_kernels import PLAIN, TrainingKernels
-from latent_diffusion.train import train
+from latent_diffusion.training import run as run_module
+from latent_diffusion.training.run import train
 from latent_diffusion.training.training_state import newest_state
 
 BUILT = training_attention.available()
@@ -22,7 +22,7 @@ def chosen(monkeypatch):
     """Set what is found right."""
 
     def choose(kernels):
-        monkeypatch.setattr(training_kernels, "choose_kernels", lambda precision, device: kernels)
+        monkeypatch.setattr(run_module, "choose_kernels", lambda precision, device: kernels)
 
     return choose
 
@@ -67,7 +67,7 @@ def test_kernels_that_are_gone_are_said(tiny_folder, make_run, tmp_path, chosen,
     monkeypatch.setattr(training_attention, "available", lambda: False)
     with caplog.at_level(logging.WARNING):
         monkeypatch.setattr(logging.getLogger("latent_diffusion"), "propagate", True)
-        monkeypatch.setattr("latent_diffusion.training.log.start_logging", lambda level: None)
+        monkeypatch.setattr("latent_diffusion.training.run.start_logging", lambda level: None)
         run = run_of(make_run, tiny_folder, tmp_path / "moved", steps=2)
         assert train(run) == 0
     assert "rounds otherwise" in caplog.text

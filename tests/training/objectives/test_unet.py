@@ -9,8 +9,9 @@ from latent_diffusion.checkpoint.folder.diffusers_folder import load_folder
 from latent_diffusion.data.folder import DataConfig
 from latent_diffusion.diffusion.prediction import EPSILON, V
 from latent_diffusion.errors import ConfigError
-from latent_diffusion.train import build_accelerator, build_objective, train
+from latent_diffusion.training.launch import build_accelerator
 from latent_diffusion.training.objectives.unet import UNetObjective
+from latent_diffusion.training.run import build_objective, train
 from latent_diffusion.training.trainer import Trainer
 
 CAPTIONED = {"captions": ["text", "text_alt"], "caption_dropout": 0.3, "flip": True}

@@ -1,0 +1,132 @@
+"""The model a U-Net is trained in: loaded whole, or a new U-Net beside a trained autoencoder and text encoder."""
+
+import importlib
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from latent_diffusion.checkpoint.components import Components
+from latent_diffusion.checkpoint.folder.diffusers_folder import load_autoencoder
+from latent_diffusion.checkpoint.folder.scheduler_config import read_schedule
+from latent_diffusion.checkpoint.folder.text_folder import load_text_encoder
+from latent_diffusion.checkpoint.load import load_model
+from latent_diffusion.config import Section
+from latent_diffusion.errors import ConfigError
+from latent_diffusion.models.unet import UNet, UNetConfig
+from latent_diffusion.nn.transformer import TransformerBlock
+from latent_diffusion.registry import names, nearest
+
+__all__ = ["ModelSettings", "build_parts", "check_fit", "freeze_lone_attention"]
+
+FAMILIES = "latent_diffusion.families"
+
+
+class Parts(Section):
+    """Folders of the frozen parts of a model from scratch."""
+
+    vae: str
+    """An autoencoder's folder (config.json and weights)."""
+    text_encoder: str
+    """A folder that holds `text_encoder/` and `tokenizer/`."""
+
+
+class ModelSettings(Section):
+    """Which model: the keys that every objective with a U-Net has in its `objective:` section."""
+
+    init: str | None = None
+    """Model to train on from: a bundled name or a diffusers folder."""
+    parts: Parts | None = None
+    """Frozen parts beside which a new U-Net is trained, in place of `init`."""
+    unet: str | dict[str, Any] | None = None
+    """With `parts`: the name of a family, or the fields of `UNetConfig`."""
+    scheduler: dict[str, Any] = Field(default_factory=dict)
+    """Changes to the noise schedule and default sampler of the model or family, as in scheduler_config.json."""
+
+
+def build_parts(settings: ModelSettings) -> Components:
+    """Load the model of `init`, or build a new U-Net beside `parts`; everything float32 and on the CPU.
+
+    Raises:
+        ConfigError: settings that do not go together, or a model that is not trained here.
+        CheckpointError: a folder is missing or damaged.
+    """
+    if (settings.init is None) == (settings.parts is None):
+        raise ConfigError("objective: give either `init` (a model to train on) or `parts` (from scratch), not both")
+    if settings.init is not None:
+        if settings.unet is not None:
+            raise ConfigError("objective.unet: the U-Net's sizes come with `init`; leave `unet` out")
+        loaded = load_model(settings.init)
+        if loaded.size_count:
+            raise ConfigError(f"objective.init: {loaded.name} is an SDXL model, which this objective does not train")
+        config = {**loaded.scheduler_config, **settings.scheduler}
+        schedule, prediction = read_schedule(config)
+        return replace(loaded, schedule=schedule, prediction=prediction, scheduler_config=config)
+    assert settings.parts is not None, "checked above"
+    config, scheduler = _sizes(settings.unet)
+    scheduler = {**scheduler, **settings.scheduler}
+    schedule, prediction = read_schedule(scheduler)
+    unet = UNet(config)
+    nn.init.zeros_(unet.conv_out.weight)  # starts by predicting 0, the mean of the target
+    return Components(
+        unet=unet,
+        autoencoder=load_autoencoder(Path(settings.parts.vae), torch.float32),
+        text_encoder=load_text_encoder(Path(settings.parts.text_encoder)),
+        schedule=schedule,
+        prediction=prediction,
+        scheduler_config=scheduler,
+        name="unet",
+    )
+
+
+def _sizes(unet: str | dict[str, Any] | None) -> tuple[UNetConfig, dict[str, Any]]:
+    """Return the U-Net's sizes and the family's scheduler configuration; plain values take the bundled family's."""
+    family = unet if isinstance(unet, str) else "emoji"
+    known = names(FAMILIES)
+    if unet is None or family not in known:
+        raise ConfigError(f"objective.unet: {unet!r} is neither a family ({', '.join(known)}) nor the sizes of a U-Net")
+    values = importlib.import_module(f"{FAMILIES}.{family}")
+    if isinstance(unet, str):
+        return values.UNET, dict(values.SCHEDULER)
+    allowed = [field.name for field in fields(UNetConfig)]
+    for name in unet:
+        if name not in allowed:
+            raise ConfigError(f"objective.unet: unknown key {name!r}{nearest(name, allowed)}")
+    try:
+        return UNetConfig(**unet), dict(values.SCHEDULER)
+    except TypeError as error:
+        raise ConfigError(f"objective.unet: {error}") from error
+
+
+def check_fit(parts: Components, size: int) -> None:
+    """Refuse parts that do not belong together, before anything is computed."""
+    unet, latent = parts.unet.config, parts.autoencoder.config.latent_channels
+    if unet.in_channels != latent or unet.out_channels != latent:
+        raise ConfigError(
+            f"the U-Net reads {unet.in_channels} and writes {unet.out_channels} channels, latents have {latent}; "
+            "this objective trains text-to-image U-Nets"
+        )
+    if unet.cross_attention_dim != parts.text_encoder.width:
+        raise ConfigError(
+            f"the U-Net's cross_attention_dim is {unet.cross_attention_dim}, "
+            f"the text encoder's width {parts.text_encoder.width}"
+        )
+    if size % parts.autoencoder.factor:
+        raise ConfigError(f"data.size {size} px is not a multiple of the autoencoder's {parts.autoencoder.factor} px")
+
+
+def freeze_lone_attention(unet: UNet, side: int) -> None:
+    """Do not train self-attention's queries and keys where the picture is one cell: a softmax over one has no gradient.
+
+    Weight decay alone would move them. It happens at the lowest level of Stable Diffusion's U-Net under 128 px.
+    """
+    sides = [-(-side // 2**level) for level in range(len(unet.config.block_out_channels))]
+    places = [*zip(unet.down_blocks, sides), (unet.mid_block, sides[-1]), *zip(unet.up_blocks, reversed(sides))]
+    for place, cells in places:
+        for block in place.modules():
+            if cells == 1 and isinstance(block, TransformerBlock):
+                block.attn1.to_q.requires_grad_(False)
+                block.attn1.to_k.requires_grad_(False)

@@ -1,0 +1,185 @@
+"""One run from its configuration to the exported model: objective, training, resuming, export.
+
+The same run started again continues from the newest checkpoint, or reports that it is finished.
+"""
+
+import contextlib
+import logging
+import os
+import shutil
+import traceback
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.utils import gather_object
+
+from latent_diffusion.checkpoint.files.atomic import TEMPORARY, publish
+from latent_diffusion.checkpoint.files.json_file import write_json
+from latent_diffusion.config import LESS_MEMORY, RunConfig, parse_section
+from latent_diffusion.errors import ConfigError, DivergedError, describe
+from latent_diffusion.registry import find
+from latent_diffusion.runtime.cpu.allocator import keep_large_blocks
+from latent_diffusion.runtime.cpu.threads import choose_threads, set_threads
+from latent_diffusion.runtime.cpu.training_kernels import TrainingKernels, choose_kernels, works
+from latent_diffusion.training.audit import Audit
+from latent_diffusion.training.launch import build_accelerator
+from latent_diffusion.training.log import RunLog, start_logging
+from latent_diffusion.training.objective import Objective
+from latent_diffusion.training.run_folder import RunFolder
+from latent_diffusion.training.saving import Saver, averaged, describe_run, refuse_drift, restore, state_bytes
+from latent_diffusion.training.signals import StopSignals
+from latent_diffusion.training.trainer import Trainer
+from latent_diffusion.training.training_state import TrainingState, newest_state, set_aside_newer
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+__all__ = ["build_objective", "train"]
+
+logger = logging.getLogger(__name__)
+
+
+def train(run: RunConfig) -> int:
+    """Train one run to its end, or to a signal; return the exit code."""
+    keep_large_blocks()
+    signals = StopSignals()
+    with signals.caught():
+        accelerator = build_accelerator()
+        first = accelerator.is_main_process
+        start_logging(logging.INFO if first else logging.ERROR)
+        folder = RunFolder(run.output)
+        folder.refuse_if_held()
+        state = newest_state(folder.checkpoints)
+        if state is not None and run.resume == "never":
+            raise ConfigError(f"resume: never, but {folder.checkpoints} has checkpoints; choose another output")
+        accelerator.wait_for_everyone()  # all have read the folder before the first writes in it
+        finished = state is not None and state.step >= run.steps and folder.finished_steps() == state.step
+        with folder.locked() if first and not finished else contextlib.nullcontext():
+            if first and not finished:
+                set_aside_newer(folder.checkpoints, state)
+            code = _run(run, folder, state, accelerator, signals, finished=finished)
+    accelerator.end_training()
+    return code
+
+
+def _run(
+    run: RunConfig,
+    folder: RunFolder,
+    state: TrainingState | None,
+    accelerator: "Accelerator",
+    signals: StopSignals,
+    *,
+    finished: bool,
+) -> int:
+    """Build, continue from `state`, train and export."""
+    first = accelerator.is_main_process
+    threads = _choose_threads(run, state, accelerator)
+    kernels = _choose_kernels(run, state, accelerator)
+    torch.manual_seed(run.seed)
+    objective = build_objective(run)
+    described = describe_run(run, objective.fingerprint(), accelerator.num_processes, threads, kernels)
+    if state is not None:
+        refuse_drift(state, described, run)
+        if finished:
+            logger.info("%s is finished: %d steps, the model is in %s", run.output, state.step, folder.model)
+            return 0
+    with _reporting_failures(folder, first):
+        if first:
+            write_json(folder.path / "config.json", described)
+        trainer = Trainer(objective, run, accelerator, kernels)
+        log = RunLog(run.output, run)
+        if state is not None:
+            restore(trainer, state)
+            log.load(state.values["log"])
+            logger.info("continuing after step %d from %s", state.step, state.folder)
+        if first:
+            folder.check_space(state_bytes(trainer), run.checkpoint.keep)
+            folder.tell(state="running", step=trainer.done, steps=run.steps, exit_code=None, message=None)
+            log.start(trainer.done)
+        with contextlib.closing(log):
+            audit = Audit(trainer)
+            signals.saving = True
+            trainer.fit([log, Saver(run, folder, log, described), audit] if first else [audit], signals)
+            signals.saving = False
+        if trainer.stopped:
+            logger.info("stopped after step %d of %d; run again to continue", trainer.done, run.steps)
+            if first:
+                folder.tell(state="interrupted", step=trainer.done, exit_code=signals.exit_code)
+            return signals.exit_code
+        if first:
+            _export(trainer, folder, described)
+            folder.tell(state="finished", step=trainer.done, exit_code=0)
+        accelerator.wait_for_everyone()
+    return 0
+
+
+def _export(trainer: Trainer, folder: RunFolder, described: dict[str, Any]) -> None:
+    """Write the trained parts, with their averaged weights, to `model/` in one rename."""
+    temporary = folder.path / f"{TEMPORARY}model"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    with averaged(trainer):
+        trainer.objective.export(temporary, averaged=trainer.ema is not None)
+    write_json(temporary / "training.json", {"step": trainer.done, "averaged": trainer.ema is not None, **described})
+    publish(temporary, folder.model)
+    logger.info("finished: the model is in %s", folder.model)
+
+
+@contextlib.contextmanager
+def _reporting_failures(folder: RunFolder, first: bool) -> Iterator[None]:
+    """Write into `status.json` how a failure ended the run; a launcher hides the exit code and the message."""
+    try:
+        yield
+    except SystemExit as stop:
+        if first:
+            folder.tell(state="interrupted", exit_code=stop.code)
+        raise
+    except Exception as error:
+        if first:
+            code, line = describe(error, out_of_memory=LESS_MEMORY)
+            state = "diverged" if isinstance(error, DivergedError) else "failed"
+            folder.tell(state=state, exit_code=code, message=line, traceback=traceback.format_exc())
+        raise
+
+
+def _choose_threads(run: RunConfig, state: TrainingState | None, accelerator: "Accelerator") -> int:
+    """Set and return the threads of this process: as configured, as before, or the cores shared out."""
+    processes = accelerator.num_processes
+    wanted = run.threads
+    if wanted is None and state is not None and state.values["processes"] == processes:
+        wanted = state.values["threads"]  # sums in another order would end bit-equality
+    threads = choose_threads(int(os.environ.get("LOCAL_WORLD_SIZE", str(processes))), wanted=wanted)
+    set_threads(threads)
+    logger.info("%d process(es), %d thread(s) each, %s, %s", processes, threads, accelerator.device, run.precision)
+    return threads
+
+
+def _choose_kernels(run: RunConfig, state: TrainingState | None, accelerator: "Accelerator") -> TrainingKernels:
+    """Return the kernels to train with: those of the checkpoint, which keep its bits, or what is right here."""
+    if not run.fast:
+        return TrainingKernels()
+    kernels = choose_kernels(run.precision, accelerator.device)
+    if state is not None:
+        kept = TrainingKernels(**state.values.get("kernels", {}))  # older checkpoints: the plain ones
+        if not works(kept):
+            logger.warning("the kernels that %s was trained with are not here: the rest rounds otherwise", state.folder)
+        kernels = kept if works(kept) else kernels
+    everywhere = gather_object([asdict(kernels)])
+    return TrainingKernels(**{name: all(chosen[name] for chosen in everywhere) for name in asdict(kernels)})
+
+
+def build_objective(run: RunConfig) -> Objective:
+    """Return the objective that `run.objective["name"]` names, with its two sections parsed.
+
+    Raises:
+        ConfigError: unknown objective, or a wrong key or value in its sections.
+    """
+    kind = find("latent_diffusion.training.objectives", str(run.objective["name"]))
+    settings = {key: value for key, value in run.objective.items() if key != "name"}
+    if kind.couples_samples and run.accumulation > 1:
+        raise ConfigError(f"accumulation: objective {run.objective['name']!r} compares all pictures of a batch; use 1")
+    return kind(
+        parse_section(kind.settings_type, settings, "objective"), parse_section(kind.data_type, run.data, "data"), run
+    )
