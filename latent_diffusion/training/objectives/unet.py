@@ -36,8 +36,8 @@ class UNetSettings(ModelSettings):
     """The `objective:` section."""
 
     weighting: Literal["simple", "min_snr"] = "simple"
-    gamma: float = Field(default=5.0, gt=0)
-    """Where `min_snr` clips the signal-to-noise ratio."""
+    gamma: float | None = Field(default=None, gt=0)
+    """Where `min_snr` clips the signal-to-noise ratio; null: 5."""
     stratified: bool = True
     """Spread the times of one update evenly over the global batch: less variance, the same mean."""
     latent_cache_bytes: int = Field(default=4 * 2**30, ge=0)
