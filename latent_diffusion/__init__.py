@@ -11,10 +11,11 @@ Importing the package loads nothing heavy; torch arrives with the first name tha
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from latent_diffusion.version import VERSION as __version__
+
 if TYPE_CHECKING:
     from latent_diffusion.pipeline.pipeline import LatentDiffusionPipeline as LatentDiffusionPipeline
 
-__version__ = "0.1.0"
 __all__ = ["LatentDiffusionPipeline", "__version__"]
 
 _HOMES = {"LatentDiffusionPipeline": "latent_diffusion.pipeline.pipeline"}

@@ -1,13 +1,22 @@
 """Checks of single arguments: each returns the value, or refuses it with one line that names argument and range."""
 
-import math
 from collections.abc import Sequence
 
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.registry import nearest
 
-__all__ = ["MAX_SIZE", "SIZE_STEP", "check_integer", "check_name", "check_number", "check_size"]
+__all__ = [
+    "MAX_SEED",
+    "MAX_SIZE",
+    "SIZE_STEP",
+    "check_flag",
+    "check_integer",
+    "check_name",
+    "check_number",
+    "check_size",
+]
 
+MAX_SEED = 2**32 - 1  # torch's CPU generator reads only the low 32 bits
 SIZE_STEP = 8  # px; what diffusers asks for, and what every published autoencoder divides by
 MAX_SIZE = 8192  # px a side
 
@@ -43,18 +52,28 @@ def check_integer(name: str, value: int, least: int, most: int) -> int:
         ConfigError: no integer from `least` to `most`.
     """
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise ConfigError(f"{name} {value!r} is not an integer from {least} to {most}")
+        raise ConfigError(f"{name} {value!r:.50} is not an integer from {least} to {most}")
     return value
 
 
-def check_number(name: str, value: float, most: float) -> float:
+def check_number(name: str, value: float, most: float, least: float = 0.0) -> float:
     """Return `value` as a float.
 
     Raises:
-        ConfigError: no number from 0 to `most`.
+        ConfigError: no number from `least` to `most`, both allowed.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value <= most:
-        raise ConfigError(f"{name} {value!r} is not a number from 0 to {most:g}")  # NaN fails the comparison too
-    if not math.isfinite(value):
-        raise ConfigError(f"{name} {value!r} is not finite")
+    # NaN fails the comparison too
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        raise ConfigError(f"{name} {value!r:.50} is not a number from {least:g} to {most:g}")
     return float(value)
+
+
+def check_flag(name: str, value: bool) -> bool:
+    """Return `value`.
+
+    Raises:
+        ConfigError: neither True nor False.
+    """
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} {value!r:.50} is neither True nor False")
+    return value

@@ -15,10 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["MAX_SEED", "generator", "normal", "permutation", "uniform"]
-
-MAX_SEED = 2**32 - 1
-"""Largest seed: torch's CPU generator reads only the low 32 bits."""
+__all__ = ["generator", "normal", "permutation", "uniform"]
 
 
 def generator(seed: int, purpose: str, index: int) -> np.random.Generator:

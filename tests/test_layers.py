@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "latent_diffusion"
 ROWS = [
-    {"errors", "registry", "checks", "config", "conditioning", "randomness"},
+    {"errors", "registry", "checks", "version", "config", "conditioning", "randomness"},
     {"nn", "diffusion"},
     {"models", "samplers", "guidance", "schedules"},
     {"families", "approximations"},

@@ -17,6 +17,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from latent_diffusion.checks import check_integer
 from latent_diffusion.diffusion.approximation import Approximation, Enter, Scope
 from latent_diffusion.diffusion.denoiser import Network
 from latent_diffusion.diffusion.level import Level
@@ -42,8 +43,7 @@ class DeepCache(Approximation):
 
     def __post_init__(self) -> None:
         for name, value, least in (("interval", self.interval, 1), ("branch", self.branch, 0)):
-            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MOST:
-                raise ConfigError(f"deepcache: {name} {value!r:.50} is not an integer from {least} to {MOST}")
+            check_integer(f"deepcache: {name}", value, least, MOST)
 
     def check(self, network: Network) -> None:
         """Refuse a U-Net without so many layers.

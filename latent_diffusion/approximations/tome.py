@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from latent_diffusion.checks import check_integer, check_number
 from latent_diffusion.diffusion.approximation import Approximation, Enter, Scope
 from latent_diffusion.diffusion.denoiser import Network
 from latent_diffusion.diffusion.level import Level
@@ -30,6 +31,7 @@ Size = tuple[int, int]
 """Height and width of a map, in tokens."""
 
 MOST = 0.75  # share of tokens that are no destinations
+MOST_LEVELS = 1000  # more than any U-Net has
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,8 @@ class ToMe(Approximation):
     levels: int = 1  # of the U-Net, from the outside: the maps of each further level have a quarter of the tokens
 
     def __post_init__(self) -> None:
-        if isinstance(self.ratio, bool) or not 0.0 <= self.ratio <= MOST:  # NaN fails too
-            raise ConfigError(f"tome: ratio {self.ratio!r:.50} is not a number from 0 to {MOST}")
-        if isinstance(self.levels, bool) or not isinstance(self.levels, int) or self.levels < 1:
-            raise ConfigError(f"tome: levels {self.levels!r:.50} is not an integer from 1")
+        check_number("tome: ratio", self.ratio, MOST)
+        check_integer("tome: levels", self.levels, 1, MOST_LEVELS)
 
     def check(self, network: Network) -> None:
         """Refuse a U-Net that does not attend on so large maps.

@@ -16,10 +16,10 @@ from latent_diffusion.benchmark.plan import AbsentError, Plan
 from latent_diffusion.benchmark.race import Lane, Ratio, race, ratio
 from latent_diffusion.benchmark.report import Report, Row, row_of
 from latent_diffusion.benchmark.worker import Worker, case_of
+from latent_diffusion.checkpoint.folder.tiny_folder import open_tiny
 from latent_diffusion.checks import check_size
 from latent_diffusion.errors import ResourceError
 from latent_diffusion.pipeline.call.approximate import choose_approximations
-from latent_diffusion.pipeline.preview import open_tiny
 from latent_diffusion.runtime.placement import DTYPES
 
 __all__ = ["check", "measure"]

@@ -8,7 +8,7 @@ from typing import Any
 from latent_diffusion.checkpoint.folder.prompt_forms import PromptForms
 from latent_diffusion.diffusion.level import NoiseSchedule
 from latent_diffusion.diffusion.prediction import Prediction
-from latent_diffusion.errors import CheckpointError
+from latent_diffusion.errors import CheckpointError, ConfigError
 from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.models.text_encoder import TextEncoder, TextEncoders
 from latent_diffusion.models.unet import UNet
@@ -60,6 +60,28 @@ class Components:
         if config.added_width is None:
             return 0
         return (config.added_width - self.text_encoder.pooled_width) // config.size_width
+
+    @property
+    def for_inpainting(self) -> bool:
+        """Whether the U-Net reads a mask and the latents of the masked picture beside the noisy latents."""
+        return self.unet.config.in_channels == 2 * self.autoencoder.config.latent_channels + 1
+
+    def check_unmasked(self) -> None:
+        """Refuse a U-Net that reads more than the noisy latents, for the tasks that give it nothing else.
+
+        Raises:
+            ConfigError: more input than latent channels.
+        """
+        channels, latents = self.unet.config.in_channels, self.autoencoder.config.latent_channels
+        if channels != latents:
+            raise ConfigError(
+                f"{self.name}: its U-Net reads {channels} channels, the latents have {latents}: it also wants "
+                + (
+                    "a picture and a mask; use `inpaint`"
+                    if self.for_inpainting
+                    else "a picture that nothing here gives it"
+                )
+            )
 
     def check(self, source: Path) -> None:
         """Check that the parts, which come from `source`, belong together.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from latent_diffusion.checks import MAX_SEED
 from latent_diffusion.cli.output import LOSSY
 from latent_diffusion.errors import CheckpointError, ConfigError, DataError, ResourceError
 
@@ -25,7 +26,6 @@ __all__ = [
     "write_pictures",
 ]
 
-MAX_SEED = 2**32 - 1
 MAX_PROMPTS_FILE = 100_000_000  # bytes
 
 

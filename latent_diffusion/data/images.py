@@ -21,8 +21,10 @@ from torch import Tensor
 from latent_diffusion.data.source import check_bytes
 from latent_diffusion.errors import DataError
 
-__all__ = ["FORMATS", "MAX_PIXELS", "decode_image", "fit_square", "load_image", "to_pil", "to_tensor"]
+__all__ = ["FORMATS", "MAX_PIXELS", "ImageSource", "decode_image", "fit_square", "load_image", "to_pil", "to_tensor"]
 
+ImageSource = str | os.PathLike[str] | Image.Image
+"""A picture to read: a file, or a PIL picture."""
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 """Formats that are read. Others (EPS, PDF, PSD, TIFF, ICO, ...) have parsers nobody needs here."""
 MAX_PIXELS = 64_000_000
@@ -36,7 +38,7 @@ _LOOKS = {
 
 
 def load_image(
-    source: str | os.PathLike[str] | Image.Image,
+    source: ImageSource,
     *,
     background: tuple[int, int, int] | None = WHITE,
     max_pixels: int = MAX_PIXELS,

@@ -37,7 +37,6 @@ __all__ = [
     "Prompt",
     "Scene",
     "Stage",
-    "check_range",
 ]
 
 LARGEST_SCALE = 100.0  # of any guidance; far beyond what makes a picture
@@ -229,16 +228,6 @@ class Combined(Guidance):
     def stages(self, scene: Scene) -> tuple[Stage, ...]:
         """Return the stages of all parts."""
         return tuple(stage for part in self.parts for stage in part.stages(scene))
-
-
-def check_range(what: str, value: float, least: float, most: float) -> None:
-    """Refuse a parameter of a guidance that is not from `least` to `most`, both allowed.
-
-    Raises:
-        ConfigError: naming both ends.
-    """
-    if isinstance(value, bool) or not least <= value <= most:  # NaN fails the comparison too
-        raise ConfigError(f"{what} {value!r} is not a number from {least:g} to {most:g}")
 
 
 def _check_one_weighs(stages: Sequence[Stage], levels: Sequence[Level]) -> None:

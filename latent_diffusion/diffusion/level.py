@@ -13,7 +13,7 @@ from torch import Tensor
 
 from latent_diffusion.diffusion.noise import NoiseSource
 
-__all__ = ["CLEAN_TIME", "Coefficient", "Denoise", "Level", "NoiseSchedule", "Sampler", "Step", "Time"]
+__all__ = ["CLEAN_TIME", "Coefficient", "Denoise", "Level", "NoiseSchedule", "OnStep", "Sampler", "Step", "Time"]
 
 CLEAN_TIME = -1.0
 """Time of the clean latent: one training step before time 0, the least noisy level the network knows."""
@@ -70,6 +70,10 @@ class Step:
     index: int
     x: Tensor
     x0: Tensor
+
+
+OnStep: TypeAlias = Callable[[Step], bool | None]
+"""A function that is called after each step; returning False stops the sampling."""
 
 
 class NoiseSchedule(Protocol):

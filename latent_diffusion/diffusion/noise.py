@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from latent_diffusion.checks import MAX_SEED
 from latent_diffusion.diffusion.slerp import slerp
 from latent_diffusion.errors import ConfigError
-from latent_diffusion.randomness import MAX_SEED
 
 __all__ = ["NoiseSource"]
 

@@ -22,9 +22,8 @@ from torch import Tensor
 
 from latent_diffusion.diffusion.forward import forward_step
 from latent_diffusion.diffusion.level import Level
-from latent_diffusion.errors import ConfigError
 
-__all__ = ["Coordinates", "Draw", "ancestor", "check_eta", "exponential", "noised", "towards", "weighted_sum"]
+__all__ = ["Coordinates", "Draw", "ancestor", "exponential", "noised", "towards", "weighted_sum"]
 
 Draw = Callable[[Sequence[int]], Tensor]
 """(C, h, w) -> standard normal (B, C, h, w): `NoiseSource.draw`."""
@@ -131,13 +130,3 @@ def noised(x: Tensor, below: Level, after: Level, draw: Draw) -> Tensor:
         return x
     fresh = draw(x.shape[1:]).to(x)
     return forward_step(x, fresh, (below.alpha, below.sigma), (after.alpha, after.sigma))
-
-
-def check_eta(eta: float) -> None:
-    """Refuse a share of noise outside 0 .. 1.
-
-    Raises:
-        ConfigError: `eta` is out of range.
-    """
-    if not 0.0 <= eta <= 1.0:
-        raise ConfigError(f"eta {eta} is out of range; use 0 (no noise) to 1 (all of the ancestral noise)")

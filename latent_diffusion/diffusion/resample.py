@@ -17,12 +17,14 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from latent_diffusion.checks import check_integer
 from latent_diffusion.diffusion.forward import forward_step
 from latent_diffusion.diffusion.level import Denoise, Level, Sampler, Step
 from latent_diffusion.diffusion.noise import NoiseSource
-from latent_diffusion.errors import ConfigError
 
 __all__ = ["Resampled"]
+
+MOST = 1_000_000  # repeats, and steps of a stretch; more than any run has
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,7 @@ class Resampled:
     def __post_init__(self) -> None:
         for name, least in (("repeats", 0), ("jump_length", 1)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ConfigError(f"{name} {value!r} is not an integer of {least} or more")
+            check_integer(name, value, least, MOST)
 
     def steps(self, levels: Sequence[Level]) -> int:
         """Return how many steps a run over `levels` has."""

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from latent_diffusion.checks import MAX_SEED
 from latent_diffusion.evaluation.clip_score import ImageTextModel, clip_score
 from latent_diffusion.evaluation.features import extract
 from latent_diffusion.evaluation.gallery import Gallery, Progress, ignore_progress
 from latent_diffusion.evaluation.kid import kid
 from latent_diffusion.evaluation.pictures import Picture
 from latent_diffusion.models.efficientnet_lite import EfficientNetLite0
-from latent_diffusion.randomness import MAX_SEED
 
 __all__ = ["DrawingScore", "Drawings", "Generate", "draw", "score_drawings"]
 

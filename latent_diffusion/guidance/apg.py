@@ -18,7 +18,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from latent_diffusion.diffusion.guidance import LARGEST_SCALE, Guidance, Moment, Place, Scene, Stage, check_range
+from latent_diffusion.checks import check_number
+from latent_diffusion.diffusion.guidance import LARGEST_SCALE, Guidance, Moment, Place, Scene, Stage
 
 __all__ = ["APG"]
 
@@ -41,10 +42,10 @@ class APG(Guidance):
     momentum: float = 0.0  # of the push from step to step; below zero favours what is new, the paper takes -0.5
 
     def __post_init__(self) -> None:
-        check_range("apg: scale", self.scale, 0.0, LARGEST_SCALE)
-        check_range("apg: eta", self.eta, 0.0, 1.0)
-        check_range("apg: max_norm", self.max_norm, 0.0, math.inf)
-        check_range("apg: momentum", self.momentum, -1.0, 1.0)
+        check_number("apg: scale", self.scale, LARGEST_SCALE)
+        check_number("apg: eta", self.eta, 1.0)
+        check_number("apg: max_norm", self.max_norm, math.inf)
+        check_number("apg: momentum", self.momentum, 1.0, least=-1.0)
 
     @property
     def needs_negative(self) -> bool:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from latent_diffusion.checks import check_number
 from latent_diffusion.diffusion.denoiser import Denoiser
-from latent_diffusion.diffusion.guidance import LARGEST_SCALE, Guidance, Moment, Place, Scene, Stage, check_range
+from latent_diffusion.diffusion.guidance import LARGEST_SCALE, Guidance, Moment, Place, Scene, Stage
 
 __all__ = ["Autoguidance"]
 
@@ -26,7 +27,7 @@ class Autoguidance(Guidance):
     model: str = ""  # the weak checkpoint's name or path, for the record of what made a picture
 
     def __post_init__(self) -> None:
-        check_range("autoguidance: scale", self.scale, 0.0, LARGEST_SCALE)
+        check_number("autoguidance: scale", self.scale, LARGEST_SCALE)
 
     def stages(self, scene: Scene) -> tuple[Stage, ...]:
         """Return the push away from the weak model."""

@@ -11,7 +11,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from latent_diffusion.diffusion.guidance import LARGEST_SCALE, Guidance, Moment, Place, Scene, Stage, check_range
+from latent_diffusion.checks import check_number
+from latent_diffusion.diffusion.guidance import LARGEST_SCALE, Guidance, Moment, Place, Scene, Stage
 from latent_diffusion.guidance.rescale import rescaled
 
 __all__ = ["CFG"]
@@ -27,8 +28,8 @@ class CFG(Guidance):
     rescale: float = 0.0  # 0 = off, 1 = exactly the unguided spread; see `guidance/rescale.py`
 
     def __post_init__(self) -> None:
-        check_range("cfg: scale", self.scale, 0.0, LARGEST_SCALE)
-        check_range("cfg: rescale", self.rescale, 0.0, 1.0)
+        check_number("cfg: scale", self.scale, LARGEST_SCALE)
+        check_number("cfg: rescale", self.rescale, 1.0)
 
     @property
     def needs_negative(self) -> bool:

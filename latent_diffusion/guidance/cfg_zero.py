@@ -13,7 +13,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from latent_diffusion.diffusion.guidance import LARGEST_SCALE, Guidance, Moment, Place, Scene, Stage, check_range
+from latent_diffusion.checks import check_number
+from latent_diffusion.diffusion.guidance import LARGEST_SCALE, Guidance, Moment, Place, Scene, Stage
 from latent_diffusion.diffusion.level import Level
 from latent_diffusion.errors import ConfigError
 
@@ -34,8 +35,8 @@ class CFGZero(Guidance):
     zero_steps: int = 0  # first steps whose output is zero; the paper takes 4 % of the steps; flow models only
 
     def __post_init__(self) -> None:
-        check_range("cfg_zero: scale", self.scale, 0.0, LARGEST_SCALE)
-        check_range("cfg_zero: zero_steps", self.zero_steps, 0, 1000)
+        check_number("cfg_zero: scale", self.scale, LARGEST_SCALE)
+        check_number("cfg_zero: zero_steps", self.zero_steps, 1000)
 
     @property
     def needs_negative(self) -> bool:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from latent_diffusion.diffusion.guidance import Guidance, Moment, Place, Scene, Stage, check_range
+from latent_diffusion.checks import check_number
+from latent_diffusion.diffusion.guidance import Guidance, Moment, Place, Scene, Stage
 
 __all__ = ["ClassifierGuidance"]
 
@@ -28,7 +29,7 @@ class ClassifierGuidance(Guidance):
     log_prob: Callable[[Tensor, Tensor], Tensor]  # x (B, C, h, w) float32, t (B,) float32 -> log p(y | x), (B,)
 
     def __post_init__(self) -> None:
-        check_range("classifier: scale", self.scale, 0.0, 1000.0)
+        check_number("classifier: scale", self.scale, 1000.0)
 
     def stages(self, scene: Scene) -> tuple[Stage, ...]:
         """Return algorithm 2's correction."""

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
+from latent_diffusion.checks import check_number
 from latent_diffusion.diffusion.denoiser import Denoiser
-from latent_diffusion.diffusion.guidance import LARGEST_SCALE, Guidance, Moment, Place, Scene, Stage, check_range
+from latent_diffusion.diffusion.guidance import LARGEST_SCALE, Guidance, Moment, Place, Scene, Stage
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.nn.attention import Attention, Kernel
 from latent_diffusion.nn.shared_copy import shared_copy
@@ -29,7 +30,7 @@ class PAG(Guidance):
     layers: str = "mid"  # parts of the names of the self-attentions, joined by "|"; "" = all
 
     def __post_init__(self) -> None:
-        check_range("pag: scale", self.scale, 0.0, LARGEST_SCALE)
+        check_number("pag: scale", self.scale, LARGEST_SCALE)
 
     def stages(self, scene: Scene) -> tuple[Stage, ...]:
         """Return the push away from the perturbed prediction.

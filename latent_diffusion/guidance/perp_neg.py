@@ -13,6 +13,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from latent_diffusion.checks import check_number
 from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.diffusion.guidance import (
     LARGEST_SCALE,
@@ -23,7 +24,6 @@ from latent_diffusion.diffusion.guidance import (
     Place,
     Scene,
     Stage,
-    check_range,
 )
 from latent_diffusion.errors import ConfigError
 
@@ -43,8 +43,8 @@ class PerpNeg(Guidance):
     negative_scale: float = 1.0  # how strongly to move away from the negative prompt
 
     def __post_init__(self) -> None:
-        check_range("perp_neg: scale", self.scale, 0.0, LARGEST_SCALE)
-        check_range("perp_neg: negative_scale", self.negative_scale, 0.0, LARGEST_SCALE)
+        check_number("perp_neg: scale", self.scale, LARGEST_SCALE)
+        check_number("perp_neg: negative_scale", self.negative_scale, LARGEST_SCALE)
 
     @property
     def needs_negative(self) -> bool:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from latent_diffusion.checks import check_number
 from latent_diffusion.diffusion.denoiser import Denoiser
-from latent_diffusion.diffusion.guidance import Guidance, Moment, Place, Scene, Stage, check_range
+from latent_diffusion.diffusion.guidance import Guidance, Moment, Place, Scene, Stage
 
 __all__ = ["Rescale", "rescaled"]
 
@@ -22,7 +23,7 @@ class Rescale(Guidance):
     share: float = 0.7  # 0 = off, 1 = exactly the unguided spread; the paper uses 0.7
 
     def __post_init__(self) -> None:
-        check_range("rescale: share", self.share, 0.0, 1.0)
+        check_number("rescale: share", self.share, 1.0)
 
     def stages(self, scene: Scene) -> tuple[Stage, ...]:
         """Return eq. 16."""

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from latent_diffusion.checks import check_number
 from latent_diffusion.conditioning import Conditioning
-from latent_diffusion.diffusion.guidance import LARGEST_SCALE, Guidance, Scene, Stage, check_range
+from latent_diffusion.diffusion.guidance import LARGEST_SCALE, Guidance, Scene, Stage
 from latent_diffusion.guidance.pag import away_from, self_attentions, with_kernels
 from latent_diffusion.nn.attention import Attention, Kernel
 
@@ -32,8 +33,8 @@ class SEG(Guidance):
     layers: str = "mid"  # parts of the names of the self-attentions, joined by "|"; "" = all
 
     def __post_init__(self) -> None:
-        check_range("seg: scale", self.scale, 0.0, LARGEST_SCALE)
-        check_range("seg: sigma", self.sigma, 0.0, math.inf)
+        check_number("seg: scale", self.scale, LARGEST_SCALE)
+        check_number("seg: sigma", self.sigma, math.inf)
 
     def stages(self, scene: Scene) -> tuple[Stage, ...]:
         """Return the push away from the blurred prediction.

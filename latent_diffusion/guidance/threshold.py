@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from latent_diffusion.diffusion.guidance import LARGEST_SCALE, Guidance, Moment, Place, Scene, Stage, check_range
+from latent_diffusion.checks import check_number
+from latent_diffusion.diffusion.guidance import LARGEST_SCALE, Guidance, Moment, Place, Scene, Stage
 
 __all__ = ["Threshold"]
 
@@ -29,9 +30,9 @@ class Threshold(Guidance):
     mimic_scale: float = 1.0  # guidance strength whose range is kept; 1 = the prompt alone
 
     def __post_init__(self) -> None:
-        check_range("threshold: quantile", self.quantile, 0.0, 1.0)
-        check_range("threshold: limit", self.limit, 0.0, math.inf)
-        check_range("threshold: mimic_scale", self.mimic_scale, 0.0, LARGEST_SCALE)
+        check_number("threshold: quantile", self.quantile, 1.0)
+        check_number("threshold: limit", self.limit, math.inf)
+        check_number("threshold: mimic_scale", self.mimic_scale, LARGEST_SCALE)
 
     @property
     def needs_negative(self) -> bool:

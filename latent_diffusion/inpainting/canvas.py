@@ -5,7 +5,6 @@ loses and wherever the model worked.
 """
 
 import hashlib
-import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,15 +12,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from latent_diffusion.data.images import load_image, to_pil, to_tensor
+from latent_diffusion.data.images import ImageSource, load_image, to_pil, to_tensor
 from latent_diffusion.inpainting.color_match import match_colors
 from latent_diffusion.inpainting.masks import FULL, fade_in, grow, inward_weights, load_mask
 from latent_diffusion.inpainting.region import Region
 from latent_diffusion.inpainting.repainting import Repainting
 
-__all__ = ["Canvas", "Source"]
+__all__ = ["Canvas"]
 
-Source = str | os.PathLike[str] | Image.Image
 OPAQUE_FROM = 2.0  # a soft mask's strength times this is how much of the new picture is seen: all of it from a half on
 
 
@@ -38,7 +36,7 @@ class Canvas:
     drawn: np.ndarray  # (H, W) the mask as it was given: uint8, or bool in binary mode
 
     @classmethod
-    def read(cls, image: Source, mask_image: Source, settings: Repainting, work: tuple[int, int]) -> "Canvas":
+    def read(cls, image: ImageSource, mask_image: ImageSource, settings: Repainting, work: tuple[int, int]) -> "Canvas":
         """Read a picture and its mask; `work` is the model's width and height in px.
 
         Raises:

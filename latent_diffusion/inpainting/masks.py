@@ -7,7 +7,6 @@ grey is the strength of each pixel instead, from 0, kept bit for bit, to 255, re
 A mask here is uint8 (H, W): 0 = kept, 255 = repainted, between them only in soft mode.
 """
 
-import os
 from typing import Literal, get_args
 
 import numpy as np
@@ -15,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageFilter
 
-from latent_diffusion.data.images import load_image
+from latent_diffusion.data.images import ImageSource, load_image
 from latent_diffusion.errors import DataError
 
 __all__ = [
@@ -38,9 +37,7 @@ FULL = 255
 BLACK = (0, 0, 0)
 
 
-def load_mask(
-    source: str | os.PathLike[str] | Image.Image, size: tuple[int, int], mode: MaskMode = "binary"
-) -> np.ndarray:
+def load_mask(source: ImageSource, size: tuple[int, int], mode: MaskMode = "binary") -> np.ndarray:
     """Return the mask in `source`, uint8 (H, W).
 
     Args:

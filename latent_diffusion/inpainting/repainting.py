@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from latent_diffusion.checks import check_integer, check_name, check_number
+from latent_diffusion.checks import check_flag, check_integer, check_name, check_number
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.inpainting.fill import CONTENTS, MaskedContent
 from latent_diffusion.inpainting.masks import MASK_MODES, MaskMode
@@ -48,8 +48,7 @@ class Repainting:
         check_integer("jump_length", self.jump_length, 1, MAX_WALKS)
         check_number("strength", self.strength, 1.0)
         for name in ("exact_steps", "color_match", "latent_blend"):
-            if not isinstance(getattr(self, name), bool):
-                raise ConfigError(f"{name} {getattr(self, name)!r:.50} is neither True nor False")
+            check_flag(name, getattr(self, name))
         if self.padding_mask_crop is not None:
             check_integer("padding_mask_crop", self.padding_mask_crop, 0, MAX_PADDING)
             if self.inpaint_area == "whole":

@@ -15,8 +15,8 @@ from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.folder.diffusers_folder import save_folder
 from latent_diffusion.checkpoint.load import load_model
 from latent_diffusion.checkpoint.single.single_file import save_single_file
+from latent_diffusion.data.images import ImageSource
 from latent_diffusion.diffusion.denoiser import Denoiser
-from latent_diffusion.inpainting.canvas import Source
 from latent_diffusion.pipeline.adapting import Adapting
 from latent_diffusion.pipeline.call.options import InpaintOptions, Options, Texts
 from latent_diffusion.pipeline.call.settings import Defaults
@@ -145,8 +145,8 @@ class LatentDiffusionPipeline(Adapting):
         self,
         prompt: Texts = None,
         *,
-        image: Source,
-        mask_image: Source,
+        image: ImageSource,
+        mask_image: ImageSource,
         **options: Unpack[InpaintOptions],
     ) -> Output:
         """Repaint the white part of a mask; every pixel outside it stays bit for bit what it was.
@@ -172,7 +172,7 @@ class LatentDiffusionPipeline(Adapting):
         self,
         prompt: Texts = None,
         *,
-        image: Source,
+        image: ImageSource,
         left: int = 0,
         right: int = 0,
         top: int = 0,
@@ -201,7 +201,7 @@ class LatentDiffusionPipeline(Adapting):
         self,
         prompt: Texts = None,
         *,
-        image: Source,
+        image: ImageSource,
         strength: float = 0.8,
         exact_steps: bool = False,
         resize_mode: str = "crop",

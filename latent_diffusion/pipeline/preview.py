@@ -15,14 +15,14 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from latent_diffusion.checkpoint.folder.tiny_folder import load_tiny_autoencoder
+from latent_diffusion.checkpoint.folder.tiny_folder import open_tiny
 from latent_diffusion.data.images import to_pil
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.models.tiny_autoencoder import TinyAutoencoder
 from latent_diffusion.registry import nearest
 
-__all__ = ["PREVIEWS", "LinearPreview", "Preview", "TinyPreview", "open_preview", "open_tiny"]
+__all__ = ["PREVIEWS", "LinearPreview", "Preview", "TinyPreview", "open_preview"]
 
 PREVIEWS = ("linear", "taesd")
 SIDE = 16  # cells a side of the pictures that the linear preview is fitted on
@@ -115,23 +115,6 @@ def open_preview(
     if folder is None:
         return LinearPreview.fit(autoencoder)
     return TinyPreview(open_tiny(folder, autoencoder).to(device))
-
-
-def open_tiny(folder: str | os.PathLike[str], autoencoder: AutoencoderKL) -> TinyAutoencoder:
-    """Return the tiny autoencoder in `folder`, float32 on the CPU.
-
-    Raises:
-        ConfigError: it is for other latents than those of `autoencoder`.
-        CheckpointError: the folder's files are missing or damaged.
-    """
-    tiny = load_tiny_autoencoder(folder)
-    ours, theirs = (autoencoder.config.latent_channels, autoencoder.factor), (tiny.config.latent_channels, tiny.factor)
-    if ours != theirs:
-        raise ConfigError(
-            f"{str(folder)!r} is for latents of {theirs[0]} channels and {theirs[1]} px a cell, "
-            f"the model's have {ours[0]} and {ours[1]}"
-        )
-    return tiny
 
 
 def _patches(grain: int, factor: int, generator: torch.Generator) -> Tensor:

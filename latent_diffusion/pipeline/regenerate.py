@@ -9,16 +9,16 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 from latent_diffusion.checkpoint.components import Applied
+from latent_diffusion.checks import MAX_SEED
+from latent_diffusion.data.images import ImageSource
 from latent_diffusion.diffusion.level import Step
 from latent_diffusion.errors import ConfigError, DataError
-from latent_diffusion.inpainting.canvas import Source
 from latent_diffusion.pipeline.call.walk import CUSTOM
 from latent_diffusion.pipeline.engine.output import Output
 from latent_diffusion.pipeline.pipeline import LatentDiffusionPipeline
 from latent_diffusion.prompts.terms import take_adapters
 from latent_diffusion.provenance.foreign import Found
 from latent_diffusion.provenance.record import InpaintRecord, Record, RefinerRecord
-from latent_diffusion.randomness import MAX_SEED
 
 __all__ = ["Plan", "differences", "loading_of", "plan_of_found", "plan_of_record"]
 
@@ -61,7 +61,7 @@ class Plan:
     def draw(
         self,
         pipe: LatentDiffusionPipeline,
-        pictures: Mapping[str, Source],
+        pictures: Mapping[str, ImageSource],
         refiner: LatentDiffusionPipeline | None = None,
         **options: Any,
     ) -> Output:

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, ClassVar
 
-import latent_diffusion
 from latent_diffusion.checkpoint.components import Applied
 from latent_diffusion.errors import DataError
 from latent_diffusion.provenance.infotext import write_infotext
+from latent_diffusion.version import VERSION
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -140,7 +140,7 @@ class Record:
     prediction_type: str | None = None  # that its output was said to be
     averaged: bool = False  # whether the moving average (EMA) of its weights was asked for
     vae_dtype: str = "float32"
-    software: str = f"latent_diffusion {latent_diffusion.__version__}"
+    software: str = f"latent_diffusion {VERSION}"
 
     def to_json(self) -> str:
         """Return everything as one JSON object."""

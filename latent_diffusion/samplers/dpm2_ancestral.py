@@ -10,9 +10,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from latent_diffusion.checks import check_number
 from latent_diffusion.diffusion.level import Denoise, Level, Step
 from latent_diffusion.diffusion.noise import NoiseSource
-from latent_diffusion.diffusion.path import Coordinates, ancestor, check_eta, noised
+from latent_diffusion.diffusion.path import Coordinates, ancestor, noised
 from latent_diffusion.samplers.dpm2 import midpoint_step
 
 __all__ = ["DPM2Ancestral"]
@@ -29,7 +30,7 @@ class DPM2Ancestral:
     fractional: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_eta(self.eta)
+        check_number("eta", self.eta, 1.0)
 
     def __call__(self, denoise: Denoise, x: Tensor, levels: Sequence[Level], noise: NoiseSource) -> Iterator[Step]:
         """Yield a `Step` per pair of levels; x (B, C, h, w) float32 is at levels[0]."""

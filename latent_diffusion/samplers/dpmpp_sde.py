@@ -20,9 +20,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from latent_diffusion.checks import check_number
 from latent_diffusion.diffusion.level import Denoise, Level, Step
 from latent_diffusion.diffusion.noise import NoiseSource
-from latent_diffusion.diffusion.path import Draw, ancestor, check_eta, noised, towards
+from latent_diffusion.diffusion.path import Draw, ancestor, noised, towards
 
 __all__ = ["DPMppSDE"]
 
@@ -38,7 +39,7 @@ class DPMppSDE:
     fractional: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_eta(self.eta)
+        check_number("eta", self.eta, 1.0)
 
     def __call__(self, denoise: Denoise, x: Tensor, levels: Sequence[Level], noise: NoiseSource) -> Iterator[Step]:
         """Yield a `Step` per pair of levels; x (B, C, h, w) float32 is at levels[0]."""

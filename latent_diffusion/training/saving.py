@@ -15,6 +15,7 @@ from latent_diffusion.runtime.cpu.training_kernels import PLAIN, TrainingKernels
 from latent_diffusion.training.log import RunLog
 from latent_diffusion.training.run_folder import RunFolder
 from latent_diffusion.training.training_state import TrainingState, save_state
+from latent_diffusion.version import VERSION
 
 if TYPE_CHECKING:
     from latent_diffusion.training.trainer import Trainer
@@ -156,9 +157,7 @@ def describe_run(
     """Return what a checkpoint says about its run; all of it is JSON."""
     import accelerate
 
-    import latent_diffusion
-
-    versions = {"latent_diffusion": latent_diffusion.__version__, "torch": torch.__version__}
+    versions = {"latent_diffusion": VERSION, "torch": torch.__version__}
     return {
         "config": run.model_dump(mode="json"),
         "fingerprint": dict(fingerprint),

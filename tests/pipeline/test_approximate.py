@@ -11,8 +11,8 @@ from latent_diffusion import LatentDiffusionPipeline
 from latent_diffusion.approximations.deepcache import DeepCache
 from latent_diffusion.approximations.taesd import TAESD
 from latent_diffusion.approximations.tome import ToMe
+from latent_diffusion.checkpoint.folder.tiny_folder import open_tiny
 from latent_diffusion.errors import CheckpointError, ConfigError
-from latent_diffusion.pipeline.preview import open_tiny
 from latent_diffusion.pipeline.regenerate import differences, plan_of_record
 from latent_diffusion.provenance.record import Record
 

@@ -10,9 +10,10 @@ import torch
 from latent_diffusion.checkpoint.files.json_file import read_json
 from latent_diffusion.checkpoint.folder.network_weights import load_weights
 from latent_diffusion.errors import CheckpointError, ConfigError
+from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.models.tiny_autoencoder import TinyAutoencoder, TinyAutoencoderConfig
 
-__all__ = ["load_tiny_autoencoder"]
+__all__ = ["load_tiny_autoencoder", "open_tiny"]
 
 KIND = "AutoencoderTiny"
 FIXED = {"act_fn": "relu", "upsample_fn": "nearest", "upsampling_scaling_factor": 2, "shift_factor": 0.0}
@@ -30,6 +31,23 @@ def load_tiny_autoencoder(folder: str | os.PathLike[str]) -> TinyAutoencoder:
     with torch.device("meta"):
         model = TinyAutoencoder(config)
     return load_weights(model, Path(folder), torch.float32)
+
+
+def open_tiny(folder: str | os.PathLike[str], autoencoder: AutoencoderKL) -> TinyAutoencoder:
+    """Return the tiny autoencoder in `folder`, float32 on the CPU.
+
+    Raises:
+        ConfigError: it is for other latents than those of `autoencoder`.
+        CheckpointError: the folder's files are missing or damaged.
+    """
+    tiny = load_tiny_autoencoder(folder)
+    ours, theirs = (autoencoder.config.latent_channels, autoencoder.factor), (tiny.config.latent_channels, tiny.factor)
+    if ours != theirs:
+        raise ConfigError(
+            f"{str(folder)!r} is for latents of {theirs[0]} channels and {theirs[1]} px a cell, "
+            f"the model's have {ours[0]} and {ours[1]}"
+        )
+    return tiny
 
 
 def _config(file: Path, found: dict[str, Any]) -> TinyAutoencoderConfig:

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from latent_diffusion.diffusion.approximation import Approximation
 from latent_diffusion.diffusion.guidance import Guidance
+from latent_diffusion.diffusion.level import OnStep
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.inpainting.fill import MaskedContent
 from latent_diffusion.inpainting.masks import MaskMode
 from latent_diffusion.inpainting.region import Area
-from latent_diffusion.pipeline.engine.sampling import OnStep
 from latent_diffusion.registry import nearest
 
 if TYPE_CHECKING:

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
-from latent_diffusion.checks import check_number
+from latent_diffusion.checks import MAX_SEED, check_number
 from latent_diffusion.diffusion.noise import NoiseSource
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.pipeline.call.options import Options
-from latent_diffusion.randomness import MAX_SEED
 
 __all__ = ["Variation", "noise_for", "open_noise"]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.folder.prompt_forms import PromptForms
+from latent_diffusion.checkpoint.folder.tiny_folder import open_tiny
 from latent_diffusion.checks import check_integer, check_name, check_number, check_size
 from latent_diffusion.diffusion.guidance import Guidance
 from latent_diffusion.diffusion.level import Level, Sampler
@@ -18,7 +19,6 @@ from latent_diffusion.pipeline.call.guidance import OpenModel, choose_guidance
 from latent_diffusion.pipeline.call.options import Options
 from latent_diffusion.pipeline.call.size_ids import SizeIds
 from latent_diffusion.pipeline.call.walk import Walk
-from latent_diffusion.pipeline.preview import open_tiny
 from latent_diffusion.prompts.chunks import LONG_PROMPTS
 from latent_diffusion.prompts.emphasis import EMPHASES
 from latent_diffusion.provenance.other_names import folder_choice

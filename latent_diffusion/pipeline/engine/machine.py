@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from latent_diffusion.checkpoint.components import Components
+from latent_diffusion.checks import check_flag
 from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
 from latent_diffusion.models.unet import UNet
 from latent_diffusion.registry import nearest
@@ -74,8 +75,7 @@ class Machine:
         weights = sum(p.numel() for p in components.unet.parameters())
         offload, fast = options.get("offload", False), options.get("fast", True)
         for name, value in (("offload", offload), ("fast", fast)):
-            if not isinstance(value, bool):
-                raise ConfigError(f"{name} {value!r} is neither True nor False")
+            check_flag(name, value)
         if offload and device.type == "cpu":
             warnings.warn("offload has no meaning on a CPU and is ignored", LatentDiffusionWarning, stacklevel=5)
         return cls(

@@ -1,22 +1,19 @@
 """From noise to latents to images: the loop, and the checks that no broken number becomes a picture."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from latent_diffusion.diffusion.level import Denoise, Level, Sampler, Step
+from latent_diffusion.diffusion.level import Denoise, Level, OnStep, Sampler
 from latent_diffusion.diffusion.noise import NoiseSource
 from latent_diffusion.errors import DivergedError
 from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.models.tiny_autoencoder import TinyAutoencoder
 from latent_diffusion.runtime.cuda.near_noise import near
 
-__all__ = ["OnStep", "Sampled", "decode", "run_sampler"]
-
-OnStep = Callable[[Step], bool | None]
-"""Called after each step; returning False stops the sampling."""
+__all__ = ["Sampled", "decode", "run_sampler"]
 
 DECODED_AT_ONCE = 8  # images; bounds the memory of decoding a large batch
 

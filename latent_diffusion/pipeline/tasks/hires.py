@@ -15,16 +15,15 @@ from torch import Tensor
 from latent_diffusion.checks import SIZE_STEP, check_name, check_number, check_size
 from latent_diffusion.data.images import to_pil, to_tensor
 from latent_diffusion.diffusion.forward import add_noise
-from latent_diffusion.diffusion.level import Step
+from latent_diffusion.diffusion.level import OnStep, Step
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.pipeline.call.options import Options, Texts
 from latent_diffusion.pipeline.call.settings import Settings
 from latent_diffusion.pipeline.engine.engine import Engine
 from latent_diffusion.pipeline.engine.output import Output, OutputType, check_output_type, finish
-from latent_diffusion.pipeline.engine.sampling import OnStep, Sampled, decode, run_sampler
+from latent_diffusion.pipeline.engine.sampling import Sampled, decode, run_sampler
 from latent_diffusion.pipeline.tasks.strength import late_levels
-from latent_diffusion.pipeline.tasks.text_to_image import check_channels
 from latent_diffusion.provenance.record import HiresRecord
 from latent_diffusion.runtime.undisturbed import undisturbed
 
@@ -49,7 +48,7 @@ def hires(
 ) -> Output:
     """Draw small, enlarge, draw on; arguments and errors as for the pipeline's method."""
     check_output_type(output_type)
-    check_channels(engine.components)
+    engine.components.check_unmasked()
     check_name("upscaler", upscaler, UPSCALERS)
     small = engine.settings(options)
     wider: Options = {**options, "height": _larger(small.height, scale), "width": _larger(small.width, scale)}

@@ -8,17 +8,15 @@ import warnings
 
 import torch
 
-from latent_diffusion.data.images import load_image, to_tensor
+from latent_diffusion.data.images import ImageSource, load_image, to_tensor
 from latent_diffusion.diffusion.forward import add_noise
 from latent_diffusion.errors import LatentDiffusionWarning
-from latent_diffusion.inpainting.canvas import Source
 from latent_diffusion.pipeline.call.options import Options, Texts
 from latent_diffusion.pipeline.engine.engine import Engine
 from latent_diffusion.pipeline.engine.output import Output, OutputType, check_output_type, finish, in_form
 from latent_diffusion.pipeline.engine.sampling import Sampled, run_sampler
 from latent_diffusion.pipeline.tasks.fit import fit, size_for
 from latent_diffusion.pipeline.tasks.strength import late_levels
-from latent_diffusion.pipeline.tasks.text_to_image import check_channels
 from latent_diffusion.provenance.record import ImageToImageRecord
 from latent_diffusion.runtime.undisturbed import undisturbed
 
@@ -33,7 +31,7 @@ def image_to_image(
     prompt: Texts,
     options: Options,
     *,
-    image: Source,
+    image: ImageSource,
     strength: float,
     exact_steps: bool,
     resize_mode: str,
@@ -41,7 +39,7 @@ def image_to_image(
 ) -> Output:
     """Redraw a picture; arguments and errors as for the pipeline's method."""
     check_output_type(output_type)
-    check_channels(engine.components)
+    engine.components.check_unmasked()
     picture = load_image(image)
     digest = hashlib.sha256(picture.tobytes()).hexdigest()
     height, width = size_for(picture.size, engine.defaults, options.get("height"), options.get("width"))

@@ -9,9 +9,10 @@ import warnings
 import torch
 
 from latent_diffusion.checkpoint.components import Components
+from latent_diffusion.data.images import ImageSource
 from latent_diffusion.diffusion.resample import Resampled
 from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
-from latent_diffusion.inpainting.canvas import Canvas, Source
+from latent_diffusion.inpainting.canvas import Canvas
 from latent_diffusion.inpainting.known import Known, told
 from latent_diffusion.inpainting.repainting import Repainting
 from latent_diffusion.pipeline.call.options import InpaintOptions, Options, Texts
@@ -34,8 +35,8 @@ def inpaint(
     prompt: Texts,
     options: InpaintOptions,
     *,
-    image: Source,
-    mask_image: Source,
+    image: ImageSource,
+    mask_image: ImageSource,
     added: tuple[int, int, int, int] | None = None,
 ) -> Output:
     """Repaint the white part of a mask; arguments and errors as for the pipeline's method.

@@ -20,7 +20,6 @@ from latent_diffusion.pipeline.engine.engine import Engine
 from latent_diffusion.pipeline.engine.output import Output, OutputType, check_output_type, finish
 from latent_diffusion.pipeline.engine.prompts import check_prompt
 from latent_diffusion.pipeline.engine.sampling import run_sampler
-from latent_diffusion.pipeline.tasks.text_to_image import check_channels
 from latent_diffusion.prompts.rewrite import read_as
 from latent_diffusion.prompts.script import read_script
 from latent_diffusion.prompts.states import Reading, Text, encode_texts
@@ -47,7 +46,7 @@ def interpolate(
 ) -> Output:
     """Draw a walk from key to key; arguments and errors as for the pipeline's method."""
     check_output_type(output_type)
-    check_channels(engine.components)
+    engine.components.check_unmasked()
     for name in NOT_HERE:
         if options.get(name) is not None:
             raise ConfigError(f"{name} has no place in a walk; give prompts and seeds")

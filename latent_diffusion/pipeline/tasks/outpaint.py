@@ -4,9 +4,8 @@ import numpy as np
 from PIL import Image
 
 from latent_diffusion.checks import MAX_SIZE, check_integer
-from latent_diffusion.data.images import MAX_PIXELS, load_image
+from latent_diffusion.data.images import MAX_PIXELS, ImageSource, load_image
 from latent_diffusion.errors import ConfigError
-from latent_diffusion.inpainting.canvas import Source
 from latent_diffusion.pipeline.call.options import InpaintOptions, Texts
 from latent_diffusion.pipeline.engine.engine import Engine
 from latent_diffusion.pipeline.engine.output import Output
@@ -22,7 +21,7 @@ def outpaint(
     prompt: Texts,
     options: InpaintOptions,
     *,
-    image: Source,
+    image: ImageSource,
     left: int,
     right: int,
     top: int,

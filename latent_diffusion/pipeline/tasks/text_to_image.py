@@ -2,7 +2,6 @@
 
 from torch import Tensor
 
-from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.pipeline.call.options import Options, Texts
 from latent_diffusion.pipeline.engine.engine import Engine
@@ -10,7 +9,7 @@ from latent_diffusion.pipeline.engine.output import Output, OutputType, check_ou
 from latent_diffusion.pipeline.engine.sampling import run_sampler
 from latent_diffusion.runtime.undisturbed import undisturbed
 
-__all__ = ["check_channels", "text_to_image"]
+__all__ = ["text_to_image"]
 
 
 @undisturbed()
@@ -19,7 +18,7 @@ def text_to_image(
 ) -> Output:
     """Draw images from text; arguments and errors as for the pipeline's call."""
     check_output_type(output_type)
-    check_channels(engine.components)
+    engine.components.check_unmasked()
     if latents is not None:
         options = _with_size_of(latents, options, engine.components.autoencoder.factor)
     settings = engine.settings(options)
@@ -28,21 +27,6 @@ def text_to_image(
     sampled = run_sampler(settings.build_sampler(), job.bind(), x, job.levels, job.noise, options.get("on_step"))
     images = finish(job.decoder, sampled.latents, output_type)
     return Output(images, job.seeds, job.records(sampled, (settings.width, settings.height)), sampled.stopped)
-
-
-def check_channels(components: Components) -> None:
-    """Refuse a U-Net that wants a picture beside the prompt.
-
-    Raises:
-        ConfigError: more input than latent channels.
-    """
-    channels, latents = components.unet.config.in_channels, components.autoencoder.config.latent_channels
-    if channels != latents:
-        inpainting = channels == 2 * latents + 1  # latents, mask, latents of the masked picture
-        raise ConfigError(
-            f"{components.name}: its U-Net reads {channels} channels, the latents have {latents}: it also wants "
-            + ("a picture and a mask; use `inpaint`" if inpainting else "a picture that nothing here gives it")
-        )
 
 
 def _with_size_of(latents: Tensor, options: Options, factor: int) -> Options:
