@@ -95,8 +95,11 @@ def _fitting(pipe: "LatentDiffusionPipeline", drawing: Drawing, area: float) -> 
     from latent_diffusion.runtime.memory import pictures_at_once, sampling_bytes
 
     parts = pipe.components
-    pixels = (drawing.height or pipe.defaults.height) * (drawing.width or pipe.defaults.width) * area
-    cells = int(pixels) // parts.autoencoder.factor**2
+    pixels = (drawing.height or pipe.defaults.height) * (drawing.width or pipe.defaults.width)
+    try:
+        cells = int(pixels * area) // parts.autoencoder.factor**2
+    except (OverflowError, ValueError):  # no size that there is, or no number: the pipeline refuses it by name
+        return 1
     return pictures_at_once(sampling_bytes(parts.unet.config, cells), pipe.device)
 
 

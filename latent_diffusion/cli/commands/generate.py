@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from latent_diffusion.cli.options.drawing import Drawing, with_options
+from latent_diffusion.cli.options.repainting import steps_run
 
 __all__ = ["generate"]
 
@@ -91,12 +92,12 @@ def generate(
     if hires is None:
         draw_pictures(drawing, prompts, label="Drawing", method=lambda pipe: pipe)
         return
-    share = hires_strength or 0.7
+    share = 0.7 if hires_strength is None else hires_strength
     draw_pictures(
         drawing,
         prompts,
         label="Drawing",
         method=lambda pipe: partial(pipe.hires, scale=hires, **second),
-        steps=lambda steps: steps + int((hires_steps or steps) * share),
-        area=hires**2,
+        steps=lambda steps: steps + steps_run(hires_steps or steps, share, exact=False),
+        area=hires * hires,
     )
