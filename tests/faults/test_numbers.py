@@ -1,4 +1,4 @@
-"""Every option that is a number, given numbers nobody means: one line with exit code 2, or a picture; never a traceback."""
+"""Every option that is a number, given numbers nobody means: one line with exit code 2, or a picture."""
 
 import inspect
 from typing import get_args

@@ -9,7 +9,9 @@ test_single_file.py and here. W19: tests/training/test_processes.py.
 
 import json
 import os
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ import torch
 from latent_diffusion.checkpoint.files.safetensors_file import open_tensors, read_tensors, write_tensors
 from latent_diffusion.checkpoint.files.weights import Weights, fill
 from latent_diffusion.checkpoint.folder.diffusers_folder import load_folder, load_unet, save_folder
+from latent_diffusion.checkpoint.folder.prompt_forms import PromptForms, write_prompt_forms
 from latent_diffusion.checkpoint.load import load_model
 from latent_diffusion.checkpoint.single.single_file import load_single_file, save_single_file
 from latent_diffusion.cli.main import main
@@ -191,6 +194,38 @@ def test_w20_a_tokenizer_without_its_files(name, model):
     (model / "tokenizer" / "tokenizer.json").unlink()
     (model / "tokenizer" / name).unlink()
     with pytest.raises(CheckpointError, match=name):
+        load_folder(model)
+
+
+FILES = (
+    *("model_index.json", "prompts.json", "names.txt", "scheduler/scheduler_config.json"),
+    *("unet/config.json", f"unet/{NAME}", "vae/config.json", f"vae/{NAME}"),
+    *("text_encoder/config.json", "text_encoder/model.safetensors", "tokenizer/vocab.json", "tokenizer/merges.txt"),
+    *("tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json", "tokenizer/special_tokens_map.json"),
+)
+
+
+def test_the_list_above_has_every_file_of_a_model(model):
+    found = {path.relative_to(model).as_posix() for path in model.rglob("*") if path.is_file()}
+    assert found <= set(FILES)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("file", FILES)
+def test_a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_for(model, file):
+    write_prompt_forms(PromptForms({"a photo of": ("photo",)}, "a photo of", {"cat": "cat"}), model)
+    (model / file).unlink()
+    os.mkfifo(model / file)
+    if file in ("tokenizer/vocab.json", "tokenizer/merges.txt"):  # tokenizer.json stands in for these
+        (model / "tokenizer" / "tokenizer.json").unlink()
+    with pytest.raises(CheckpointError, match=re.escape(Path(file).name)):
+        load_model(model, None)
+    assert main(["info", str(model)]) in (0, 4)
+
+
+def test_a_text_file_of_any_size_is_not_read(model, monkeypatch):
+    monkeypatch.setattr("latent_diffusion.checkpoint.files.text_file.MAX_BYTES", 1000)
+    with pytest.raises(CheckpointError, match=r"bytes, but at most 1000 are read"):
         load_folder(model)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from latent_diffusion.checkpoint.files.atomic import replacing
-from latent_diffusion.checkpoint.files.links import refuse_broken_link
+from latent_diffusion.checkpoint.files.text_file import read_text
 from latent_diffusion.errors import CheckpointError
 
 __all__ = ["read_json", "write_json"]
@@ -17,10 +17,11 @@ def read_json(file: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is missing or is not one.
     """
-    refuse_broken_link(file)
     try:
-        values = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        values = json.loads(read_text(file))
+    except CheckpointError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{file}: cannot be read: {error}") from None
     if not isinstance(values, dict):
         raise CheckpointError(f"{file}: a JSON object was expected, found {type(values).__name__}")

@@ -16,12 +16,12 @@ from typing import Any
 
 from latent_diffusion.checkpoint.files.atomic import replacing
 from latent_diffusion.checkpoint.files.json_file import read_json, write_json
+from latent_diffusion.checkpoint.files.text_file import read_text
 from latent_diffusion.errors import CheckpointError
 
 __all__ = ["FORMS", "NAMES", "PromptForms", "read_prompt_forms", "write_prompt_forms"]
 
 FORMS, NAMES = "prompts.json", "names.txt"
-MAX_BYTES = 10_000_000  # of the list of names
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def read_prompt_forms(folder: Path) -> PromptForms | None:
         CheckpointError: a file cannot be read, or says what cannot be.
     """
     file = folder / FORMS
-    if not file.is_file():
+    if not file.exists():
         return None
     values = read_json(file)
     styles: Any = values.get("styles")
@@ -70,12 +70,7 @@ def _are_styles(styles: Any) -> bool:
 
 def _names(file: Path) -> dict[str, str]:
     """Return the names and other words for them; a name wins over the same word for another."""
-    try:
-        if file.stat().st_size > MAX_BYTES:
-            raise CheckpointError(f"{file}: larger than {MAX_BYTES} bytes; that is no list of names")
-        lines = file.read_text("utf-8").splitlines()
-    except (OSError, UnicodeError) as error:
-        raise CheckpointError(f"{file}: cannot be read: {error}") from None
+    lines = read_text(file).splitlines()
     rows = [line.partition(":") for line in lines if line.strip()]
     others = {word.strip().lower(): name.strip() for name, _, words in rows for word in words.split(",")}
     found = others | {name.strip().lower(): name.strip() for name, _, _ in rows}

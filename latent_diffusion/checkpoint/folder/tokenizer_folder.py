@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from latent_diffusion.checkpoint.files.json_file import read_json, write_json
-from latent_diffusion.checkpoint.files.links import refuse_broken_link
+from latent_diffusion.checkpoint.files.text_file import read_text
 from latent_diffusion.errors import CheckpointError
 from latent_diffusion.models.tokenizer import Tokenizer, pairs_of
 
@@ -35,10 +35,10 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         raise CheckpointError(f"{folder}: {' and '.join(missing)} missing, and there is no tokenizer.json instead")
     settings = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        settings |= read_json(folder / name) if (folder / name).is_file() else {}
+        settings |= read_json(folder / name) if (folder / name).exists() else {}
     try:
         with _no_collection():
-            whole = read_json(single) if single.is_file() else {}
+            whole = read_json(single) if single.exists() else {}
             model = whole["model"] if missing else {"vocab": read_json(pair[0]), "merges": read_merges(pair[1])}
             special = {name: _content(settings[name]) for name in SPECIAL if settings.get(name)}
             length = settings.get("model_max_length", 77)
@@ -70,12 +70,7 @@ def read_merges(file: Path) -> list[str]:
     Raises:
         CheckpointError: it cannot be read.
     """
-    refuse_broken_link(file)
-    try:
-        lines = file.read_text("utf-8").split("\n")
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file}: cannot be read: {error}") from None
-    return [line for line in lines if line and not line.startswith("#version")]
+    return [line for line in read_text(file).split("\n") if line and not line.startswith("#version")]
 
 
 def _content(token: Any) -> str:
