@@ -4,6 +4,7 @@ They are optional: without a C compiler the install goes on without them, and so
 LATENT_DIFFUSION_NATIVE=0 to leave them out, or run this file to (re)build them in a source tree.
 """
 
+import hashlib
 import os
 import platform
 import shutil
@@ -40,8 +41,15 @@ def build() -> Path | None:
         if run.returncode:
             said = run.stderr.strip().splitlines()
             return _without(f"{compiler} fails: {said[0] if said else f'exit code {run.returncode}'}")
+        _seal(made)
         made.replace(target)
     return target
+
+
+def _seal(library: Path) -> None:
+    """Append the SHA-256 of a library: one that was cut or damaged later would end the process that opens it."""
+    data = library.read_bytes()
+    library.write_bytes(data + hashlib.sha256(data).digest())
 
 
 def _without(reason: str) -> None:

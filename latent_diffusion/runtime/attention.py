@@ -79,15 +79,14 @@ def load_kernel(backend: str, device: torch.device, dtype: torch.dtype, *, fast:
     """
     if backend == "xformers":
         return _xformers()
-    native = device.type == "cpu" and attends(dtype)
+    asked = backend == "native" or (backend == "auto" and fast)
+    native = asked and device.type == "cpu" and attends(dtype)
     if backend == "native" and not native:
         raise ResourceError(
             f"attention 'native' is not to be had on {device} in {str(dtype).removeprefix('torch.')}: it needs a CPU "
             "with AVX-512 and a C compiler at install time; use 'auto'"
         )
-    if backend in ("auto", "native") and native and fast:
-        return attend
-    return {"auto": automatic, "native": attend, "sdpa": sdpa, "math": written_out}[backend]
+    return attend if native else {"auto": automatic, "sdpa": sdpa, "math": written_out}[backend]
 
 
 def _xformers() -> Kernel:

@@ -8,7 +8,7 @@ from latent_diffusion.nn.attention import automatic
 from latent_diffusion.runtime.cpu.native import attention, library
 from latent_diffusion.runtime.cpu.native.attention import attend, attends
 
-native = pytest.mark.skipif(not library.LIBRARY.exists(), reason="the kernels were not built")
+native = pytest.mark.skipif(library.library() is None, reason="the kernels were not built")
 
 
 def heads(batch, tokens, count, width, dtype):
@@ -57,6 +57,36 @@ def test_scores_of_any_size(dtype):
         wanted = F.scaled_dot_product_attention(q.double(), keys.double(), v.double())
         theirs = error(F.scaled_dot_product_attention(q, keys, v), wanted)
         assert error(attend(q, keys, v), wanted) <= 1.1 * theirs + 2e-6
+
+
+@native
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_numbers_that_are_not_finite_are_not_lost(dtype, place, number):
+    """Wherever the formula gives NaN, the kernel gives NaN, and elsewhere the same numbers."""
+    if not attends(dtype):
+        pytest.skip("this processor has no AVX-512 for it")
+    torch.manual_seed(0)
+    given = [heads(1, tokens, 2, 16, dtype) for tokens in (70, 150, 150)]
+    for row in (3, 66):  # of the first block of keys, and of the second
+        spoilt = [x.clone() for x in given]
+        spoilt[place][0, 1, row, 5] = number
+        wanted, found = F.scaled_dot_product_attention(*(x.double() for x in spoilt)), attend(*spoilt)
+        assert (found.isfinite() | ~wanted.isfinite())[0, 0].all()
+        assert not found[~wanted.isfinite()].isfinite().any()
+        kept = wanted.isfinite() & found.isfinite()
+        assert (found.double() - wanted)[kept].abs().max() <= 0.02
+
+
+@native
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_scores_that_overflow_are_not_lost(dtype, sign):
+    if not attends(dtype):
+        pytest.skip("this processor has no AVX-512 for it")
+    q, k = torch.full((1, 1, 40, 8), 1e20), torch.full((1, 1, 70, 8), sign * 1e20)
+    assert attend(q.to(dtype), k.to(dtype), torch.ones(1, 1, 70, 8, dtype=dtype)).isnan().all()
 
 
 @native

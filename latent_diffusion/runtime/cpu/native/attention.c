@@ -38,11 +38,12 @@ int abilities(void) {
     return __builtin_cpu_supports("avx512bf16") ? 3 : 1;
 }
 
-/* 2^x for x <= 0, from a polynomial of 2^f over f = x - round(x) of least relative error; below 2^-126 it is 2^-126 */
+/* 2^x for x <= 0, from a polynomial of 2^f over f = x - round(x) of least relative error; below 2^-126 it is 2^-126,
+ * of NaN it is NaN */
 #define EXP2(NAME, POLYNOMIAL)                                                                                   \
     F32 INLINE __m512 NAME(__m512 x) {                                                                           \
         const __m512 magic = _mm512_set1_ps(12582912.0f); /* 1.5 * 2^23: adding it rounds to a whole number */    \
-        x = _mm512_max_ps(x, _mm512_set1_ps(-126.0f));                                                           \
+        x = _mm512_max_ps(_mm512_set1_ps(-126.0f), x); /* of two numbers with a NaN it gives the second */        \
         __m512 shifted = _mm512_add_ps(x, magic);                                                                \
         __m512 f = _mm512_sub_ps(x, _mm512_sub_ps(shifted, magic)); /* -0.5 .. 0.5 */                            \
         __m512 p;                                                                                                \
@@ -98,13 +99,14 @@ PRODUCT(product_f32_2, F32, float, 8, 2, STEP_F32(2))
 PRODUCT(product_bf16_4, BF16, uint32_t, 4, 4, STEP_BF16(4))
 PRODUCT(product_bf16_2, BF16, uint32_t, 8, 2, STEP_BF16(2))
 
-/* softmax over a block of scores (n keys, V vectors): probabilities in place, running maxima, sums and results right */
+/* softmax over a block of scores (n keys, V vectors): probabilities in place, running maxima, sums and results right.
+ * A score that is NaN or infinite makes its probability NaN, and with it the sum and all results of its query. */
 #define SOFTMAX(NAME, V, EXP)                                                                             \
     F32 INLINE void NAME(float *scores, int64_t n, float scale, __m512 *top, __m512 *total, float *out, int64_t width) { \
         __m512 factor = _mm512_set1_ps(scale * (float)M_LOG2E);                                         \
         for (int l = 0; l < V; l++) {                                                                   \
             __m512 high = top[l];                                                                       \
-            for (int64_t s = 0; s < n; s++) high = _mm512_max_ps(high, _mm512_load_ps(scores + (s * V + l) * LANES)); \
+            for (int64_t s = 0; s < n; s++) high = _mm512_max_ps(_mm512_load_ps(scores + (s * V + l) * LANES), high); \
             if (_mm512_cmp_ps_mask(high, top[l], _CMP_NEQ_OQ)) {                                        \
                 __m512 shrink = EXP(_mm512_mul_ps(_mm512_sub_ps(top[l], high), factor));   \
                 total[l] = _mm512_mul_ps(total[l], shrink);                                             \
@@ -170,7 +172,7 @@ typedef struct {
             for (int64_t c = 0; c < d; c++) w->q[c * V * LANES + r] = r < here ? q[r * z->q.row + c] : 0.0f;     \
         memset(w->out, 0, sizeof(float) * d * V * LANES);                                                        \
         __m512 top[V], total[V];                                                                                 \
-        for (int l = 0; l < V; l++) top[l] = _mm512_set1_ps(-3.0e38f), total[l] = _mm512_setzero_ps();           \
+        for (int l = 0; l < V; l++) top[l] = _mm512_set1_ps(-INFINITY), total[l] = _mm512_setzero_ps();           \
         for (int64_t s = 0; s < z->keys; s += KEYS) {                                                            \
             int64_t n = z->keys - s < KEYS ? z->keys - s : KEYS;                                                 \
             product_f32_##V(k + s * z->k.row, z->k.row, 1, w->q, d, w->scores, n, 0);                            \
@@ -199,7 +201,7 @@ BLOCK_F32(block_f32_2, 2)
             }                                                                                                    \
         memset(w->out, 0, sizeof(float) * d * V * LANES);                                                        \
         __m512 top[V], total[V];                                                                                 \
-        for (int l = 0; l < V; l++) top[l] = _mm512_set1_ps(-3.0e38f), total[l] = _mm512_setzero_ps();           \
+        for (int l = 0; l < V; l++) top[l] = _mm512_set1_ps(-INFINITY), total[l] = _mm512_setzero_ps();           \
         for (int64_t s = 0; s < z->keys; s += KEYS) {                                                            \
             int64_t n = z->keys - s < KEYS ? z->keys - s : KEYS;                                                 \
             product_bf16_##V((const uint32_t *)(k + s * z->k.row), z->k.row / 2, 1, w->q, pairs, w->scores, n, 0); \

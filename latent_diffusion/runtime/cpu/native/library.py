@@ -2,14 +2,19 @@
 
 import ctypes
 import functools
+import hashlib
+import warnings
 from enum import IntFlag
 from pathlib import Path
 
 from torch import Tensor
 
-__all__ = ["LIBRARY", "Ability", "Strides", "abilities", "address", "library"]
+from latent_diffusion.errors import LatentDiffusionWarning
+
+__all__ = ["LIBRARY", "Ability", "Strides", "abilities", "address", "library", "open_library"]
 
 LIBRARY = Path(__file__).with_name("kernels.so")  # made by hatch_build.py
+DIGEST = 32  # bytes
 
 
 class Ability(IntFlag):
@@ -34,8 +39,25 @@ class Strides(ctypes.Structure):
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """Return the kernels, or None where they were not built, or built for another machine."""
+    return open_library(LIBRARY)
+
+
+def open_library(file: Path) -> ctypes.CDLL | None:
+    """Return the kernels in `file`, or None where they cannot be used; a warning names a damaged file.
+
+    The file ends with the SHA-256 of what stands before. One that was cut or damaged is not opened: the system's
+    loader would end the process with a signal.
+    """
     try:
-        kernels = ctypes.CDLL(str(LIBRARY)) if LIBRARY.exists() else None
+        data = file.read_bytes()
+        if hashlib.sha256(data[:-DIGEST]).digest() != data[-DIGEST:]:
+            warnings.warn(
+                f"{file} is damaged and is not used, so drawing is slower; install the package again",
+                LatentDiffusionWarning,
+                stacklevel=2,
+            )
+            return None
+        kernels = ctypes.CDLL(str(file))
     except OSError:
         return None
     return kernels if hasattr(kernels, "abilities") else None

@@ -1,0 +1,58 @@
+"""The file of compiled kernels, absent, foreign, cut or damaged: it is passed over, and never ends the process."""
+
+import ctypes
+import hashlib
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from latent_diffusion.errors import LatentDiffusionWarning
+from latent_diffusion.runtime import attention
+from latent_diffusion.runtime.cpu.native import library
+from latent_diffusion.runtime.cpu.native.library import LIBRARY, open_library
+
+built = pytest.mark.skipif(library.library() is None, reason="the kernels were not built")
+
+
+@built
+def test_the_whole_file_is_opened(tmp_path):
+    kernels = open_library(Path(shutil.copy(LIBRARY, tmp_path)))
+    assert kernels is not None and kernels.abilities() >= 0
+
+
+@built
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.9, 0.999])
+def test_a_file_that_was_cut_is_not_opened(tmp_path, share):
+    data = LIBRARY.read_bytes()
+    (tmp_path / "kernels.so").write_bytes(data[: int(share * len(data))])
+    with pytest.warns(LatentDiffusionWarning, match=r"kernels\.so is damaged .* install the package again"):
+        assert open_library(tmp_path / "kernels.so") is None
+
+
+@built
+@pytest.mark.parametrize("place", [0, 200, 20_000, -100, -1])
+def test_a_file_with_one_wrong_byte_is_not_opened(tmp_path, place):
+    data = bytearray(LIBRARY.read_bytes())
+    data[place] ^= 1
+    (tmp_path / "kernels.so").write_bytes(data)
+    with pytest.warns(LatentDiffusionWarning, match="damaged"):
+        assert open_library(tmp_path / "kernels.so") is None
+
+
+def test_what_is_absent_a_folder_or_no_library_is_passed_over(tmp_path):
+    text = b"no library"
+    (tmp_path / "text.so").write_bytes(text + hashlib.sha256(text).digest())
+    for file in (tmp_path / "absent.so", tmp_path, tmp_path / "text.so"):
+        assert open_library(file) is None
+
+
+@pytest.mark.parametrize("backend", ["auto", "sdpa", "math"])
+def test_without_speed_ups_it_is_not_opened(monkeypatch, backend):
+    library.library.cache_clear()
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_: pytest.fail("opened"))
+    try:
+        attention.load_kernel(backend, torch.device("cpu"), torch.float32, fast=False)
+    finally:
+        library.library.cache_clear()
