@@ -111,12 +111,23 @@ class Sampler(Protocol):
 
     `order` is its order of convergence on the probability-flow ODE (of its noise-free form where it draws noise); 0 for
     those made for consistency models, which jump to the end of the path instead of following it.
-    `intervals` and `fractional` say how such samplers' times are usually spaced and are handed to `levels`.
+    `intervals` and `fractional` say how such samplers' times are usually spaced and are handed to `levels`. `aliases`
+    are the names that other programs have for it: the A1111 web UI's first, then ComfyUI's, InvokeAI's and the classes
+    of diffusers.
+
+    Three more facts may stand on the class where they hold:
+
+        automatic    the spacing that A1111's schedule type "Automatic" means for it; linspace where there is none
+        ends_by      the field of a diffusers scheduler that decides whether it ends on the clean level, its default, or
+                     on the first of the table: "set_alpha_to_one" or "final_sigmas_type"
+        schedulers   where one class of diffusers is several samplers here: the fields, and their values, of the
+                     `scheduler_config.json` that is this one; fields of the sampler among them are set
     """
 
     order: ClassVar[int]
     intervals: ClassVar[bool]
     fractional: ClassVar[bool]
+    aliases: ClassVar[tuple[str, ...]]
 
     def __call__(self, denoise: Denoise, x: Tensor, levels: Sequence[Level], noise: NoiseSource) -> Iterator[Step]:
         """Yield one `Step` for each neighbouring pair of `levels`; x (B, C, h, w) is at levels[0]."""

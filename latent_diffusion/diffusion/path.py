@@ -23,7 +23,9 @@ from torch import Tensor
 from latent_diffusion.diffusion.forward import forward_step
 from latent_diffusion.diffusion.level import Level
 
-__all__ = ["Coordinates", "Draw", "ancestor", "exponential", "noised", "towards", "weighted_sum"]
+__all__ = [
+    "FEW_STEPS", "Coordinates", "Draw", "ancestor", "exponential", "last_is_plain", "noised", "towards", "weighted_sum",
+]  # fmt: skip
 
 Draw = Callable[[Sequence[int]], Tensor]
 """(C, h, w) -> standard normal (B, C, h, w): `NoiseSource.draw`."""
@@ -97,6 +99,15 @@ class Coordinates:
         """Carry x from `level` to `after` with one slope dz / du."""
         scale = self.scale(after)
         return (scale / self.scale(level)) * x + (scale * (self.u(after) - self.u(level))) * slope
+
+
+FEW_STEPS = 15
+"""Below this many steps a multistep solver lowers its order at the end (DPM-Solver's authors' code, diffusers)."""
+
+
+def last_is_plain(index: int, levels: Sequence[Level]) -> bool:
+    """Whether step `index` is the last one and of first order: to the clean level, or of fewer than 15 steps."""
+    return index == len(levels) - 2 and (levels[-1].sigma == 0.0 or len(levels) - 1 < FEW_STEPS)
 
 
 def weighted_sum(weights: Sequence[float], tensors: Sequence[Tensor]) -> Tensor:

@@ -5,6 +5,7 @@
     trailing      from T - 1 down in equal parts of T; the choice for zero terminal SNR
     sgm_uniform   from T - 1 down in equal parts of T - 1, the end left out (ComfyUI, A1111)
     simple        every (T / steps)-th time counted from T - 1 (ComfyUI, A1111)
+    lcm           evenly chosen from the 50 times, T / 50 apart, that latent consistency models are distilled at
     beta          T - 1 times quantiles of Beta(0.6, 0.6): dense at both ends (Lee et al. 2024, arXiv:2407.12173)
 
 The first three are table 2 of Lin et al. 2023, arXiv:2305.08891, with the rounding of diffusers.
@@ -20,6 +21,9 @@ __all__ = ["BETA", "TIME_SPACINGS", "TimeSpacing"]
 
 BETA = 0.6
 """Both shape parameters (arXiv:2407.12173, section 4)."""
+
+LCM_TIMES = 50
+"""Number of times that latent consistency models are distilled at (arXiv:2310.04378, section 4.3; diffusers)."""
 
 TimeSpacing = Callable[[int, int, int], np.ndarray]
 """(points, steps, T) -> rising times, float64, of which the last `steps` are visited; points is steps or steps + 1."""
@@ -50,6 +54,12 @@ def _beta(points: int, steps: int, total: int) -> np.ndarray:
     return (total - 1.0) * beta_quantiles(shares, BETA, BETA)
 
 
+def _lcm(points: int, steps: int, total: int) -> np.ndarray:
+    trained = min(total, max(LCM_TIMES, steps))
+    chosen = np.floor(np.linspace(0, trained, steps, endpoint=False))
+    return (total - 1.0 - (total // trained) * chosen)[::-1]
+
+
 TIME_SPACINGS: dict[str, TimeSpacing] = {
     "leading": _leading,
     "linspace": _linspace,
@@ -57,4 +67,5 @@ TIME_SPACINGS: dict[str, TimeSpacing] = {
     "sgm_uniform": _sgm_uniform,
     "simple": _simple,
     "beta": _beta,
+    "lcm": _lcm,
 }

@@ -14,20 +14,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from latent_diffusion.prompts.terms import take_adapters
+from latent_diffusion.provenance.other_names import a1111_name
 
 if TYPE_CHECKING:
     from latent_diffusion.provenance.record import HiresRecord, InpaintRecord, Record
 
-__all__ = ["CONTENTS", "EMPHASIS", "SAMPLERS", "SPACINGS", "UPSCALERS", "Infotext", "read_infotext", "write_infotext"]
+__all__ = ["CONTENTS", "EMPHASIS", "SPACINGS", "UPSCALERS", "Infotext", "read_infotext", "write_infotext"]
 
-SAMPLERS = {
-    "ddim": "DDIM", "ddpm": "DDPM", "deis": "DEIS", "dpm2": "DPM2", "dpm2_ancestral": "DPM2 a",
-    "dpmpp_2m": "DPM++ 2M", "dpmpp_2m_sde": "DPM++ 2M SDE", "dpmpp_2s_ancestral": "DPM++ 2S a",
-    "dpmpp_3m_sde": "DPM++ 3M SDE", "dpmpp_sde": "DPM++ SDE", "euler": "Euler", "euler_ancestral": "Euler a",
-    "heun": "Heun", "lcm": "LCM", "lms": "LMS", "pndm": "PLMS", "restart": "Restart", "sa_solver": "SA-Solver",
-    "tcd": "TCD", "unipc": "UniPC",
-}  # fmt: skip
-"""Our name -> A1111's, or what it would be there."""
 SPACINGS = {
     "linspace": "Uniform", "karras": "Karras", "exponential": "Exponential", "polyexponential": "Polyexponential",
     "sgm_uniform": "SGM Uniform", "kl_optimal": "KL Optimal", "ays_sd1": "Align Your Steps",
@@ -62,7 +55,7 @@ def write_infotext(record: "Record") -> str:
         lines.append(f"{NEGATIVE} {record.negative_prompt}")
     values: dict[str, Any] = {
         "Steps": record.num_inference_steps,
-        "Sampler": SAMPLERS.get(record.sampler.partition(":")[0], record.sampler),
+        "Sampler": a1111_name(record.sampler.partition(":")[0]),
         "Schedule type": SPACINGS.get(record.spacing, "Uniform"),
         "CFG scale": _number(record.guidance_scale),
         "Seed": record.seed,

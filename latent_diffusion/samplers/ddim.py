@@ -32,6 +32,9 @@ class DDIM:
     order: ClassVar[int] = 1
     intervals: ClassVar[bool] = False
     fractional: ClassVar[bool] = False
+    aliases: ClassVar[tuple[str, ...]] = ("DDIM", "DDIMScheduler")
+    automatic: ClassVar[str] = "leading"
+    ends_by: ClassVar[str] = "set_alpha_to_one"
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.eta <= 1.0:

@@ -28,6 +28,7 @@ class DDPM:
     order: ClassVar[int] = 1
     intervals: ClassVar[bool] = False
     fractional: ClassVar[bool] = False
+    aliases: ClassVar[tuple[str, ...]] = ("DDPM", "DDPMScheduler")
 
     def __call__(self, denoise: Denoise, x: Tensor, levels: Sequence[Level], noise: NoiseSource) -> Iterator[Step]:
         """Yield a `Step` per pair of levels; x (B, C, h, w) float32 is at levels[0]."""

@@ -20,12 +20,9 @@ from torch import Tensor
 
 from latent_diffusion.diffusion.level import Denoise, Level, Step
 from latent_diffusion.diffusion.noise import NoiseSource
-from latent_diffusion.diffusion.path import Coordinates, towards, weighted_sum
+from latent_diffusion.diffusion.path import Coordinates, last_is_plain, towards, weighted_sum
 
 __all__ = ["DEIS"]
-
-FEW_STEPS = 15
-"""Below this many steps the last one is of first order wherever it ends, as for DPM-Solver++."""
 
 
 @dataclass(frozen=True)
@@ -35,16 +32,17 @@ class DEIS:
     order: ClassVar[int] = 2
     intervals: ClassVar[bool] = True
     fractional: ClassVar[bool] = False
+    aliases: ClassVar[tuple[str, ...]] = ("DEIS", "DEISMultistep", "DEISMultistepScheduler")
+    ends_by: ClassVar[str] = "final_sigmas_type"
 
     def __call__(self, denoise: Denoise, x: Tensor, levels: Sequence[Level], noise: NoiseSource) -> Iterator[Step]:
         """Yield a `Step` per pair of levels; x (B, C, h, w) float32 is at levels[0]."""
         exploding = Coordinates(straight=False)
         slopes: list[Tensor] = []  # newest first, as nodes
         nodes: list[float] = []
-        last = len(levels) - 2
         for index, (level, after) in enumerate(pairwise(levels)):
             x0 = denoise(x, level)
-            plain = index == last and (after.sigma == 0.0 or last + 1 < FEW_STEPS)
+            plain = last_is_plain(index, levels)
             if level.alpha == 0.0:
                 x = towards(x, x0, level, after)
             else:

@@ -27,6 +27,8 @@ class DPM2:
     order: ClassVar[int] = 2
     intervals: ClassVar[bool] = False
     fractional: ClassVar[bool] = True
+    aliases: ClassVar[tuple[str, ...]] = ("DPM2", "dpm_2", "kdpm_2", "KDPM2Discrete", "KDPM2DiscreteScheduler")
+    automatic: ClassVar[str] = "karras"
 
     def __call__(self, denoise: Denoise, x: Tensor, levels: Sequence[Level], noise: NoiseSource) -> Iterator[Step]:
         """Yield a `Step` per pair of levels; x (B, C, h, w) float32 is at levels[0]."""

@@ -28,6 +28,8 @@ class DPM2Ancestral:
     order: ClassVar[int] = 2
     intervals: ClassVar[bool] = False
     fractional: ClassVar[bool] = True
+    aliases: ClassVar[tuple[str, ...]] = ("DPM2 a", "dpm_2_ancestral", "kdpm_2_a", "KDPM2AncestralDiscreteScheduler")
+    automatic: ClassVar[str] = "karras"
 
     def __post_init__(self) -> None:
         check_number("eta", self.eta, 1.0)

@@ -18,11 +18,9 @@ from torch import Tensor
 
 from latent_diffusion.diffusion.level import Denoise, Level, Step
 from latent_diffusion.diffusion.noise import NoiseSource
+from latent_diffusion.diffusion.path import last_is_plain
 
 __all__ = ["DPMpp2M"]
-
-FEW_STEPS = 15
-"""Below this many steps the last one is of first order wherever it ends, as in the authors' code and diffusers."""
 
 
 @dataclass(frozen=True)
@@ -32,17 +30,19 @@ class DPMpp2M:
     order: ClassVar[int] = 2
     intervals: ClassVar[bool] = True
     fractional: ClassVar[bool] = False
+    aliases: ClassVar[tuple[str, ...]] = ("DPM++ 2M", "DPMSolverMultistep", "DPMSolverMultistepScheduler")
+    automatic: ClassVar[str] = "karras"
+    ends_by: ClassVar[str] = "final_sigmas_type"
 
     def __call__(self, denoise: Denoise, x: Tensor, levels: Sequence[Level], noise: NoiseSource) -> Iterator[Step]:
         """Yield a `Step` per pair of levels; x (B, C, h, w) float32 is at levels[0]."""
         x0_before: Tensor | None = None
         h_before = 0.0
-        last = len(levels) - 2
         for index, (level, after) in enumerate(pairwise(levels)):
             x0 = denoise(x, level)
             h = 0.5 * (after.log_snr - level.log_snr)
             estimate = x0
-            plain = index == last and (after.sigma == 0.0 or len(levels) - 1 < FEW_STEPS)
+            plain = last_is_plain(index, levels)
             if x0_before is not None and not plain:
                 estimate = x0 + (0.5 * h / h_before) * (x0 - x0_before)  # 0 after a step from zero terminal SNR
             ratio = after.sigma / level.sigma

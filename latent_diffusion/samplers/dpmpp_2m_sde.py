@@ -6,18 +6,17 @@ Reference: Lu et al. 2022, arXiv:2211.01095, section 5 with algorithm 2. The fir
 latent are of first order. eta 0 is DPM-Solver++(2M).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from latent_diffusion.checks import check_number
 from latent_diffusion.diffusion.level import Denoise, Level, Step
 from latent_diffusion.diffusion.noise import NoiseSource
-from latent_diffusion.diffusion.path import exponential
-from latent_diffusion.samplers.dpmpp_2m import FEW_STEPS
+from latent_diffusion.diffusion.path import exponential, last_is_plain
 
 __all__ = ["DPMpp2MSDE"]
 
@@ -31,6 +30,12 @@ class DPMpp2MSDE:
     order: ClassVar[int] = 2
     intervals: ClassVar[bool] = True
     fractional: ClassVar[bool] = False
+    aliases: ClassVar[tuple[str, ...]] = ("DPM++ 2M SDE", "dpmpp_2m_sde_gpu")
+    automatic: ClassVar[str] = "exponential"
+    ends_by: ClassVar[str] = "final_sigmas_type"
+    schedulers: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++", "solver_order": 2},
+    )
 
     def __post_init__(self) -> None:
         check_number("eta", self.eta, 1.0)
@@ -39,12 +44,11 @@ class DPMpp2MSDE:
         """Yield a `Step` per pair of levels; x (B, C, h, w) float32 is at levels[0]."""
         x0_before: Tensor | None = None
         h_before = 0.0
-        last = len(levels) - 2
         for index, (level, after) in enumerate(pairwise(levels)):
             x0 = denoise(x, level)
             h = 0.5 * (after.log_snr - level.log_snr)
             estimate = x0
-            plain = index == last and (after.sigma == 0.0 or len(levels) - 1 < FEW_STEPS)
+            plain = last_is_plain(index, levels)
             if x0_before is not None and not plain:
                 estimate = x0 + (0.5 * h / h_before) * (x0 - x0_before)  # 0 after a step from pure noise
             x = exponential(x, estimate, level, after, self.eta, noise.draw)

@@ -30,6 +30,8 @@ class DPMpp2SAncestral:
     order: ClassVar[int] = 2
     intervals: ClassVar[bool] = False
     fractional: ClassVar[bool] = True
+    aliases: ClassVar[tuple[str, ...]] = ("DPM++ 2S a", "DPM++ 2S Ancestral")
+    automatic: ClassVar[str] = "karras"
 
     def __post_init__(self) -> None:
         check_number("eta", self.eta, 1.0)

@@ -12,18 +12,17 @@ Reference: Lu et al. 2022, arXiv:2211.01095, section 5 (noisy path); arXiv:2206.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from latent_diffusion.checks import check_number
 from latent_diffusion.diffusion.level import Denoise, Level, Step
 from latent_diffusion.diffusion.noise import NoiseSource
-from latent_diffusion.diffusion.path import exponential
-from latent_diffusion.samplers.dpmpp_2m import FEW_STEPS
+from latent_diffusion.diffusion.path import FEW_STEPS, exponential
 
 __all__ = ["DPMpp3MSDE"]
 
@@ -37,6 +36,13 @@ class DPMpp3MSDE:
     order: ClassVar[int] = 2  # the first step, of first order, decides; the later ones are of order 3
     intervals: ClassVar[bool] = True
     fractional: ClassVar[bool] = False
+    aliases: ClassVar[tuple[str, ...]] = ("DPM++ 3M SDE", "dpmpp_3m_sde_gpu")
+    automatic: ClassVar[str] = "exponential"
+    ends_by: ClassVar[str] = "final_sigmas_type"
+    schedulers: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++", "solver_order": 3},
+        {"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "dpmsolver++", "solver_order": 3, "eta": 0.0},
+    )
 
     def __post_init__(self) -> None:
         check_number("eta", self.eta, 1.0)

@@ -37,6 +37,8 @@ class DPMppSDE:
     order: ClassVar[int] = 2
     intervals: ClassVar[bool] = False
     fractional: ClassVar[bool] = True
+    aliases: ClassVar[tuple[str, ...]] = ("DPM++ SDE", "dpmpp_sde_gpu", "DPMSolverSDE", "DPMSolverSDEScheduler")
+    automatic: ClassVar[str] = "karras"
 
     def __post_init__(self) -> None:
         check_number("eta", self.eta, 1.0)

@@ -27,6 +27,13 @@ class Euler:
     order: ClassVar[int] = 1
     intervals: ClassVar[bool] = False
     fractional: ClassVar[bool] = True
+    aliases: ClassVar[tuple[str, ...]] = (
+        "Euler",
+        "EulerDiscrete",
+        "EulerDiscreteScheduler",
+        "FlowMatchEulerDiscreteScheduler",
+    )
+    ends_by: ClassVar[str] = "final_sigmas_type"
 
     def __call__(self, denoise: Denoise, x: Tensor, levels: Sequence[Level], noise: NoiseSource) -> Iterator[Step]:
         """Yield a `Step` per pair of levels; x (B, C, h, w) float32 is at levels[0]."""

@@ -28,6 +28,7 @@ class EulerAncestral:
     order: ClassVar[int] = 1
     intervals: ClassVar[bool] = False
     fractional: ClassVar[bool] = True
+    aliases: ClassVar[tuple[str, ...]] = ("Euler a", "EulerAncestralDiscrete", "EulerAncestralDiscreteScheduler")
 
     def __post_init__(self) -> None:
         check_number("eta", self.eta, 1.0)

@@ -27,6 +27,12 @@ class Heun:
     order: ClassVar[int] = 2
     intervals: ClassVar[bool] = False
     fractional: ClassVar[bool] = True
+    aliases: ClassVar[tuple[str, ...]] = (
+        "Heun",
+        "HeunDiscrete",
+        "HeunDiscreteScheduler",
+        "FlowMatchHeunDiscreteScheduler",
+    )
 
     def __call__(self, denoise: Denoise, x: Tensor, levels: Sequence[Level], noise: NoiseSource) -> Iterator[Step]:
         """Yield a `Step` per pair of levels; x (B, C, h, w) float32 is at levels[0]."""

@@ -29,6 +29,7 @@ class LCM:
     order: ClassVar[int] = 0
     intervals: ClassVar[bool] = False
     fractional: ClassVar[bool] = False
+    aliases: ClassVar[tuple[str, ...]] = ("LCM", "LCMScheduler", "FlowMatchLCMScheduler")
 
     def __call__(self, denoise: Denoise, x: Tensor, levels: Sequence[Level], noise: NoiseSource) -> Iterator[Step]:
         """Yield a `Step` per pair of levels; x (B, C, h, w) float32 is at levels[0]."""

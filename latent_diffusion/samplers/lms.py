@@ -32,6 +32,7 @@ class LMS:
     order: ClassVar[int] = 2  # the first step, of first order, decides in the end; the later ones are of order 4
     intervals: ClassVar[bool] = False
     fractional: ClassVar[bool] = True
+    aliases: ClassVar[tuple[str, ...]] = ("LMS", "k_lms", "LMSDiscrete", "LMSDiscreteScheduler")
 
     def __call__(self, denoise: Denoise, x: Tensor, levels: Sequence[Level], noise: NoiseSource) -> Iterator[Step]:
         """Yield a `Step` per pair of levels; x (B, C, h, w) float32 is at levels[0]."""

@@ -39,6 +39,9 @@ class PNDM:
     order: ClassVar[int] = 2
     intervals: ClassVar[bool] = False
     fractional: ClassVar[bool] = False
+    aliases: ClassVar[tuple[str, ...]] = ("PLMS", "PNDM", "PNDMScheduler")
+    automatic: ClassVar[str] = "leading"
+    ends_by: ClassVar[str] = "set_alpha_to_one"
 
     def __call__(self, denoise: Denoise, x: Tensor, levels: Sequence[Level], noise: NoiseSource) -> Iterator[Step]:
         """Yield a `Step` per pair of levels; x (B, C, h, w) float32 is at levels[0]."""

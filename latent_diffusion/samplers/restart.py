@@ -35,6 +35,8 @@ class Restart:
     order: ClassVar[int] = 2
     intervals: ClassVar[bool] = False
     fractional: ClassVar[bool] = True
+    aliases: ClassVar[tuple[str, ...]] = ("Restart",)
+    automatic: ClassVar[str] = "karras"
 
     def __post_init__(self) -> None:
         if self.repeats < 0 or not 0.0 < self.r_min < self.r_max:

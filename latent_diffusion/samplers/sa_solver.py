@@ -38,6 +38,8 @@ class SASolver:
     order: ClassVar[int] = 2
     intervals: ClassVar[bool] = True
     fractional: ClassVar[bool] = False
+    aliases: ClassVar[tuple[str, ...]] = ("SA-Solver", "SASolverScheduler")
+    ends_by: ClassVar[str] = "final_sigmas_type"
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.tau <= 10.0:

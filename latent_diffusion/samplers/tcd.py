@@ -31,6 +31,8 @@ class TCD:
     order: ClassVar[int] = 0
     intervals: ClassVar[bool] = False
     fractional: ClassVar[bool] = False
+    aliases: ClassVar[tuple[str, ...]] = ("TCD", "TCDScheduler")
+    ends_by: ClassVar[str] = "final_sigmas_type"
 
     def __post_init__(self) -> None:
         check_number("eta", self.eta, 1.0)

@@ -40,6 +40,9 @@ class UniPC:
     order: ClassVar[int] = 3  # of UniPC-2: the correction adds one
     intervals: ClassVar[bool] = True
     fractional: ClassVar[bool] = False
+    aliases: ClassVar[tuple[str, ...]] = ("UniPC", "uni_pc_bh2", "UniPCMultistep", "UniPCMultistepScheduler")
+    automatic: ClassVar[str] = "leading"
+    ends_by: ClassVar[str] = "final_sigmas_type"
 
     def __post_init__(self) -> None:
         if self.solver_order not in (1, 2, 3):

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from latent_diffusion.checkpoint.folder.default_sampler import DefaultSampler, default_sampler
 from latent_diffusion.diffusion.spacing import SPACINGS
 from latent_diffusion.errors import ConfigError
-from latent_diffusion.provenance.other_names import SAMPLER_ALIASES, folder_choice, sampler_of, spacing_of
-from latent_diffusion.registry import names
+from latent_diffusion.provenance.other_names import sampler_of, spacing_of
+from latent_diffusion.registry import find, names
 
 
 @pytest.mark.parametrize(
@@ -36,7 +37,8 @@ def test_names_of_other_programs(text, name, spacing):
 
 def test_every_sampler_has_its_own_name_and_aliases():
     ours = names("latent_diffusion.samplers")
-    assert set(SAMPLER_ALIASES) == set(ours)
+    every = [alias for name in ours for alias in (name, *find("latent_diffusion.samplers", name).aliases)]
+    assert {sampler_of(alias) for alias in every} == {(name, None) for name in ours}
     assert all(sampler_of(name) == (name, None) for name in ours)
     assert sampler_of("dimm") is None
 
@@ -80,26 +82,29 @@ def test_spacing_names():
         ),
         ({"_class_name": "DPMSolverMultistepScheduler", "solver_order": 3}, "dpmpp_3m_sde:eta=0", "linspace"),
         ({"_class_name": "UniPCMultistepScheduler", "solver_order": 3}, "unipc:solver_order=3", "linspace"),
-        ({"_class_name": "LCMScheduler"}, "lcm", "trailing"),
+        ({"_class_name": "LCMScheduler"}, "lcm", "lcm"),
         ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "euler", "linspace"),
     ],
 )
 def test_a_folder_says_its_sampler(config, sampler, spacing):
-    assert folder_choice(config) == (sampler, spacing, None)
+    assert default_sampler(config) == DefaultSampler(sampler, spacing)
 
 
 @pytest.mark.parametrize(
     "config,said",
     [
         ({}, "none named"),
-        ({"_class_name": "EDMEulerScheduler"}, "EDMEulerScheduler is not among ours"),
-        ({"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "dpmsolver"}, "'dpmsolver' of order 2"),
+        ({"_class_name": "EDMEulerScheduler"}, "EDMEulerScheduler is not among"),
+        (
+            {"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "dpmsolver"},
+            "algorithm_type 'dpmsolver' is not followed",
+        ),
         ({"_class_name": "PNDMScheduler"}, "warm-up"),
     ],
 )
 def test_what_a_folder_says_and_we_do_not_do(config, said):
-    sampler, _, missing = folder_choice(config)
-    assert sampler in names("latent_diffusion.samplers") and said in missing
+    found = default_sampler(config)
+    assert found.sampler in names("latent_diffusion.samplers") and said in "; ".join(found.unfollowed)
 
 
 def picture(pipe, **options):

@@ -20,7 +20,7 @@ from latent_diffusion.checkpoint.folder.network_config import (
     unet_values,
 )
 from latent_diffusion.checkpoint.folder.network_weights import load_weights, open_weights, save_weights
-from latent_diffusion.checkpoint.folder.pipeline_index import INDEX, PARTS, index_values, read_index
+from latent_diffusion.checkpoint.folder.pipeline_index import INDEX, PARTS, index_values, read_index, scheduler_made
 from latent_diffusion.checkpoint.folder.prompt_forms import FORMS, NAMES, read_prompt_forms, write_prompt_forms
 from latent_diffusion.checkpoint.folder.scheduler_config import write_schedule
 from latent_diffusion.checkpoint.folder.text_folder import (
@@ -83,6 +83,7 @@ def plan_folder(path: Path) -> Plan:
     """
     index = read_index(path / INDEX)
     scheduler = path / "scheduler" / "scheduler_config.json"
+    made, notes = scheduler_made(index, read_json(scheduler))
     towers = []
     for tower in index.towers:
         part, tokenizer = f"text_encoder{ENDINGS[tower]}", load_tokenizer(path / f"tokenizer{ENDINGS[tower]}")
@@ -93,10 +94,10 @@ def plan_folder(path: Path) -> Plan:
         read_unet_config(path / "unet" / "config.json"),
         read_autoencoder_config(path / "vae" / "config.json"),
         tuple(towers),
-        read_json(scheduler),
+        made,
         str(scheduler),
         path.resolve().name,
-        index.notes,
+        (*index.notes, *notes),
         index.zeros_for_empty_prompt,
     )
 

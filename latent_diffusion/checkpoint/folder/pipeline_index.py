@@ -11,15 +11,20 @@ from typing import Any
 
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.files.json_file import read_json
+from latent_diffusion.checkpoint.folder.default_sampler import with_class_defaults
 from latent_diffusion.errors import CheckpointError
 
-__all__ = ["INDEX", "PARTS", "PipelineIndex", "index_values", "pipeline_class", "pipeline_index", "read_index"]
+__all__ = [
+    "INDEX", "PARTS", "PipelineIndex", "index_values", "pipeline_class", "pipeline_index", "read_index",
+    "scheduler_made",
+]  # fmt: skip
 
 INDEX = "model_index.json"
 SD = ("", "Img2Img", "Inpaint", "InstructPix2Pix", "Depth2Img")
 XL = ("", "Img2Img", "Inpaint", "InstructPix2Pix")
 SD_CLASSES = tuple(f"StableDiffusion{task}Pipeline" for task in SD)
 XL_CLASSES = tuple(f"StableDiffusionXL{task}Pipeline" for task in XL)
+LIFTING = tuple(f"StableDiffusion{task}Pipeline" for task in ("", "Img2Img", "Inpaint"))
 NETWORKS = {"unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"]}
 TOWERS = (
     {"text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"]},
@@ -42,11 +47,31 @@ class PipelineIndex:
     towers: tuple[int, ...]  # text encoders there are: 0 is `text_encoder`, 1 `text_encoder_2`
     zeros_for_empty_prompt: bool  # see `Components`
     unused: tuple[str, ...]  # parts in the folder that we pass over
+    scheduler: str | None = None  # class of the scheduler, None = the index names none
+    lifts_offset: bool = False  # whether this pipeline of diffusers takes steps_offset for 1 whatever the file says
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What reading the folder leaves out, for people."""
         return (f"not used: {', '.join(self.unused)}",) if self.unused else ()
+
+
+def scheduler_made(index: PipelineIndex, config: Mapping[str, Any]) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+    """Return the scheduler that diffusers makes of a `scheduler_config.json`, and what differs from that file.
+
+    diffusers takes the class from model_index.json and the fields from scheduler_config.json, and its pipelines for
+    Stable Diffusion 1 and 2 take steps_offset for 1 (0.42.1, `StableDiffusionPipeline.__init__`).
+    """
+    made, notes = dict(config), []
+    kind, offset = config.get("_class_name"), config.get("steps_offset", 0)
+    if index.scheduler is not None and kind != index.scheduler:
+        made["_class_name"] = index.scheduler
+        notes.append(f"scheduler_config.json is of a {kind}; using {index.scheduler}, which {INDEX} names")
+    if index.lifts_offset and type(offset) is int and offset >= 0 and offset != 1:
+        made["steps_offset"] = 1
+        if "steps_offset" in config and with_class_defaults(made).get("timestep_spacing") == "leading":
+            notes.append(f"steps_offset {offset} counts as 1, as in diffusers")
+    return made, tuple(notes)
 
 
 def read_index(file: Path) -> PipelineIndex:
@@ -77,7 +102,9 @@ def pipeline_index(index: Mapping[str, Any], file: str) -> PipelineIndex:
         if plain != wanted:
             raise CheckpointError(f"{file}: {part} is {found!r:.100}; only {wanted} is supported")
     unused = tuple(part for part in sorted(index) if part not in (*expected, "scheduler") and _there(index[part]))
-    return PipelineIndex(xl, towers, xl and index.get("force_zeros_for_empty_prompt", True) is True, unused)
+    zeros = xl and index.get("force_zeros_for_empty_prompt", True) is True
+    scheduler = str(index["scheduler"][1]) if _there(index.get("scheduler")) else None
+    return PipelineIndex(xl, towers, zeros, unused, scheduler, lifts_offset=kind in LIFTING)
 
 
 def _there(entry: Any) -> bool:

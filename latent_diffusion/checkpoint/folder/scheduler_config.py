@@ -7,6 +7,7 @@ the pipeline reads and which is written back as it was.
 from collections.abc import Mapping
 from typing import Any
 
+from latent_diffusion.checkpoint.folder.default_sampler import with_class_defaults
 from latent_diffusion.diffusion.level import NoiseSchedule
 from latent_diffusion.diffusion.prediction import FLOW, Prediction, prediction_named
 from latent_diffusion.errors import CheckpointError, ConfigError
@@ -40,6 +41,7 @@ def read_schedule(config: Mapping[str, Any]) -> tuple[NoiseSchedule, Prediction]
             raise CheckpointError(f"{name} is {config[name]!r}, a number from 0 up was expected")
     if is_flow(config):
         return _read_flow(config)
+    config = with_class_defaults(config)
     kind = config.get("beta_schedule", "linear")
     constants = {
         "num_train_timesteps": _number(config, "num_train_timesteps", 1000, int),

@@ -19,7 +19,7 @@ from latent_diffusion.checkpoint.folder.network_config import (
     unet_config,
     unet_values,
 )
-from latent_diffusion.checkpoint.folder.pipeline_index import INDEX, index_values, pipeline_index
+from latent_diffusion.checkpoint.folder.pipeline_index import INDEX, index_values, pipeline_index, scheduler_made
 from latent_diffusion.checkpoint.folder.scheduler_config import write_schedule
 from latent_diffusion.checkpoint.folder.text_folder import ENDINGS, plan_text_model, text_config
 from latent_diffusion.checkpoint.folder.vocabulary import tokenizer_of, tokenizer_values
@@ -121,12 +121,14 @@ def plan_of(metadata: Mapping[str, str], path: Path) -> Plan | None:
         model = plan_text_model(*part(f"{encoder}/config.json"), projection=bool(tower))
         towers.append(Tower(encoder, model, tokenizer_of(*part(f"tokenizer{ENDINGS[tower]}")), index.xl))
     scheduler, place = part(SCHEDULER)
+    made, notes = scheduler_made(index, scheduler)
     return Plan(
         unet_config(*part("unet/config.json")),
         autoencoder_config(*part("vae/config.json")),
         tuple(towers),
-        scheduler,
+        made,
         place,
         path.stem,
+        notes,
         zeros_for_empty_prompt=index.zeros_for_empty_prompt,
     )

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from latent_diffusion.checkpoint.components import Components
+from latent_diffusion.checkpoint.folder.default_sampler import default_sampler
 from latent_diffusion.checkpoint.folder.prompt_forms import PromptForms
 from latent_diffusion.checkpoint.folder.tiny_folder import open_tiny
 from latent_diffusion.checks import check_integer, check_name, check_number, check_size
@@ -21,7 +22,6 @@ from latent_diffusion.pipeline.call.size_ids import SizeIds
 from latent_diffusion.pipeline.call.walk import Walk
 from latent_diffusion.prompts.chunks import LONG_PROMPTS
 from latent_diffusion.prompts.emphasis import EMPHASES
-from latent_diffusion.provenance.other_names import folder_choice
 
 __all__ = ["Defaults", "Settings", "steps_after_strength"]
 
@@ -47,17 +47,18 @@ class Defaults:
         `_guidance_scale`, private names that diffusers passes over, and else take its own defaults.
         """
         config = components.scheduler_config
-        sampler, spacing, missing = folder_choice(config)
-        if missing:
-            warnings.warn(missing, LatentDiffusionWarning, stacklevel=2)
+        default = default_sampler(config)
+        if default.unfollowed:
+            what = f"{components.name}: scheduler {config.get('_class_name', '')}: {'; '.join(default.unfollowed)}"
+            warnings.warn(what, LatentDiffusionWarning, stacklevel=2)
         side = components.unet.config.sample_size * components.autoencoder.factor
         return cls(
             height=side,
             width=side,
             num_inference_steps=int(config.get("_num_inference_steps", 50)),
             guidance_scale=float(config.get("_guidance_scale", 5.0 if components.size_count else 7.5)),
-            sampler=sampler,
-            spacing=spacing,
+            sampler=default.sampler,
+            spacing=default.spacing,
         )
 
 

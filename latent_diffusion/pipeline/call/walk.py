@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from latent_diffusion.checkpoint.components import Components
+from latent_diffusion.checkpoint.folder.default_sampler import final_level
 from latent_diffusion.diffusion.level import CLEAN_TIME, Level, Sampler
 from latent_diffusion.diffusion.spacing import SPACINGS, at_sigmas, at_times, levels
 from latent_diffusion.errors import ConfigError
@@ -18,8 +19,6 @@ CUSTOM = "custom"
 """Name of the spacing that the caller's own `timesteps` or `sigmas` are."""
 
 MAX_LEVELS = 1000
-ENDS_AT_ZERO = ("ddim", "pndm", "lcm", "tcd")
-"""Samplers whose last level diffusers decides by `set_alpha_to_one`; for the others it is `final_sigmas_type`."""
 
 
 @dataclass(frozen=True)
@@ -109,14 +108,11 @@ class Walk:
         """
         config, schedule = components.scheduler_config, components.schedule
         sampler = self.build_sampler()
-        if self.sampler.partition(":")[0] in ENDS_AT_ZERO:
-            ends_early = config.get("set_alpha_to_one") is False
-        else:
-            ends_early = config.get("final_sigmas_type") == "sigma_min"
+        final = final_level(config, type(sampler))
         if self.steps is not None and steps != self.steps:
             raise ConfigError(f"{steps} steps of a custom spacing with {self.steps}; leave the number of steps out")
         if self.timesteps is not None:
-            return [*at_times(schedule, self.timesteps), schedule.level(0 if ends_early else CLEAN_TIME, steps)]
+            return [*at_times(schedule, self.timesteps), schedule.level(0 if final == "first" else CLEAN_TIME, steps)]
         if self.sigmas is not None:
             return [*at_sigmas(schedule, self.sigmas), schedule.level(CLEAN_TIME, steps)]
         return levels(
@@ -124,7 +120,7 @@ class Walk:
             self.spacing,
             steps,
             steps_offset=int(config.get("steps_offset", 0)),
-            final="first" if ends_early else "zero",
+            final=final,
             intervals=sampler.intervals,
             fractional=sampler.fractional,
             rho=self.rho,
