@@ -190,15 +190,18 @@ def _prompt_forms(components: Components, rewrite: object) -> PromptForms | None
 
 
 def steps_after_strength(steps: int, strength: float) -> int:
-    """Return how many of `steps` are run at `strength`: floor(steps * strength), as in diffusers.
+    """Return how many of `steps` are run at `strength`: int(steps * strength) in float64, as in diffusers.
+
+    The product is not rounded: 100 steps at 0.29 are 28.999999999999996, so 28.
 
     Raises:
         ConfigError: strength outside [0, 1], or so small that no step is left (0 itself is allowed).
     """
     strength = check_number("strength", strength, 1.0)
-    run = int(steps * strength + 1e-6)  # 0.29 * 100 is a hair below 29
+    run = int(steps * strength)
     if strength and not run:
+        least = math.ceil(1000 / steps) / 1000  # three decimals, rounded up
         raise ConfigError(
-            f"strength {strength:g} of {steps} steps is less than one step; use at least {1 / steps:.3g}, or more steps"
+            f"strength {strength:g} of {steps} steps is less than one step; use at least {least:g}, or more steps"
         )
     return run
