@@ -1,5 +1,6 @@
 """What decides a picture besides its prompt and seed: checked arguments, completed with the model's own choices."""
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
