@@ -11,13 +11,11 @@ stable-diffusion-webui, modules/infotext_utils.py and modules/processing.py (nam
 import json
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from latent_diffusion.prompts.terms import take_adapters
 from latent_diffusion.provenance.other_names import a1111_name
-
-if TYPE_CHECKING:
-    from latent_diffusion.provenance.record import HiresRecord, InpaintRecord, Record
+from latent_diffusion.provenance.record import HiresRecord, InpaintRecord, Record
 
 __all__ = ["CONTENTS", "EMPHASIS", "SPACINGS", "UPSCALERS", "Infotext", "read_infotext", "write_infotext"]
 
@@ -48,7 +46,7 @@ class Infotext:
     fields: dict[str, str]
 
 
-def write_infotext(record: "Record") -> str:
+def write_infotext(record: Record) -> str:
     """Return the text of a record."""
     lines = [(record.read_as or record.prompt or "") + _missing_tags(record)]
     if record.negative_prompt:
@@ -89,7 +87,7 @@ def write_infotext(record: "Record") -> str:
     return "\n".join(lines)
 
 
-def _missing_tags(record: "Record") -> str:
+def _missing_tags(record: Record) -> str:
     """Return tags for the adapters that the prompt does not name itself: A1111 knows no other way to ask for them."""
     named = {tag.name for tag in take_adapters(record.prompt or "")[1]} if record.emphasis != "none" else set()
     tags = []
@@ -102,7 +100,7 @@ def _missing_tags(record: "Record") -> str:
     return "".join(tags)
 
 
-def _of_prompt(record: "Record") -> dict[str, Any]:
+def _of_prompt(record: Record) -> dict[str, Any]:
     """Return how weights count, and what was typed where another text was read (as sd-dynamic-prompts has it)."""
     values: dict[str, Any] = {}
     if record.emphasis in EMPHASIS and any(mark in (record.prompt or "") for mark in "()[]"):
@@ -112,7 +110,7 @@ def _of_prompt(record: "Record") -> dict[str, Any]:
     return values
 
 
-def _of_inpainting(task: "InpaintRecord") -> dict[str, Any]:
+def _of_inpainting(task: InpaintRecord) -> dict[str, Any]:
     """Return the fields that A1111 has for inpainting; "Whole picture" is what it means by their absence."""
     values: dict[str, Any] = {}
     if task.masked_content in CONTENTS:
@@ -124,7 +122,7 @@ def _of_inpainting(task: "InpaintRecord") -> dict[str, Any]:
     return values
 
 
-def _of_hires(task: "HiresRecord") -> dict[str, Any]:
+def _of_hires(task: HiresRecord) -> dict[str, Any]:
     return {
         "Hires upscale": _number(task.scale),
         "Hires steps": task.num_inference_steps,

@@ -13,6 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from latent_diffusion.data.images import FORMATS
 from latent_diffusion.errors import ConfigError, DataError, LatentDiffusionWarning, ResourceError
+from latent_diffusion.provenance.infotext import write_infotext
 from latent_diffusion.provenance.record import Record
 
 __all__ = ["LOSSY", "SUFFIXES", "Texts", "open_texts", "read_texts", "write_picture"]
@@ -72,7 +73,7 @@ def _encode(picture: Image.Image, form: str, record: Record | None) -> bytes:
     if form == "PNG":
         texts = PngInfo()
         if record:
-            plain = record.infotext().replace("\0", "")  # a folder's name may be no valid text
+            plain = write_infotext(record).replace("\0", "")  # a folder's name may be no valid text
             texts.add_text(TEXT_KEY, plain.encode("utf-8", "replace").decode("utf-8"))
             texts.add_text(JSON_KEY, record.to_json())
         picture.save(buffer, form, pnginfo=texts)
@@ -89,7 +90,7 @@ def _encode(picture: Image.Image, form: str, record: Record | None) -> bytes:
 
 def _exif_texts(record: Record, form: str) -> dict[int, bytes]:
     """Return the A1111 text, where A1111 keeps it in files without text chunks, and the exact record."""
-    text, exact = record.infotext().encode("utf-16-be", "replace"), OURS + record.to_json().encode()
+    text, exact = write_infotext(record).encode("utf-16-be", "replace"), OURS + record.to_json().encode()
     room = MAX_EXIF - len(UNICODE) - len(text)
     if len(exact) <= room:
         return {USER_COMMENT: UNICODE + text, MAKER_NOTE: exact}

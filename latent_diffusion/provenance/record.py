@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from latent_diffusion.checkpoint.components import Applied
 from latent_diffusion.errors import DataError
-from latent_diffusion.provenance.infotext import write_infotext
 from latent_diffusion.version import VERSION
 
 if TYPE_CHECKING:
@@ -165,10 +164,6 @@ class Record:
             raise DataError(
                 f"the picture's `latent_diffusion` record cannot be read: {where}{': ' if where else ''}{first['msg']}"
             ) from error
-
-    def infotext(self) -> str:
-        """Return the A1111 `parameters` text."""
-        return write_infotext(self)
 
 
 @cache

@@ -12,6 +12,7 @@ from latent_diffusion import LatentDiffusionPipeline
 from latent_diffusion.adapters.writing import write_lora
 from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
 from latent_diffusion.pipeline.engine.engine import Engine
+from latent_diffusion.provenance.infotext import write_infotext
 from latent_diffusion.provenance.record import Record
 
 CALL = {"seed": 3, "num_inference_steps": 3, "output_type": "latent", "guidance_scale": 2.0}
@@ -102,7 +103,7 @@ def test_the_record_says_what_was_at_work(pipe, files):
     assert [(a.kind, a.name, len(a.hash)) for a in record.adapters] == [("lora", "ink", 12), ("embedding", "zorp", 12)]
     assert record.adapters[0].strengths == {"unet": 0.8, "text_encoder": 0.8}
     assert Record.from_json(record.to_json()) == record
-    text = record.infotext()
+    text = write_infotext(record)
     assert text.startswith(f"{PROMPT} <lora:ink:0.8>\n")
     assert f'Lora hashes: "ink: {record.adapters[0].hash}"' in text
     assert f'TI hashes: "zorp: {record.adapters[1].hash}"' in text

@@ -6,6 +6,7 @@ import torch
 from latent_diffusion import LatentDiffusionPipeline
 from latent_diffusion.adapters.writing import write_lora
 from latent_diffusion.cli.main import main
+from latent_diffusion.provenance.infotext import write_infotext
 from latent_diffusion.provenance.picture_file import read_texts
 
 CALL = {"num_inference_steps": 3, "output_type": "latent"}
@@ -51,7 +52,7 @@ def test_a_pipeline_with_adapters_draws_again_from_its_record(tiny_folder, folde
     pipe = LatentDiffusionPipeline.from_pretrained(tiny_folder, device="cpu")
     pipe.load_lora_weights(folder / "ink.safetensors", weight=0.9)
     (record,) = pipe("a cat", seed=1, **CALL).records
-    assert record.infotext().startswith("a cat <lora:ink:0.9>\n")
+    assert write_infotext(record).startswith("a cat <lora:ink:0.9>\n")
 
 
 def test_a_learned_word_is_not_torn_apart(tiny_folder, tmp_path):

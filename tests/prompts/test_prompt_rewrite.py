@@ -23,6 +23,7 @@ from latent_diffusion.evaluation.pictures import read_pictures, select
 from latent_diffusion.evaluation.trained_on import read_trained_on
 from latent_diffusion.pipeline.regenerate import differences, plan_of_record
 from latent_diffusion.prompts.rewrite import Rewritten, rewrite
+from latent_diffusion.provenance.infotext import write_infotext
 from latent_diffusion.provenance.record import Record
 
 EMOJI = Path(latent_diffusion.__file__).parent / "bundled" / "emoji"
@@ -199,7 +200,7 @@ def test_a_record_makes_the_picture_again(pipe, tiny_pipeline):
 
 
 def test_other_programs_are_told_the_text_read(pipe):
-    text = draw(pipe, "apple").records[0].infotext()
+    text = write_infotext(draw(pipe, "apple").records[0])
     assert text.startswith("a 3d render of a red apple\n")
     assert "Template: apple" in text
 
@@ -261,7 +262,7 @@ def test_no_prompt_fails(emoji, rewritten):
     assert np.isfinite(out.images).all()
     for record in out.records:
         assert Record.from_json(record.to_json()) == record
-        assert record.infotext()
+        assert write_infotext(record)
 
 
 @pytest.mark.filterwarnings("ignore::latent_diffusion.errors.LatentDiffusionWarning")

@@ -14,7 +14,7 @@ import latent_diffusion.checkpoint.model_hash as hashes
 from latent_diffusion.checkpoint.components import Applied
 from latent_diffusion.checkpoint.model_hash import model_hash
 from latent_diffusion.errors import ConfigError, DataError, LatentDiffusionWarning, ResourceError
-from latent_diffusion.provenance.infotext import read_infotext
+from latent_diffusion.provenance.infotext import read_infotext, write_infotext
 from latent_diffusion.provenance.picture_file import read_texts, write_picture
 from latent_diffusion.provenance.record import InpaintRecord, Record
 
@@ -49,18 +49,18 @@ def test_a_png_carries_its_record(tmp_path, prompt, inpaint, suffix):
     write_picture(PICTURE, tmp_path / f"a{suffix}", record)
     text, back = read_texts(tmp_path / f"a{suffix}")
     assert back == record
-    assert text == record.infotext()
+    assert text == write_infotext(record)
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".webp"])
 def test_other_formats_carry_both_in_exif(tmp_path, suffix):
     record = dataclasses.replace(RECORD, prompt="日本語 apple")
     write_picture(PICTURE, tmp_path / f"a{suffix}", record)
-    assert read_texts(tmp_path / f"a{suffix}") == (record.infotext(), record)
+    assert read_texts(tmp_path / f"a{suffix}") == (write_infotext(record), record)
 
 
 def test_the_text_is_what_a1111_writes():
-    lines = dataclasses.replace(RECORD, inpaint=INPAINT).infotext().split("\n")
+    lines = write_infotext(dataclasses.replace(RECORD, inpaint=INPAINT)).split("\n")
     assert lines[0] == "a red apple, 3d"
     assert lines[1] == "Negative prompt: blurry: very"
     assert lines[3].startswith(
@@ -70,7 +70,7 @@ def test_the_text_is_what_a1111_writes():
 
 
 def test_values_with_commas_are_quoted():
-    assert 'Model: "a, b: c"' in dataclasses.replace(RECORD, model="a, b: c").infotext()
+    assert 'Model: "a, b: c"' in write_infotext(dataclasses.replace(RECORD, model="a, b: c"))
 
 
 def test_a_file_is_never_replaced_and_nothing_half_written_stays(tmp_path):
@@ -109,7 +109,7 @@ def test_a_jpeg_that_cannot_hold_all_of_it_says_so(tmp_path):
     record = dataclasses.replace(RECORD, prompt="日" * 9000, negative_prompt="本" * 9000)
     with pytest.warns(LatentDiffusionWarning, match="loses the exact record"):
         write_picture(PICTURE, tmp_path / "a.jpg", record)
-    assert read_texts(tmp_path / "a.jpg") == (record.infotext(), None)
+    assert read_texts(tmp_path / "a.jpg") == (write_infotext(record), None)
 
 
 @pytest.mark.parametrize("emphasis", ["a1111", "no-norm"])
@@ -118,7 +118,7 @@ def test_infotext_is_read_as_it_was_written(emphasis):
     record = dataclasses.replace(
         RECORD, model="a, b: c", inpaint=INPAINT, adapters=adapters, emphasis=emphasis, model_hash="ab" * 32
     )
-    info = read_infotext(dataclasses.replace(record, prompt="a (red) apple\nSteps: no").infotext())
+    info = read_infotext(write_infotext(dataclasses.replace(record, prompt="a (red) apple\nSteps: no")))
     assert info.prompt == "a (red) apple\nSteps: no <lora:ink:0.5:0.8>"
     assert info.negative_prompt == "blurry: very\nold"
     assert list(info.fields)[:8] == [
@@ -171,6 +171,6 @@ def test_digests_of_large_models_are_kept(tmp_path, monkeypatch):
 def test_a_field_of_another_type_is_named(field, wrong):
     text = json.dumps(json.loads(RECORD.to_json()) | {field: wrong})
     try:
-        Record.from_json(text).infotext()
+        write_infotext(Record.from_json(text))
     except DataError as error:
         assert "record cannot be read" in str(error) and len(str(error)) < 300

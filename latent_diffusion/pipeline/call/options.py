@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypedDict
+from typing import Any, Protocol, TypedDict
 
 import torch
 from torch import Tensor
@@ -16,15 +16,21 @@ from latent_diffusion.inpainting.masks import MaskMode
 from latent_diffusion.inpainting.region import Area
 from latent_diffusion.registry import nearest
 
-if TYPE_CHECKING:
-    from latent_diffusion.pipeline.pipeline import LatentDiffusionPipeline
-
-__all__ = ["Generators", "InpaintOptions", "Options", "Pair", "Seeds", "Texts", "check_names"]
+__all__ = ["Generators", "InpaintOptions", "Options", "Pair", "Refiner", "Seeds", "Texts", "check_names"]
 
 Texts = str | Sequence[str] | None
 Pair = tuple[int, int]
 Seeds = int | Sequence[int] | None
 Generators = torch.Generator | Sequence[torch.Generator] | None
+
+
+class Refiner(Protocol):
+    """A second pipeline, as the option `refiner` takes it."""
+
+    @property
+    def engine(self) -> Any:
+        """Its `pipeline.engine.engine.Engine`."""
+        ...
 
 
 class Options(TypedDict, total=False):
@@ -114,7 +120,7 @@ class Options(TypedDict, total=False):
     """SDXL refiner: 1 .. 10; None = 6."""
     negative_aesthetic_score: float | None
     """SDXL refiner, for the negative prompt; None = 2.5."""
-    refiner: "LatentDiffusionPipeline | None"
+    refiner: "Refiner | None"
     """A second model of the same latents that takes over for the end of the path; it reads the same prompts."""
     refiner_switch: float | None
     """Share of the path, in time, after which it does; None = 0.8."""

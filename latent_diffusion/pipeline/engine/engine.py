@@ -22,7 +22,7 @@ from latent_diffusion.pipeline.engine.job import Job
 from latent_diffusion.pipeline.engine.lora_folder import check_folder, with_tags
 from latent_diffusion.pipeline.engine.machine import Machine, MachineOptions
 from latent_diffusion.pipeline.engine.prompts import read_prompts
-from latent_diffusion.pipeline.engine.refine import refined
+from latent_diffusion.pipeline.engine.refine import read_refiner
 from latent_diffusion.prompts.terms import AdapterTag
 from latent_diffusion.runtime.cpu.packed_layers import unpacked_copy
 from latent_diffusion.runtime.cpu.pages import give_back
@@ -163,7 +163,12 @@ class Engine:
         if options.get("generator") is not None and initial == "seed":
             initial = "generator"
         job = Job(self.components, self.machine, settings, levels, prompts, noise, seeds, initial, variation)
-        return refined(job, prompt, options)
+        second = read_refiner(self.components, settings, levels, prompt, options)
+        if second is None:
+            return job
+        components, machine, settings = second.components, second.machine, second.settings
+        refiner = replace(job, components=components, machine=machine, settings=settings, prompts=second.prompts)
+        return replace(job, refiner=refiner, refined_below=second.below)
 
     def asked_for(self, tags: tuple[AdapterTag, ...], folder: str | os.PathLike[str] | None = None) -> Components:
         """Return the parts with the adapters that a prompt asks for, beside those that are active.

@@ -5,8 +5,9 @@ Reference: Balaji et al. 2022, arXiv:2211.01324, section 4 (experts by noise lev
 arXiv:2307.01952, section 2.5.
 """
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -16,13 +17,11 @@ from latent_diffusion.diffusion.guidance import Guidance
 from latent_diffusion.diffusion.level import Denoise, Level
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.pipeline.call.options import Options, Texts
-from latent_diffusion.pipeline.engine.prompts import read_prompts
+from latent_diffusion.pipeline.call.settings import Settings
+from latent_diffusion.pipeline.engine.machine import Machine
+from latent_diffusion.pipeline.engine.prompts import Prompts, read_prompts
 
-if TYPE_CHECKING:
-    from latent_diffusion.pipeline.engine.engine import Engine
-    from latent_diffusion.pipeline.engine.job import Job
-
-__all__ = ["hand_over", "refined"]
+__all__ = ["Refined", "hand_over", "read_refiner"]
 
 SWITCH = 0.8  # share of the path that the first model runs, as its authors published
 NOT_READ = ("prompt_2", "negative_prompt_2", "target_size", "negative_target_size", "refiner", "refiner_switch")
@@ -38,36 +37,55 @@ def hand_over(first: Denoise, second: Denoise, time: float) -> Denoise:
     return denoise
 
 
-def refined(job: "Job", prompt: Texts, options: Options) -> "Job":
-    """Return the job with the refiner that `options` name at the end of its path, or as it is where they name none.
+@dataclass(frozen=True)
+class Refined:
+    """The refiner's part of a call."""
+
+    components: Components
+    machine: Machine
+    settings: Settings
+    prompts: Prompts
+    below: float  # training time at which it takes over
+
+
+def read_refiner(
+    base: Components, settings: Settings, levels: Sequence[Level], prompt: Texts, options: Options
+) -> Refined | None:
+    """Return the refiner that `options` name for the end of the path, or None where they name none.
 
     The refiner reads the same prompts without their adapters, which belong to the first model.
+
+    Args:
+        base: the first model.
+        settings: those of the first model.
+        levels: what the sampler will visit.
+        prompt: the call's.
+        options: the call's.
 
     Raises:
         ConfigError: no pipeline, one of other latents or another noise law, or embeddings in place of prompts.
     """
-    if options.get("refiner") is None:
-        if options.get("refiner_switch") is not None:
+    refiner, given = options.get("refiner"), options.get("refiner_switch")
+    if refiner is None:
+        if given is not None:
             raise ConfigError("refiner_switch has no effect without a refiner; leave it out")
-        return job
-    engine: Engine | None = getattr(options.get("refiner"), "engine", None)
+        return None
+    engine = getattr(refiner, "engine", None)
     if engine is None:
         raise ConfigError("refiner is no pipeline; give what from_pretrained returned")
-    _check_fit(job.components, engine.components)
+    parts: Components = engine.components
+    _check_fit(base, parts)
     for name in EMBEDS:
         if options.get(name) is not None:
             raise ConfigError(f"{name}: a refiner reads prompts as texts; leave one of both out")
-    share = check_number("refiner_switch", SWITCH if (given := options.get("refiner_switch")) is None else given, 1.0)
-    mine: Any = {name: value for name, value in options.items() if name not in NOT_READ}
-    mine |= {"height": job.settings.height, "width": job.settings.width}
+    share = check_number("refiner_switch", SWITCH if given is None else given, 1.0)
+    own: Any = {name: value for name, value in options.items() if name not in NOT_READ}
+    own |= {"height": settings.height, "width": settings.width}
     if not isinstance(options.get("guidance"), Guidance):  # an object has its own scale
-        mine["guidance_scale"] = job.settings.guidance_scale
-    settings = engine.settings(mine)
-    parts = engine.components
-    prompts = read_prompts(lambda tags: parts, prompt, mine, settings, max(len(job.levels) - 1, 1))
-    steps = parts.schedule.num_train_timesteps
-    refiner = replace(job, components=engine.components, machine=engine.machine, settings=settings, prompts=prompts)
-    return replace(job, refiner=refiner, refined_below=round(steps * (1 - share)))
+        own["guidance_scale"] = settings.guidance_scale
+    chosen = engine.settings(own)
+    prompts = read_prompts(lambda tags: parts, prompt, own, chosen, max(len(levels) - 1, 1))
+    return Refined(parts, engine.machine, chosen, prompts, round(parts.schedule.num_train_timesteps * (1 - share)))
 
 
 def _check_fit(base: Components, refiner: Components) -> None:
