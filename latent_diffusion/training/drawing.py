@@ -1,25 +1,33 @@
-"""Draw sample pictures during training, from the parts alone."""
+"""Draw sample pictures during training, from the parts alone; prompts are read as the pipeline reads them."""
 
-from typing import Protocol
+import json
+from typing import Any, Protocol
 
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from latent_diffusion.checkpoint.components import Components
+from latent_diffusion.checkpoint.folder.prompt_forms import PromptForms
 from latent_diffusion.data.images import to_pil
 from latent_diffusion.diffusion.denoiser import Denoiser
 from latent_diffusion.diffusion.noise import NoiseSource
 from latent_diffusion.diffusion.spacing import levels
+from latent_diffusion.errors import ConfigError
 from latent_diffusion.guidance.cfg import CFG
+from latent_diffusion.prompts.rewrite import read_as
+from latent_diffusion.prompts.script import read_script
+from latent_diffusion.prompts.states import Reading, Text, encode_texts
 from latent_diffusion.runtime.precision import autocast
 from latent_diffusion.samplers.dpmpp_2m import DPMpp2M
 
-__all__ = ["draw_sheet"]
+__all__ = ["Sheet"]
 
 COLUMNS = 8
+LINES = 3  # of a prompt below its picture
+AS_THE_PIPELINE = Reading(emphasis="a1111", long_prompt="chunk", clip_skip=None)
 
 
-class Wishes(Protocol):
+class SamplePrompts(Protocol):
     """What to draw: `SampleConfig`."""
 
     prompts: list[str]
@@ -28,38 +36,89 @@ class Wishes(Protocol):
     seed: int
 
 
-@torch.no_grad()
-def draw_sheet(parts: Components, wishes: Wishes, size: int, precision: str) -> Image.Image:
-    """Return one sheet of size x size px pictures, a prompt each, in rows of eight; prompt k has seed `seed` + k."""
-    sampler = DPMpp2M()
-    last = parts.schedule.level(parts.schedule.num_train_timesteps - 1)
-    spacing = "karras" if last.alpha > 0 else "trailing"
-    visited = levels(parts.schedule, spacing, wishes.steps, intervals=sampler.intervals)
-    side = size // parts.autoencoder.factor
-    device = next(parts.unet.parameters()).device
-    training = parts.unet.training
-    parts.unet.eval()
-    pictures: list[Image.Image] = []
-    for start in range(0, len(wishes.prompts), COLUMNS):
-        prompts = wishes.prompts[start : start + COLUMNS]
-        noise = NoiseSource([(wishes.seed + start + k) % 2**32 for k in range(len(prompts))])
-        x = noise.draw((parts.autoencoder.config.latent_channels, side, side)).to(device)
-        prompt, empty = parts.text_encoder(prompts), parts.text_encoder([""] * len(prompts))
-        with autocast(precision, device):
-            denoise = CFG(wishes.guidance_scale).bind(
-                Denoiser(parts.unet, parts.schedule, parts.prediction), prompt.to(device), empty.to(device)
-            )
-            for step in sampler(denoise, x, visited, noise):
-                x = step.x
-        pictures += to_pil(parts.autoencoder.to_images(x.to(next(parts.autoencoder.parameters()).dtype)))
-    parts.unet.train(training)
-    return _sheet(pictures, size)
+class Sheet:
+    """One sheet of size x size px pictures, a prompt each, in rows of eight; prompt k has seed `seed` + k."""
+
+    def __init__(self, parts: Components, wanted: SamplePrompts, size: int, precision: str) -> None:
+        """Read the prompts.
+
+        Raises:
+            ConfigError: a prompt that plain text and weights do not express, such as "[a|b]".
+        """
+        self.parts, self.wanted, self.size, self.precision = parts, wanted, size, precision
+        self.texts = [_text(prompt, parts.prompt_forms, wanted.steps) for prompt in wanted.prompts]
+
+    @torch.no_grad()
+    def draw(self) -> Image.Image:
+        """Return the sheet as the weights are now; its `info` holds the prompt, seed and settings of each picture."""
+        parts, wanted = self.parts, self.wanted
+        sampler = DPMpp2M()
+        last = parts.schedule.level(parts.schedule.num_train_timesteps - 1)
+        spacing = "karras" if last.alpha > 0 else "trailing"
+        visited = levels(parts.schedule, spacing, wanted.steps, intervals=sampler.intervals)
+        side = self.size // parts.autoencoder.factor
+        device = next(parts.unet.parameters()).device
+        training = parts.unet.training
+        parts.unet.eval()
+        pictures: list[Image.Image] = []
+        for seed, text in zip(self._seeds(), self.texts, strict=True):
+            noise = NoiseSource([seed])
+            x = noise.draw((parts.autoencoder.config.latent_channels, side, side)).to(device)
+            prompt, empty = encode_texts(parts.text_encoder, [text, Text("")], AS_THE_PIPELINE)
+            with autocast(self.precision, device):
+                denoise = CFG(wanted.guidance_scale).bind(
+                    Denoiser(parts.unet, parts.schedule, parts.prediction), prompt.to(device), empty.to(device)
+                )
+                for step in sampler(denoise, x, visited, noise):
+                    x = step.x
+            pictures += to_pil(parts.autoencoder.to_images(x.to(next(parts.autoencoder.parameters()).dtype)))
+        parts.unet.train(training)
+        sheet = _tiled(pictures, list(wanted.prompts), self.size)
+        sheet.info["pictures"] = json.dumps(self._described(), ensure_ascii=False)
+        return sheet
+
+    def _described(self) -> list[dict[str, str | int | float]]:
+        """Return how each picture was drawn, for the text of the PNG file."""
+        settings = {"steps": self.wanted.steps, "guidance_scale": self.wanted.guidance_scale}
+        pairs = zip(self.wanted.prompts, self._seeds(), strict=True)
+        return [{"prompt": prompt, "seed": seed, **settings} for prompt, seed in pairs]
+
+    def _seeds(self) -> list[int]:
+        return [(self.wanted.seed + k) % 2**32 for k in range(len(self.texts))]
 
 
-def _sheet(pictures: list[Image.Image], size: int) -> Image.Image:
+def _text(prompt: str, forms: PromptForms | None, steps: int) -> Text:
+    """Return what the pipeline reads of a prompt, if that is one text for all steps."""
+    script = read_script(read_as(prompt, forms) or prompt, None, steps, syntax=True, negative=False)
+    texts = {key for terms in script.steps for key, _ in terms if isinstance(key, Text)}
+    if script.tags or len(texts) > 1:
+        raise ConfigError(
+            f"sample.prompts: {prompt!r} has adapters, AND or parts that change from step to step; sample pictures are "
+            f"drawn of plain texts with weights"
+        )
+    return texts.pop()
+
+
+def _tiled(pictures: list[Image.Image], prompts: list[str], size: int) -> Image.Image:
+    """Return the pictures in rows, each above its prompt, which is cut to three lines."""
     columns = min(COLUMNS, len(pictures))
     rows = -(-len(pictures) // columns)
-    sheet = Image.new("RGB", (columns * size, rows * size), "white")
-    for k, picture in enumerate(pictures):
-        sheet.paste(picture, (k % columns * size, k // columns * size))
+    font = ImageFont.load_default(max(9, size // 24))
+    line_height = round(font.getbbox("Ag")[3]) + 1
+    height = size + LINES * line_height
+    sheet = Image.new("RGB", (columns * size, rows * height), "white")
+    pen = ImageDraw.Draw(sheet)
+    for k, (picture, prompt) in enumerate(zip(pictures, prompts, strict=True)):
+        x, y = k % columns * size, k // columns * height
+        for line, words in enumerate(_wrapped(prompt, font, size)[:LINES]):
+            pen.text((x + 1, y + size + line * line_height), words, fill="black", font=font)
+        sheet.paste(picture, (x, y))
     return sheet
+
+
+def _wrapped(prompt: str, font: Any, width: int) -> list[str]:
+    lines = [""]
+    for word in prompt.split():
+        longer = f"{lines[-1]} {word}".strip()
+        lines = [*lines[:-1], longer] if font.getlength(longer) < width or not lines[-1] else [*lines, word]
+    return lines

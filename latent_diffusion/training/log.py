@@ -20,6 +20,7 @@ from latent_diffusion.training.optimizer import learning_rate
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from PIL.PngImagePlugin import PngInfo
 
     from latent_diffusion.training.trainer import Trainer
 
@@ -136,7 +137,7 @@ class RunLog:
         folder = self._folder / "samples"
         folder.mkdir(exist_ok=True)
         for index, image in enumerate(images):
-            image.save(folder / f"step-{done:08d}-{index}.png")
+            image.save(folder / f"step-{done:08d}-{index}.png", pnginfo=_text_of(image, done))
             if self._board is not None:
                 import numpy
 
@@ -159,6 +160,17 @@ class RunLog:
         if self._bar is not None:
             self._bar.stop()
         self._file = self._board = self._bar = None
+
+
+def _text_of(image: "Image", done: int) -> "PngInfo":
+    """Return the text of a picture's file: after how many updates it was made, and what the objective noted."""
+    from PIL.PngImagePlugin import PngInfo
+
+    text = PngInfo()
+    for name, value in {"update": str(done), **image.info}.items():
+        if isinstance(value, str):
+            text.add_itxt(str(name), value)
+    return text
 
 
 def _short(figures: Mapping[str, float], speed: float, left: float) -> str:

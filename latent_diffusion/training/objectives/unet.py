@@ -4,7 +4,9 @@ The model is `training/parts.py`, the loss `training/denoising.py`.
 Reference: Rombach et al. 2022, arXiv:2112.10752, eq. (3); Ho & Salimans 2022, arXiv:2207.12598 (caption dropout).
 """
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,14 +14,17 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.folder.diffusers_folder import save_folder
+from latent_diffusion.checkpoint.folder.prompt_forms import PromptForms
 from latent_diffusion.data.folder import DataConfig, ImageFolder
 from latent_diffusion.data.loader import Batch, batches
 from latent_diffusion.diffusion.loss import DiffusionLoss
 from latent_diffusion.models.text_encoder import TextEncoder
+from latent_diffusion.prompts.caption_forms import forms_for_captions
 from latent_diffusion.runtime.precision import place, state_dtype
 from latent_diffusion.training.denoising import Denoising, HeldOutLoss
-from latent_diffusion.training.drawing import draw_sheet
+from latent_diffusion.training.drawing import Sheet
 from latent_diffusion.training.frozen_states import Latents, TextStates
 from latent_diffusion.training.objective import Objective
 from latent_diffusion.training.parts import ModelSettings, build_parts, check_fit, freeze_lone_attention
@@ -30,6 +35,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 __all__ = ["UNetObjective", "UNetSettings"]
+
+logger = logging.getLogger(__name__)
 
 
 class UNetSettings(ModelSettings):
@@ -57,10 +64,13 @@ class UNetObjective(Objective):
     def __init__(self, settings: UNetSettings, data: DataConfig, run: Any) -> None:
         """Load or build the parts and read the pictures."""
         self.settings, self.run = settings, run
-        self.components = build_parts(settings)
-        parts = self.components
+        parts = build_parts(settings)
         check_fit(parts, data.size)
         self.data = ImageFolder(data, run.seed)
+        self.components = parts = replace(parts, prompt_forms=self._prompt_forms(parts))
+        self.sheet = None
+        if run.sample is not None and run.sample.prompts:
+            self.sheet = Sheet(parts, run.sample, data.size, run.precision)
         self.held_out = None
         if settings.validation is not None:
             held_out = {"where": settings.validation, "flip": False, "caption_dropout": 0.0}
@@ -87,8 +97,7 @@ class UNetObjective(Objective):
         texts = TextStates(parts.text_encoder, state_dtype(self.run.precision))
         self.player.held = (latents, texts)
         latents.fill(settings.latent_cache_bytes)
-        captions = [text for row in self.data.captions for texts_of in row for text in texts_of]
-        texts.fill(["", *captions], settings.text_cache_bytes)
+        texts.fill(["", *self._captions()], settings.text_cache_bytes)
 
     def batches(self, numbers: Iterable[Sequence[int]]) -> Iterator[Batch]:
         """Yield batches; without pixels once latents are cached."""
@@ -116,9 +125,17 @@ class UNetObjective(Objective):
             return {}
         return HeldOutLoss(self.player, self.held_out, self.components.autoencoder, self.run).measure()
 
-    @torch.no_grad()
     def preview(self, step: int) -> "list[Image] | None":
         """Return one sheet with a picture of each of the run's prompts; prompt k has seed `sample.seed` + k."""
-        if self.run.sample is None or not self.run.sample.prompts:
-            return None
-        return [draw_sheet(self.components, self.run.sample, self.data.config.size, self.run.precision)]
+        return None if self.sheet is None else [self.sheet.draw()]
+
+    def _captions(self) -> list[str]:
+        return [text for row in self.data.captions for texts in row for text in texts]
+
+    def _prompt_forms(self, parts: Components) -> PromptForms | None:
+        """Return the forms that prompts of the trained model are rewritten to: its captions must stay as they are."""
+        forms = forms_for_captions(parts.prompt_forms, self._captions())
+        if forms is None and parts.prompt_forms is not None:
+            message = "the captions do not have the prompt forms of %s: the trained model reads prompts as typed"
+            logger.info(message, parts.name)
+        return forms
