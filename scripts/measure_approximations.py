@@ -19,7 +19,7 @@ import torch
 import typer
 from torch import Tensor
 
-from latent_diffusion.benchmark.model import ALL, open_model
+from benchmarks.model import ALL, open_model
 from latent_diffusion.pipeline.engine.machine import Machine
 from latent_diffusion.pipeline.pipeline import LatentDiffusionPipeline
 

@@ -15,7 +15,7 @@ ROWS = [
     {"adapters", "prompts", "inpainting"},
     {"provenance"},
     {"pipeline", "training"},
-    {"evaluation", "benchmark"},
+    {"evaluation"},
     {"train"},
     {"cli", "serving", "__init__"},
     {"__main__"},

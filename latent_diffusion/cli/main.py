@@ -14,7 +14,6 @@ from typing import Annotated
 import typer
 
 import latent_diffusion
-from latent_diffusion.cli.commands.bench import bench
 from latent_diffusion.cli.commands.convert import convert
 from latent_diffusion.cli.commands.evaluate import evaluate
 from latent_diffusion.cli.commands.generate import generate
@@ -52,7 +51,6 @@ app.command(rich_help_panel="Make pictures")(regenerate)
 app.command(rich_help_panel="Make pictures")(tokens)
 app.command(rich_help_panel="Train and judge")(train)
 app.command(rich_help_panel="Train and judge")(evaluate)
-app.command(rich_help_panel="Train and judge")(bench)
 app.command(rich_help_panel="Models and files")(convert)
 app.command(rich_help_panel="Models and files")(info)
 
@@ -73,14 +71,20 @@ def options(
     """Declare the options of every command; `main` reads --debug itself, wherever it stands."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code; never raises and prints no traceback unless --debug is given."""
+def main(argv: Sequence[str] | None = None, app: typer.Typer = app, name: str = "latent-diffusion") -> int:
+    """Run one command and return its exit code; never raises and prints no traceback unless --debug is given.
+
+    Args:
+        argv: the arguments after the program's name; None = this process's.
+        app: the commands.
+        name: how messages name the program.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     warnings.showwarning = _one_line_warning
     try:
-        code = app(args=arguments, prog_name="latent-diffusion", standalone_mode=False, obj={"debug": debug})
+        code = app(args=arguments, prog_name=name, standalone_mode=False, obj={"debug": debug})
         if code == INTERRUPTED:
             _interrupted(leave=argv is None and arguments[:1] != ["train"])
         if sys.stdout is not None:  # None when the caller closed it

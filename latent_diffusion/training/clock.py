@@ -6,9 +6,17 @@ it: it ends within the next gradients, whose sum is what the host waits for.
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
-__all__ = ["Clock"]
+__all__ = ["Clock", "timed"]
+
+
+@contextmanager
+def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Add what the block takes to `seconds[name]`."""
+    start = time.perf_counter()
+    yield
+    seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
 
 
 class Clock:
@@ -17,12 +25,9 @@ class Clock:
     def __init__(self) -> None:
         self._seconds: dict[str, float] = {}
 
-    @contextmanager
-    def timed(self, name: str) -> Iterator[None]:
+    def timed(self, name: str) -> AbstractContextManager[None]:
         """Count the time inside the `with` as `name`."""
-        start = time.perf_counter()
-        yield
-        self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - start
+        return timed(self._seconds, name)
 
     def take(self) -> dict[str, float]:
         """Return the seconds of each name since the last call."""

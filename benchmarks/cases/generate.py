@@ -6,20 +6,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from latent_diffusion.benchmark.case import OURS, PLAIN, Case, machine_options
-from latent_diffusion.benchmark.cases.text_encoder import PROMPTS, TextEncoding
-from latent_diffusion.benchmark.cases.unet_step import UNetStep
-from latent_diffusion.benchmark.cases.vae_decode import VaeDecode
-from latent_diffusion.benchmark.clock import clocked
-from latent_diffusion.benchmark.flops import count_flops
-from latent_diffusion.benchmark.lossy import call_options, is_lossy
-from latent_diffusion.benchmark.model import ALL
-from latent_diffusion.benchmark.openvino import converted
-from latent_diffusion.benchmark.peers import check_peer, compiled, peer_dtype
-from latent_diffusion.benchmark.plan import Ready, drawn
+from benchmarks.case import OURS, PLAIN, Case, machine_options
+from benchmarks.cases.text_encoder import PROMPTS, TextEncoding
+from benchmarks.cases.unet_step import UNetStep
+from benchmarks.cases.vae_decode import VaeDecode
+from benchmarks.flops import count_flops
+from benchmarks.lossy import call_options, is_lossy
+from benchmarks.model import ALL
+from benchmarks.openvino import converted
+from benchmarks.peers import check_peer, compiled, peer_dtype
+from benchmarks.plan import Ready, drawn
 from latent_diffusion.pipeline.engine.machine import Machine
 from latent_diffusion.pipeline.pipeline import LatentDiffusionPipeline
 from latent_diffusion.pipeline.to_diffusers import to_diffusers
+from latent_diffusion.training.clock import timed
 
 __all__ = ["Generate"]
 
@@ -46,18 +46,18 @@ class Generate(Case):
         seconds: dict[str, float] = {}
         if tool in (OURS, PLAIN) or is_lossy(tool):
             options = machine_options(self.plan, tool)
-            with clocked(seconds, "load"):
+            with timed(seconds, "load"):
                 components = self.model.build(ALL, Machine.choose(self.model.described, options).dtype)
-            with clocked(seconds, "prepare"):
+            with timed(seconds, "prepare"):
                 ours, told = LatentDiffusionPipeline(components, **options), call_options(tool)
             return self._ready(lambda steps: self._ours(ours, steps, told), ours.dtype, seconds)
         check_peer(tool)
-        with clocked(seconds, "load"):
+        with timed(seconds, "load"):
             pipe: Any = to_diffusers(self.model.build(ALL, torch.float32))
             pipe.scheduler = _ddim(pipe.scheduler.config)
             pipe.set_progress_bar_config(disable=True)
         dtype, parts = peer_dtype(self.plan, tool), dict[str, float]()
-        with clocked(seconds, "prepare"):
+        with timed(seconds, "prepare"):
             dtype = self._prepare(pipe, tool, dtype, parts)
         seconds["prepare"] -= sum(parts.values())
         return self._ready(lambda steps: self._theirs(pipe, steps), dtype, seconds | parts)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import Tensor
 
-from latent_diffusion.benchmark.plan import AbsentError, Plan
-from latent_diffusion.benchmark.quiet import SPREAD, Load, Meter
-from latent_diffusion.benchmark.worker import Facts, Worker
+from benchmarks.plan import AbsentError, Plan
+from benchmarks.quiet import SPREAD, Load, Meter
+from benchmarks.worker import Facts, Worker
 
 __all__ = ["Lane", "Ratio", "race", "ratio"]
 

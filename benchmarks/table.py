@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from latent_diffusion.benchmark.plan import Plan
-    from latent_diffusion.benchmark.report import Row
+    from benchmarks.plan import Plan
+    from benchmarks.report import Row
 
 __all__ = ["Printer"]
 
@@ -98,10 +98,11 @@ def _remarks(row: "Row") -> list[str]:
     if {"convert", "compile"} & row.ready.keys():
         ready = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in row.ready.items())
         lines.append(f"{ready}; up to {row.ready_gib:.1f} GiB until it was ready")
+    if row.split:
+        lines.append(", ".join(f"{name} {share:.0%}" for name, share in row.split.items()))
     if row.losses:
-        split = ", ".join(f"{name} {share:.0%}" for name, share in row.split.items())
         losses = " ".join(f"{loss:.4f}" for loss in row.losses)
-        lines.append(f"{row.samples / row.median:.1f} samples/s; {split}; losses {losses}")
+        lines.append(f"{row.samples / row.median:.1f} samples/s; losses {losses}")
     if row.goal is not None:
         verdict = "not judged" if row.contended else "missed" if row.failed else "held"
         lines.append(f"committed: ours {row.goal.ratio:g} times as fast; {verdict}")

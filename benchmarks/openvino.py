@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from latent_diffusion.benchmark.clock import clocked
-from latent_diffusion.benchmark.plan import AbsentError, Plan
+from benchmarks.plan import AbsentError, Plan
+from latent_diffusion.training.clock import timed
 
 __all__ = ["Converted", "converted"]
 
@@ -48,14 +48,14 @@ def converted(module: nn.Module, inputs: Sequence[Tensor], plan: Plan, seconds: 
         openvino = import_module("openvino")  # by name: a type checker takes `import openvino` for this very file
     except ImportError:
         raise AbsentError("openvino is not installed; `pip install openvino`") from None
-    with clocked(seconds, "convert"), torch.no_grad(), warnings.catch_warnings():
+    with timed(seconds, "convert"), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the tracer, about sizes that become constants: as they should
         shapes: Any = [tuple(x.shape) for x in inputs]
         model = openvino.convert_model(module.eval(), example_input=tuple(inputs), input=shapes)
     options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     if plan.dtype in PRECISIONS:
         options["INFERENCE_PRECISION_HINT"] = PRECISIONS[plan.dtype]
-    with clocked(seconds, "compile"):
+    with timed(seconds, "compile"):
         network = openvino.Core().compile_model(model, "CPU", options)
     half = "bf" in str(network.get_property("INFERENCE_PRECISION_HINT"))
     return Converted(network.create_infer_request(), torch.bfloat16 if half else torch.float32)

@@ -6,15 +6,15 @@ import math
 import pytest
 import torch
 
-from latent_diffusion.benchmark.agreement import agreement
-from latent_diffusion.benchmark.goals import GOALS, goal_of
-from latent_diffusion.benchmark.lossy import call_options
-from latent_diffusion.benchmark.peaks import measure_peaks, peak_of
-from latent_diffusion.benchmark.plan import Plan
-from latent_diffusion.benchmark.quiet import Load, Meter, own_cpu_seconds
-from latent_diffusion.benchmark.race import Lane, ratio
-from latent_diffusion.benchmark.report import Report, Row, row_of
-from latent_diffusion.benchmark.worker import Facts
+from benchmarks.agreement import agreement
+from benchmarks.goals import GOALS, goal_of
+from benchmarks.lossy import call_options
+from benchmarks.peaks import measure_peaks, peak_of
+from benchmarks.plan import Plan
+from benchmarks.quiet import Load, Meter, own_cpu_seconds
+from benchmarks.race import Lane, ratio
+from benchmarks.report import Report, Row, row_of
+from benchmarks.worker import Facts
 from latent_diffusion.errors import ResourceError
 
 PLAN = Plan("unet-step", "sd1", "float32", "cpu")

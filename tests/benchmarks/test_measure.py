@@ -1,27 +1,25 @@
 """A whole measurement with its processes, and the page made of it."""
 
 import json
-import runpy
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from latent_diffusion.benchmark.bench import measure
-from latent_diffusion.benchmark.facts import machine_facts
-from latent_diffusion.benchmark.plan import AbsentError, Plan
-from latent_diffusion.benchmark.report import Report
-from latent_diffusion.benchmark.worker import Worker
+from benchmarks.facts import machine_facts
+from benchmarks.measure import measure
+from benchmarks.page import BEGIN, END, PAGE, lines
+from benchmarks.plan import AbsentError, Plan
+from benchmarks.report import Report
+from benchmarks.worker import Worker
 from latent_diffusion.errors import ResourceError
 
-ROOT = Path(__file__).parent.parent.parent
 PLAN = Plan("vae-decode", "tiny", "float32", "cpu")
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     file = tmp_path_factory.mktemp("results") / "one.json"
-    report, told = Report(machine_facts("cpu"), "2026-11-21 12:00", "bench vae-decode", file), []
+    report, told = Report(machine_facts("cpu"), "2026-11-21 12:00", "vae-decode", file), []
     measure(PLAN, ["diffusers", "no-such-tool"], 2, report, told.append)
     return report, file, told
 
@@ -42,13 +40,12 @@ def test_every_tool_has_its_row(found):
 
 def test_the_page_is_made_of_the_files(found, tmp_path):
     page = tmp_path / "page.md"
-    script = runpy.run_path(str(ROOT / "scripts" / "benchmark_docs.py"))
-    page.write_text(f"Before.\n{script['BEGIN']}\nold\n{script['END']}\nAfter.\n")
-    text = "\n".join(script["lines"]([json.loads(found[1].read_text())]))
+    page.write_text(f"Before.\n{BEGIN}\nold\n{END}\nAfter.\n")
+    text = "\n".join(lines([json.loads(found[1].read_text())]))
     assert "### VAE decode: tiny, 32 px, batch 1, float32" in text
     assert "| ours | float32 | 2 |" in text and "| diffusers | float32 | 2 |" in text
-    assert "skipped: " in text and "latent-diffusion bench vae-decode" in text
-    assert script["BEGIN"] in script["PAGE"].read_text(), "the page has the marks"
+    assert "skipped: " in text and "python -m benchmarks vae-decode" in text
+    assert BEGIN in PAGE.read_text(), "the page has the marks"
 
 
 def test_a_tool_that_fails_is_absent():

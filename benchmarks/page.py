@@ -1,6 +1,6 @@
-"""Remake the tables of docs/benchmarks.md from the JSON files of `latent-diffusion bench`.
+"""Remake the tables of docs/benchmarks.md from the JSON files of `python -m benchmarks`.
 
-    python scripts/benchmark_docs.py RESULTS/ [--page docs/benchmarks.md]
+    python -m benchmarks.page RESULTS/ [--page docs/benchmarks.md]
 
 Everything between the page's two marks is replaced: machine, date and command of every file, then a table for each
 piece of work, and one for lossy ways. Doubtful rows ("contended") are kept and marked.
@@ -15,20 +15,21 @@ from pathlib import Path
 from typing import Any
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
-BEGIN, END = "<!-- tables: made by scripts/benchmark_docs.py -->", "<!-- end of tables -->"
+BEGIN, END = "<!-- tables: made by benchmarks/page.py -->", "<!-- end of tables -->"
 LOSSY = "lossy:"
 HEAD = "| tool | dtype | n | seconds min / median / max | first | % of peak | rel. error | GiB | ready s | {last} |"
 Row = dict[str, Any]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Read the files and write the page."""
+    parser = argparse.ArgumentParser(description="Remake the tables of a page from JSON files.")
     parser.add_argument("results", type=Path, help="folder of JSON files")
     parser.add_argument("--page", type=Path, default=PAGE)
     asked = parser.parse_args()
     files = [json.loads(file.read_text()) for file in sorted(asked.results.glob("*.json"))]
     if not files:
-        raise SystemExit(f"{asked.results} has no JSON file; make some with `latent-diffusion bench --json`")
+        raise SystemExit(f"{asked.results} has no JSON file; make some with `python -m benchmarks --json`")
     text = asked.page.read_text()
     before, rest = text.split(BEGIN)
     after = rest.split(END)[1]
@@ -53,7 +54,7 @@ def lines(files: Sequence[dict[str, Any]]) -> Iterator[str]:
         for rows in found:
             yield from _race(rows)
     yield from ["", "### Commands", "", "```"]
-    yield from (f"latent-diffusion {re.sub(r' --json(=| )[^ ]+', '', file['command'])}" for file in files)
+    yield from (f"python -m benchmarks {re.sub(r' --json(=| )[^ ]+', '', file['command'])}" for file in files)
     yield "```"
 
 
@@ -87,8 +88,10 @@ def _race(rows: list[Row]) -> Iterator[str]:
         yield from ["", "Lossy, compared with the exact picture:"]
         yield from _table([exact[0], *lossy], "faster than exact")
     for row in rows:
+        share = ", ".join(f"{name} {value:.0%}" for name, value in row["split"].items())
+        if share and not row["losses"]:
+            yield from ["", f"{row['tool']}: {share}."]
         if row["losses"]:
-            share = ", ".join(f"{name} {value:.0%}" for name, value in row["split"].items())
             losses = ", ".join(f"{loss:.5f}" for loss in row["losses"])
             yield from [
                 "",

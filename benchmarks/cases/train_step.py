@@ -16,12 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from latent_diffusion.benchmark.case import OURS, PLAIN, Case, twin_of
-from latent_diffusion.benchmark.clock import clocked
-from latent_diffusion.benchmark.flops import count_flops
-from latent_diffusion.benchmark.model import random_weights
-from latent_diffusion.benchmark.peers import check_peer
-from latent_diffusion.benchmark.plan import AbsentError, Ready
+from benchmarks.case import OURS, PLAIN, Case, twin_of
+from benchmarks.flops import count_flops
+from benchmarks.model import random_weights
+from benchmarks.peers import check_peer
+from benchmarks.plan import AbsentError, Ready
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.folder.diffusers_folder import save_folder
 from latent_diffusion.checkpoint.folder.network_config import unet_values
@@ -35,6 +34,7 @@ from latent_diffusion.models.unet import UNet, UNetConfig
 from latent_diffusion.randomness import normal
 from latent_diffusion.registry import find
 from latent_diffusion.runtime.precision import autocast
+from latent_diffusion.training.clock import timed
 from latent_diffusion.training.numbers import sample_numbers
 from latent_diffusion.training.trainer import Trainer
 
@@ -95,9 +95,9 @@ class TrainStep(Case):
         if self.plan.dtype == "auto":
             raise AbsentError("train-step: no tool chooses a number format by itself; use float32 or bfloat16")
         seconds: dict[str, float] = {}
-        with clocked(seconds, "load"):
+        with timed(seconds, "load"):
             objective, run = self._objective(fast=tool != PLAIN)
-        with clocked(seconds, "prepare"):
+        with timed(seconds, "prepare"):
             ready = self._ours(objective, run) if tool in (OURS, PLAIN) else self._theirs(objective, run, tool)
         return replace(ready, seconds=seconds)
 
@@ -171,15 +171,15 @@ class TrainStep(Case):
         seen = _Losses()
 
         def call() -> Mapping[str, Tensor]:
-            with clocked(seen.split, "data"):
+            with timed(seen.split, "data"):
                 x0, context, t, noise = draws[seen.count % len(draws)]
-            with clocked(seen.split, "gradients"):
+            with timed(seen.split, "gradients"):
                 noisy = scheduler.add_noise(x0, noise, t)
                 with autocast(run.precision, x0.device):
                     found = network(noisy, t, context, return_dict=False)[0]
                     loss = F.mse_loss(found.float(), noise.float(), reduction="mean")
                 loss.backward()
-            with clocked(seen.split, "update"):
+            with timed(seen.split, "update"):
                 torch.nn.utils.clip_grad_norm_(unet.parameters(), CLIP)
                 optimizer.step()
                 optimizer.zero_grad()

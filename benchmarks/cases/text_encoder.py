@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from latent_diffusion.benchmark.case import NetworkCase
-from latent_diffusion.benchmark.flops import count_flops
-from latent_diffusion.benchmark.peers import Twin
-from latent_diffusion.benchmark.plan import Ready
+from benchmarks.case import NetworkCase
+from benchmarks.flops import count_flops
+from benchmarks.peers import Twin
+from benchmarks.plan import Ready
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.models.text_encoder import TextEncoder, TextEncoders
 from latent_diffusion.pipeline.engine.machine import Machine

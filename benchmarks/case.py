@@ -6,12 +6,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from latent_diffusion.benchmark.clock import clocked
-from latent_diffusion.benchmark.model import Source
-from latent_diffusion.benchmark.peers import Twin, build_peer
-from latent_diffusion.benchmark.plan import Plan, Ready
+from benchmarks.model import Source
+from benchmarks.peers import Twin, build_peer
+from benchmarks.plan import Plan, Ready
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.pipeline.engine.machine import Machine, MachineOptions
+from latent_diffusion.training.clock import timed
 
 __all__ = ["OURS", "PLAIN", "Case", "NetworkCase", "machine_options", "twin_of"]
 
@@ -74,18 +74,18 @@ class NetworkCase(Case):
         seconds: dict[str, float] = {}
         if tool in (OURS, PLAIN):
             machine = Machine.choose(self.model.described, machine_options(self.plan, tool))
-            with clocked(seconds, "load"):
+            with timed(seconds, "load"):
                 components = self.model.build(self.parts, machine.dtype)
-            with clocked(seconds, "prepare"):
+            with timed(seconds, "prepare"):
                 ready = self.ours(machine, machine.place(components))
             return Ready(ready.call, ready.dtype, seconds)
-        with clocked(seconds, "import"):
+        with timed(seconds, "import"):
             import diffusers
 
             assert diffusers.AutoencoderKL and diffusers.UNet2DConditionModel, "which are imported when they are named"
-        with clocked(seconds, "load"):
+        with timed(seconds, "load"):
             twin = self.theirs(self.model.build(self.parts, torch.float32))
-        with clocked(seconds, "prepare"):
+        with timed(seconds, "prepare"):
             ready = build_peer(tool, self.plan, twin)
         seconds["prepare"] -= sum(ready.seconds.values())
         return Ready(ready.call, ready.dtype, seconds | ready.seconds)

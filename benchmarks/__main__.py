@@ -1,23 +1,25 @@
-"""`latent-diffusion bench`: how fast this package is on this machine, beside others, with the same results."""
+"""`python -m benchmarks`: how fast this package is on this machine, beside others, with the same results."""
 
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from latent_diffusion.cli.main import main as run
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.registry import names, nearest
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["bench"]
+__all__ = ["bench", "main"]
 
 WORK, SPEED = "What is done", "How it is measured"
-CASES = tuple(name.replace("_", "-") for name in names("latent_diffusion.benchmark.cases"))
+CASES = tuple(name.replace("_", "-") for name in names("benchmarks.cases"))
 PEERS = ("ours-plain", "diffusers", "diffusers-best", "compile", "openvino")
 USUAL_MODEL = {"train-step": "small"}
 FORMATS = ("float32", "bfloat16", "auto")
@@ -99,9 +101,9 @@ def bench(
 
     **Examples**
 
-    `latent-diffusion bench unet-step --dtype float32 --peer diffusers --json unet.json`
+    `python -m benchmarks unet-step --dtype float32 --peer diffusers --json unet.json`
 
-    `latent-diffusion bench --model tiny`
+    `python -m benchmarks --model tiny`
     """
     chosen = _known("case", cases or ["unet-step", "vae-decode"], CASES)
     usual = [] if lossy else ["diffusers", "diffusers-best"]
@@ -109,11 +111,11 @@ def bench(
     if lossy and chosen != ["generate"]:
         raise ConfigError(f"--lossy is for the case generate, not for {', '.join(chosen)}")
     formats = _known("dtype", dtype or ["float32", "bfloat16"], FORMATS)
-    from latent_diffusion.benchmark.bench import check, measure
-    from latent_diffusion.benchmark.facts import machine_facts
-    from latent_diffusion.benchmark.plan import Plan
-    from latent_diffusion.benchmark.report import Report
-    from latent_diffusion.cli.commands.bench_table import Printer
+    from benchmarks.facts import machine_facts
+    from benchmarks.measure import check, measure
+    from benchmarks.plan import Plan
+    from benchmarks.report import Report
+    from benchmarks.table import Printer
     from latent_diffusion.runtime.placement import choose_device
 
     place = _place(choose_device(device))
@@ -157,3 +159,21 @@ def _known(what: str, given: list[str], known: tuple[str, ...]) -> list[str]:
         if name not in known:
             raise ConfigError(f"unknown {what} {name!r}{nearest(name, known)}; there are {', '.join(known)}")
     return list(dict.fromkeys(given))
+
+
+app = typer.Typer(
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(bench)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and return the exit code, which means what those of `latent-diffusion` do."""
+    return run(argv, app, "python -m benchmarks")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

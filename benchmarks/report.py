@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from latent_diffusion.benchmark.agreement import Agreement
-from latent_diffusion.benchmark.goals import Goal
-from latent_diffusion.benchmark.plan import Plan
-from latent_diffusion.benchmark.race import Lane, Ratio
+from benchmarks.agreement import Agreement
+from benchmarks.goals import Goal
+from benchmarks.plan import Plan
+from benchmarks.race import Lane, Ratio
 from latent_diffusion.checkpoint.files.atomic import replacing
 from latent_diffusion.errors import ResourceError
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from latent_diffusion.benchmark.openvino import converted
-from latent_diffusion.benchmark.plan import AbsentError, Plan, Ready, half_or_full
+from benchmarks.openvino import converted
+from benchmarks.plan import AbsentError, Plan, Ready, half_or_full
 
 __all__ = ["PEERS", "Twin", "build_peer", "check_peer", "compiled", "peer_dtype"]
 

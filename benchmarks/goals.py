@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from latent_diffusion.benchmark.plan import Plan
+from benchmarks.plan import Plan
 
 __all__ = ["SLACK", "Goal", "goal_of"]
 

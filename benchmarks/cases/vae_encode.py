@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from latent_diffusion.benchmark.case import NetworkCase, twin_of
-from latent_diffusion.benchmark.flops import count_flops
-from latent_diffusion.benchmark.peers import Twin
-from latent_diffusion.benchmark.plan import Ready, drawn
+from benchmarks.case import NetworkCase, twin_of
+from benchmarks.flops import count_flops
+from benchmarks.peers import Twin
+from benchmarks.plan import Ready, drawn
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.folder.network_config import autoencoder_values
 from latent_diffusion.models.autoencoder import AutoencoderKL

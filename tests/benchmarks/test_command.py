@@ -1,14 +1,14 @@
-"""`latent-diffusion bench`."""
+"""`python -m benchmarks`."""
 
 import pytest
 
-from latent_diffusion.benchmark import bench as benchmark
-from latent_diffusion.benchmark.goals import Goal
-from latent_diffusion.benchmark.plan import Plan
-from latent_diffusion.benchmark.race import Lane, Ratio
-from latent_diffusion.benchmark.report import Row, row_of
-from latent_diffusion.benchmark.worker import Facts
-from latent_diffusion.cli.main import main
+from benchmarks import measure as benchmark
+from benchmarks.__main__ import main
+from benchmarks.goals import Goal
+from benchmarks.plan import Plan
+from benchmarks.race import Lane, Ratio
+from benchmarks.report import Row, row_of
+from benchmarks.worker import Facts
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from latent_diffusion.cli.main import main
     ],
 )
 def test_what_cannot_be_is_refused(arguments, said, capsys):
-    assert main(["bench", *arguments]) == 2
+    assert main(arguments) == 2
     assert said in capsys.readouterr().err
 
 
@@ -39,7 +39,7 @@ def test_what_cannot_be_is_refused(arguments, said, capsys):
 )
 def test_what_cannot_be_is_refused_before_anything_is_written(arguments, code, said, tmp_path, capsys):
     file = tmp_path / "new" / "found.json"
-    assert main(["bench", "--model", "tiny", *arguments, "--device", "cpu", "--json", str(file)]) == code
+    assert main(["--model", "tiny", *arguments, "--device", "cpu", "--json", str(file)]) == code
     assert said in capsys.readouterr().err
     assert not file.parent.exists()
 
@@ -47,7 +47,7 @@ def test_what_cannot_be_is_refused_before_anything_is_written(arguments, code, s
 def test_a_file_that_is_there_is_kept(tmp_path, capsys):
     file = tmp_path / "found.json"
     file.write_text("mine")
-    assert main(["bench", "--json", str(file)]) == 6
+    assert main(["--json", str(file)]) == 6
     assert "nothing is overwritten" in capsys.readouterr().err and file.read_text() == "mine"
 
 
@@ -73,7 +73,7 @@ def measured(ratio: float):
 @pytest.mark.parametrize("ratio,code", [(1.95, 0), (1.82, 0), (1.7, 1)])
 def test_exit_code(ratio, code, monkeypatch, capsys):
     monkeypatch.setattr(benchmark, "measure", measured(ratio))
-    assert main(["bench", "unet-step", "--dtype", "float32", "--device", "cpu"]) == code
+    assert main(["unet-step", "--dtype", "float32", "--device", "cpu"]) == code
     told = capsys.readouterr()
     assert ("check failed: unet-step sd1 float32: 1.70 times as fast as diffusers-best" in told.err) == bool(code)
     lines = told.out.splitlines()

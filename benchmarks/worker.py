@@ -11,17 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latent_diffusion.benchmark.case import Case
-from latent_diffusion.benchmark.model import open_model
-from latent_diffusion.benchmark.plan import AbsentError, Plan, Ready
-from latent_diffusion.benchmark.quiet import own_cpu_seconds
+from benchmarks.case import Case
+from benchmarks.model import open_model
+from benchmarks.plan import AbsentError, Plan, Ready
+from benchmarks.quiet import own_cpu_seconds
 from latent_diffusion.checkpoint.files.weights import dtype_name
 from latent_diffusion.errors import ResourceError
 from latent_diffusion.registry import find
 
 __all__ = ["Facts", "Turn", "Worker", "case_of"]
 
-CASES = "latent_diffusion.benchmark.cases"
+CASES = "benchmarks.cases"
 GIB = 2**30
 QUIET = {"HF_HUB_OFFLINE": "1", "DIFFUSERS_VERBOSITY": "error"}  # nothing is looked up or told
 SETTLE = 0.05  # seconds after a turn, in which the computing threads that wait for more go to sleep

@@ -7,15 +7,15 @@ from typing import Any
 
 from torch import Tensor
 
-from latent_diffusion.benchmark.agreement import Agreement, agreement
-from latent_diffusion.benchmark.case import OURS
-from latent_diffusion.benchmark.goals import goal_of
-from latent_diffusion.benchmark.lossy import call_options, is_lossy
-from latent_diffusion.benchmark.peaks import measure_peaks, peak_of
-from latent_diffusion.benchmark.plan import AbsentError, Plan
-from latent_diffusion.benchmark.race import Lane, Ratio, race, ratio
-from latent_diffusion.benchmark.report import Report, Row, row_of
-from latent_diffusion.benchmark.worker import Worker, case_of
+from benchmarks.agreement import Agreement, agreement
+from benchmarks.case import OURS
+from benchmarks.goals import goal_of
+from benchmarks.lossy import call_options, is_lossy
+from benchmarks.peaks import measure_peaks, peak_of
+from benchmarks.plan import AbsentError, Plan
+from benchmarks.race import Lane, Ratio, race, ratio
+from benchmarks.report import Report, Row, row_of
+from benchmarks.worker import Worker, case_of
 from latent_diffusion.checkpoint.folder.tiny_folder import open_tiny
 from latent_diffusion.checks import check_size
 from latent_diffusion.errors import ResourceError

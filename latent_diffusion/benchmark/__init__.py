@@ -1,1 +1,0 @@
-"""How fast this package is beside others, on the machine it runs on: the command `bench`."""
