@@ -4,20 +4,15 @@ Our own record makes the same picture. The texts of other tools say less than de
 not always ours; what is known of such differences is said beforehand.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-from latent_diffusion.checkpoint.components import Applied
 from latent_diffusion.checks import MAX_SEED
-from latent_diffusion.data.images import ImageSource
-from latent_diffusion.diffusion.level import Step
-from latent_diffusion.errors import ConfigError, DataError
+from latent_diffusion.errors import DataError
 from latent_diffusion.pipeline.call.walk import CUSTOM
-from latent_diffusion.pipeline.engine.output import Output
-from latent_diffusion.pipeline.pipeline import LatentDiffusionPipeline
+from latent_diffusion.pipeline.foreign_plan import plan_of_found
+from latent_diffusion.pipeline.plan import Plan
 from latent_diffusion.prompts.terms import take_adapters
-from latent_diffusion.provenance.foreign import Found
 from latent_diffusion.provenance.record import InpaintRecord, Record, RefinerRecord
 
 __all__ = ["Plan", "differences", "loading_of", "plan_of_found", "plan_of_record"]
@@ -30,77 +25,6 @@ SAME_NAME = (
 """Fields of a record that are options under the same name."""
 LOADING = ("family", "prediction_type", "averaged", "vae_dtype")  # fields that `from_pretrained` takes
 NOT_COMPARED = ("software", "device", "steps_run")  # decide no pixel, or follow from what does
-NEEDS_INPUT = {"inpaint": ("image", "mask_image"), "outpaint": ("image",), "image_to_image": ("image",)}
-HARMLESS = ("Version", "Lora hashes", "TI hashes", "Template", "User")  # fields of an A1111 text that decide no pixel
-OF_MASK = ("Mask mode", "Mask blur", "Mask blur X", "Mask blur Y")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A call that makes a picture again."""
-
-    method: str  # of the pipeline; "__call__" for text to image
-    prompt: str
-    arguments: Mapping[str, Any]
-    model: str | None  # its name, for people
-    model_hash: str | None  # or the beginning of it
-    dtype: str | None
-    loading: Mapping[str, Any] = field(default_factory=dict)  # what else `from_pretrained` was told, by name
-    adapters: tuple[Applied, ...] = ()  # to be loaded, besides those that the prompt asks for
-    missing: tuple[str, ...] = ()  # what is known not to be honoured
-    steps: int | None = None  # after which the caller stopped
-    refiner: str | None = None  # name of the model that drew the end of the path, to be given to `draw`
-    refined_below: float = 0.0  # training time at which it took over
-    refined_by: RefinerRecord | None = None
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Pictures that the call needs: "image", "mask_image"."""
-        return NEEDS_INPUT.get(self.method, ())
-
-    def draw(
-        self,
-        pipe: LatentDiffusionPipeline,
-        pictures: Mapping[str, ImageSource],
-        refiner: LatentDiffusionPipeline | None = None,
-        **options: Any,
-    ) -> Output:
-        """Make the picture again.
-
-        Args:
-            pipe: the model, with the adapters loaded.
-            pictures: one for each of `inputs`.
-            refiner: the second model; None leaves the end of the path to the first.
-            **options: of the pipeline, such as `on_step` and `lora_folder`.
-
-        Raises:
-            ConfigError: an input is missing or not needed, or an argument that this model or version does not take.
-        """
-        arguments = {**self.arguments, **({} if refiner is None else self._refining(pipe, refiner))}
-        if pipe.components.prompt_forms is None:
-            arguments.pop("rewrite", None)  # another model than it was made with
-        for name in {*self.inputs, *pictures}:
-            if (name in pictures) != (name in self.inputs):
-                need = "needs" if name in self.inputs else "has no use for"
-                raise ConfigError(f"this picture {need} `{name}`: it was made by {self.method.strip('_')}")
-        seen = options.pop("on_step", None)
-
-        def on_step(step: Step) -> bool | None:
-            wanted = seen(step) if seen else None
-            return False if self.steps is not None and step.index + 1 >= self.steps else wanted
-
-        method: Any = getattr(pipe, self.method)
-        return method(self.prompt, **pictures, **arguments, **options, on_step=on_step)
-
-    def _refining(self, pipe: LatentDiffusionPipeline, refiner: LatentDiffusionPipeline) -> dict[str, Any]:
-        """Return the arguments that belong to the refiner."""
-        if self.refiner is None:
-            raise ConfigError("this picture has no use for a refiner: one model drew all of it")
-        switch = 1 - self.refined_below / pipe.components.schedule.num_train_timesteps
-        told = self.refined_by
-        scores = {} if told is None else {"": told.size_ids, "negative_": told.negative_size_ids}
-        read = {f"{side}aesthetic_score": ids[4] for side, ids in scores.items() if ids is not None and len(ids) == 5}
-        return {"refiner": refiner, "refiner_switch": switch, **read}
 
 
 def plan_of_record(record: Record) -> Plan:
@@ -203,40 +127,6 @@ def _of_inpainting(task: InpaintRecord) -> tuple[str, dict[str, Any]]:
     if task.added is None:
         return "inpaint", arguments
     return "outpaint", arguments | dict(zip(("left", "right", "top", "bottom"), task.added, strict=True))
-
-
-def plan_of_found(found: Found) -> Plan:
-    """Return the call that comes nearest to what another tool wrote."""
-    values = dict(found.options)
-    other = {key: value for key, value in found.other.items() if key not in HARMLESS}
-    model, digest = values.pop("model", None), values.pop("model_hash", None)
-    missing = []
-    if (noise := values.pop("noise", "CPU")) != "CPU":
-        missing.append(f"its noise was drawn on a GPU ({noise}); ours is drawn on the CPU, so the picture is another")
-    if found.tool not in ("A1111", "ComfyUI", "InvokeAI"):
-        missing.append(f"how {found.tool} draws its noise is not known; expect another picture")
-    strength = values.pop("strength", None)
-    hires = {name: values.pop(name, None) for name in ("hires_scale", "hires_steps", "upscaler")}
-    of_mask = {name: values.pop(name, None) for name in ("masked_content", "inpaint_area", "padding")}
-    masked = any(of_mask.values()) or any(name in other for name in OF_MASK)
-    arguments: dict[str, Any] = {**values, "negative_prompt": found.negative_prompt}
-    if "seed" in arguments:
-        arguments["seed"] = [arguments["seed"]]
-    method = "__call__"
-    if hires["hires_scale"]:
-        method = "hires"
-        arguments |= {"scale": hires["hires_scale"], "hires_steps": hires["hires_steps"] or None}
-        arguments |= {"upscaler": hires["upscaler"] or "latent", "hires_strength": strength or 0.7}
-    elif masked:
-        method = "inpaint"
-        arguments |= {"strength": strength or 1.0, "padding_mask_crop": of_mask["padding"]}
-        arguments |= {"masked_content": of_mask["masked_content"] or "original"}
-        arguments |= {"inpaint_area": of_mask["inpaint_area"] or "whole"}
-    elif strength is not None and strength < 1.0:
-        method = "image_to_image"
-        arguments["strength"] = strength
-    missing += [f"{key}: {value}" for key, value in other.items()]
-    return Plan(method, found.prompt, arguments, model, digest, None, missing=tuple(missing))
 
 
 def differences(old: Record, new: Record) -> list[str]:

@@ -1,13 +1,14 @@
-"""How the weight of a token changes what the U-Net reads: three rules are in use, and one prompt gives three pictures.
+"""How the weight of a token changes what the U-Net reads: the rules in use give different pictures.
 
     a1111     state * weight, then the whole chunk is scaled so that its mean is what it was
     no-norm   state * weight
     comfy     empty + weight * (state - empty), where `empty` is the state at that place for the empty prompt
     none      there is no syntax: brackets are text
+    ignore    state: brackets and weights are read as syntax, and every weight counts 1
 
-"a1111" and "no-norm" are the A1111 web UI's emphasis "Original" and "No norm" (github.com/AUTOMATIC1111/
-stable-diffusion-webui, modules/sd_emphasis.py), "comfy" is ComfyUI's rule. There the mean is taken over a batch; here
-over each chunk alone, so that a prompt's picture does not depend on its neighbours.
+"a1111", "no-norm" and "ignore" are the A1111 web UI's emphasis "Original", "No norm" and "Ignore"
+(github.com/AUTOMATIC1111/stable-diffusion-webui, modules/sd_emphasis.py), "comfy" is ComfyUI's rule. There the mean is
+taken over a batch; here over each chunk alone, so that a prompt's picture does not depend on its neighbours.
 """
 
 from typing import Literal, get_args
@@ -17,7 +18,7 @@ from torch import Tensor
 
 __all__ = ["EMPHASES", "Emphasis", "weigh"]
 
-Emphasis = Literal["a1111", "no-norm", "comfy", "none"]
+Emphasis = Literal["a1111", "no-norm", "comfy", "none", "ignore"]
 EMPHASES: tuple[str, ...] = get_args(Emphasis)
 ROUNDING = 1e-4
 """A mean below this share of the mean size is rounding noise (a final norm without bias gives exactly that): there is
@@ -33,7 +34,7 @@ def weigh(states: Tensor, weights: Tensor, emphasis: str, empty: Tensor | None) 
         emphasis: one of `EMPHASES`.
         empty: (1, L, D) states of the empty prompt; needed by "comfy".
     """
-    if emphasis == "none" or bool((weights == 1).all()):
+    if emphasis in ("none", "ignore") or bool((weights == 1).all()):
         return states
     factor = weights.to(states)[..., None]
     if emphasis == "comfy":

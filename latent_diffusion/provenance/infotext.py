@@ -30,8 +30,10 @@ UPSCALERS = {
     "latent": "Latent", "latent_bicubic": "Latent (bicubic)", "latent_nearest": "Latent (nearest)",
     "lanczos": "Lanczos",
 }  # fmt: skip
-EMPHASIS = {"no-norm": "No norm", "none": "None", "comfy": "ComfyUI"}  # "a1111" is "Original" there, and not written
+EMPHASIS = {"no-norm": "No norm", "none": "None", "ignore": "Ignore", "comfy": "ComfyUI"}
+"""Our name -> A1111's; "a1111" is "Original" there, and not written."""
 NEGATIVE = "Negative prompt:"
+FIRST_FIELD = "Steps: "
 LEAST_FIELDS = 3  # a last line with fewer is part of the prompt
 MAX_CHARACTERS = 1_000_000  # of a text that is read
 _FIELD = re.compile(r'\s*(\w[\w \-/]{0,99}):\s*("(?:[^"\\]|\\.)*"|[^,]*)(?:,|$)')
@@ -131,11 +133,16 @@ def _of_hires(task: HiresRecord) -> dict[str, Any]:
 
 
 def read_infotext(text: str) -> Infotext | None:
-    """Return what a text says, or None where it is no such text: its last line has fewer than three fields."""
+    """Return what a text says, or None where it is no such text: its last line has fewer than three fields.
+
+    Some tools write values with line breaks: what follows the last line that begins with "Steps: " belongs to it.
+    """
     if len(text) > MAX_CHARACTERS:
         return None
-    *lines, last = text.strip().split("\n")
-    fields = _fields(last)
+    lines = text.strip().split("\n")
+    begin = max((place for place, line in enumerate(lines) if line.startswith(FIRST_FIELD)), default=len(lines) - 1)
+    fields = _fields(" ".join(lines[begin:]))
+    lines = lines[:begin]
     if len(fields) < LEAST_FIELDS:
         return None
     prompts: list[list[str]] = [[], []]

@@ -6,11 +6,12 @@ without case, spaces, "_" and "-".
 
 import re
 from functools import cache
+from typing import Any
 
 from latent_diffusion.diffusion.spacing import SPACINGS
 from latent_diffusion.registry import find, names
 
-__all__ = ["a1111_name", "sampler_of", "spacing_of"]
+__all__ = ["a1111_name", "sampler_of", "sampling_of", "spacing_of"]
 
 SAMPLER_PACKAGE = "latent_diffusion.samplers"
 
@@ -27,6 +28,9 @@ SPACING_ALIASES = {
 }
 """Our name -> A1111's and ComfyUI's. "beta" is ComfyUI's and ours; diffusers and Forge mean `beta_sigma` by it."""
 
+WITH_FIELDS = {"dpmpp3m": "dpmpp_3m_sde:eta=0"}
+"""Another tool's name, plain -> our sampler with the fields that make it the same."""
+
 SUFFIXES = {"karras": "karras", "polyexponential": "polyexponential", "exponential": "exponential"}
 """Ends of sampler names that name the spacing, as in "DPM++ 2M Karras"."""
 
@@ -42,7 +46,7 @@ _SPACINGS = {_plain(alias): name for name, aliases in SPACING_ALIASES.items() fo
 def _samplers() -> dict[str, str]:
     """Return every name of every sampler, plain, with ours: the names of the files and their classes' `aliases`."""
     ours = {name: find(SAMPLER_PACKAGE, name) for name in names(SAMPLER_PACKAGE)}
-    return {_plain(alias): name for name, kind in ours.items() for alias in (*kind.aliases, name)}
+    return WITH_FIELDS | {_plain(alias): name for name, kind in ours.items() for alias in (*kind.aliases, name)}
 
 
 def a1111_name(sampler: str) -> str:
@@ -64,6 +68,12 @@ def sampler_of(text: str) -> tuple[str, str | None] | None:
     return None
 
 
+def sampling_of(sampler: str, spacing: str) -> dict[str, Any]:
+    """Return sampler and spacing by the names of our records; a name that we do not have stays, to be refused later."""
+    ours, implied = sampler_of(sampler) or (sampler, None)
+    return {"sampler": ours, "spacing": spacing or implied}
+
+
 def spacing_of(text: str, sampler: str, aligned: str) -> str | None:
     """Return our name of a spacing; None where we do not know it.
 
@@ -71,7 +81,7 @@ def spacing_of(text: str, sampler: str, aligned: str) -> str | None:
     """
     plain = _plain(text)
     if plain == "automatic":
-        return getattr(find(SAMPLER_PACKAGE, sampler), "automatic", "linspace")
+        return getattr(find(SAMPLER_PACKAGE, sampler.partition(":")[0]), "automatic", "linspace")
     if plain in ("ays", "alignyoursteps"):
         return aligned
     return {**_SPACINGS, **{_plain(name): name for name in SPACINGS}}.get(plain)

@@ -179,12 +179,14 @@ def test_an_a1111_text_is_followed_as_far_as_it_goes(tiny_pipeline):
     other = plan_of_found(read_found({}, text.replace("RNG: CPU", "ENSD: 31337")))
     assert any("GPU" in line for line in other.missing) and "ENSD: 31337" in other.missing
     redrawn = plan_of_found(read_found({}, text.replace("Clip skip: 2", "Denoising strength: 0.5")))
-    assert (redrawn.method, redrawn.inputs, redrawn.arguments["strength"]) == ("image_to_image", ("image",), 0.5)
+    assert (redrawn.method, redrawn.inputs) == ("image_to_image", ("image",))
+    assert redrawn.arguments["strength"] == 0.75  # int(0.5 x 4) + 1 = 3 of 4 steps, as A1111 counts
     masked = plan_of_found(read_found({}, text.replace("Clip skip: 2", "Denoising strength: 0.5, Mask blur: 4")))
     assert masked.inputs == ("image", "mask_image") and "Mask blur: 4" in masked.missing
     twice = text.replace("Clip skip: 2", "Denoising strength: 0.6, Hires upscale: 2, Hires upscaler: Latent")
     hires = plan_of_found(read_found({}, twice))
-    assert (hires.method, hires.arguments["scale"], hires.arguments["hires_strength"]) == ("hires", 2.0, 0.6)
+    assert (hires.method, hires.arguments["scale"]) == ("hires", 2.0)
+    assert (hires.arguments["hires_steps"], hires.arguments["hires_strength"]) == (6, 4 / 6)  # 4 of int(4 / 0.6)
     assert hires.draw(tiny_pipeline, {}).images[0].size == (80, 48)
 
 

@@ -14,7 +14,7 @@ from latent_diffusion.errors import CheckpointError, ConfigError, DataError
 
 if TYPE_CHECKING:
     from latent_diffusion.pipeline.pipeline import LatentDiffusionPipeline
-    from latent_diffusion.pipeline.regenerate import Plan
+    from latent_diffusion.pipeline.plan import Plan
     from latent_diffusion.provenance.record import Record
 
 __all__ = ["regenerate"]
@@ -86,6 +86,7 @@ def regenerate(
     told = {"family": family, "prediction_type": prediction_type, "averaged": averaged, "vae_dtype": vae_dtype}
     how = _loading(name, plan.loading) | {option: value for option, value in told.items() if value is not None}
     pipe = load_pipeline(name, device, dtype or plan.dtype or "auto", embeddings=embedding, machine=how)
+    plan = plan.fitted(pipe.components)
     second = _load_refiner(refiner, plan, device, dtype)
     _load_adapters(pipe, plan, lora_folder)
     for line in plan.missing:
@@ -126,6 +127,8 @@ def _model(model: str | None, plan: "Plan") -> str:
         return model
     if plan.model in bundled_models():
         return str(plan.model)
+    if plan.model is None:
+        raise CheckpointError("the picture does not name the model it was made with; give one with --model")
     raise CheckpointError(f"the picture was made with the model {plan.model!r}; say where it is with --model")
 
 
