@@ -23,7 +23,7 @@ import torch
 from latent_diffusion import LatentDiffusionPipeline
 from latent_diffusion.checkpoint.folder.diffusers_folder import load_autoencoder
 from latent_diffusion.checkpoint.locate import locate_model
-from latent_diffusion.evaluation.drawing import draw, score_drawings
+from latent_diffusion.evaluation.drawn import draw, score_drawings
 from latent_diffusion.evaluation.gallery import Gallery, build_gallery
 from latent_diffusion.evaluation.pictures import Picture, read_pictures, select
 from latent_diffusion.evaluation.reconstruction import score_reconstruction

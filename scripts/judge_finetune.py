@@ -12,7 +12,7 @@ from pathlib import Path
 
 from latent_diffusion import LatentDiffusionPipeline
 from latent_diffusion.data.images import to_pil
-from latent_diffusion.evaluation.drawing import draw
+from latent_diffusion.evaluation.drawn import draw
 from latent_diffusion.evaluation.features import Features, extract
 from latent_diffusion.evaluation.gallery import COPIES, features_of
 from latent_diffusion.evaluation.grid import Column, draw_grid

@@ -11,7 +11,7 @@ import re
 import sys
 from pathlib import Path
 
-from latent_diffusion.checkpoint.folder.prompt_forms import PromptForms, write_prompt_forms
+from latent_diffusion.checkpoint.prompt_forms import PromptForms, write_prompt_forms
 from latent_diffusion.data.metadata import values_of
 from latent_diffusion.evaluation.pictures import read_pictures, select
 from latent_diffusion.evaluation.trained_on import read_trained_on

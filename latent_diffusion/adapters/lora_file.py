@@ -13,9 +13,9 @@ from torch import Tensor
 from latent_diffusion.adapters.family import family_of_file, family_of_width
 from latent_diffusion.adapters.forms import Update, update_of
 from latent_diffusion.adapters.keys import Place, read_key, spellings
-from latent_diffusion.adapters.parts import original_paths, parts_of
+from latent_diffusion.adapters.load_report import LoadReport
+from latent_diffusion.adapters.model_parts import original_paths, parts_of
 from latent_diffusion.adapters.peft_config import PeftConfigs
-from latent_diffusion.adapters.report import LoadReport
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.files.checkpoint_file import open_checkpoint
 from latent_diffusion.checkpoint.files.pickle_file import is_pickle

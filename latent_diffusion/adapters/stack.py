@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from latent_diffusion.adapters.lora_file import Adapter
 from latent_diffusion.adapters.merge import adapted
-from latent_diffusion.adapters.parts import parts_of, with_parts
+from latent_diffusion.adapters.model_parts import parts_of, with_parts
 from latent_diffusion.adapters.words import Word, with_words
 from latent_diffusion.checkpoint.components import Applied, Components
 from latent_diffusion.errors import ConfigError

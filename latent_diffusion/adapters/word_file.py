@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from latent_diffusion.adapters.family import family_of_width
-from latent_diffusion.adapters.parts import tower_names
+from latent_diffusion.adapters.model_parts import tower_names
 from latent_diffusion.adapters.words import Word
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.files.pickle_file import is_pickle, read_pickle

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from latent_diffusion.adapters.parts import tower_names, with_parts
+from latent_diffusion.adapters.model_parts import tower_names, with_parts
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.models.text_encoder import TextEncoder

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from latent_diffusion.checkpoint.folder.prompt_forms import PromptForms
+from latent_diffusion.checkpoint.prompt_forms import PromptForms
 from latent_diffusion.diffusion.level import NoiseSchedule
 from latent_diffusion.diffusion.prediction import Prediction
 from latent_diffusion.errors import CheckpointError, ConfigError

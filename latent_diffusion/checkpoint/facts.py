@@ -11,8 +11,8 @@ from latent_diffusion.checkpoint.files.checkpoint_file import CheckpointFile, op
 from latent_diffusion.checkpoint.files.json_file import read_json
 from latent_diffusion.checkpoint.files.weights import Stored, Weights, dtype_name
 from latent_diffusion.checkpoint.folder.network_weights import open_weights
-from latent_diffusion.checkpoint.folder.prompt_forms import NAMES, read_prompt_forms
 from latent_diffusion.checkpoint.folder.text_folder import open_text_weights
+from latent_diffusion.checkpoint.prompt_forms import NAMES, read_prompt_forms
 from latent_diffusion.checkpoint.single.detect import detect, looks_like
 from latent_diffusion.checkpoint.single.layout import AUTOENCODER, UNET, averaged_name, text_places
 from latent_diffusion.checkpoint.single.single_header import INDEX, KEY, SCHEDULER

@@ -8,8 +8,8 @@ import torch
 
 from latent_diffusion.checkpoint.components import Components, Told
 from latent_diffusion.checkpoint.folder.diffusers_folder import load_folder
+from latent_diffusion.checkpoint.folder.plan import ChooseDtype
 from latent_diffusion.checkpoint.locate import locate_model
-from latent_diffusion.checkpoint.single.plan import ChooseDtype
 from latent_diffusion.checkpoint.single.single_file import load_single_file
 from latent_diffusion.errors import ConfigError
 

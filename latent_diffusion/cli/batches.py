@@ -37,10 +37,10 @@ def draw_pictures(
         keeps_pixels: whether pixels of an input are promised to stay, which a lossy file ends.
         area: how many times the pixels of height times width are drawn at once.
     """
+    from latent_diffusion.cli.live_preview import check_preview
     from latent_diffusion.cli.output import names_a_file, plan_files
-    from latent_diffusion.cli.preview import check_preview
+    from latent_diffusion.cli.picture_files import seed_or_draw, warn_if_lossy, write_pictures
     from latent_diffusion.cli.progress import progress
-    from latent_diffusion.cli.run import seed_or_draw, warn_if_lossy, write_pictures
 
     texts = [prompt for prompt in prompts for _ in range(drawing.num_images)]
     seed = seed_or_draw(drawing.seed, len(texts))
@@ -67,7 +67,7 @@ def draw_pictures(
 
 def _pipelines(drawing: Drawing) -> "tuple[LatentDiffusionPipeline, LatentDiffusionPipeline | None]":
     """Return the model that draws, and the refiner where there is one."""
-    from latent_diffusion.cli.run import load_pipeline
+    from latent_diffusion.cli.picture_files import load_pipeline
 
     how = drawing.machine() | drawing.reading()
     pipe = load_pipeline(drawing.model, drawing.device, drawing.dtype, drawing.lora, drawing.embedding, how)
@@ -106,7 +106,7 @@ def _fitting(pipe: "LatentDiffusionPipeline", drawing: Drawing, area: float) -> 
 def _preview(pipe: "LatentDiffusionPipeline", drawing: Drawing, stack: ExitStack) -> "Callable[[Step], None] | None":
     if drawing.preview is None:
         return None
-    from latent_diffusion.cli.preview import preview_file
+    from latent_diffusion.cli.live_preview import preview_file
 
     return stack.enter_context(preview_file(drawing.preview, pipe.preview(drawing.preview_kind, drawing.preview_model)))
 

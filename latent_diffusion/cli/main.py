@@ -13,7 +13,6 @@ from typing import Annotated
 
 import typer
 
-import latent_diffusion
 from latent_diffusion.cli.commands.convert import convert
 from latent_diffusion.cli.commands.evaluate import evaluate
 from latent_diffusion.cli.commands.generate import generate
@@ -25,6 +24,7 @@ from latent_diffusion.cli.commands.regenerate import regenerate
 from latent_diffusion.cli.commands.tokens import tokens
 from latent_diffusion.cli.commands.train import train
 from latent_diffusion.errors import LatentDiffusionWarning, describe
+from latent_diffusion.version import VERSION
 
 __all__ = ["main"]
 
@@ -57,7 +57,7 @@ app.command(rich_help_panel="Models and files")(info)
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"latent-diffusion {latent_diffusion.__version__}")
+        typer.echo(f"latent-diffusion {VERSION}")
         raise typer.Exit()
 
 

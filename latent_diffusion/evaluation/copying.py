@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from latent_diffusion.evaluation.drawing import Drawings
+from latent_diffusion.evaluation.drawn import Drawings
 from latent_diffusion.evaluation.gallery import Progress, ignore_progress
 from latent_diffusion.evaluation.pictures import Picture, RealPictures
 

@@ -9,7 +9,7 @@ from latent_diffusion.data.images import to_pil
 from latent_diffusion.errors import ConfigError, DataError
 from latent_diffusion.evaluation.clip_score import ImageTextModel
 from latent_diffusion.evaluation.copying import CopyingScore, score_copying
-from latent_diffusion.evaluation.drawing import Drawings, DrawingScore, Generate, draw, score_drawings
+from latent_diffusion.evaluation.drawn import Drawings, DrawingScore, Generate, draw, score_drawings
 from latent_diffusion.evaluation.gallery import Gallery, Progress, build_gallery, ignore_progress
 from latent_diffusion.evaluation.grid import Column, draw_grid
 from latent_diffusion.evaluation.pictures import Picture, RealPictures, select

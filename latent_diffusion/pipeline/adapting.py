@@ -10,8 +10,8 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from latent_diffusion.adapters.load_report import LoadReport
 from latent_diffusion.adapters.lora_file import read_lora
-from latent_diffusion.adapters.report import LoadReport
 from latent_diffusion.adapters.stack import Stack, Strength
 from latent_diffusion.adapters.word_file import read_words
 from latent_diffusion.adapters.words import Word

@@ -6,7 +6,7 @@ A model that was taught "a photo of a tabby cat" must be given these words. Form
 from collections.abc import Iterable
 from dataclasses import replace
 
-from latent_diffusion.checkpoint.folder.prompt_forms import PromptForms
+from latent_diffusion.checkpoint.prompt_forms import PromptForms
 from latent_diffusion.prompts.rewrite import Rewritten, rewrite
 
 __all__ = ["forms_for_captions"]

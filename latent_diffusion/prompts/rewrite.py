@@ -2,7 +2,7 @@
 
 A small model knows a few styles by the words of its captions, and things by their names. Told "a blue robot, 3d" it
 guesses; told "a 3d render of a robot" it draws one. Which words these are, the model's folder says
-(`checkpoint.folder.prompt_forms`): the longest name it knows is looked for in the prompt, and the style in what is
+(`checkpoint.prompt_forms`): the longest name it knows is looked for in the prompt, and the style in what is
 left.
 """
 
@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from latent_diffusion.checkpoint.folder.prompt_forms import PromptForms
+from latent_diffusion.checkpoint.prompt_forms import PromptForms
 from latent_diffusion.errors import LatentDiffusionWarning
 
 __all__ = ["SAYS_NOTHING", "Rewritten", "read_as", "rewrite"]

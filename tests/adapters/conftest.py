@@ -5,7 +5,7 @@ import torch
 
 from latent_diffusion.adapters.delta import LowRank, Product
 from latent_diffusion.adapters.forms import Update
-from latent_diffusion.adapters.parts import parts_of
+from latent_diffusion.adapters.model_parts import parts_of
 from latent_diffusion.checkpoint.folder.diffusers_folder import load_folder
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "q_proj", "k_proj", "v_proj", "out_proj")

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from latent_diffusion.adapters.lora_file import read_lora
-from latent_diffusion.adapters.parts import original_paths, parts_of
+from latent_diffusion.adapters.model_parts import original_paths, parts_of
 from latent_diffusion.adapters.stack import Stack
 from latent_diffusion.adapters.word_file import read_words
 from latent_diffusion.adapters.words import with_words

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from latent_diffusion.adapters.keys import TEXT_MODEL, flat, spellings
 from latent_diffusion.adapters.lora_file import read_lora
 from latent_diffusion.adapters.merge import adapted
-from latent_diffusion.adapters.parts import original_paths, parts_of
+from latent_diffusion.adapters.model_parts import original_paths, parts_of
 from latent_diffusion.adapters.writing import write_lora
 from latent_diffusion.errors import CheckpointError, ConfigError, LatentDiffusionWarning
 

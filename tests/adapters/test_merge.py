@@ -6,10 +6,10 @@ from torch import nn
 
 from latent_diffusion.adapters.delta import Decomposed, Full, LowRank, Product
 from latent_diffusion.adapters.forms import Update
+from latent_diffusion.adapters.load_report import LoadReport
 from latent_diffusion.adapters.lora_file import Adapter
 from latent_diffusion.adapters.merge import adapted
-from latent_diffusion.adapters.parts import parts_of
-from latent_diffusion.adapters.report import LoadReport
+from latent_diffusion.adapters.model_parts import parts_of
 from latent_diffusion.adapters.stack import Stack
 from latent_diffusion.errors import ConfigError
 

@@ -8,12 +8,12 @@ import torch
 
 from latent_diffusion.checkpoint.files.checkpoint_file import CheckpointFile
 from latent_diffusion.checkpoint.files.weights import Stored, Weights, check_fit
+from latent_diffusion.checkpoint.folder.open_clip_names import TEXT, from_open_clip, to_open_clip
 from latent_diffusion.checkpoint.folder.text_folder import bare
 from latent_diffusion.checkpoint.folder.vocabulary import clip_vocabulary
 from latent_diffusion.checkpoint.single.compvis_names import autoencoder_names, unet_names
 from latent_diffusion.checkpoint.single.detect import SD2_BIAS, detect
 from latent_diffusion.checkpoint.single.layout import AUTOENCODER, UNET, averaged_name, layout
-from latent_diffusion.checkpoint.single.open_clip_names import TEXT, from_open_clip, to_open_clip
 from latent_diffusion.checkpoint.single.single_file import _autoencoder, _text, _unet, plan_single_file
 from latent_diffusion.errors import CheckpointError
 from latent_diffusion.models.autoencoder import AutoencoderKL

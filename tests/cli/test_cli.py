@@ -71,7 +71,9 @@ def test_output_names(generate, here, capsys):
 
 def test_nothing_is_overwritten(generate, here, capsys, monkeypatch):
     (here / "cat.png").write_bytes(b"mine")
-    monkeypatch.setattr("latent_diffusion.cli.run.load_pipeline", lambda *_: pytest.fail("checked before any compute"))
+    monkeypatch.setattr(
+        "latent_diffusion.cli.picture_files.load_pipeline", lambda *_: pytest.fail("checked before any compute")
+    )
     assert generate("a cat", "--output", "cat.png") == 6
     assert "'cat.png' exists" in one_line(capsys)
     assert (here / "cat.png").read_bytes() == b"mine"
@@ -237,10 +239,10 @@ def test_our_bugs_exit_with_70_and_interrupts_with_130(generate, here, capsys, m
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("latent_diffusion.cli.run.load_pipeline", bug)
+    monkeypatch.setattr("latent_diffusion.cli.picture_files.load_pipeline", bug)
     assert generate("a cat") == 70
     assert "ZeroDivisionError: oops" in one_line(capsys)
-    monkeypatch.setattr("latent_diffusion.cli.run.load_pipeline", interrupt)
+    monkeypatch.setattr("latent_diffusion.cli.picture_files.load_pipeline", interrupt)
     assert generate("a cat") == 130
     assert one_line(capsys) == "interrupted\n"
 

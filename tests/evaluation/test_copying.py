@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from latent_diffusion.evaluation.copying import score_copying
-from latent_diffusion.evaluation.drawing import Drawings
+from latent_diffusion.evaluation.drawn import Drawings
 from latent_diffusion.evaluation.pictures import read_pictures
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from latent_diffusion.cli.main import main
 from latent_diffusion.cli.output import plan_files
-from latent_diffusion.cli.run import read_prompts_file, write_pictures
+from latent_diffusion.cli.picture_files import read_prompts_file, write_pictures
 from latent_diffusion.errors import DataError, ResourceError
 from latent_diffusion.pipeline.pipeline import Output
 from latent_diffusion.provenance.picture_file import read_texts, write_picture
@@ -77,7 +77,7 @@ def test_prompts_files(here, monkeypatch):
     for path in (here / "pipe", here):
         with pytest.raises(DataError, match="regular file"):
             read_prompts_file(path)
-    monkeypatch.setattr("latent_diffusion.cli.run.MAX_PROMPTS_FILE", 10)
+    monkeypatch.setattr("latent_diffusion.cli.picture_files.MAX_PROMPTS_FILE", 10)
     with pytest.raises(DataError, match="at most 10"):
         read_prompts_file(here / "windows.txt")
 

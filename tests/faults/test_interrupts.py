@@ -64,7 +64,9 @@ def test_plain_surroundings(tiny_folder, tmp_path, environment):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
 def test_a_full_disk_is_found_before_anything_is_computed(tiny_folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("latent_diffusion.cli.run.load_pipeline", lambda *_: pytest.fail("loaded before the check"))
+    monkeypatch.setattr(
+        "latent_diffusion.cli.picture_files.load_pipeline", lambda *_: pytest.fail("loaded before the check")
+    )
     folder = tmp_path / "read-only"
     folder.mkdir()
     real = open

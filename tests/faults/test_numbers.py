@@ -30,7 +30,7 @@ def numeric_options():
 @pytest.fixture
 def refuses(tiny_pipeline, here, monkeypatch, capsys):
     """Run a command on the tiny model; return its exit code and what it wrote on stderr."""
-    monkeypatch.setattr("latent_diffusion.cli.run.load_pipeline", lambda *_, **__: tiny_pipeline)
+    monkeypatch.setattr("latent_diffusion.cli.picture_files.load_pipeline", lambda *_, **__: tiny_pipeline)
     Image.new("RGB", (16, 16), (200, 30, 30)).save("a.png")
     Image.new("L", (16, 16), 255).save("m.png")
 

@@ -14,8 +14,8 @@ from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.files import atomic
 from latent_diffusion.checkpoint.folder import diffusers_folder
 from latent_diffusion.checkpoint.folder.diffusers_folder import load_folder, save_folder
-from latent_diffusion.checkpoint.folder.prompt_forms import PromptForms
 from latent_diffusion.checkpoint.locate import locate_model
+from latent_diffusion.checkpoint.prompt_forms import PromptForms
 from latent_diffusion.cli.main import main
 from latent_diffusion.errors import CheckpointError, ResourceError
 

@@ -19,8 +19,8 @@ import torch
 from latent_diffusion.checkpoint.files.safetensors_file import open_tensors, read_tensors, write_tensors
 from latent_diffusion.checkpoint.files.weights import Weights, fill
 from latent_diffusion.checkpoint.folder.diffusers_folder import load_folder, load_unet, save_folder
-from latent_diffusion.checkpoint.folder.prompt_forms import PromptForms, write_prompt_forms
 from latent_diffusion.checkpoint.load import load_model
+from latent_diffusion.checkpoint.prompt_forms import PromptForms, write_prompt_forms
 from latent_diffusion.checkpoint.single.single_file import load_single_file, save_single_file
 from latent_diffusion.cli.main import main
 from latent_diffusion.errors import CheckpointError, ResourceError

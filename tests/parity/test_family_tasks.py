@@ -13,7 +13,7 @@ from latent_diffusion.diffusion.forward import add_noise
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.guidance.cfg import CFG
 from latent_diffusion.inpainting.canvas import Canvas
-from latent_diffusion.inpainting.known import told
+from latent_diffusion.inpainting.latent_canvas import told
 from latent_diffusion.inpainting.repainting import Repainting
 from latent_diffusion.pipeline.engine.sampling import run_sampler
 from latent_diffusion.pipeline.tasks.strength import late_levels

@@ -10,7 +10,7 @@ import pytest
 
 import latent_diffusion
 from latent_diffusion import LatentDiffusionPipeline
-from latent_diffusion.checkpoint.folder.prompt_forms import (
+from latent_diffusion.checkpoint.prompt_forms import (
     FORMS,
     NAMES,
     PromptForms,

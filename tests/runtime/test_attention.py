@@ -12,8 +12,8 @@ from latent_diffusion.families import tiny
 from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.models.unet import UNet
 from latent_diffusion.nn.attention import Attention, ImageAttention, automatic, sdpa, written_out
-from latent_diffusion.runtime import attention as runtime_attention
-from latent_diffusion.runtime.attention import BACKENDS, describe_auto, head_widths, load_kernel, set_kernel
+from latent_diffusion.runtime import attention_kernels as runtime_attention
+from latent_diffusion.runtime.attention_kernels import BACKENDS, describe_auto, head_widths, load_kernel, set_kernel
 from latent_diffusion.runtime.cpu.native.attention import attend
 
 CPU = torch.device("cpu")
@@ -119,7 +119,7 @@ class Trap:
 sys.meta_path.insert(0, Trap())
 from latent_diffusion.families import tiny
 from latent_diffusion.models.unet import UNet
-from latent_diffusion.runtime.attention import set_kernel
+from latent_diffusion.runtime.attention_kernels import set_kernel
 for name in ("auto", "sdpa", "math"):
     set_kernel(UNet(tiny.UNET), name, torch.device("cpu"), torch.float32)
 """

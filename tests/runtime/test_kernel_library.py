@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from latent_diffusion.errors import LatentDiffusionWarning
-from latent_diffusion.runtime import attention
+from latent_diffusion.runtime import attention_kernels as attention
 from latent_diffusion.runtime.cpu.native import library
 from latent_diffusion.runtime.cpu.native.library import LIBRARY, open_library
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from latent_diffusion.checkpoint.files.json_file import read_json, write_json
 from latent_diffusion.checkpoint.files.safetensors_file import read_tensors, write_tensors
 from latent_diffusion.checkpoint.files.weights import Stored, Weights, check_fit
+from latent_diffusion.checkpoint.folder.open_clip_names import TEXT, VISION, from_open_clip
 from latent_diffusion.checkpoint.folder.text_folder import load_text_encoder, save_text_encoder, text_config
-from latent_diffusion.checkpoint.single.open_clip_names import TEXT, VISION, from_open_clip
 from latent_diffusion.errors import CheckpointError
 from latent_diffusion.models.clip import CLIP, CLIPConfig, TwoTowers
 from latent_diffusion.models.clip_text import CLIPTextConfig, CLIPTextModel

@@ -21,7 +21,7 @@ from latent_diffusion.checkpoint.folder.network_config import (
 )
 from latent_diffusion.checkpoint.folder.network_weights import load_weights, open_weights, save_weights
 from latent_diffusion.checkpoint.folder.pipeline_index import INDEX, PARTS, index_values, read_index, scheduler_made
-from latent_diffusion.checkpoint.folder.prompt_forms import FORMS, NAMES, read_prompt_forms, write_prompt_forms
+from latent_diffusion.checkpoint.folder.plan import ChooseDtype, Plan, Tower, assemble
 from latent_diffusion.checkpoint.folder.scheduler_config import write_schedule
 from latent_diffusion.checkpoint.folder.text_folder import (
     ENDINGS,
@@ -30,7 +30,7 @@ from latent_diffusion.checkpoint.folder.text_folder import (
     save_text_encoder,
 )
 from latent_diffusion.checkpoint.folder.tokenizer_folder import load_tokenizer
-from latent_diffusion.checkpoint.single.plan import ChooseDtype, Plan, Tower, assemble
+from latent_diffusion.checkpoint.prompt_forms import FORMS, NAMES, read_prompt_forms, write_prompt_forms
 from latent_diffusion.errors import CheckpointError, LatentDiffusionWarning, ResourceError
 from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.models.unet import UNet

@@ -15,6 +15,8 @@ from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.files.checkpoint_file import CheckpointFile, open_checkpoint
 from latent_diffusion.checkpoint.files.safetensors_file import write_tensors
 from latent_diffusion.checkpoint.files.weights import Stored, Weights, some
+from latent_diffusion.checkpoint.folder.open_clip_names import TEXT, from_open_clip, to_open_clip
+from latent_diffusion.checkpoint.folder.plan import ChooseDtype, Plan, Tower, assemble, on_meta
 from latent_diffusion.checkpoint.folder.text_folder import bare
 from latent_diffusion.checkpoint.folder.vocabulary import clip_vocabulary
 from latent_diffusion.checkpoint.single.compvis_names import autoencoder_names, unet_names
@@ -29,8 +31,6 @@ from latent_diffusion.checkpoint.single.layout import (
     strangers,
     text_places,
 )
-from latent_diffusion.checkpoint.single.open_clip_names import TEXT, from_open_clip, to_open_clip
-from latent_diffusion.checkpoint.single.plan import ChooseDtype, Plan, Tower, assemble, on_meta
 from latent_diffusion.checkpoint.single.single_header import header_of, plan_of
 from latent_diffusion.errors import CheckpointError, ConfigError, LatentDiffusionWarning
 from latent_diffusion.models.autoencoder import AutoencoderKL

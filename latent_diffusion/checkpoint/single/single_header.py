@@ -20,10 +20,10 @@ from latent_diffusion.checkpoint.folder.network_config import (
     unet_values,
 )
 from latent_diffusion.checkpoint.folder.pipeline_index import INDEX, index_values, pipeline_index, scheduler_made
+from latent_diffusion.checkpoint.folder.plan import Plan, Tower
 from latent_diffusion.checkpoint.folder.scheduler_config import write_schedule
 from latent_diffusion.checkpoint.folder.text_folder import ENDINGS, plan_text_model, text_config
 from latent_diffusion.checkpoint.folder.vocabulary import tokenizer_of, tokenizer_values
-from latent_diffusion.checkpoint.single.plan import Plan, Tower
 from latent_diffusion.errors import CheckpointError
 
 __all__ = ["KEY", "header_of", "plan_of"]

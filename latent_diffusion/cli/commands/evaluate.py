@@ -99,8 +99,8 @@ def evaluate(
     from latent_diffusion.checkpoint.folder.clip_folder import load_clip
     from latent_diffusion.checkpoint.locate import locate_model
     from latent_diffusion.cli.commands.evaluation_table import print_tables
+    from latent_diffusion.cli.picture_files import load_pipeline
     from latent_diffusion.cli.progress import parts_progress
-    from latent_diffusion.cli.run import load_pipeline
     from latent_diffusion.evaluation.pictures import read_pictures
     from latent_diffusion.evaluation.pipeline_examined import examine_pipeline
     from latent_diffusion.evaluation.report_file import check, figures, require_names, write_report

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from latent_diffusion.evaluation.drawing import DrawingScore
+    from latent_diffusion.evaluation.drawn import DrawingScore
     from latent_diffusion.evaluation.evaluate import Report
 
 __all__ = ["print_tables"]

@@ -74,7 +74,7 @@ def generate(
     `latent-diffusion generate --prompts-file prompts.txt --model runs/my-model --steps 50`
     """
     from latent_diffusion.cli.batches import draw_pictures
-    from latent_diffusion.cli.run import read_prompts_file
+    from latent_diffusion.cli.picture_files import read_prompts_file
     from latent_diffusion.errors import ConfigError
 
     prompts = list(prompt or []) + (read_prompts_file(prompts_file) if prompts_file else [])

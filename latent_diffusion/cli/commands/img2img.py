@@ -41,7 +41,7 @@ def img2img(
     `latent-diffusion img2img "a 3d render of a green apple" --image apple.png --strength 0.6`
     """
     from latent_diffusion.cli.batches import draw_pictures
-    from latent_diffusion.cli.run import check_pictures
+    from latent_diffusion.cli.picture_files import check_pictures
 
     check_pictures({"--image": image})
     own = {"image": image, "strength": strength, "exact_steps": exact_steps, "resize_mode": resize_mode}

@@ -52,7 +52,7 @@ def inpaint(
     `latent-diffusion inpaint "a hat" -i portrait.jpg --mask head.png --masked-content fill --strength 0.8`
     """
     from latent_diffusion.cli.batches import draw_pictures
-    from latent_diffusion.cli.run import check_pictures
+    from latent_diffusion.cli.picture_files import check_pictures
 
     check_pictures({"--image": image, "--mask": mask})
     own = {"image": image, "mask_image": mask, "mask_mode": mask_mode, "mask_grow": mask_grow, "mask_blur": mask_blur}

@@ -36,7 +36,7 @@ def outpaint(
     `latent-diffusion outpaint "a wide landscape" -i hill.jpg --left 128 --right 128 --resample 4`
     """
     from latent_diffusion.cli.batches import draw_pictures
-    from latent_diffusion.cli.run import check_pictures
+    from latent_diffusion.cli.picture_files import check_pictures
 
     check_pictures({"--image": image})
     own = {"image": image, "left": left, "right": right, "top": top, "bottom": bottom}

@@ -69,8 +69,8 @@ def regenerate(
     `latent-diffusion regenerate webui.png --model v1-5.safetensors --lora-folder loras/`
     """
     from latent_diffusion.cli.output import names_a_file, plan_files
+    from latent_diffusion.cli.picture_files import check_pictures, load_pipeline, write_pictures
     from latent_diffusion.cli.progress import progress
-    from latent_diffusion.cli.run import check_pictures, load_pipeline, write_pictures
     from latent_diffusion.pipeline.regenerate import differences
 
     record, plan = _read(picture)
@@ -144,7 +144,7 @@ def _load_refiner(
     name: str | None, plan: "Plan", device: str | None, dtype: str | None
 ) -> "LatentDiffusionPipeline | None":
     """Load the model that drew the end of the path, or say that it is left out."""
-    from latent_diffusion.cli.run import load_pipeline
+    from latent_diffusion.cli.picture_files import load_pipeline
     from latent_diffusion.pipeline.regenerate import loading_of
 
     if name is None:

@@ -37,7 +37,7 @@ def tokens(
 
     `latent-diffusion tokens "a (red:1.3) apple, [green|blue] leaf"`
     """
-    from latent_diffusion.cli.run import load_pipeline
+    from latent_diffusion.cli.picture_files import load_pipeline
 
     pipe = load_pipeline(model, "cpu", "auto")
     report = pipe.tokens(prompt, num_inference_steps=steps, emphasis=emphasis, rewrite=rewrite)

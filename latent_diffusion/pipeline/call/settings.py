@@ -9,8 +9,8 @@ from typing import Any
 
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.folder.default_sampler import default_sampler
-from latent_diffusion.checkpoint.folder.prompt_forms import PromptForms
 from latent_diffusion.checkpoint.folder.tiny_folder import open_tiny
+from latent_diffusion.checkpoint.prompt_forms import PromptForms
 from latent_diffusion.checks import check_integer, check_name, check_number, check_size
 from latent_diffusion.diffusion.guidance import Guidance
 from latent_diffusion.diffusion.level import Level, Sampler

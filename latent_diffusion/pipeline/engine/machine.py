@@ -16,7 +16,7 @@ from latent_diffusion.checks import check_flag
 from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
 from latent_diffusion.models.unet import UNet
 from latent_diffusion.registry import nearest
-from latent_diffusion.runtime.attention import check_backend, describe_auto, set_kernel
+from latent_diffusion.runtime.attention_kernels import check_backend, describe_auto, set_kernel
 from latent_diffusion.runtime.cuda.exact import exact_float32
 from latent_diffusion.runtime.cuda.graphs import GraphedUNet, Graphs
 from latent_diffusion.runtime.placement import choose_device, choose_dtype

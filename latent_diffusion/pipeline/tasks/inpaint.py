@@ -13,7 +13,7 @@ from latent_diffusion.data.images import ImageSource
 from latent_diffusion.diffusion.resample import Resampled
 from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
 from latent_diffusion.inpainting.canvas import Canvas
-from latent_diffusion.inpainting.known import Known, told
+from latent_diffusion.inpainting.latent_canvas import Known, told
 from latent_diffusion.inpainting.repainting import Repainting
 from latent_diffusion.pipeline.call.options import InpaintOptions, Options, Texts
 from latent_diffusion.pipeline.engine.engine import Engine

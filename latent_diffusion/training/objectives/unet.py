@@ -16,7 +16,7 @@ from torch import nn
 
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.folder.diffusers_folder import save_folder
-from latent_diffusion.checkpoint.folder.prompt_forms import PromptForms
+from latent_diffusion.checkpoint.prompt_forms import PromptForms
 from latent_diffusion.data.folder import DataConfig, ImageFolder
 from latent_diffusion.data.loader import Batch, batches
 from latent_diffusion.diffusion.loss import DiffusionLoss

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from latent_diffusion import LatentDiffusionPipeline
-from latent_diffusion.checkpoint.folder.prompt_forms import PromptForms, read_prompt_forms, write_prompt_forms
+from latent_diffusion.checkpoint.prompt_forms import PromptForms, read_prompt_forms, write_prompt_forms
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.prompts.caption_forms import forms_for_captions
 from latent_diffusion.training.run import build_objective, train
