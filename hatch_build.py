@@ -1,7 +1,8 @@
 """Compile the kernels in latent_diffusion/runtime/cpu/native/*.c when the package is built or installed.
 
 They are optional: without a C compiler the install goes on without them, and so does the package. Set
-LATENT_DIFFUSION_NATIVE=0 to leave them out, or run this file to (re)build them in a source tree.
+LATENT_DIFFUSION_NATIVE=0 to leave them out (when the package runs: to leave them unused), or run this file to
+(re)build them in a source tree.
 """
 
 import hashlib

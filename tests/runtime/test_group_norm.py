@@ -15,7 +15,7 @@ from latent_diffusion.runtime.cpu.native.library import Ability, abilities
 from latent_diffusion.runtime.cpu.packed_layers import NormedResnetBlock, WinogradConv2d
 from latent_diffusion.runtime.cpu.packing import pack, unpack
 
-compiled = pytest.mark.skipif(Ability.AVX512 not in abilities(), reason="no compiled kernels for this processor")
+compiled = pytest.mark.skipif(Ability.AVX512 not in abilities(), reason="no kernels in C: not built, off or no AVX-512")
 
 
 @pytest.fixture

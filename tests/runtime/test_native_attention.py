@@ -8,7 +8,7 @@ from latent_diffusion.nn.attention import automatic
 from latent_diffusion.runtime.cpu.native import attention, library
 from latent_diffusion.runtime.cpu.native.attention import attend, attends
 
-native = pytest.mark.skipif(library.library() is None, reason="the kernels were not built")
+native = pytest.mark.skipif(library.library() is None, reason="no kernels in C: not built, or off")
 
 
 def heads(batch, tokens, count, width, dtype):
@@ -35,7 +35,7 @@ def error(found, wanted):
 )
 def test_as_exact_as_the_fused_kernel_of_torch(dtype, batch, count, queries, keys, width):
     if not attends(dtype):
-        pytest.skip("this processor has no AVX-512 for it")
+        pytest.skip("no kernels in C: no AVX-512, for bfloat16 AVX512-BF16")
     torch.manual_seed(0)
     q = heads(batch, queries, count, width, dtype)
     k, v = (heads(batch, keys, count, width, dtype) for _ in range(2))
@@ -49,7 +49,7 @@ def test_as_exact_as_the_fused_kernel_of_torch(dtype, batch, count, queries, key
 def test_scores_of_any_size(dtype):
     """Far apart, all equal, rising along the keys (each block has a new maximum), and one that takes all."""
     if not attends(dtype):
-        pytest.skip("this processor has no AVX-512 for it")
+        pytest.skip("no kernels in C: no AVX-512, for bfloat16 AVX512-BF16")
     torch.manual_seed(0)
     q, k, v = (heads(1, 150, 2, 16, dtype) for _ in range(3))
     rising = k * torch.linspace(0, 30, 150).to(dtype)[:, None]

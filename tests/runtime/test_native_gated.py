@@ -6,7 +6,7 @@ import torch
 from latent_diffusion.nn.transformer import gated_gelu
 from latent_diffusion.runtime.cpu.native.gated import available, gated
 
-native = pytest.mark.skipif(not available(), reason="not built, or no AVX-512")
+native = pytest.mark.skipif(not available(), reason="no kernels in C: not built, off or no AVX-512")
 
 
 def with_gradient(function, x, gradient):

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from latent_diffusion.nn.attention import automatic, written_out
 from latent_diffusion.runtime.cpu.native.training_attention import NARROW, attend, available
 
-native = pytest.mark.skipif(not available(), reason="not built, or no AVX-512")
+native = pytest.mark.skipif(not available(), reason="no kernels in C: not built, off or no AVX-512")
 SHAPES = [  # batch, heads, queries, keys, channels of a head
     (2, 3, 70, 70, 8),
     (1, 1, 1, 1, 16),

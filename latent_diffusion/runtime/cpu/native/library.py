@@ -3,6 +3,7 @@
 import ctypes
 import functools
 import hashlib
+import os
 import warnings
 from enum import IntFlag
 from pathlib import Path
@@ -38,8 +39,8 @@ class Strides(ctypes.Structure):
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """Return the kernels, or None where they were not built, or built for another machine."""
-    return open_library(LIBRARY)
+    """Return the kernels; None where LATENT_DIFFUSION_NATIVE is 0, or they were not built, or for another machine."""
+    return None if os.environ.get("LATENT_DIFFUSION_NATIVE") == "0" else open_library(LIBRARY)
 
 
 def open_library(file: Path) -> ctypes.CDLL | None:
