@@ -25,7 +25,7 @@ def machine_facts(device: str) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "processor": _processor(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
-        "bfloat16_instructions": bool(torch.cpu.get_capabilities().get("avx512_bf16")),
+        "bfloat16_instructions": torch.cpu._is_avx512_bf16_supported(),
         "cores": len(os.sched_getaffinity(0)),
         "threads": torch.get_num_threads(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),

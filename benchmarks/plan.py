@@ -55,6 +55,5 @@ def drawn(name: str, *shape: int) -> Tensor:
 def half_or_full(device: str) -> torch.dtype:
     """Return bfloat16 where the device multiplies in it, else float32: what a careful user of a tool would choose."""
     if device == "cpu":
-        able = torch.cpu.get_capabilities()
-        return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
+        return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32  # all with AMX have it
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32

@@ -68,6 +68,9 @@ def _text_model(tower: TextEncoder) -> Any:
     for part in theirs.modules():  # the one buffer that is in no file
         if hasattr(part, "position_ids"):
             part.position_ids = torch.arange(tower.context_length, device=tower.device)[None]
+    if not tower.pooled_width:  # the first releases of transformers 5 have one level more
+        _sharing(getattr(theirs, "text_model", theirs), tower.model)
+        return theirs.eval()
     return _sharing(theirs, tower.model)
 
 
