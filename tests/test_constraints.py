@@ -1,4 +1,4 @@
-"""constraints.txt: a release for everything that is installed, inside the ranges of pyproject.toml, and none for torch."""
+"""constraints.txt: a release for everything that is installed, in the ranges of pyproject.toml, and none for torch."""
 
 import re
 import tomllib
