@@ -5,6 +5,8 @@ Anything else that escapes is our bug: exit code 70.
 """
 
 import errno
+import sys
+import warnings
 
 __all__ = [
     "CheckpointError",
@@ -15,7 +17,10 @@ __all__ = [
     "LatentDiffusionWarning",
     "ResourceError",
     "describe",
+    "warn",
 ]
+
+_INSIDE = ("latent_diffusion", "contextlib", "torch")  # decorators of the latter two stand between our functions
 
 
 class LatentDiffusionError(Exception):
@@ -56,6 +61,14 @@ class ResourceError(LatentDiffusionError, OSError):
 
 class LatentDiffusionWarning(UserWarning):
     """Something the user should know that is no error; the command line prints these, and only these."""
+
+
+def warn(message: str) -> None:
+    """Warn of something that is no error, at the line outside the package that called it."""
+    frame, depth = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _INSIDE:
+        frame, depth = frame.f_back, depth + 1
+    warnings.warn(message, LatentDiffusionWarning, stacklevel=depth)
 
 
 def describe(error: Exception, *, out_of_memory: str) -> tuple[int, str]:

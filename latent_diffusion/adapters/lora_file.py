@@ -1,7 +1,6 @@
 """Read a LoRA file, or one of its relatives, for the layers of a model; nothing is left out in silence."""
 
 import hashlib
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from latent_diffusion.adapters.peft_config import PeftConfigs
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.files.checkpoint_file import open_checkpoint
 from latent_diffusion.checkpoint.files.pickle_file import is_pickle
-from latent_diffusion.errors import CheckpointError, LatentDiffusionWarning
+from latent_diffusion.errors import CheckpointError, warn
 
 __all__ = ["Adapter", "read_lora"]
 
@@ -72,11 +71,7 @@ def read_lora(path: Path | str, components: Components, name: str | None = None)
         )
     updates = _updates(file, found, PeftConfigs.of(opened.metadata, file), components, made_for)
     if found.unmatched:
-        warnings.warn(
-            f"{file}: {len(found.unmatched)} of {len(tensors)} tensors are not used{_first(found.unmatched)}",
-            LatentDiffusionWarning,
-            stacklevel=2,
-        )
+        warn(f"{file}: {len(found.unmatched)} of {len(tensors)} tensors are not used{_first(found.unmatched)}")
     report = LoadReport(
         name=name or name_of(file),
         file=str(file),

@@ -190,12 +190,17 @@ class Guidance(ABC):
         scene = Scene.of(denoiser, prompt, negative, empty, levels)
         stages = sorted(self.stages(scene), key=lambda stage: stage.place)
         _check_one_weighs(stages, levels)
-        ask = _Asking(slicing)
+        bound: dict[tuple[Branch, ...], Denoise] = {}  # projections are made once a call
 
         def denoise(x: Tensor, level: Level) -> Tensor:
             running = [stage for stage in stages if stage.active(level)]
             wanted = [estimate for stage in running for estimate in stage.needs] + [scene.prompt]
-            answers = ask([branch for estimate in wanted for branch, _ in estimate.terms], x, level)
+            answers: dict[Branch, Tensor] = {}
+            for group in _batches(branch for estimate in wanted for branch, _ in estimate.terms):
+                if group not in bound:
+                    bound[group] = _bind(group, slicing=slicing)
+                rows = bound[group](x if len(group) == 1 else torch.cat([x] * len(group)), level)
+                answers.update(zip(group, rows.chunk(len(group)), strict=True))
             plain = guided = scene.prompt.of(answers)
             for stage in running:
                 guided = stage.apply(Moment(x, level, plain, guided, answers))
@@ -242,30 +247,19 @@ def _check_one_weighs(stages: Sequence[Stage], levels: Sequence[Level]) -> None:
         )
 
 
-class _Asking:
-    """Asks the networks, in as few calls as the conditions' shapes allow; keeps the projections of one call."""
+def _batches(branches: Iterable[Branch]) -> list[tuple[Branch, ...]]:
+    """Return the branches in groups of one network and one shape, each of which is a single batched call."""
+    groups: dict[tuple, list[Branch]] = {}
+    for branch in dict.fromkeys(branches):
+        groups.setdefault((id(branch.denoiser), *_shapes(branch.cond)), []).append(branch)
+    return [tuple(group) for group in groups.values()]
 
-    def __init__(self, slicing: bool) -> None:
-        self.slicing = slicing
-        self.bound: dict[tuple[Branch, ...], Denoise] = {}
 
-    def __call__(self, branches: Iterable[Branch], x: Tensor, level: Level) -> dict[Branch, Tensor]:
-        """Return x0 (B, C, h, w) of each branch at `x` (B, C, h, w)."""
-        groups: dict[tuple, list[Branch]] = {}
-        for branch in dict.fromkeys(branches):
-            groups.setdefault((id(branch.denoiser), *_shapes(branch.cond)), []).append(branch)
-        answers: dict[Branch, Tensor] = {}
-        for group in map(tuple, groups.values()):
-            if group not in self.bound:
-                self.bound[group] = self._bind(group)
-            rows = self.bound[group](x if len(group) == 1 else torch.cat([x] * len(group)), level)
-            answers.update(zip(group, rows.chunk(len(group)), strict=True))
-        return answers
-
-    def _bind(self, group: tuple[Branch, ...]) -> Denoise:
-        denoiser, conds = group[0].denoiser, [branch.cond for branch in group]
-        cond = conds[0] if len(conds) == 1 else Conditioning.cat(conds)
-        return _row_by_row(denoiser, cond) if self.slicing else denoiser.bind(cond)
+def _bind(group: tuple[Branch, ...], *, slicing: bool) -> Denoise:
+    """Return the denoiser of the group's conditions in one batch, or with `slicing` one row after another."""
+    denoiser, conds = group[0].denoiser, [branch.cond for branch in group]
+    cond = conds[0] if len(conds) == 1 else Conditioning.cat(conds)
+    return _row_by_row(denoiser, cond) if slicing else denoiser.bind(cond)
 
 
 def _row_by_row(denoiser: Denoiser, cond: Conditioning) -> Denoise:

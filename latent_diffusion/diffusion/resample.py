@@ -38,6 +38,7 @@ class Resampled:
     order: ClassVar[int] = 1  # of no path: it goes back and forth. Choose levels as for the sampler inside
     intervals: ClassVar[bool] = False
     fractional: ClassVar[bool] = False
+    aliases: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         for name, least in (("repeats", 0), ("jump_length", 1)):

@@ -6,6 +6,7 @@ loses and wherever the model worked.
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -14,9 +15,11 @@ from torch import Tensor
 
 from latent_diffusion.data.images import ImageSource, load_image, to_pil, to_tensor
 from latent_diffusion.inpainting.color_match import match_colors
+from latent_diffusion.inpainting.latent_canvas import LatentCanvas
 from latent_diffusion.inpainting.masks import FULL, fade_in, grow, inward_weights, load_mask
 from latent_diffusion.inpainting.region import Region
 from latent_diffusion.inpainting.repainting import Repainting
+from latent_diffusion.models.autoencoder import AutoencoderKL
 
 __all__ = ["Canvas"]
 
@@ -68,13 +71,20 @@ class Canvas:
         """Return the input as it was read."""
         return self._finish(self.picture.copy())
 
+    @cached_property
     def view(self) -> tuple[Tensor, np.ndarray]:
-        """Return what the model sees: the picture (1, 3, H, W) in [-1, 1] and the mask (H, W), at the working size."""
+        """The region at the working size: the picture (1, 3, H, W) in [-1, 1] and the mask (H, W)."""
         assert self.region is not None, "an empty mask has nothing to see"
         picture = self.picture
         if self.alpha is not None:  # what shows through transparent parts is not picture: the network sees white there
             picture = Image.composite(picture, Image.new("RGB", picture.size, (255, 255, 255)), self.alpha)
         return to_tensor(self.region.take(picture))[None], self.region.take_mask(self.mask)
+
+    def encode(
+        self, autoencoder: AutoencoderKL, noise: Tensor | None = None, *, channels: bool = False
+    ) -> LatentCanvas:
+        """Return the region in latent space; arguments as for `LatentCanvas.encode`."""
+        return LatentCanvas.encode(*self.view, self.settings, autoencoder, noise, channels=channels)
 
     def paste(self, painted: Tensor, steps: int) -> list[Image.Image]:
         """Return the whole picture with each of `painted` inside the mask.
@@ -85,7 +95,7 @@ class Canvas:
         """
         assert self.region is not None, "an empty mask has nothing to paste"
         if self.settings.color_match:
-            image, hole = self.view()
+            image, hole = self.view
             painted = match_colors(painted, image.to(painted), torch.from_numpy(hole).to(painted)[None, None])
         weights = inward_weights(self.mask > 0, self.settings.feather)
         if self.settings.mask_mode == "soft":

@@ -6,7 +6,6 @@ layer norm to the cross-attention (SD 2's folder leaves out OpenCLIP's last laye
 layer, without the norm, and one projected vector a prompt (Podell et al. 2023, arXiv:2307.01952, section 2.1).
 """
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from latent_diffusion.conditioning import Conditioning
-from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
+from latent_diffusion.errors import ConfigError, warn
 from latent_diffusion.models.clip_text import CLIPTextModel, CLIPTextModelWithProjection
 from latent_diffusion.models.tokenizer import Tokenizer
 
@@ -138,7 +137,7 @@ class TextEncoder(nn.Module):
         room = self.context_length - SPECIAL_TOKENS
         head = prompt if len(prompt) <= 40 else prompt[:40] + "..."
         message = f"prompt {head!r} has {tokens - SPECIAL_TOKENS} tokens or more; only the first {room} are used"
-        warnings.warn(message, LatentDiffusionWarning, stacklevel=4)
+        warn(message)
 
     def _ids(self, prompts: Sequence[str]) -> list[list[int]]:
         return [self._expanded(self.tokenizer(self._head(prompt), verbose=False)["input_ids"]) for prompt in prompts]

@@ -6,7 +6,6 @@ torn apart, a chunk ends after its last comma where at most 20 tokens would move
 as in the A1111 web UI, so that its prompts give the same rows here.
 """
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -14,7 +13,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
+from latent_diffusion.errors import ConfigError, warn
 from latent_diffusion.models.text_encoder import SPECIAL_TOKENS, TextEncoder
 from latent_diffusion.prompts.syntax import Span, parse_attention
 
@@ -97,7 +96,7 @@ def read_chunks(tower: TextEncoder, text: str, *, syntax: bool = True, long_prom
         if long_prompt == "error":
             raise ConfigError(f"{message}; shorten it, or use long_prompt 'chunk'")
         lost = tower.tokenizer.decode([token.id for chunk in found[1:] for token in chunk])
-        warnings.warn(f"{message}; not read: {str(lost)[:200]!r}", LatentDiffusionWarning, stacklevel=2)
+        warn(f"{message}; not read: {str(lost)[:200]!r}")
         found = found[:1]
     return Chunks(tower, tuple(found))
 

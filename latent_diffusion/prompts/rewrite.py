@@ -8,12 +8,11 @@ left.
 
 import re
 import unicodedata
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from latent_diffusion.checkpoint.prompt_forms import PromptForms
-from latent_diffusion.errors import LatentDiffusionWarning
+from latent_diffusion.errors import warn
 
 __all__ = ["SAYS_NOTHING", "Rewritten", "read_as", "rewrite"]
 
@@ -65,11 +64,11 @@ def read_as(prompt: str, forms: PromptForms | None) -> str | None:
     shown = repr(prompt if len(prompt) <= 60 else f"{prompt[:57]}...")
     if not found.known:
         message = f"prompt {shown}: nothing in it is a name that this model knows; the picture may show anything"
-        warnings.warn(message, LatentDiffusionWarning, stacklevel=2)
+        warn(message)
     elif found.left_out:
         words = ", ".join(found.left_out)
         message = f"prompt {shown} is read as {found.text!r}, without {words[:80]}: this model knows no such name; "
-        warnings.warn(f"{message}--no-rewrite (rewrite=False) reads all of it", LatentDiffusionWarning, stacklevel=2)
+        warn(f"{message}--no-rewrite (rewrite=False) reads all of it")
     return found.text
 
 

@@ -1,11 +1,10 @@
 """What one prompt says at each step: its text, taken apart by the prompt language (see `docs/prompts.md`)."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
+from latent_diffusion.errors import ConfigError, warn
 from latent_diffusion.prompts.schedule import texts_by_step
 from latent_diffusion.prompts.states import Text
 from latent_diffusion.prompts.terms import AdapterTag, Term, split_terms, take_adapters, warn_of_broken_tags
@@ -56,7 +55,7 @@ def read_script(text: str, second: str | None, steps: int, *, syntax: bool, nega
     if negative and tags:
         names = ", ".join(tag.name for tag in tags)
         message = f"adapters in a negative prompt have no effect: {names}; ask for them in the prompt"
-        warnings.warn(message, LatentDiffusionWarning, stacklevel=2)
+        warn(message)
         tags = ()
     firsts = texts_by_step(words, steps)
     seconds = (None,) * steps if second is None else texts_by_step(second, steps)

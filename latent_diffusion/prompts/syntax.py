@@ -9,10 +9,9 @@ that its prompts mean here what they mean there. Time is linear in the prompt's 
 """
 
 import re
-import warnings
 from dataclasses import dataclass
 
-from latent_diffusion.errors import LatentDiffusionWarning
+from latent_diffusion.errors import warn
 
 __all__ = ["MAX_WEIGHT", "Span", "parse_attention"]
 
@@ -111,5 +110,5 @@ def _capped(weight: float, text: str) -> float:
         return weight
     capped = MAX_WEIGHT if weight > 0 else -MAX_WEIGHT
     message = f"the prompt gives {text[:40]!r} the weight {weight:g}; at most {MAX_WEIGHT:g} counts, {capped:g} is used"
-    warnings.warn(message, LatentDiffusionWarning, stacklevel=2)
+    warn(message)
     return capped

@@ -9,10 +9,9 @@ that "in 16:9" stays text.
 """
 
 import re
-import warnings
 from dataclasses import dataclass
 
-from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
+from latent_diffusion.errors import ConfigError, warn
 from latent_diffusion.prompts.syntax import MAX_WEIGHT
 
 __all__ = ["AdapterTag", "Term", "split_terms", "take_adapters", "warn_of_broken_tags"]
@@ -55,7 +54,7 @@ def warn_of_broken_tags(words: str) -> None:
     """Say that what begins like an adapter's tag is read as text, in a prompt whose tags were taken out."""
     if found := _BROKEN_TAG.search(words):
         message = f"the prompt's {found.group()!r} is no whole tag and is read as text; write <lora:name:0.8>"
-        warnings.warn(message, LatentDiffusionWarning, stacklevel=3)
+        warn(message)
 
 
 def _tag(body: str) -> AdapterTag:
@@ -102,6 +101,6 @@ def _term(piece: str) -> Term:
     weight = float(found.group(1))
     if abs(weight) > MAX_WEIGHT:
         message = f"the weight {found.group(1)[:20]} after AND is beyond {MAX_WEIGHT:g}; {MAX_WEIGHT:g} is used"
-        warnings.warn(message, LatentDiffusionWarning, stacklevel=2)
+        warn(message)
         weight = MAX_WEIGHT if weight > 0 else -MAX_WEIGHT
     return Term(piece[: found.start()].strip(), weight)

@@ -4,7 +4,6 @@ import contextlib
 import io
 import os
 import secrets
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from latent_diffusion.data.images import FORMATS
-from latent_diffusion.errors import ConfigError, DataError, LatentDiffusionWarning, ResourceError
+from latent_diffusion.errors import ConfigError, DataError, ResourceError, warn
 from latent_diffusion.provenance.infotext import write_infotext
 from latent_diffusion.provenance.record import Record
 
@@ -95,7 +94,7 @@ def _exif_texts(record: Record, form: str) -> dict[int, bytes]:
     if len(exact) <= room:
         return {USER_COMMENT: UNICODE + text, MAKER_NOTE: exact}
     message = f"the prompt is too long for a {form} file, which loses the exact record; use .png to keep it"
-    warnings.warn(message, LatentDiffusionWarning, stacklevel=4)
+    warn(message)
     return {USER_COMMENT: UNICODE + text[-(MAX_EXIF - len(UNICODE)) :]}  # the settings stand at the end
 
 

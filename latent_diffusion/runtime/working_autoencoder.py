@@ -5,13 +5,12 @@ becomes black. So a picture that float16 cannot decode is decoded once more in f
 """
 
 import threading
-import warnings
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
+from latent_diffusion.errors import ConfigError, warn
 from latent_diffusion.models.autoencoder import AutoencoderKL, Posterior
 from latent_diffusion.runtime.cpu.allocator import give_back_free
 from latent_diffusion.runtime.cuda.graphs import Graphs, decoded
@@ -134,9 +133,7 @@ def _overflowed(dtype: torch.dtype, result: Tensor) -> bool:
 
 
 def _say_again(what: str, dtype: torch.dtype) -> None:
-    warnings.warn(
+    warn(
         f"the {what} overflowed in {str(dtype).removeprefix('torch.')}; it runs again in float32 "
-        "(vae_dtype 'float32' saves the first try)",
-        LatentDiffusionWarning,
-        stacklevel=4,
+        "(vae_dtype 'float32' saves the first try)"
     )

@@ -13,7 +13,6 @@ from latent_diffusion.diffusion.forward import add_noise
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.guidance.cfg import CFG
 from latent_diffusion.inpainting.canvas import Canvas
-from latent_diffusion.inpainting.latent_canvas import told
 from latent_diffusion.inpainting.repainting import Repainting
 from latent_diffusion.pipeline.engine.sampling import run_sampler
 from latent_diffusion.pipeline.tasks.strength import late_levels
@@ -71,7 +70,7 @@ def mask():
 def test_inpainting_unets(family, tiny_family, picture, mask):
     ours, theirs = pair(tiny_family(family))
     canvas = Canvas.read(picture, mask, Repainting(inpaint_area="whole"), (32, 32))
-    concat = told(canvas, ours.components.autoencoder)
+    concat = canvas.encode(ours.components.autoencoder, channels=True).channels
     image = theirs.image_processor.preprocess(picture)
     hole = theirs.mask_processor.preprocess(mask)
     with torch.no_grad():

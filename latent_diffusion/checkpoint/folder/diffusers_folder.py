@@ -1,7 +1,6 @@
 """A model as a diffusers folder: unet/, vae/, text_encoder/, tokenizer/, scheduler/ and model_index.json."""
 
 import contextlib
-import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,7 +30,7 @@ from latent_diffusion.checkpoint.folder.text_folder import (
 )
 from latent_diffusion.checkpoint.folder.tokenizer_folder import load_tokenizer
 from latent_diffusion.checkpoint.prompt_forms import FORMS, NAMES, read_prompt_forms, write_prompt_forms
-from latent_diffusion.errors import CheckpointError, LatentDiffusionWarning, ResourceError
+from latent_diffusion.errors import CheckpointError, ResourceError, warn
 from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.models.unet import UNet
 
@@ -66,7 +65,7 @@ def load_folder(
     path = Path(path)
     plan = plan_folder(path)
     for note in plan.notes:
-        warnings.warn(f"{path}: {note}", LatentDiffusionWarning, stacklevel=2)
+        warn(f"{path}: {note}")
 
     def weights(part: str, network: nn.Module) -> Weights:
         return open_text_weights(path / part) if part.startswith("text") else open_weights(path / part)

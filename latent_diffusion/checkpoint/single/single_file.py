@@ -3,7 +3,6 @@
 Files of others say what they are by their tensors (`detect`), ours also by their header (`single_header`).
 """
 
-import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from latent_diffusion.checkpoint.single.layout import (
     text_places,
 )
 from latent_diffusion.checkpoint.single.single_header import header_of, plan_of
-from latent_diffusion.errors import CheckpointError, ConfigError, LatentDiffusionWarning
+from latent_diffusion.errors import CheckpointError, ConfigError, warn
 from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.models.text_config import TextConfig
 from latent_diffusion.models.text_encoder import TextEncoder
@@ -169,7 +168,7 @@ def _average(file: CheckpointFile, wanted: bool) -> tuple[bool, str]:
     if wanted:
         return True, "U-Net: averaged (EMA) weights, as asked for"
     note = "U-Net: plain weights; the file also holds averaged ones (averaged=True, --ema)"
-    warnings.warn(f"{file.source}: {note}", LatentDiffusionWarning, stacklevel=4)
+    warn(f"{file.source}: {note}")
     return False, note
 
 

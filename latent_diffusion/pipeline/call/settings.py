@@ -1,7 +1,6 @@
 """What decides a picture besides its prompt and seed: checked arguments, completed with the model's own choices."""
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,7 +13,7 @@ from latent_diffusion.checkpoint.prompt_forms import PromptForms
 from latent_diffusion.checks import check_integer, check_name, check_number, check_size
 from latent_diffusion.diffusion.guidance import Guidance
 from latent_diffusion.diffusion.level import Level, Sampler
-from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
+from latent_diffusion.errors import ConfigError, warn
 from latent_diffusion.guidance.cfg import CFG
 from latent_diffusion.pipeline.call.approximate import EXACT, Approximate, choose_approximations
 from latent_diffusion.pipeline.call.guidance import OpenModel, choose_guidance
@@ -51,7 +50,7 @@ class Defaults:
         default = default_sampler(config)
         if default.unfollowed:
             what = f"{components.name}: scheduler {config.get('_class_name', '')}: {'; '.join(default.unfollowed)}"
-            warnings.warn(what, LatentDiffusionWarning, stacklevel=2)
+            warn(what)
         side = components.unet.config.sample_size * components.autoencoder.factor
         return cls(
             height=side,

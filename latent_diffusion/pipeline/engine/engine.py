@@ -1,7 +1,6 @@
 """What a pipeline is made of at the moment of a call; new adapters make a new one, running calls keep theirs."""
 
 import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -13,7 +12,7 @@ from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.load import load_model
 from latent_diffusion.diffusion.denoiser import Denoiser
 from latent_diffusion.diffusion.level import Level
-from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
+from latent_diffusion.errors import ConfigError, warn
 from latent_diffusion.pipeline.call.cost import check_cost
 from latent_diffusion.pipeline.call.options import Options, Texts, check_names
 from latent_diffusion.pipeline.call.seeds import open_noise
@@ -93,7 +92,7 @@ class Engine:
         left += [f"learned word {word.token!r}" for word in self.adapters.words]
         if left:
             message = f"not saved with the model: {', '.join(left)}; fuse_lora makes an adapter part of it"
-            warnings.warn(message, LatentDiffusionWarning, stacklevel=3)
+            warn(message)
         return self.adapters.only_fused().apply(self.untouched)
 
     def plain(self) -> "Engine":

@@ -3,7 +3,6 @@
 None of it decides a picture, beyond rounding.
 """
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TypedDict
@@ -13,7 +12,7 @@ from torch import nn
 
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checks import check_flag
-from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
+from latent_diffusion.errors import ConfigError, warn
 from latent_diffusion.models.unet import UNet
 from latent_diffusion.registry import nearest
 from latent_diffusion.runtime.attention_kernels import check_backend, describe_auto, set_kernel
@@ -77,7 +76,7 @@ class Machine:
         for name, value in (("offload", offload), ("fast", fast)):
             check_flag(name, value)
         if offload and device.type == "cpu":
-            warnings.warn("offload has no meaning on a CPU and is ignored", LatentDiffusionWarning, stacklevel=5)
+            warn("offload has no meaning on a CPU and is ignored")
         return cls(
             device=device,
             dtype=choose_dtype(options.get("dtype", "auto"), device, weights),

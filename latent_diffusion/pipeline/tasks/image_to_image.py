@@ -4,13 +4,12 @@ Reference: Meng et al. 2021, arXiv:2108.01073 ("SDEdit"), algorithm 1.
 """
 
 import hashlib
-import warnings
 
 import torch
 
 from latent_diffusion.data.images import ImageSource, load_image, to_tensor
 from latent_diffusion.diffusion.forward import add_noise
-from latent_diffusion.errors import LatentDiffusionWarning
+from latent_diffusion.errors import warn
 from latent_diffusion.pipeline.call.options import Options, Texts
 from latent_diffusion.pipeline.engine.engine import Engine
 from latent_diffusion.pipeline.engine.output import Output, OutputType, check_output_type, finish, in_form
@@ -21,8 +20,6 @@ from latent_diffusion.provenance.record import ImageToImageRecord
 from latent_diffusion.runtime.undisturbed import undisturbed
 
 __all__ = ["image_to_image"]
-
-CALLER = 4  # frames up from a warning here to who called the pipeline
 
 
 @undisturbed()
@@ -55,7 +52,7 @@ def image_to_image(
         sampled = run_sampler(settings.build_sampler(), job.bind(), x, levels, job.noise, options.get("on_step"))
         made = finish(job.decoder, sampled.latents, output_type)
     else:
-        warnings.warn("strength is 0: the picture comes back as it is", LatentDiffusionWarning, CALLER)
+        warn("strength is 0: the picture comes back as it is")
         sampled = Sampled(torch.empty(0), 0, False)
         # the picture itself, not `images`, which are in the autoencoder's number format
         same = autoencoder.to_latents(images).float() if output_type == "latent" else to_tensor(picture)[None]

@@ -4,16 +4,13 @@ The sampler knows nothing of it: what is known is kept by `diffusion.known`, an 
 input channels, and the pixels outside the mask are never written.
 """
 
-import warnings
-
 import torch
 
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.data.images import ImageSource
 from latent_diffusion.diffusion.resample import Resampled
-from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
+from latent_diffusion.errors import ConfigError, warn
 from latent_diffusion.inpainting.canvas import Canvas
-from latent_diffusion.inpainting.latent_canvas import Known, told
 from latent_diffusion.inpainting.repainting import Repainting
 from latent_diffusion.pipeline.call.options import InpaintOptions, Options, Texts
 from latent_diffusion.pipeline.engine.engine import Engine
@@ -25,8 +22,6 @@ from latent_diffusion.provenance.record import InpaintRecord
 from latent_diffusion.runtime.undisturbed import undisturbed
 
 __all__ = ["inpaint"]
-
-CALLER = 4  # frames up from a warning here to who called the pipeline
 
 
 @undisturbed()
@@ -45,54 +40,48 @@ def inpaint(
     """
     repainting, rest = Repainting.read(options)
     settings = engine.settings(rest)
-    told_of_picture = _reads_picture(engine.components, repainting)
+    _check_channels(engine.components, repainting)
     levels = late_levels(engine.components, settings, repainting.strength, exact_steps=repainting.exact_steps)
     canvas = Canvas.read(image, mask_image, repainting, (settings.width, settings.height))
     job = engine.start(prompt, settings, rest, levels=levels)
     if canvas.region is None or not levels:
         why = "strength is 0" if canvas.region else "the mask has no white (128 or more, in soft mode any)"
-        warnings.warn(f"nothing to repaint: {why}; the input comes back as it is", LatentDiffusionWarning, CALLER)
+        warn(f"nothing to repaint: {why}; the input comes back as it is")
         sampled, images = Sampled(torch.empty(0), 0, False), [canvas.unchanged() for _ in job.seeds]
     else:
-        autoencoder = engine.components.autoencoder
-        if told_of_picture:
-            job = job.told(told(canvas, autoencoder))
-        sampled = _sample(job, canvas, rest)
+        sampled = _sample(job, canvas, rest, channels=engine.components.for_inpainting)
         images = canvas.paste(decode(job.decoder, sampled.latents), len(levels) - 1)
     details = _details(canvas, sampled, added)
     return Output(images, job.seeds, job.records(sampled, canvas.picture.size, details), sampled.stopped)
 
 
-def _reads_picture(components: Components, repainting: Repainting) -> bool:
-    """Return whether the U-Net is one for inpainting, which is told of the picture in extra channels.
+def _check_channels(components: Components, repainting: Repainting) -> None:
+    """Check that the U-Net is a plain one or one for inpainting, and that something keeps the rest of the picture.
 
     Raises:
-        ConfigError: a U-Net that wants something else, or nothing that keeps the rest of the picture.
+        ConfigError: a U-Net that reads something else, or `latent_blend` False with a plain U-Net.
     """
     channels, latents = components.unet.config.in_channels, components.autoencoder.config.latent_channels
-    if channels == latents:
-        if not repainting.latent_blend:
-            raise ConfigError(
-                f"latent_blend False: the U-Net of {components.name} reads {channels} channels and is told nothing of "
-                "the picture; leave it out, or use an inpainting model"
-            )
-        return False
-    if channels == 2 * latents + 1:
-        return True
-    raise ConfigError(
-        f"{components.name}: its U-Net reads {channels} channels; inpainting works with {latents} (any model) or "
-        f"{2 * latents + 1} (an inpainting model)"
-    )
+    if channels != latents and not components.for_inpainting:
+        raise ConfigError(
+            f"{components.name}: its U-Net reads {channels} channels; inpainting works with {latents} (any model) or "
+            f"{2 * latents + 1} (an inpainting model)"
+        )
+    if channels == latents and not repainting.latent_blend:
+        raise ConfigError(
+            f"latent_blend False: the U-Net of {components.name} reads {channels} channels and is told nothing of "
+            "the picture; leave it out, or use an inpainting model"
+        )
 
 
-def _sample(job: Job, canvas: Canvas, options: Options) -> Sampled:
+def _sample(job: Job, canvas: Canvas, options: Options, *, channels: bool) -> Sampled:
     """Draw the latents of the region in view."""
     repainting, levels = canvas.settings, job.levels
     x = job.initial_noise()
     filled = repainting.masked_content == "noise" and repainting.start != "noise"
     filler = job.noise.draw(x.shape[1:]) if filled else None
-    known = Known.encode(canvas, job.components.autoencoder, filler)
-    denoise = job.bind()
+    known = canvas.encode(job.components.autoencoder, filler, channels=channels)
+    denoise = (job if known.channels is None else job.told(known.channels)).bind()
     if repainting.latent_blend:
         denoise = known.kept_by(denoise, levels)
     sampler = Resampled(job.settings.build_sampler(), repainting.resample, repainting.jump_length)

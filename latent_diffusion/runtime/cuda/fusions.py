@@ -12,7 +12,6 @@ twice. Triton is used where it is installed and a tiny call on the device gives 
 
 import functools
 import importlib.util
-import warnings
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from latent_diffusion.errors import LatentDiffusionWarning
+from latent_diffusion.errors import warn
 from latent_diffusion.nn.transformer import gated_gelu
 from latent_diffusion.runtime.agreement import TOLERANCE, error
 
@@ -103,7 +102,7 @@ def choose_fusions(device: torch.device, dtype: torch.dtype) -> Fusions:
         except Exception as fault:  # no C compiler, a GPU it does not know: each part of Triton has errors of its own
             reason = (str(fault).strip() or type(fault).__name__).split("\n")[0][:200]
     message = f"no fused kernels on {device}, so pictures take longer, with the same result: {reason}"
-    warnings.warn(message, LatentDiffusionWarning, stacklevel=4)
+    warn(message)
     return PLAIN
 
 

@@ -10,7 +10,6 @@ made for one module tree and is forgotten with it; changed weights, hooks, gradi
 """
 
 import threading
-import warnings
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -21,7 +20,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from latent_diffusion.errors import LatentDiffusionWarning
+from latent_diffusion.errors import warn
 from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.models.unet import Projected, UNet
 
@@ -172,7 +171,7 @@ class Graphs:
             self._warned = True
             reason = (str(error).strip() or type(error).__name__).split("\n")[0][:200]
             message = f"no CUDA graph for this size, so it runs slower, with the same result: {reason}"
-            warnings.warn(message, LatentDiffusionWarning, stacklevel=6)
+            warn(message)
         return _Entry(tree, [], [], None)
 
     def _forget(self, which: Callable[[_Entry], bool]) -> None:

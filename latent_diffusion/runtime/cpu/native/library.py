@@ -4,13 +4,12 @@ import ctypes
 import functools
 import hashlib
 import os
-import warnings
 from enum import IntFlag
 from pathlib import Path
 
 from torch import Tensor
 
-from latent_diffusion.errors import LatentDiffusionWarning
+from latent_diffusion.errors import warn
 
 __all__ = ["LIBRARY", "Ability", "Strides", "abilities", "address", "library", "open_library"]
 
@@ -52,11 +51,7 @@ def open_library(file: Path) -> ctypes.CDLL | None:
     try:
         data = file.read_bytes()
         if hashlib.sha256(data[:-DIGEST]).digest() != data[-DIGEST:]:
-            warnings.warn(
-                f"{file} is damaged and is not used, so drawing is slower; install the package again",
-                LatentDiffusionWarning,
-                stacklevel=2,
-            )
+            warn(f"{file} is damaged and is not used, so drawing is slower; install the package again")
             return None
         kernels = ctypes.CDLL(str(file))
     except OSError:
