@@ -25,7 +25,7 @@ SPECIAL_TOKENS = 2  # begin and end
 
 @dataclass(frozen=True)
 class Encoded:
-    """What one text tower makes of B rows of tokens; float32."""
+    """What one text tower makes of B rows of tokens; float32, or float64 where its weights are."""
 
     states: Tensor  # (B, L, D), a vector a token
     pooled: Tensor | None  # (B, P), a vector a row: the end token's, projected; None for a tower without projection
@@ -181,8 +181,9 @@ class TextEncoder(nn.Module):
         if skipped and not self.penultimate:
             body: Any = getattr(self.model, "text_model", self.model)  # only a model with projection has this level
             states = body.final_layer_norm(states)
-        pooled = result.text_embeds.float() if self.pooled_width else None
-        return Encoded(states.float(), pooled)
+        wide = torch.promote_types(states.dtype, torch.float32)
+        pooled = result.text_embeds.to(wide) if self.pooled_width else None
+        return Encoded(states.to(wide), pooled)
 
     def forward(self, prompts: Sequence[str], clip_skip: int | None = None) -> Conditioning:
         """Return the conditioning of B prompts: context (B, L, D) float32 on the model's device."""

@@ -6,48 +6,126 @@ Every draw (posterior, t, noise, caption, dropout) is keyed with the sample numb
 Reference: Rombach et al. 2022, arXiv:2112.10752, eq. (3).
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from pydantic import Field
+from torch import Tensor, nn
 
+from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.conditioning import Conditioning
+from latent_diffusion.config import Section
 from latent_diffusion.data.folder import ImageFolder
 from latent_diffusion.data.loader import Batch
 from latent_diffusion.diffusion.loss import DiffusionLoss
+from latent_diffusion.diffusion.time_law import TimeLaw, draw_times
 from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.models.unet import UNet
 from latent_diffusion.randomness import normal, permutation, uniform
 from latent_diffusion.runtime.precision import autocast
-from latent_diffusion.training.frozen_states import Latents, TextStates
+from latent_diffusion.training.frozen_states import Latents, LiveTextStates, TextStates
 from latent_diffusion.training.objective import Losses, Player
 
-__all__ = ["Denoising", "HeldOutLoss"]
+__all__ = ["Denoising", "HeldOutLoss", "LossSettings", "TimesSettings"]
+
+
+class TimesSettings(Section):
+    """The `objective.times:` section: which noise levels are trained on."""
+
+    law: Literal["uniform", "logit_normal", "importance"] = "uniform"
+    """Law of the times: all alike, more in the middle, or in proportion to the weight of the loss."""
+    mean: float = 0.0
+    """logit_normal: mean of the logit of t / T; above 0 means noisier levels."""
+    std: float = Field(default=1.0, gt=0)
+    """logit_normal: standard deviation of the same."""
+    low: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the times, from the clean end, that are left out."""
+    high: float = Field(default=1.0, gt=0, le=1)
+    """Share of the times from which on they are left out."""
+
+
+class LossSettings(Section):
+    """What is minimised: the keys that every diffusion objective has in its `objective:` section."""
+
+    weighting: Literal["simple", "min_snr", "soft_min_snr", "p2", "debiased", "bound"] = "simple"
+    """Weight of the loss by noise level."""
+    gamma: float | None = Field(default=None, gt=0)
+    """min_snr and soft_min_snr: where the signal-to-noise ratio is clipped; p2: the exponent. null: 5, 5, 1."""
+    k: float | None = Field(default=None, gt=0)
+    """p2: what is added to the signal-to-noise ratio; null: 1."""
+    huber: float | None = Field(default=None, gt=0)
+    """Size of error above which the loss grows linearly (pseudo-Huber); null: the squared error."""
+    times: TimesSettings = TimesSettings()
+    """Which noise levels are trained on."""
+    stratified: bool = True
+    """Spread the times of one update evenly over the global batch: less variance, the same mean."""
+    offset_noise: float = Field(default=0.0, ge=0)
+    """Deviation of a constant added to each channel of the noise, for very dark and very bright pictures."""
+    input_perturbation: float = Field(default=0.0, ge=0)
+    """Deviation of noise added to the network's input only."""
 
 
 class Denoising(Player):
-    """The U-Net; reads latents and text states of the frozen parts."""
+    """The networks that are trained to denoise; reads latents and text states."""
 
-    def __init__(self, unet: UNet, loss: DiffusionLoss, seed: int, strata: int) -> None:
+    def __init__(
+        self, parts: Components, trained: Mapping[str, nn.Module], settings: LossSettings, seed: int, batch_size: int
+    ) -> None:
+        """Take the model that computes and those of its modules (or of their changes) that are trained.
+
+        Args:
+            parts: the model; its networks are not registered here.
+            trained: what is registered, saved and given to the optimizer, by name.
+            settings: the loss.
+            seed: of the run.
+            batch_size: pictures of an update, over which stratified times are spread.
+
+        Raises:
+            ConfigError: parts of the settings that do not go together.
+        """
         super().__init__()
-        self.unet = unet
-        self.loss = loss
-        self.seed = seed
-        self.strata = strata
-        self.held: tuple[Latents, TextStates] | None = None
+        for name, module in trained.items():
+            self.add_module(name, module)
+        self.parts, self.trained = (parts,), tuple(trained)
+        self.settings, self.seed = settings, seed
+        self.loss = DiffusionLoss(
+            parts.schedule, parts.prediction, settings.weighting, settings.gamma, settings.k, settings.huber
+        )
+        times = settings.times
+        total = parts.schedule.num_train_timesteps
+        weights = self.loss.weight(torch.arange(total))
+        law = TimeLaw(times.law, times.mean, times.std, times.low, times.high)
+        self.probabilities = law.probabilities(total, weights)
+        inside = torch.from_numpy(self.probabilities > 0)
+        self.mean_weight = float(weights[inside].mean()) if times.law == "importance" else None
+        self.rates: Mapping[str, float] = {}
+        self.strata = batch_size if settings.stratified else 0
+        self.held: tuple[Latents, TextStates | LiveTextStates] | None = None
+
+    @property
+    def unet(self) -> UNet:
+        """The network that computes, adapted or not."""
+        return self.parts[0].unet
+
+    def computing(self) -> tuple[nn.Module, ...]:
+        """The U-Net, whose layers may take faster kernels, also where only changes of it are registered."""
+        return (self.unet,)
+
+    def learning_rates(self) -> dict[str, float]:
+        """Return the peak learning rates that the objective has set for single parameters."""
+        return dict(self.rates)
 
     def times(self, samples: Sequence[int]) -> Tensor:
-        """Return an integer time for each sample number, (B,); with strata one from each equal part of 0 .. T - 1."""
-        total = self.loss.schedule.num_train_timesteps
+        """Return an integer time for each sample number, (B,), by the law of times."""
         shares = []
         for number in samples:
             share = uniform(self.seed, "t", number)
             if self.strata:
                 update, position = divmod(number, self.strata)
                 share = (permutation(self.seed, "t order", update, self.strata)[position] + share) / self.strata
-            shares.append(min(int(share * total), total - 1))
-        return torch.tensor(shares)
+            shares.append(share)
+        return draw_times(shares, self.probabilities)
 
     def forward(self, batch: Batch, step: int) -> Losses:
         """Return the weighted loss of each picture, (B,)."""
@@ -57,8 +135,27 @@ class Denoising(Player):
         x0, cond = latents(batch).to(like), texts(batch.captions).to(like.device)
         if like.dtype == torch.float64:
             cond = cond.to(dtype=like.dtype)
-        noise = normal(self.seed, "noise", batch.sample, x0.shape[1:]).to(x0)
-        return Losses(self.loss(self.network(cond), x0, self.times(batch.sample).to(x0.device), noise))
+        noise = self._noise(batch.sample, x0)
+        perturbed = None
+        if self.settings.input_perturbation:
+            more = normal(self.seed, "input perturbation", batch.sample, x0.shape[1:]).to(x0)
+            perturbed = noise + self.settings.input_perturbation * more
+        t = self.times(batch.sample).to(x0.device)
+        losses = self.loss(self.network(cond), x0, t, noise, perturbed)
+        if self.mean_weight is not None:  # the times are drawn by weight, so the loss has the mean weight
+            losses = losses * (self.mean_weight / self.loss.weight(t)).to(losses)
+        return Losses(losses)
+
+    def _noise(self, samples: Sequence[int], x0: Tensor) -> Tensor:
+        """Return noise like x0 (B, C, h, w), each channel moved by a constant where `offset_noise` asks for it.
+
+        Reference: Guttenberg 2023, "Diffusion with offset noise".
+        """
+        noise = normal(self.seed, "noise", samples, x0.shape[1:]).to(x0)
+        if self.settings.offset_noise:
+            offset = normal(self.seed, "offset noise", samples, (x0.shape[1], 1, 1)).to(x0)
+            noise = noise + self.settings.offset_noise * offset
+        return noise
 
     def network(self, cond: Conditioning) -> Callable[[Tensor, Tensor], Tensor]:
         """Return the U-Net as a function of x (B, C, h, w) and t (B,), with the captions `cond` projected once."""
@@ -76,7 +173,8 @@ class HeldOutLoss:
         texts = player.held[1]
         self.player, self.data, self.run = player, data, run
         self.latents = Latents(autoencoder, data, run.seed)
-        self.texts = TextStates(texts.encoder, texts.dtype)  # held-out captions are not in the player's cache
+        # held-out captions are not in the player's cache
+        self.texts = TextStates(texts.encoder, texts.dtype) if isinstance(texts, TextStates) else texts
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:

@@ -19,7 +19,7 @@ from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.models.text_encoder import TextEncoder
 from latent_diffusion.randomness import normal
 
-__all__ = ["Latents", "TextStates"]
+__all__ = ["Latents", "LiveTextStates", "TextStates"]
 
 logger = logging.getLogger(__name__)
 CHUNK = 32  # pictures or captions at a time
@@ -117,3 +117,15 @@ class TextStates:
             return Conditioning(self._encode(captions))
         context = self._kept[torch.tensor([self._place[caption] for caption in captions])]
         return Conditioning(context.to(next(self.encoder.parameters()).device))
+
+
+class LiveTextStates:
+    """Conditioning of batches of captions by a text encoder that is trained: encoded in every step, with gradients."""
+
+    def __init__(self, text_encoder: TextEncoder) -> None:
+        """Take the encoder."""
+        self.encoder = text_encoder
+
+    def __call__(self, captions: Sequence[str]) -> Conditioning:
+        """Return the conditioning of B captions: context (B, L, D), with its graph where gradients are on."""
+        return self.encoder(list(captions))

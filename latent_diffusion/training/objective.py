@@ -75,6 +75,14 @@ class Player(nn.Module, ABC):
     def forward(self, batch: Any, step: int) -> Losses:
         """Return the losses of one micro-batch in update number `step` (from 0)."""
 
+    def computing(self) -> "Iterable[nn.Module]":
+        """Return the modules whose layers compute the forward pass and may take faster kernels; by default itself."""
+        return (self,)
+
+    def learning_rates(self) -> dict[str, float]:
+        """Return peak learning rates of single parameters, by name, in place of the optimizer's."""
+        return {}
+
     def active(self, step: int) -> bool:
         """Return whether this player moves in update `step`; a function of the step alone (a GAN's start step)."""
         return True

@@ -10,9 +10,10 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from latent_diffusion.config import OptimizerConfig, RunConfig
+from latent_diffusion.training.objective import Player
 
 __all__ = ["build_optimizer", "gradient_norm", "learning_rate", "scale_gradients"]
 
@@ -20,15 +21,21 @@ _FUSED = ("cpu", "cuda")
 """Devices whose AdamW updates all tensors in one kernel."""
 
 
-def build_optimizer(player: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """Return AdamW over the trainable parameters; tensors of fewer than two dimensions are not decayed."""
-    parameters = [p for p in player.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    fused = all(p.device.type in _FUSED for p in parameters)
+def build_optimizer(player: Player, config: OptimizerConfig) -> torch.optim.AdamW:
+    """Return AdamW over the trainable parameters; tensors of fewer than two dimensions are not decayed.
+
+    A group's `share` is its learning rate over that of the run, which the curve moves.
+    """
+    named = {name: p for name, p in player.named_parameters() if p.requires_grad}
+    rates = player.learning_rates()
+    groups = []
+    for rate in dict.fromkeys(rates.get(name, config.learning_rate) for name in named):
+        of_rate = [p for name, p in named.items() if rates.get(name, config.learning_rate) == rate]
+        decayed, plain = [p for p in of_rate if p.ndim >= 2], [p for p in of_rate if p.ndim < 2]
+        share = rate / config.learning_rate
+        groups += [{"params": decayed, "weight_decay": config.weight_decay, "share": share}] if decayed else []
+        groups += [{"params": plain, "weight_decay": 0.0, "share": share}] if plain else []
+    fused = all(p.device.type in _FUSED for p in named.values())
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps, fused=fused)
 
 

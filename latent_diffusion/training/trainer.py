@@ -63,7 +63,8 @@ class Trainer:
         objective.prepare(accelerator, weight_dtype(run.precision))
         self.players = objective.players
         for player in self.players.values():
-            install(player, kernels)
+            for module in player.computing():
+                install(module, kernels)
         self.trainable = {
             name: {n: p for n, p in player.named_parameters() if p.requires_grad}
             for name, player in self.players.items()
@@ -131,7 +132,7 @@ class Trainer:
             scale_gradients(list(self.trainable[name].values()), norm, self.run.clip_norm)
         optimizer = self.optimizers[name]
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 

@@ -23,7 +23,7 @@ _context = multiprocessing.get_context("forkserver")
 # torch imports its compiler with the first optimizer: several seconds that each fork would pay again, as for the others
 _context.set_forkserver_preload(
     ["torch", "torch._dynamo", "torch.utils.tensorboard", "accelerate", "open_clip", "transformers.models.clip", "toy"]
-    + [f"latent_diffusion.training.objectives.{name}" for name in ("autoencoder", "clip", "unet")]
+    + [f"latent_diffusion.training.objectives.{name}" for name in ("autoencoder", "clip", "lora", "unet")]
 )
 
 

@@ -19,13 +19,12 @@ from latent_diffusion.checkpoint.folder.diffusers_folder import save_folder
 from latent_diffusion.checkpoint.prompt_forms import PromptForms
 from latent_diffusion.data.folder import DataConfig, ImageFolder
 from latent_diffusion.data.loader import Batch, batches
-from latent_diffusion.diffusion.loss import DiffusionLoss
 from latent_diffusion.models.text_encoder import TextEncoder
 from latent_diffusion.prompts.caption_forms import forms_for_captions
 from latent_diffusion.runtime.precision import place, state_dtype
-from latent_diffusion.training.denoising import Denoising, HeldOutLoss
+from latent_diffusion.training.denoising import Denoising, HeldOutLoss, LossSettings
 from latent_diffusion.training.drawing import Sheet
-from latent_diffusion.training.frozen_states import Latents, TextStates
+from latent_diffusion.training.frozen_states import Latents, LiveTextStates, TextStates
 from latent_diffusion.training.objective import Objective
 from latent_diffusion.training.parts import ModelSettings, build_parts, check_fit, freeze_lone_attention
 from latent_diffusion.training.weights_digest import weights_digest
@@ -39,14 +38,9 @@ __all__ = ["UNetObjective", "UNetSettings"]
 logger = logging.getLogger(__name__)
 
 
-class UNetSettings(ModelSettings):
+class UNetSettings(ModelSettings, LossSettings):
     """The `objective:` section."""
 
-    weighting: Literal["simple", "min_snr"] = "simple"
-    gamma: float | None = Field(default=None, gt=0)
-    """Where `min_snr` clips the signal-to-noise ratio; null: 5."""
-    stratified: bool = True
-    """Spread the times of one update evenly over the global batch: less variance, the same mean."""
     latent_cache_bytes: int = Field(default=4 * 2**30, ge=0)
     text_cache_bytes: int = Field(default=2 * 2**30, ge=0)
     export_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
@@ -67,10 +61,7 @@ class UNetObjective(Objective):
         parts = build_parts(settings)
         check_fit(parts, data.size)
         self.data = ImageFolder(data, run.seed)
-        self.components = parts = replace(parts, prompt_forms=self._prompt_forms(parts))
-        self.sheet = None
-        if run.sample is not None and run.sample.prompts:
-            self.sheet = Sheet(parts, run.sample, data.size, run.precision)
+        self.base = parts = replace(parts, prompt_forms=self._prompt_forms(parts))
         self.held_out = None
         if settings.validation is not None:
             held_out = {"where": settings.validation, "flip": False, "caption_dropout": 0.0}
@@ -79,12 +70,19 @@ class UNetObjective(Objective):
         freeze_lone_attention(parts.unet, data.size // parts.autoencoder.factor)
         parts.autoencoder.eval().requires_grad_(False)
         parts.text_encoder.eval().requires_grad_(False)
-        loss = DiffusionLoss(parts.schedule, parts.prediction, settings.weighting, settings.gamma)
-        strata = run.batch_size if settings.stratified else 0
-        self.player = Denoising(parts.unet, loss, run.seed, strata)
+        self.components, trained = self.choose(parts)
+        self.sheet = None
+        if run.sample is not None and run.sample.prompts:
+            self.sheet = Sheet(self.components, run.sample, data.size, run.precision)
+        self.player = Denoising(self.components, trained, settings, run.seed, run.batch_size)
         self.players = {"unet": self.player}
-        self.ema_modules: dict[str, nn.Module] = {"unet": parts.unet}
-        self.frozen: dict[str, nn.Module] = {"vae": parts.autoencoder, "text_encoder": parts.text_encoder}
+        self.ema_modules: dict[str, nn.Module] = dict(trained)
+        everything = {"vae": parts.autoencoder, "text_encoder": parts.text_encoder, "unet": parts.unet}
+        self.frozen: dict[str, nn.Module] = {k: v for k, v in everything.items() if v not in trained.values()}
+
+    def choose(self, parts: Components) -> tuple[Components, dict[str, nn.Module]]:
+        """Return the model that computes, and what of it is trained, by name: here the whole U-Net."""
+        return parts, {"unet": parts.unet}
 
     def prepare(self, accelerator: "Accelerator", dtype: torch.dtype) -> None:
         """Move the parts, then encode pictures and captions."""
@@ -94,9 +92,13 @@ class UNetObjective(Objective):
         parts.text_encoder.to(accelerator.device)
         latents = Latents(parts.autoencoder, self.data, self.run.seed)
         assert isinstance(parts.text_encoder, TextEncoder), "models with two are refused before"
+        latents.fill(settings.latent_cache_bytes)
+        if any(name.startswith("text_encoder") for name in self.player.trained):
+            parts.text_encoder.to(dtype)
+            self.player.held = (latents, LiveTextStates(parts.text_encoder))
+            return
         texts = TextStates(parts.text_encoder, state_dtype(self.run.precision))
         self.player.held = (latents, texts)
-        latents.fill(settings.latent_cache_bytes)
         texts.fill(["", *self._captions()], settings.text_cache_bytes)
 
     def batches(self, numbers: Iterable[Sequence[int]]) -> Iterator[Batch]:
@@ -110,7 +112,7 @@ class UNetObjective(Objective):
 
     def fingerprint(self) -> dict[str, str]:
         """Return the digests of the data and of the weights the run starts from, as read from their files."""
-        parts = self.components
+        parts = self.base
         prints = {"data.path": self.data.digest}
         if self.settings.init is not None:
             prints["objective.init"] = weights_digest(parts.unet, parts.autoencoder, parts.text_encoder)

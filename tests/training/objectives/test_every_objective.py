@@ -9,7 +9,7 @@ import pytest
 import real
 from processes import assert_equal_states, finish, last_step, losses_of, start, train, train_together
 
-OBJECTIVES = ("autoencoder", "unet", "clip")
+OBJECTIVES = ("autoencoder", "unet", "lora", "clip")
 GAN_FROM = 5
 
 
@@ -24,6 +24,10 @@ def config_of(tiny_folder, pictures, tmp_path_factory):
             "adversarial": {"start": GAN_FROM, "weight": 0.05, "width": 8, "layers": 1},
         },
         "unet": {"name": "unet", "init": str(tiny_folder)},
+        "lora": {
+            "name": "lora", "init": str(tiny_folder),
+            "adapter": {"rank": 2, "layers": "all", "parts": ["unet", "text_encoder"]},
+        },
         "clip": {"name": "clip", "embed_dim": 8, "patch_size": 16, "vocab_size": 600, "text": tower, "vision": tower},
     }  # fmt: skip
 
