@@ -12,7 +12,7 @@ import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
-from latent_diffusion.adapters.parts import parts_of, tower_names, with_parts
+from latent_diffusion.adapters.model_parts import parts_of, tower_names, with_parts
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.config import Section
 from latent_diffusion.errors import ConfigError

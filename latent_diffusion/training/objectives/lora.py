@@ -12,7 +12,7 @@ from torch import nn
 
 from latent_diffusion.adapters.lora_file import read_lora
 from latent_diffusion.adapters.merge import adapted
-from latent_diffusion.adapters.parts import parts_of
+from latent_diffusion.adapters.model_parts import parts_of
 from latent_diffusion.adapters.writing import LoraFormat, write_factors
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.data.folder import DataConfig

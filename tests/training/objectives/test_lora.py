@@ -7,7 +7,7 @@ import torch
 
 from latent_diffusion.adapters.lora_file import read_lora
 from latent_diffusion.adapters.merge import adapted
-from latent_diffusion.adapters.parts import parts_of, with_parts
+from latent_diffusion.adapters.model_parts import parts_of, with_parts
 from latent_diffusion.checkpoint.files.safetensors_file import open_file
 from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.errors import ConfigError
