@@ -32,11 +32,11 @@ __all__ = [
     "Combined",
     "Estimate",
     "Guidance",
-    "Moment",
-    "Place",
+    "GuidanceContext",
     "Prompt",
-    "Scene",
     "Stage",
+    "StageOrder",
+    "StepState",
 ]
 
 LARGEST_SCALE = 100.0  # of any guidance; far beyond what makes a picture
@@ -69,7 +69,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Scene:
+class GuidanceContext:
     """What all stages of one call share; made once, at `bind`."""
 
     denoiser: Denoiser
@@ -87,7 +87,7 @@ class Scene:
         negative: Conditioning,
         empty: Conditioning | None,
         levels: Sequence[Level],
-    ) -> "Scene":
+    ) -> "GuidanceContext":
         """Give each condition its branch, so that stages asking for the same prediction share it."""
         away = Branch(denoiser, negative)
         nothing = None if empty is None else Estimate(((Branch(denoiser, empty), 1.0),))
@@ -108,7 +108,7 @@ def _towards(prompt: Prompt, away: Branch) -> Estimate:
 
 
 @dataclass(frozen=True)
-class Moment:
+class StepState:
     """What a stage sees of one step."""
 
     x: Tensor  # (B, C, h, w) float32, noisy
@@ -122,7 +122,7 @@ class Moment:
         return estimate.of(self.answers)
 
 
-class Place(IntEnum):
+class StageOrder(IntEnum):
     """When a stage runs: the order is the meaning, not the caller's choice."""
 
     WEIGH = 0  # makes the estimate of prompt and negative; one a level
@@ -134,8 +134,8 @@ class Place(IntEnum):
 class Stage:
     """One guidance put to work for one call."""
 
-    place: Place
-    apply: Callable[[Moment], Tensor]  # the new estimate (B, C, h, w)
+    order: StageOrder
+    apply: Callable[[StepState], Tensor]  # the new estimate (B, C, h, w)
     needs: tuple[Estimate, ...] = ()  # besides x0(prompt)
     active: Callable[[Level], bool] = field(default=lambda level: True)
 
@@ -159,7 +159,7 @@ class Guidance(ABC):
         return False
 
     @abstractmethod
-    def stages(self, scene: Scene) -> tuple[Stage, ...]:
+    def stages(self, context: GuidanceContext) -> tuple[Stage, ...]:
         """Return the stages it adds to a call; none where its parameters make it do nothing."""
         ...
 
@@ -187,23 +187,23 @@ class Guidance(ABC):
         Raises:
             ConfigError: something a guidance needs is missing, or two would weigh the prompt at the same level.
         """
-        scene = Scene.of(denoiser, prompt, negative, empty, levels)
-        stages = sorted(self.stages(scene), key=lambda stage: stage.place)
+        context = GuidanceContext.of(denoiser, prompt, negative, empty, levels)
+        stages = sorted(self.stages(context), key=lambda stage: stage.order)
         _check_one_weighs(stages, levels)
         bound: dict[tuple[Branch, ...], Denoise] = {}  # projections are made once a call
 
         def denoise(x: Tensor, level: Level) -> Tensor:
             running = [stage for stage in stages if stage.active(level)]
-            wanted = [estimate for stage in running for estimate in stage.needs] + [scene.prompt]
+            wanted = [estimate for stage in running for estimate in stage.needs] + [context.prompt]
             answers: dict[Branch, Tensor] = {}
             for group in _batches(branch for estimate in wanted for branch, _ in estimate.terms):
                 if group not in bound:
                     bound[group] = _bind(group, slicing=slicing)
                 rows = bound[group](x if len(group) == 1 else torch.cat([x] * len(group)), level)
                 answers.update(zip(group, rows.chunk(len(group)), strict=True))
-            plain = guided = scene.prompt.of(answers)
+            plain = guided = context.prompt.of(answers)
             for stage in running:
-                guided = stage.apply(Moment(x, level, plain, guided, answers))
+                guided = stage.apply(StepState(x, level, plain, guided, answers))
             return guided
 
         return denoise
@@ -216,7 +216,7 @@ class Guidance(ABC):
 
 @dataclass(frozen=True)
 class Combined(Guidance):
-    """Several guidances at once; parts of the same `Place` run in the order given."""
+    """Several guidances at once; parts of the same `StageOrder` run in the order given."""
 
     parts: tuple[Guidance, ...]
 
@@ -230,14 +230,14 @@ class Combined(Guidance):
         """Whether any part does."""
         return any(part.needs_empty for part in self.parts)
 
-    def stages(self, scene: Scene) -> tuple[Stage, ...]:
+    def stages(self, context: GuidanceContext) -> tuple[Stage, ...]:
         """Return the stages of all parts."""
-        return tuple(stage for part in self.parts for stage in part.stages(scene))
+        return tuple(stage for part in self.parts for stage in part.stages(context))
 
 
 def _check_one_weighs(stages: Sequence[Stage], levels: Sequence[Level]) -> None:
     """Refuse two stages that each make the estimate of prompt and negative: the later would undo the earlier."""
-    weighing = [stage for stage in stages if stage.place is Place.WEIGH]
+    weighing = [stage for stage in stages if stage.order is StageOrder.WEIGH]
     if len(weighing) < 2:
         return
     if not levels or any(sum(stage.active(level) for stage in weighing) > 1 for level in levels):

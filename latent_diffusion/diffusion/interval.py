@@ -7,7 +7,7 @@ better and cheaper. Reference: Kynkaanniemi et al. 2024, arXiv:2404.07724, whose
 import math
 from dataclasses import dataclass, replace
 
-from latent_diffusion.diffusion.guidance import Guidance, Scene, Stage
+from latent_diffusion.diffusion.guidance import Guidance, GuidanceContext, Stage
 from latent_diffusion.diffusion.level import Level
 from latent_diffusion.errors import ConfigError
 
@@ -45,9 +45,9 @@ class Interval(Guidance):
         """Whether the guidance inside does."""
         return self.guidance.needs_empty
 
-    def stages(self, scene: Scene) -> tuple[Stage, ...]:
+    def stages(self, context: GuidanceContext) -> tuple[Stage, ...]:
         """Return the inner stages, off outside the interval."""
-        noisy, clean = self._ends(scene)
+        noisy, clean = self._ends(context)
 
         def active(level: Level) -> bool:
             ratio = level.sigma / level.alpha if level.alpha else math.inf
@@ -56,14 +56,14 @@ class Interval(Guidance):
         def within(stage: Stage) -> Stage:
             return replace(stage, active=lambda level: active(level) and stage.active(level))
 
-        return tuple(within(stage) for stage in self.guidance.stages(scene))
+        return tuple(within(stage) for stage in self.guidance.stages(context))
 
-    def _ends(self, scene: Scene) -> tuple[float, float]:
+    def _ends(self, context: GuidanceContext) -> tuple[float, float]:
         """Return the log-SNR of the first level that is on and of the first after it that is off."""
         if (self.start, self.stop) == (0.0, 1.0):
             return -math.inf, math.inf
-        if not scene.levels:
+        if not context.levels:
             raise ConfigError("an interval in steps needs the levels; give them to `bind`, or tell it in sigma")
-        steps = len(scene.levels) - 1
-        first, last = (scene.levels[int(share * steps + 1e-9)].log_snr for share in (self.start, self.stop))
+        steps = len(context.levels) - 1
+        first, last = (context.levels[int(share * steps + 1e-9)].log_snr for share in (self.start, self.stop))
         return (-math.inf if self.start == 0.0 else first), (math.inf if self.stop == 1.0 else last)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from latent_diffusion.checks import check_number
-from latent_diffusion.diffusion.guidance import LARGEST_SCALE, Guidance, Moment, Place, Scene, Stage
+from latent_diffusion.diffusion.guidance import LARGEST_SCALE, Guidance, GuidanceContext, Stage, StageOrder, StepState
 
 __all__ = ["APG"]
 
@@ -52,22 +52,22 @@ class APG(Guidance):
         """Whether the scale gives the negative prompt a weight."""
         return self.scale != 1.0
 
-    def stages(self, scene: Scene) -> tuple[Stage, ...]:
+    def stages(self, context: GuidanceContext) -> tuple[Stage, ...]:
         """Return algorithm 1; the running push begins anew where the noise rises, for that is another path."""
         if self.scale == 1.0:
             return ()
         running: Tensor | None = None
         reached = -math.inf  # log-SNR
 
-        def apply(now: Moment) -> Tensor:
+        def apply(now: StepState) -> Tensor:
             nonlocal running, reached
-            push = now.plain - now[scene.negative]
+            push = now.plain - now[context.negative]
             if self.momentum and running is not None and now.level.log_snr >= reached:
                 push = push + self.momentum * running
             running, reached = push, now.level.log_snr
             return now.plain + (self.scale - 1.0) * self._projected(push, now.plain)
 
-        return (Stage(Place.WEIGH, apply, needs=(scene.negative,)),)
+        return (Stage(StageOrder.WEIGH, apply, needs=(context.negative,)),)
 
     def _projected(self, push: Tensor, plain: Tensor) -> Tensor:
         """Bound `push` (B, C, h, w) and keep `eta` of what lies along `plain`; float64, as lengths nearly cancel."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from latent_diffusion.checks import check_number
 from latent_diffusion.diffusion.denoiser import Denoiser
-from latent_diffusion.diffusion.guidance import LARGEST_SCALE, Guidance, Moment, Place, Scene, Stage
+from latent_diffusion.diffusion.guidance import LARGEST_SCALE, Guidance, GuidanceContext, Stage, StageOrder, StepState
 
 __all__ = ["Autoguidance"]
 
@@ -29,13 +29,13 @@ class Autoguidance(Guidance):
     def __post_init__(self) -> None:
         check_number("autoguidance: scale", self.scale, LARGEST_SCALE)
 
-    def stages(self, scene: Scene) -> tuple[Stage, ...]:
+    def stages(self, context: GuidanceContext) -> tuple[Stage, ...]:
         """Return the push away from the weak model."""
         if self.scale == 1.0:
             return ()
-        weak = scene.seen_by(self.weak)
+        weak = context.seen_by(self.weak)
 
-        def apply(now: Moment) -> Tensor:
+        def apply(now: StepState) -> Tensor:
             return now.guided + (self.scale - 1.0) * (now.plain - now[weak])
 
-        return (Stage(Place.PUSH, apply, needs=(weak,)),)
+        return (Stage(StageOrder.PUSH, apply, needs=(weak,)),)

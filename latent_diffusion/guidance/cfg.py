@@ -12,7 +12,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from latent_diffusion.checks import check_number
-from latent_diffusion.diffusion.guidance import LARGEST_SCALE, Guidance, Moment, Place, Scene, Stage
+from latent_diffusion.diffusion.guidance import LARGEST_SCALE, Guidance, GuidanceContext, Stage, StageOrder, StepState
 from latent_diffusion.guidance.rescale import rescaled
 
 __all__ = ["CFG"]
@@ -36,14 +36,14 @@ class CFG(Guidance):
         """Whether the scale gives the negative prompt a weight."""
         return self.scale != 1.0
 
-    def stages(self, scene: Scene) -> tuple[Stage, ...]:
+    def stages(self, context: GuidanceContext) -> tuple[Stage, ...]:
         """Return eq. 6."""
         if self.scale == 1.0:
             return ()
 
-        def apply(now: Moment) -> Tensor:
-            away = now[scene.negative]
+        def apply(now: StepState) -> Tensor:
+            away = now[context.negative]
             guided = away + self.scale * (now.plain - away)
-            return rescaled(scene.denoiser, now, guided, self.rescale) if self.rescale else guided
+            return rescaled(context.denoiser, now, guided, self.rescale) if self.rescale else guided
 
-        return (Stage(Place.WEIGH, apply, needs=(scene.negative,)),)
+        return (Stage(StageOrder.WEIGH, apply, needs=(context.negative,)),)

@@ -14,7 +14,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from latent_diffusion.checks import check_number
-from latent_diffusion.diffusion.guidance import LARGEST_SCALE, Guidance, Moment, Place, Scene, Stage
+from latent_diffusion.diffusion.guidance import LARGEST_SCALE, Guidance, GuidanceContext, Stage, StageOrder, StepState
 from latent_diffusion.diffusion.level import Level
 from latent_diffusion.errors import ConfigError
 
@@ -43,44 +43,46 @@ class CFGZero(Guidance):
         """Whether the scale gives the negative prompt a weight."""
         return self.scale != 1.0
 
-    def stages(self, scene: Scene) -> tuple[Stage, ...]:
+    def stages(self, context: GuidanceContext) -> tuple[Stage, ...]:
         """Return algorithm 1.
 
         Raises:
             ConfigError: `zero_steps` for a network whose output is no velocity, or without levels.
         """
-        denoiser, end = scene.denoiser, self._end_of_zeros(scene)
+        denoiser, end = context.denoiser, self._end_of_zeros(context)
         if self.scale == 1.0 and not self.zero_steps:
             return ()
 
         def still(level: Level) -> bool:
             return level.log_snr < end
 
-        def stay(now: Moment) -> Tensor:
+        def stay(now: StepState) -> Tensor:
             return denoiser.x0(now.x * 0.0, now.x, now.level)
 
-        def apply(now: Moment) -> Tensor:
-            towards, away = (denoiser.output(x0, now.x, now.level) for x0 in (now.plain, now[scene.negative]))
+        def apply(now: StepState) -> Tensor:
+            towards, away = (denoiser.output(x0, now.x, now.level) for x0 in (now.plain, now[context.negative]))
             fit = (towards * away).sum(EACH_IMAGE, keepdim=True) / (
                 away.square().sum(EACH_IMAGE, keepdim=True) + SMALLEST
             )
             guided = fit * away + self.scale * (towards - fit * away)
             return denoiser.x0(guided, now.x, now.level)
 
-        guiding = Stage(Place.WEIGH, apply, (scene.negative,), lambda level: self.scale != 1.0 and not still(level))
-        return (Stage(Place.WEIGH, stay, (), still), guiding) if self.zero_steps else (guiding,)
+        guiding = Stage(
+            StageOrder.WEIGH, apply, (context.negative,), lambda level: self.scale != 1.0 and not still(level)
+        )
+        return (Stage(StageOrder.WEIGH, stay, (), still), guiding) if self.zero_steps else (guiding,)
 
-    def _end_of_zeros(self, scene: Scene) -> float:
+    def _end_of_zeros(self, context: GuidanceContext) -> float:
         """Return the log-SNR of the first level that is not zeroed."""
         if not self.zero_steps:
             return -math.inf
-        if scene.denoiser.prediction.name not in VELOCITIES:
+        if context.denoiser.prediction.name not in VELOCITIES:
             raise ConfigError(
                 f"cfg_zero: zero_steps {self.zero_steps} needs a flow model; where the network predicts "
-                f"{scene.denoiser.prediction.name!r}, an output of zero does not leave the latents as they are; use 0"
+                f"{context.denoiser.prediction.name!r}, an output of zero does not leave the latents as they are; use 0"
             )
-        if not self.zero_steps < len(scene.levels):
+        if not self.zero_steps < len(context.levels):
             raise ConfigError(
-                f"cfg_zero: zero_steps {self.zero_steps} of {max(len(scene.levels) - 1, 0)} steps; use fewer"
+                f"cfg_zero: zero_steps {self.zero_steps} of {max(len(context.levels) - 1, 0)} steps; use fewer"
             )
-        return scene.levels[self.zero_steps].log_snr
+        return context.levels[self.zero_steps].log_snr

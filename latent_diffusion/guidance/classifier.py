@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from latent_diffusion.checks import check_number
-from latent_diffusion.diffusion.guidance import Guidance, Moment, Place, Scene, Stage
+from latent_diffusion.diffusion.guidance import Guidance, GuidanceContext, Stage, StageOrder, StepState
 
 __all__ = ["ClassifierGuidance"]
 
@@ -31,16 +31,16 @@ class ClassifierGuidance(Guidance):
     def __post_init__(self) -> None:
         check_number("classifier: scale", self.scale, 1000.0)
 
-    def stages(self, scene: Scene) -> tuple[Stage, ...]:
+    def stages(self, context: GuidanceContext) -> tuple[Stage, ...]:
         """Return algorithm 2's correction."""
 
-        def apply(now: Moment) -> Tensor:
+        def apply(now: StepState) -> Tensor:
             t = torch.full((now.x.shape[0],), now.level.t, dtype=torch.float32, device=now.x.device)
-            t = torch.as_tensor(scene.denoiser.schedule.told(t))  # as the network is told
+            t = torch.as_tensor(context.denoiser.schedule.told(t))  # as the network is told
             push = self.scale * now.level.sigma**2 / now.level.alpha
             return now.guided + push * self._gradient(now.x, t)
 
-        return (Stage(Place.PUSH, apply, active=lambda level: level.alpha > 0.0),) if self.scale else ()
+        return (Stage(StageOrder.PUSH, apply, active=lambda level: level.alpha > 0.0),) if self.scale else ()
 
     def _gradient(self, x: Tensor, t: Tensor) -> Tensor:
         """Return grad_x log p(y | x) (B, C, h, w); images do not mix, so the gradient of the sum is each one's own."""

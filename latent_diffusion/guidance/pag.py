@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from latent_diffusion.checks import check_number
 from latent_diffusion.diffusion.denoiser import Denoiser
-from latent_diffusion.diffusion.guidance import LARGEST_SCALE, Guidance, Moment, Place, Scene, Stage
+from latent_diffusion.diffusion.guidance import LARGEST_SCALE, Guidance, GuidanceContext, Stage, StageOrder, StepState
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.nn.attention import Attention, Kernel
 from latent_diffusion.nn.shared_copy import shared_copy
@@ -32,7 +32,7 @@ class PAG(Guidance):
     def __post_init__(self) -> None:
         check_number("pag: scale", self.scale, LARGEST_SCALE)
 
-    def stages(self, scene: Scene) -> tuple[Stage, ...]:
+    def stages(self, context: GuidanceContext) -> tuple[Stage, ...]:
         """Return the push away from the perturbed prediction.
 
         Raises:
@@ -40,10 +40,10 @@ class PAG(Guidance):
         """
         if not self.scale:
             return ()
-        found = self_attentions("pag", scene.denoiser.network, self.layers)
-        assert isinstance(scene.denoiser.network, nn.Module), "self_attentions looked into it"
-        network = with_kernels(scene.denoiser.network, found, lambda kernel: look_nowhere)
-        return (away_from(scene, replace(scene.denoiser, network=network), self.scale),)
+        found = self_attentions("pag", context.denoiser.network, self.layers)
+        assert isinstance(context.denoiser.network, nn.Module), "self_attentions looked into it"
+        network = with_kernels(context.denoiser.network, found, lambda kernel: look_nowhere)
+        return (away_from(context, replace(context.denoiser, network=network), self.scale),)
 
 
 def look_nowhere(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -51,14 +51,14 @@ def look_nowhere(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return v
 
 
-def away_from(scene: Scene, perturbed: Denoiser, scale: float) -> Stage:
+def away_from(context: GuidanceContext, perturbed: Denoiser, scale: float) -> Stage:
     """Return the stage that adds scale * (x0(prompt) - x0(prompt by `perturbed`))."""
-    worse = scene.seen_by(perturbed)
+    worse = context.seen_by(perturbed)
 
-    def apply(now: Moment) -> Tensor:
+    def apply(now: StepState) -> Tensor:
         return now.guided + scale * (now.plain - now[worse])
 
-    return Stage(Place.PUSH, apply, needs=(worse,))
+    return Stage(StageOrder.PUSH, apply, needs=(worse,))
 
 
 def self_attentions(who: str, network: object, layers: str) -> dict[str, Attention]:

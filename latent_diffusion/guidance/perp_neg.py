@@ -20,10 +20,10 @@ from latent_diffusion.diffusion.guidance import (
     Branch,
     Estimate,
     Guidance,
-    Moment,
-    Place,
-    Scene,
+    GuidanceContext,
     Stage,
+    StageOrder,
+    StepState,
 )
 from latent_diffusion.errors import ConfigError
 
@@ -56,28 +56,28 @@ class PerpNeg(Guidance):
         """Always: it is where both pushes start."""
         return True
 
-    def stages(self, scene: Scene) -> tuple[Stage, ...]:
+    def stages(self, context: GuidanceContext) -> tuple[Stage, ...]:
         """Return the sum of the prompt's push and the negative's perpendicular one.
 
         Raises:
             ConfigError: `bind` was not given the empty prompt.
         """
-        if scene.empty is None:
+        if context.empty is None:
             raise ConfigError("perp_neg needs the empty prompt's condition; give `empty` to `bind`")
-        nothing = _like(scene.empty, scene.conditions[1])
-        needs = (nothing, scene.negative) if self.negative_scale else (nothing,)
+        nothing = _like(context.empty, context.conditions[1])
+        needs = (nothing, context.negative) if self.negative_scale else (nothing,)
 
-        def apply(now: Moment) -> Tensor:
+        def apply(now: StepState) -> Tensor:
             start = now[nothing]
             push = positive = now.plain - start
             if self.negative_scale:
-                negative = now[scene.negative] - start
+                negative = now[context.negative] - start
                 along = (negative * positive).sum(EACH_IMAGE, keepdim=True)
                 along = along / positive.square().sum(EACH_IMAGE, keepdim=True).clamp(min=SMALLEST)
                 push = positive - self.negative_scale * (negative - along * positive)
             return start + self.scale * push
 
-        return (Stage(Place.WEIGH, apply, needs),)
+        return (Stage(StageOrder.WEIGH, apply, needs),)
 
 
 def _like(empty: Estimate, other: Conditioning) -> Estimate:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from latent_diffusion.checks import check_number
 from latent_diffusion.diffusion.denoiser import Denoiser
-from latent_diffusion.diffusion.guidance import Guidance, Moment, Place, Scene, Stage
+from latent_diffusion.diffusion.guidance import Guidance, GuidanceContext, Stage, StageOrder, StepState
 
 __all__ = ["Rescale", "rescaled"]
 
@@ -25,20 +25,20 @@ class Rescale(Guidance):
     def __post_init__(self) -> None:
         check_number("rescale: share", self.share, 1.0)
 
-    def stages(self, scene: Scene) -> tuple[Stage, ...]:
+    def stages(self, context: GuidanceContext) -> tuple[Stage, ...]:
         """Return eq. 16."""
         if not self.share:
             return ()
 
-        def apply(now: Moment) -> Tensor:
+        def apply(now: StepState) -> Tensor:
             if now.guided is now.plain:  # nothing guided at this level, nothing to bring back
                 return now.plain
-            return rescaled(scene.denoiser, now, now.guided, self.share)
+            return rescaled(context.denoiser, now, now.guided, self.share)
 
-        return (Stage(Place.CORRECT, apply),)
+        return (Stage(StageOrder.CORRECT, apply),)
 
 
-def rescaled(denoiser: Denoiser, now: Moment, guided: Tensor, share: float) -> Tensor:
+def rescaled(denoiser: Denoiser, now: StepState, guided: Tensor, share: float) -> Tensor:
     """Return x0 (B, C, h, w) of the network output that `guided` stands for, with its spread brought back.
 
     Mixing outputs mixes their x0, because the map between both is linear.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from latent_diffusion.checks import check_number
 from latent_diffusion.conditioning import Conditioning
-from latent_diffusion.diffusion.guidance import LARGEST_SCALE, Guidance, Scene, Stage
+from latent_diffusion.diffusion.guidance import LARGEST_SCALE, Guidance, GuidanceContext, Stage
 from latent_diffusion.guidance.pag import away_from, self_attentions, with_kernels
 from latent_diffusion.nn.attention import Attention, Kernel
 
@@ -36,7 +36,7 @@ class SEG(Guidance):
         check_number("seg: scale", self.scale, LARGEST_SCALE)
         check_number("seg: sigma", self.sigma, math.inf)
 
-    def stages(self, scene: Scene) -> tuple[Stage, ...]:
+    def stages(self, context: GuidanceContext) -> tuple[Stage, ...]:
         """Return the push away from the blurred prediction.
 
         Raises:
@@ -44,10 +44,10 @@ class SEG(Guidance):
         """
         if not self.scale or not self.sigma:
             return ()
-        network = scene.denoiser.network
+        network = context.denoiser.network
         found = self_attentions("seg", network, self.layers)
         assert isinstance(network, nn.Module), "self_attentions looked into it"
-        return (away_from(scene, replace(scene.denoiser, network=Blurred(network, found, self.sigma)), self.scale),)
+        return (away_from(context, replace(context.denoiser, network=Blurred(network, found, self.sigma)), self.scale),)
 
 
 @dataclass(frozen=True)

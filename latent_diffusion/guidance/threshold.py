@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from latent_diffusion.checks import check_number
-from latent_diffusion.diffusion.guidance import LARGEST_SCALE, Guidance, Moment, Place, Scene, Stage
+from latent_diffusion.diffusion.guidance import LARGEST_SCALE, Guidance, GuidanceContext, Stage, StageOrder, StepState
 
 __all__ = ["Threshold"]
 
@@ -39,22 +39,22 @@ class Threshold(Guidance):
         """Whether the range is that of a guided estimate."""
         return not self.limit and self.mimic_scale != 1.0
 
-    def stages(self, scene: Scene) -> tuple[Stage, ...]:
+    def stages(self, context: GuidanceContext) -> tuple[Stage, ...]:
         """Return the correction."""
 
-        def apply(now: Moment) -> Tensor:
+        def apply(now: StepState) -> Tensor:
             if self.limit:
                 return _thresholded(now.guided.flatten(1), self.quantile, self.limit).view_as(now.guided)
             if now.guided is now.plain:
                 return now.plain
             kept = now.plain
             if self.mimic_scale != 1.0:
-                kept = now[scene.negative] + self.mimic_scale * (now.plain - now[scene.negative])
+                kept = now[context.negative] + self.mimic_scale * (now.plain - now[context.negative])
             values, mean = _centred(now.guided)
             limit = _centred(kept)[0].abs().amax(-1, keepdim=True)  # (B, C, 1)
             return (_thresholded(values, self.quantile, limit) + mean).view_as(now.guided)
 
-        return (Stage(Place.CORRECT, apply, (scene.negative,) if self.needs_negative else ()),)
+        return (Stage(StageOrder.CORRECT, apply, (context.negative,) if self.needs_negative else ()),)
 
 
 def _centred(x0: Tensor) -> tuple[Tensor, Tensor]:

@@ -144,7 +144,7 @@ def test_the_model_is_not_touched_and_its_weights_are_shared(pair, drawn, guidan
     plain = guided(ours, CFG(1.0), x, prompt, negative)
     storage = {p.data_ptr() for p in ours.parameters()}
     model = Denoiser(ours, SCHEDULE, EPSILON)
-    (stage,) = [s for s in guidance.stages(scene(model, prompt, negative)) if s.needs]
+    (stage,) = [s for s in guidance.stages(context(model, prompt, negative)) if s.needs]
     network = stage.needs[0].terms[0][0].denoiser.network
     inner = network if isinstance(network, torch.nn.Module) else network.network
     assert {p.data_ptr() for p in inner.parameters()} == storage
@@ -153,10 +153,10 @@ def test_the_model_is_not_touched_and_its_weights_are_shared(pair, drawn, guidan
     assert torch.equal(guided(ours, CFG(1.0), x, prompt, negative), plain)
 
 
-def scene(model, prompt, negative):
-    from latent_diffusion.diffusion.guidance import Scene
+def context(model, prompt, negative):
+    from latent_diffusion.diffusion.guidance import GuidanceContext
 
-    return Scene.of(model, prompt, negative, None, ())
+    return GuidanceContext.of(model, prompt, negative, None, ())
 
 
 def test_layers_that_are_not_there_are_named(pair, drawn):
