@@ -50,7 +50,7 @@ class Denoiser:
         projected = self.network.project(cond.to(dtype=self.dtype))
 
         def denoise(x: Tensor, level: Level) -> Tensor:
-            t = torch.full((x.shape[0],), self.schedule.told(level.t), dtype=torch.float32, device=x.device)
+            t = torch.full((x.shape[0],), self.schedule.network_time(level.t), dtype=torch.float32, device=x.device)
             return self.x0(self.network(x.to(self.dtype), t, projected).to(x.dtype), x, level)
 
         return denoise
@@ -72,7 +72,7 @@ class Denoiser:
         projected = self.network.project(cond.to(dtype=self.dtype))
 
         def denoise(x: Tensor, t: Tensor) -> Tensor:
-            output = self.network(x.to(self.dtype), self.schedule.told(t).float(), projected).to(x.dtype)
+            output = self.network(x.to(self.dtype), self.schedule.network_time(t).float(), projected).to(x.dtype)
             alpha, sigma, before = at_times(self.schedule, t, x)
             return self.prediction.x0(output, x, alpha, sigma, before)
 

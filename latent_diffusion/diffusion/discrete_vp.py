@@ -107,7 +107,7 @@ class DiscreteVP(ABC):
         alpha = 1.0 / math.hypot(1.0, ratio)  # alpha^2 + sigma^2 = 1
         return Level(index, self.time_of(log_snr), alpha, ratio * alpha, self)
 
-    def told(self, t: Time) -> Time:
+    def network_time(self, t: Time) -> Time:
         """Return t: the network is told the time itself."""
         return t
 

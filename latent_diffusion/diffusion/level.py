@@ -100,7 +100,7 @@ class NoiseSchedule(Protocol):
         """Return the level with this log-SNR, exact in alpha and sigma; its time is `time_of(log_snr)`."""
         ...
 
-    def told(self, t: Time) -> Time:
+    def network_time(self, t: Time) -> Time:
         """Return what the network is told at time t, a number or (B,); for most laws t itself."""
         ...
 

@@ -106,7 +106,7 @@ class DiffusionLoss:
         noise = noise.to(x0)
         alpha, sigma, before = at_times(self.schedule, t, x0)
         x = add_noise(x0, noise if perturbed is None else perturbed.to(x0), alpha, sigma)
-        output = network(x, self.schedule.told(t).float()).to(x0.dtype)
+        output = network(x, self.schedule.network_time(t).float()).to(x0.dtype)
         error = output - self.prediction.target(x0, noise, alpha, sigma, before)
         return self._distance(error).flatten(1).mean(1) * self.weight(t).to(x0)
 

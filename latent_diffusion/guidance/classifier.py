@@ -36,7 +36,7 @@ class ClassifierGuidance(Guidance):
 
         def apply(now: StepState) -> Tensor:
             t = torch.full((now.x.shape[0],), now.level.t, dtype=torch.float32, device=now.x.device)
-            t = torch.as_tensor(context.denoiser.schedule.told(t))  # as the network is told
+            t = torch.as_tensor(context.denoiser.schedule.network_time(t))  # as the network is told
             push = self.scale * now.level.sigma**2 / now.level.alpha
             return now.guided + push * self._gradient(now.x, t)
 

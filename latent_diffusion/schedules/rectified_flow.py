@@ -67,7 +67,7 @@ class RectifiedFlow:
         u = _u_of(log_snr)
         return Level(index, self.time_of(log_snr), 1.0 - u, u, self)
 
-    def told(self, t: Time) -> Time:
+    def network_time(self, t: Time) -> Time:
         """Return T u at time t: what the network is told."""
         return self.num_train_timesteps * self._u(t)
 

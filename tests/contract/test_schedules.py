@@ -91,8 +91,8 @@ def test_rectified_flow_tells_its_noise_level():
     """diffusers' flow-matching schedulers tell the network 1000 sigma."""
     for schedule in (RectifiedFlow(), RectifiedFlow(shift=3.0)):
         for t in (0, 499, 999):
-            assert schedule.told(t) == pytest.approx(1000 * schedule.level(t).sigma, rel=1e-14)
-        assert schedule.told(torch.tensor([999])).tolist() == [1000.0]
+            assert schedule.network_time(t) == pytest.approx(1000 * schedule.level(t).sigma, rel=1e-14)
+        assert schedule.network_time(torch.tensor([999])).tolist() == [1000.0]
     assert RectifiedFlow(shift=3.0).level(499).sigma == pytest.approx(3 * 0.5 / (1 + 2 * 0.5))
     for shift in (0.0, -1.0, math.inf, math.nan):
         with pytest.raises(ConfigError, match="shift"):
