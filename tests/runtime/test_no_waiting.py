@@ -20,8 +20,8 @@ from latent_diffusion.nn.attention import ImageAttention, automatic, written_out
 from latent_diffusion.registry import find
 from latent_diffusion.runtime.cuda import wide_heads
 from latent_diffusion.runtime.cuda.cuda_speedup import fuse
+from latent_diffusion.runtime.cuda.device_noise import NearNoise, near
 from latent_diffusion.runtime.cuda.fusions import PLAIN
-from latent_diffusion.runtime.cuda.near_noise import NearNoise, near
 
 SAMPLERS = [module.name for module in pkgutil.iter_modules(latent_diffusion.samplers.__path__)]
 SCHEDULE, PREDICTION = read_schedule(tiny.SCHEDULER)

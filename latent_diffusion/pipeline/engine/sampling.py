@@ -11,7 +11,7 @@ from latent_diffusion.diffusion.noise import NoiseSource
 from latent_diffusion.errors import DivergedError
 from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.models.tiny_autoencoder import TinyAutoencoder
-from latent_diffusion.runtime.cuda.near_noise import near
+from latent_diffusion.runtime.cuda.device_noise import on_device
 
 __all__ = ["Sampled", "decode", "run_sampler"]
 
@@ -36,7 +36,7 @@ def run_sampler(
         DivergedError: the latents became NaN or infinite.
     """
     done, latents, stopped = 0, x, False
-    for step in sampler(denoise, x, levels, near(noise, x.device)):
+    for step in sampler(denoise, x, levels, on_device(noise, x.device)):
         done, latents = done + 1, step.x
         if on_step is not None and on_step(step) is False:
             latents, stopped = step.x0, True

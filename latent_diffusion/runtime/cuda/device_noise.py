@@ -11,7 +11,7 @@ from torch import Tensor
 
 from latent_diffusion.diffusion.noise import NoiseSource
 
-__all__ = ["near"]
+__all__ = ["on_device"]
 
 
 class NearNoise(NoiseSource):
@@ -30,6 +30,6 @@ class NearNoise(NoiseSource):
         return self.source.draw(shape).pin_memory().to(self.device, non_blocking=True)
 
 
-def near(source: NoiseSource, device: torch.device) -> NoiseSource:
+def on_device(source: NoiseSource, device: torch.device) -> NoiseSource:
     """Return a source with the same numbers whose draws are on `device`, where that is a GPU; else `source` itself."""
     return NearNoise(source, device) if device.type == "cuda" else source
