@@ -46,7 +46,7 @@ class Adapting:
             CheckpointError: no readable file, none of its layers is in this model, or a change does not fit.
             ConfigError: a name that is taken, or a weight that is no number.
         """
-        adapter = read_lora(Path(path), self.engine.untouched, adapter_name)
+        adapter = read_lora(Path(path), self.engine.without_adapters, adapter_name)
         self._adapt(lambda stack: stack.load(adapter, weight))
         return adapter.report
 
@@ -113,7 +113,7 @@ class Adapting:
             CheckpointError: no readable file, no word in it, or one for another text encoder.
             ConfigError: a word that cannot be, or that the model knows already.
         """
-        words = read_words(Path(path), self.engine.untouched, token)
+        words = read_words(Path(path), self.engine.without_adapters, token)
         self._adapt(lambda stack: stack.learn(words))
         return words
 

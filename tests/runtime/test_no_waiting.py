@@ -20,7 +20,7 @@ from latent_diffusion.nn.attention import ImageAttention, automatic, written_out
 from latent_diffusion.registry import find
 from latent_diffusion.runtime.cuda import wide_heads
 from latent_diffusion.runtime.cuda.cuda_speedup import fuse
-from latent_diffusion.runtime.cuda.device_noise import NearNoise, near
+from latent_diffusion.runtime.cuda.device_noise import NearNoise, on_device
 from latent_diffusion.runtime.cuda.fusions import PLAIN
 
 SAMPLERS = [module.name for module in pkgutil.iter_modules(latent_diffusion.samplers.__path__)]
@@ -61,7 +61,7 @@ def test_reading_back_would_be_noticed():
 
 def test_noise_near_the_gpu_has_the_same_numbers(monkeypatch):
     source = NoiseSource([3])
-    assert near(source, torch.device("cpu")) is source
+    assert on_device(source, torch.device("cpu")) is source
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)  # which needs a GPU
     moved = NearNoise(NoiseSource([3]), torch.device("cpu"))
     assert len(moved) == 1
@@ -103,5 +103,5 @@ def test_wide_heads_on_a_gpu():
 
 @pytest.mark.gpu
 def test_noise_reaches_a_gpu_unchanged():
-    found = near(NoiseSource([3]), torch.device("cuda")).draw((4, 8, 8))
+    found = on_device(NoiseSource([3]), torch.device("cuda")).draw((4, 8, 8))
     assert found.is_cuda and torch.equal(found.cpu(), NoiseSource([3]).draw((4, 8, 8)))

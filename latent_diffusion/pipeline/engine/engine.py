@@ -71,7 +71,7 @@ class Engine:
         return self.machine.dtype
 
     @property
-    def untouched(self) -> Components:
+    def without_adapters(self) -> Components:
         """The parts without any adapter."""
         return self.components if self.base is None else self.base
 
@@ -81,7 +81,7 @@ class Engine:
         Raises:
             ConfigError: a learned word that the tokenizer knows already.
         """
-        base = self.untouched
+        base = self.without_adapters
         changed = adapters.apply(base)
         self.machine.speed_up(changed.unet)  # the layers that an adapter changed; the others are shared
         return replace(self, components=changed, adapters=adapters, base=base)
@@ -93,7 +93,7 @@ class Engine:
         if left:
             message = f"not saved with the model: {', '.join(left)}; fuse_lora makes an adapter part of it"
             warn(message)
-        return self.adapters.only_fused().apply(self.untouched)
+        return self.adapters.only_fused().apply(self.without_adapters)
 
     def plain(self) -> "Engine":
         """Return an engine with every weight as a parameter again, in the order of the checkpoint: slower, and open."""
@@ -155,7 +155,7 @@ class Engine:
         levels = settings.levels(self.components) if levels is None else levels
         check_cost(prompt, settings, options, max(len(levels) - 1, 1))
         folder = options.get("lora_folder")
-        adapt = partial(self.asked_for, folder=None if folder is None else check_folder(folder))
+        adapt = partial(self.with_prompt_adapters, folder=None if folder is None else check_folder(folder))
         prompts = read_prompts(adapt, prompt, options, settings, max(len(levels) - 1, 1))
         give_back(self.components.text_encoder)  # read once a call, and now it is
         noise, seeds, variation = open_noise(options, len(prompts))
@@ -169,7 +169,9 @@ class Engine:
         refiner = replace(job, components=components, machine=machine, settings=settings, prompts=second.prompts)
         return replace(job, refiner=refiner, refined_below=second.below)
 
-    def asked_for(self, tags: tuple[AdapterTag, ...], folder: str | os.PathLike[str] | None = None) -> Components:
+    def with_prompt_adapters(
+        self, tags: tuple[AdapterTag, ...], folder: str | os.PathLike[str] | None = None
+    ) -> Components:
         """Return the parts with the adapters that a prompt asks for, beside those that are active.
 
         Raises:
@@ -178,4 +180,4 @@ class Engine:
         """
         if not tags:
             return self.components
-        return self.with_adapters(with_tags(self.adapters, tags, folder, self.untouched)).components
+        return self.with_adapters(with_tags(self.adapters, tags, folder, self.without_adapters)).components
