@@ -17,12 +17,14 @@ from typing import Literal
 
 import numpy as np
 import torch
+from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
 from latent_diffusion.config import Section
 from latent_diffusion.data.images import MAX_PIXELS, decode_image, fit_square
-from latent_diffusion.data.metadata import TABLE, Row, captions_of, read_rows, values_of
+from latent_diffusion.data.metadata import LOOKED_FOR, Row, captions_of, endings, read_rows, values_of
+from latent_diffusion.data.oddities import Oddities
 from latent_diffusion.data.source import open_source
 from latent_diffusion.errors import ConfigError, DataError
 from latent_diffusion.randomness import generator, permutation, uniform
@@ -98,8 +100,13 @@ class ImageFolder:
         self._source = open_source(config.path)
         rows = read_rows(self._source, config.path)
         if not rows:
-            raise DataError(f"data set {config.path!r} holds 0 pictures (JPEG, PNG or WebP) and no {TABLE}")
+            held = endings(self._source.names())
+            raise DataError(
+                f"data set {config.path!r} holds 0 pictures (JPEG, PNG, WebP or BMP) and no table; "
+                f"it holds {held or 'no file'}; looked for {LOOKED_FOR}"
+            )
         rows = self._chosen(rows)
+        self._check_captions(rows)
         self.rows, self._cache = self._scan(rows)
         self.captions = [self._captions(row) for row in self.rows]
         self._order = lru_cache(maxsize=2)(lambda epoch: permutation(seed, "order", epoch, len(self.rows)))
@@ -113,10 +120,10 @@ class ImageFolder:
         asked = [*self.config.where, *self.config.where_not, *self.config.captions]
         for field in asked:
             if field not in fields and not (field in self.config.captions and self.config.missing_captions == "empty"):
-                near = nearest(field, fields)
-                raise ConfigError(
-                    f"no row of {self.config.path!r} has a field {field!r}{near}; fields are {sorted(fields)}"
-                )
+                why = f"{nearest(field, fields)}; fields are {sorted(fields)}"
+                if fields == {"file_name"}:
+                    why = f": there are no captions; looked for {LOOKED_FOR}"
+                raise ConfigError(f"no row of {self.config.path!r} has a field {field!r}{why}")
         kept = rows
         steps = [f"{len(rows)} rows"]
         for filters, wanted in ((self.config.where, True), (self.config.where_not, False)):
@@ -131,12 +138,19 @@ class ImageFolder:
     def _captions(self, row: Row) -> list[list[str]]:
         """Return the captions of each field that has some; [[""]] when the data set is used without captions."""
         found = [texts for field in self.config.captions if (texts := captions_of(row, field))]
-        if self.config.captions and not found and self.config.missing_captions == "error":
-            raise DataError(
-                f"picture {row['file_name']!r} of {self.config.path!r} has no caption in {self.config.captions}; "
-                "write one, or set data.missing_captions=empty"
-            )
         return found or [[""]]
+
+    def _check_captions(self, rows: list[Row]) -> None:
+        """Refuse rows without a caption where each must have one; count them where they may have none."""
+        fields = self.config.captions
+        missing = [str(row["file_name"]) for row in rows if fields and self._captions(row) == [[""]]]
+        if not missing:
+            return
+        told = f"{len(missing)} of {len(rows)} pictures of {self.config.path!r} have no caption in {fields}: "
+        told += ", ".join(map(repr, missing[:10])) + (", ..." if len(missing) > 10 else "")
+        if self.config.missing_captions == "error":
+            raise DataError(f"{told}; write them, or set data.missing_captions=empty")
+        logger.warning("%s; they get the empty prompt", told)
 
     def _scan(self, rows: list[Row]) -> tuple[list[Row], Tensor | None]:
         """Decode every picture once; return the good rows and their pixels (N, 3, size, size) uint8, if they fit."""
@@ -146,34 +160,46 @@ class ImageFolder:
         digest = hashlib.blake2b(digest_size=16)
         good: list[Row] = []
         bad: list[str] = []
+        odd = Oddities()
         for row in rows:
             try:
                 data = self._source.read(str(row["file_name"]))
-                image = self._decode(row, data)
+                picture = self._decode(row, data)
             except DataError as error:
                 bad.append(str(error))
                 continue
-            digest.update(json.dumps(row, sort_keys=True).encode() + hashlib.blake2b(data).digest())
+            content = hashlib.blake2b(data).digest()
+            digest.update(json.dumps(row, sort_keys=True).encode() + content)
+            odd.note(str(row["file_name"]), data, picture)
             if fits:
-                cache[len(good)] = image
+                cache[len(good)] = self._fitted(picture)
             good.append(row)
         if bad:
             told = f"{len(bad)} of {len(rows)} pictures of {self.config.path!r} cannot be used: " + "; ".join(bad[:10])
             if self.config.on_bad == "error":
                 raise DataError(f"{told}; repair or remove them, or set data.on_bad=skip")
             if len(bad) > self.config.max_bad * len(rows) or not good:
-                raise DataError(f"{told}; that is more than data.max_bad={self.config.max_bad}")
+                raise DataError(
+                    f"{told}; that is more than data.max_bad={self.config.max_bad}; repair them, or set data.max_bad "
+                    f"to at least {len(bad) / len(rows):.2g}"
+                )
             logger.warning("left out: %s", told)
+        for line in odd.lines():
+            logger.warning("%s: %s", self.config.path, line)
         self.digest = digest.hexdigest()
         return good, cache[: len(good)] if fits else None
 
-    def _decode(self, row: Row, data: bytes) -> Tensor:
-        """Return one picture as (3, size, size) uint8."""
+    def _decode(self, row: Row, data: bytes) -> Image.Image:
+        """Return one picture as it is stored."""
         name = str(row["file_name"])
         picture = decode_image(data, name=f"{self.config.path}/{name}", max_pixels=self.config.max_pixels)
         if min(picture.size) < self.config.min_side:
             width, height = picture.size
             raise DataError(f"{name!r}: {width}x{height} px, but the smallest side must be {self.config.min_side} px")
+        return picture
+
+    def _fitted(self, picture: Image.Image) -> Tensor:
+        """Return one picture as (3, size, size) uint8."""
         picture = fit_square(picture, self.config.size, pad=self.config.fit == "pad")
         return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
@@ -181,7 +207,7 @@ class ImageFolder:
         """Return the picture of a row as (3, size, size) uint8."""
         if self._cache is not None:
             return self._cache[row]
-        return self._decode(self.rows[row], self._source.read(str(self.rows[row]["file_name"])))
+        return self._fitted(self._decode(self.rows[row], self._source.read(str(self.rows[row]["file_name"]))))
 
     def row_of(self, number: int) -> int:
         """Return which picture sample `number` shows."""

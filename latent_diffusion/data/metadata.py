@@ -1,100 +1,112 @@
-"""The table beside the pictures: `metadata.jsonl`, one JSON object a line, or one `.txt` caption a picture.
+"""What a data set holds: the rows of its table, or one row for every picture, with the caption that lies beside it.
 
-`file_name` names the picture relative to the folder; every other field is free and may be used to filter or as a
-caption. Without a `metadata.jsonl` every picture is a row of its own and `name.txt` beside `name.png` is its `text`.
+A table (see `table`) lies at the top, or in the one folder that has all pictures. Without one every picture is a row of
+its own, and `name.txt` or `name.caption` beside `name.png` is its `text`.
 """
 
-import json
+import logging
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from latent_diffusion.data.source import Source
+from latent_diffusion.data.table import TABLES, Row, parse_table, read_utf8
 from latent_diffusion.errors import DataError
 
-__all__ = ["TABLE", "Row", "captions_of", "read_rows", "values_of"]
+__all__ = ["LOOKED_FOR", "PICTURES", "Row", "captions_of", "endings", "read_rows", "values_of"]
 
-Row = dict[str, object]
-TABLE = "metadata.jsonl"
-_PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+logger = logging.getLogger(__name__)
+
+PICTURES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp")
+CAPTIONS = (".txt", ".caption")
+UNREAD = (".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".ico", ".raw", ".dng")
+LOOKED_FOR = f"{' or '.join(TABLES)}, and NAME{' or NAME'.join(CAPTIONS)} beside each picture"
 
 
 def read_rows(source: Source, where: str) -> list[Row]:
     """Return the rows of a data set in a stable order; each has at least `file_name`.
+
+    Pictures of formats that are not read are counted in a warning.
 
     Args:
         source: the data set's files.
         where: the name errors give the data set.
 
     Raises:
-        DataError: a broken line, or a row that names a picture that is not there.
+        DataError: a broken line, a row that names a picture that is not there, or several tables or captions where
+            one is meant.
     """
     names = source.names()
-    if TABLE not in names:
-        pictures = [name for name in names if PurePosixPath(name).suffix.lower() in _PICTURES]
-        return [_row_beside(source, name, set(names), where) for name in pictures]
-    table = f"{where}/{TABLE}"
-    rows: list[Row] = []
-    offset = 0
-    for number, line in enumerate(source.read(TABLE).split(b"\n"), start=1):
-        text = _decode(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line, f"{table}:{number}", offset)
-        offset += len(line) + 1
-        if text.strip():
-            rows.append(_parse(text, f"{table}:{number}"))
-    present = set(names)
-    absent = [str(row["file_name"]) for row in rows if row["file_name"] not in present]
-    outside = [name for name in absent if name.startswith("/") or ".." in PurePosixPath(name).parts]
+    table = _table(names, where)
+    if table is None:
+        unread = [name for name in names if PurePosixPath(name).suffix.lower() in UNREAD]
+        if unread:
+            logger.warning(
+                "%s: %d pictures are left out, which are no JPEG, PNG, WebP or BMP: %s",
+                *(where, len(unread), endings(unread)),
+            )
+        return _rows_beside(source, names, where)
+    folder, place = PurePosixPath(table).parent, f"{where}/{table}"
+    rows = parse_table(source.read(table), place)
+    stated = [str(row["file_name"]) for row in rows]
+    outside = [name for name in stated if name.startswith("/") or ".." in PurePosixPath(name).parts]
     if outside:
-        raise DataError(f"{table}: {len(outside)} rows lead out of the data set: {_some(outside)}")
+        raise DataError(f"{place}: {len(outside)} rows lead out of the data set: {_some(outside)}")
+    present = set(names)
+    for row in rows:
+        row["file_name"] = (folder / str(row["file_name"])).as_posix()
+    absent = [name for name, row in zip(stated, rows) if row["file_name"] not in present]
     if absent:
-        raise DataError(f"{table}: {len(absent)} of {len(rows)} rows name pictures that are not there: {_some(absent)}")
+        raise DataError(f"{place}: {len(absent)} of {len(rows)} rows name pictures that are not there: {_some(absent)}")
     return rows
+
+
+def endings(names: Iterable[str]) -> str:
+    """Return how many files have which ending, for people: "2 .gif, 1 .tif"."""
+    counted = Counter(PurePosixPath(name).suffix.lower() or "without ending" for name in names)
+    return ", ".join(f"{count} {ending}" for ending, count in counted.most_common(8))
+
+
+def _table(names: list[str], where: str) -> str | None:
+    """Return the name of the table, or None where there is none."""
+    found = [name for name in names if PurePosixPath(name).name in TABLES]
+    found = [name for name in found if "/" not in name] or found
+    if len(found) > 1:
+        raise DataError(f"{where}: {len(found)} tables: {_some(found)}; leave one, or give the folder of one")
+    if not found or "/" not in found[0]:
+        return found[0] if found else None
+    folder = PurePosixPath(found[0]).parent
+    pictures = [PurePosixPath(name) for name in names if PurePosixPath(name).suffix.lower() in PICTURES]
+    others = [str(name) for name in pictures if not name.is_relative_to(folder)]
+    if others:
+        raise DataError(
+            f"{where}: {found[0]} lies in a folder, and {len(others)} pictures lie outside it: {_some(others)}; "
+            "put it at the top, or give that folder"
+        )
+    return found[0]
 
 
 def _some(names: list[str]) -> str:
     return ", ".join(map(repr, names[:10])) + (", ..." if len(names) > 10 else "")
 
 
-def _row_beside(source: Source, name: str, names: set[str], where: str) -> Row:
-    caption = str(PurePosixPath(name).with_suffix(".txt"))
-    if caption not in names:
-        return {"file_name": name}
-    place = f"{where}/{caption}"
-    return {"file_name": name, "text": _decode(source.read(caption).removeprefix(b"\xef\xbb\xbf"), place, 0).strip()}
-
-
-def _decode(line: bytes, place: str, offset: int) -> str:
-    try:
-        return line.decode("utf-8").rstrip("\r")
-    except UnicodeDecodeError as error:
-        byte = line[error.start]
-        raise DataError(
-            f"{place}: byte {offset + error.start} (0x{byte:02x}) is not UTF-8; save it as UTF-8"
-        ) from error
-
-
-def _parse(text: str, place: str) -> Row:
-    def refuse(word: str) -> object:
-        raise DataError(f"{place}: {word} is not JSON")
-
-    def unique(pairs: list[tuple[str, object]]) -> Row:
-        row: Row = {}
-        for key, value in pairs:
-            if key in row:
-                raise DataError(f"{place}: key {key!r} is there twice")
-            row[key] = value
-        return row
-
-    try:
-        row = json.loads(text, parse_constant=refuse, object_pairs_hook=unique)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{place}: not a JSON object: {error.msg} at column {error.colno}") from error
-    except RecursionError as error:
-        raise DataError(f"{place}: nested too deeply") from error
-    if not isinstance(row, dict):
-        raise DataError(f"{place}: a row must be a JSON object, found {type(row).__name__}")
-    name = row.get("file_name")
-    if not isinstance(name, str) or not name:
-        raise DataError(f"{place}: `file_name` must be a file name, found {name!r}")
-    return row
+def _rows_beside(source: Source, names: list[str], where: str) -> list[Row]:
+    """Return a row for every picture, with the caption of the file beside it."""
+    beside: dict[str, list[str]] = {}
+    for name in names:
+        if PurePosixPath(name).suffix.lower() in CAPTIONS:
+            beside.setdefault(PurePosixPath(name).with_suffix("").as_posix(), []).append(name)
+    rows: list[Row] = []
+    for name in names:
+        if PurePosixPath(name).suffix.lower() in PICTURES:
+            files = beside.get(PurePosixPath(name).with_suffix("").as_posix(), [])
+            if len(files) > 1:
+                raise DataError(f"{where}/{name}: {len(files)} captions, {_some(files)}; leave one")
+            row: Row = {"file_name": name}
+            if files:
+                row["text"] = read_utf8(source.read(files[0]), f"{where}/{files[0]}").strip()
+            rows.append(row)
+    return rows
 
 
 def captions_of(row: Row, field: str) -> list[str]:

@@ -23,7 +23,7 @@ class Source(Protocol):
     """A set of named files; names are POSIX paths relative to the root."""
 
     def names(self) -> list[str]:
-        """Return the names of all files, sorted."""
+        """Return the names of all files, sorted; companions that a desktop put there are left out."""
         ...
 
     def read(self, name: str) -> bytes:
@@ -47,7 +47,9 @@ def open_source(path: str | os.PathLike[str]) -> Source:
     if not path.exists():
         raise DataError(f"data path {str(path)!r} does not exist; give an image folder or a .zip of one")
     if not path.is_file() or not zipfile.is_zipfile(path):
-        raise DataError(f"data path {str(path)!r} is neither a folder nor a zip archive")
+        raise DataError(
+            f"data path {str(path)!r} is neither a folder nor a zip archive; give an image folder or a .zip of one"
+        )
     return ZipSource(path)
 
 
@@ -69,6 +71,12 @@ def _inside(name: str, where: str) -> str:
     return "/".join(parts)
 
 
+def _of_a_desktop(name: str) -> bool:
+    """Whether a file is one that a desktop adds to the user's own, as macOS does in archives and on foreign disks."""
+    *folders, file = name.split("/")
+    return "__MACOSX" in folders or file.startswith("._") or file in (".DS_Store", "Thumbs.db", "desktop.ini")
+
+
 class FolderSource:
     """Files below a folder."""
 
@@ -85,7 +93,7 @@ class FolderSource:
 
         for folder, _, files in os.walk(self.root, onerror=refuse):
             found += [(Path(folder) / file).relative_to(self.root).as_posix() for file in files]
-        return sorted(found)
+        return sorted(name for name in found if not _of_a_desktop(name))
 
     def read(self, name: str) -> bytes:
         """Return the bytes of one regular file that lies, links followed, below the root."""
@@ -121,6 +129,7 @@ class ZipSource:
                     f"{str(path)!r}: member {info.filename!r} is a link; archives may hold plain files only"
                 )
         files = [_inside(info.filename, str(path)) for info in infos if not info.is_dir()]
+        files = [name for name in files if not _of_a_desktop(name)]
         if len(set(files)) != len(files):
             twice = next(name for name in files if files.count(name) > 1)
             raise DataError(f"{str(path)!r}: member {twice!r} appears twice")

@@ -1,0 +1,55 @@
+"""What is odd about the pictures of a data set and no error: counted, and put into one line each."""
+
+import hashlib
+from dataclasses import dataclass, field
+
+from PIL import Image
+
+__all__ = ["Oddities"]
+
+SHOWN = 5  # names in a line
+FORMATS = {
+    (".jpg", ".jpeg", ".jfif"): b"\xff\xd8",
+    (".png",): b"\x89PNG",
+    (".webp",): b"RIFF",
+    (".bmp",): b"BM",
+}
+"""Endings -> how a file of that format begins."""
+SRGB = (b"sRGB", "sRGB".encode("utf-16-be"))
+
+
+@dataclass
+class Oddities:
+    """Names of the pictures that have each oddity."""
+
+    misnamed: list[str] = field(default_factory=list)
+    moving: list[str] = field(default_factory=list)
+    profiled: list[str] = field(default_factory=list)
+    same: dict[bytes, list[str]] = field(default_factory=dict)  # by the digest of the file
+
+    def note(self, name: str, data: bytes, picture: Image.Image) -> None:
+        """Look at one picture: its name, the bytes of its file, and what was read from them."""
+        self.same.setdefault(hashlib.blake2b(data, digest_size=16).digest(), []).append(name)
+        if any(name.lower().endswith(endings) and not data.startswith(sign) for endings, sign in FORMATS.items()):
+            self.misnamed.append(name)
+        if b"acTL" in data[:4096] or (data[12:16] == b"VP8X" and data[20] & 2):  # chunks that only moving ones have
+            self.moving.append(name)
+        profile = picture.info.get("icc_profile")
+        if profile and not any(word in profile for word in SRGB):
+            self.profiled.append(name)
+
+    def lines(self) -> list[str]:
+        """Return a line for each oddity that was seen."""
+        groups = [names for names in self.same.values() if len(names) > 1]
+        again = [name for names in groups for name in names]
+        each = (
+            (len(again) - len(groups), again, "are there more than once; each is trained on as often as it is listed"),
+            (len(self.misnamed), self.misnamed, "are of another format than their ending; they are read by content"),
+            (len(self.moving), self.moving, "move; the first frame of each is taken"),
+            (len(self.profiled), self.profiled, "have a colour profile other than sRGB; colours are not converted"),
+        )
+        return [f"{count} pictures {what}: {_some(names)}" for count, names, what in each if count]
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(map(repr, names[:SHOWN])) + (", ..." if len(names) > SHOWN else "")
