@@ -18,13 +18,14 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from latent_diffusion.data.arrays import from_array
 from latent_diffusion.data.source import check_bytes
-from latent_diffusion.errors import DataError
+from latent_diffusion.errors import ConfigError, DataError
 
 __all__ = ["FORMATS", "MAX_PIXELS", "ImageSource", "decode_image", "fit_square", "load_image", "to_pil", "to_tensor"]
 
-ImageSource = str | os.PathLike[str] | Image.Image
-"""A picture to read: a file, or a PIL picture."""
+ImageSource = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor
+"""A picture to read: a file, a PIL picture, or an array as `data.arrays` reads it."""
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 """Formats that are read. Others (EPS, PDF, PSD, TIFF, ICO, ...) have parsers nobody needs here."""
 MAX_PIXELS = 64_000_000
@@ -46,16 +47,21 @@ def load_image(
     """Return the picture in a file, or a PIL picture, as upright 8-bit RGB.
 
     Args:
-        source: a file, or a picture that is open already.
+        source: a file, a picture that is open already, or an array: see `data.arrays`.
         background: the colour (0..255 each) seen through transparent parts; None keeps transparency: such a picture
             comes back as RGBA with its colours as they are.
         max_pixels: refuse larger pictures, in px.
 
     Raises:
+        ConfigError: neither a file nor a picture nor an array of one.
         DataError: absent, not a regular file, not a picture of `FORMATS`, too large or damaged.
     """
+    if isinstance(source, np.ndarray | Tensor):
+        source = from_array(source)
     if isinstance(source, Image.Image):
         return _upright_rgb(source, name="the picture given", background=background, max_pixels=max_pixels)
+    if not isinstance(source, str | os.PathLike):
+        raise ConfigError(f"a picture is a file, a PIL picture, or a numpy or torch array, not {source!r:.60}")
     path = Path(source)
     try:
         facts = path.stat()
@@ -88,9 +94,19 @@ def decode_image(
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, struct.error) as error:
         raise DataError(f"{name!r}: not a picture of {', '.join(FORMATS)}, but {_look(data)}") from error
     with picture:
-        if picture.format == "PNG" and b"IEND\xaeB\x60\x82" not in data[-65536:]:  # Pillow does not miss it
+        if picture.format == "PNG" and not _png_ends(data):  # Pillow does not miss it
             raise DataError(f"{name!r}: damaged: the file ends before the picture does")
         return _upright_rgb(picture, name=name, background=background, max_pixels=max_pixels)
+
+
+def _png_ends(data: bytes) -> bool:
+    """Return whether the chunks of a PNG lead to its end; what follows that is no part of it."""
+    place = 8
+    while place + 8 <= len(data):
+        if data[place + 4 : place + 8] == b"IEND":
+            return place + 12 <= len(data)
+        place += 12 + int.from_bytes(data[place : place + 4], "big")
+    return False
 
 
 def _look(data: bytes) -> str:

@@ -7,7 +7,14 @@ from itertools import groupby
 from latent_diffusion.errors import ConfigError, warn
 from latent_diffusion.prompts.schedule import texts_by_step
 from latent_diffusion.prompts.states import Text
-from latent_diffusion.prompts.terms import AdapterTag, Term, split_terms, take_adapters, warn_of_broken_tags
+from latent_diffusion.prompts.terms import (
+    AdapterTag,
+    Term,
+    split_terms,
+    take_adapters,
+    warn_of_broken_tags,
+    without_hypernetworks,
+)
 
 __all__ = ["Key", "Line", "Script", "Terms", "lines_of", "read_script"]
 
@@ -51,6 +58,7 @@ def read_script(text: str, second: str | None, steps: int, *, syntax: bool, nega
     if not syntax:
         return Script((((Text(text, second), 1.0),),) * steps)
     words, tags = take_adapters(text)
+    words = without_hypernetworks(words)
     warn_of_broken_tags(words)
     if negative and tags:
         names = ", ".join(tag.name for tag in tags)

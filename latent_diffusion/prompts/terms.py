@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from latent_diffusion.errors import ConfigError, warn
 from latent_diffusion.prompts.syntax import MAX_WEIGHT
 
-__all__ = ["AdapterTag", "Term", "split_terms", "take_adapters", "warn_of_broken_tags"]
+__all__ = ["AdapterTag", "Term", "split_terms", "take_adapters", "warn_of_broken_tags", "without_hypernetworks"]
 
 _TAG = re.compile(r"<(?:lora|lyco):([^<>]{1,300})>")
 _BROKEN_TAG = re.compile(r"<(?:lora|lyco):[^<>\s]{0,40}")  # where no whole tag is left
+_UNREAD = re.compile(r"<hypernet:[^<>]{1,300}>")
+_CHOICES = re.compile(r"__[A-Za-z0-9][\w\-/* ]{0,60}__|\{[^{}|]{0,60}\|[^{}]{0,60}\}")
 _AND = re.compile(r"\bAND\b")
 _WEIGHT = re.compile(r":\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+))\s*$")
 MAX_TERMS = 32  # each costs a call of the network per step
@@ -51,10 +53,21 @@ def take_adapters(prompt: str) -> tuple[str, tuple[AdapterTag, ...]]:
 
 
 def warn_of_broken_tags(words: str) -> None:
-    """Say that what begins like an adapter's tag is read as text, in a prompt whose tags were taken out."""
+    """Warn of what looks like syntax and is read as text, in a prompt whose adapters' tags were taken out."""
+    if found := _CHOICES.search(words):
+        message = f"the prompt's {found.group()!r} is read as text: wildcards and choices are not filled in"
+        warn(message)
     if found := _BROKEN_TAG.search(words):
         message = f"the prompt's {found.group()!r} is no whole tag and is read as text; write <lora:name:0.8>"
         warn(message)
+
+
+def without_hypernetworks(words: str) -> str:
+    """Return a prompt without `<hypernet:name:weight>`, which A1111 takes out too, with a warning."""
+    if found := _UNREAD.search(words):
+        message = f"the prompt's {found.group()[:60]!r} is left out: hypernetworks are not read"
+        warn(message)
+    return _UNREAD.sub("", words)
 
 
 def _tag(body: str) -> AdapterTag:

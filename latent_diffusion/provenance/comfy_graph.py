@@ -13,6 +13,7 @@ from typing import Any
 __all__ = ["CONDITIONING", "LATENTS", "ComfyGraph", "Node", "graph_of"]
 
 MAX_NODES = 5000
+MAX_SAMPLERS = 50
 MAX_TEXT = 100_000  # characters of a prompt joined of several texts
 MAX_LINKS = 100  # that lead to one text
 ENDS = ("SaveImage", "PreviewImage")
@@ -45,9 +46,14 @@ class ComfyGraph:
     nodes: Mapping[str, Node]
 
     def last_sampler(self) -> str | None:
-        """Return the sampler nearest to the picture that was saved, or None."""
-        ends = [key for key, node in self.nodes.items() if node.kind.startswith(ENDS)] or list(self.nodes)[-1:]
-        return next((key for key in self.upstream(ends) if self.nodes[key].is_sampler), None)
+        """Return the sampler nearest to the picture that was saved, else one that no other goes on from; or None."""
+        ends = [key for key, node in self.nodes.items() if node.kind.startswith(ENDS)]
+        found = next((key for key in self.upstream(ends) if self.nodes[key].is_sampler), None)
+        if found is not None:
+            return found
+        samplers = [key for key, node in self.nodes.items() if node.is_sampler][:MAX_SAMPLERS]
+        earlier = {behind for key in samplers for behind in self.upstream([key]) if behind != key}
+        return next((key for key in reversed(samplers) if key not in earlier), samplers[-1] if samplers else None)
 
     def source(self, value: object) -> str | None:
         """Return the node that an input is linked to, or None where it holds a value of its own."""

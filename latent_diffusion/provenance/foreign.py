@@ -15,6 +15,7 @@ from latent_diffusion.provenance.json_tools import (
     Parts,
     read_fooocus,
     read_invokeai,
+    read_invokeai_1,
     read_invokeai_2,
     read_novelai,
     read_swarmui,
@@ -45,24 +46,32 @@ def read_found(chunks: Mapping[str, str], parameters: str | None) -> Found | Non
         parameters: A1111's text, from wherever the format keeps it.
     """
     texts = {key: text for key, text in chunks.items() if len(text) <= MAX_CHARACTERS}
-    if "prompt" in texts and (graph := read_object(texts["prompt"])) is not None:
-        picture = read_comfyui(graph)
-        if picture is not None:
-            return Found(
-                "ComfyUI", picture.prompt, picture.negative_prompt, picture.options, picture.other, picture.task
-            )
+    if found := _comfyui(read_object(texts.get("prompt", ""))):
+        return found
     for key, tool, read in READERS:
         if key in texts and (values := read_object(texts[key])) is not None and (found := read(values, texts)):
             return _with_task(tool, *found)
+    if "Dream" in texts and (found := read_invokeai_1(texts["Dream"])):
+        return _with_task("InvokeAI", *found)
     if parameters is None or len(parameters) > MAX_CHARACTERS:
         return None
     if (values := read_object(parameters)) is not None:
+        graph = values.get("prompt")  # what saves JPEG for ComfyUI keeps the graph in the comment
+        if found := _comfyui(read_object(graph) if isinstance(graph, str) else graph):
+            return found
         for tool, read in (("SwarmUI", read_swarmui), ("Fooocus", read_fooocus)):
             if found := read(values, texts):
                 return _with_task(tool, *found)
         return None
     found = read_a1111(parameters)
     return found and Found("Fooocus" if "fooocus_scheme" in texts else "A1111", *found)
+
+
+def _comfyui(graph: object) -> Found | None:
+    picture = read_comfyui(graph) if isinstance(graph, dict) else None
+    if picture is None:
+        return None
+    return Found("ComfyUI", picture.prompt, picture.negative_prompt, picture.options, picture.other, picture.task)
 
 
 def _with_task(tool: str, prompt: str, negative_prompt: str, options: dict[str, Any], other: dict[str, str]) -> Found:

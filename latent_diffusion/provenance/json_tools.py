@@ -10,7 +10,15 @@ from typing import Any
 from latent_diffusion.provenance.json_fields import known, read_float, read_int, written
 from latent_diffusion.provenance.other_names import sampling_of
 
-__all__ = ["Parts", "read_fooocus", "read_invokeai", "read_invokeai_2", "read_novelai", "read_swarmui"]
+__all__ = [
+    "Parts",
+    "read_fooocus",
+    "read_invokeai",
+    "read_invokeai_1",
+    "read_invokeai_2",
+    "read_novelai",
+    "read_swarmui",
+]
 
 Parts = tuple[str, str, dict[str, Any], dict[str, str]]
 
@@ -64,8 +72,10 @@ def read_novelai(values: dict[str, Any], texts: Mapping[str, str]) -> Parts | No
 
 def read_fooocus(values: dict[str, Any], texts: Mapping[str, str]) -> Parts | None:
     """Read Fooocus' own scheme; JSON of others, which carry none of its marks, is not read."""
-    marks = ("metadata_scheme" in values, "fooocus_scheme" in texts, "Fooocus" in str(values.get("version", "")))
-    if not any(marks) or "RuinedFooocus" in str(values.get("software", "")):
+    named = str(values.get("version", "")) + texts.get("Software", "")
+    if not ("metadata_scheme" in values or "fooocus_scheme" in texts or "Fooocus" in named) or "RuinedFooocus" in str(
+        values.get("software", "")
+    ):
         return None
     values = dict(values)
     values.pop("metadata_scheme", None)
@@ -93,6 +103,37 @@ def read_fooocus(values: dict[str, Any], texts: Mapping[str, str]) -> Parts | No
     return prompts[0], prompts[1], options, written(values)
 
 
+def read_invokeai_1(text: str) -> Parts | None:
+    """Read `Dream`, the command line that InvokeAI 1 wrote: "a cat" -s 50 -S 123 -W 512 -H 512 -C 7.5 -A k_lms."""
+    quoted = re.match(r'\s*"((?:[^"\\]|\\.)*)"(.*)', text, re.DOTALL)
+    if quoted is None:
+        return None
+    words = {}
+    for part in re.split(r"\s+(?=-)", quoted.group(2).strip())[:100]:
+        found = re.fullmatch(r"--?([A-Za-z_]+)[=\s]*(.*)", part, re.DOTALL)
+        if found:
+            words[found.group(1)] = found.group(2).strip()
+    prompt, negative = _without_negative(quoted.group(1).replace('\\"', '"'))
+    options = known(
+        {
+            **sampling_of(words.pop("A", ""), ""),
+            "num_inference_steps": read_int(words.pop("s", None)),
+            "guidance_scale": read_float(words.pop("C", None)),
+            "seed": read_int(words.pop("S", None)),
+            "width": read_int(words.pop("W", None)),
+            "height": read_int(words.pop("H", None)),
+            "strength": read_float(words.pop("f", None)) if "I" in words else None,
+        }
+    )
+    return prompt, negative, options, written(words)
+
+
+def _without_negative(text: str) -> tuple[str, str]:
+    """Return a prompt of InvokeAI 1 and 2 and its negative prompt, which stands in square brackets within it."""
+    negative = " ".join(re.findall(r"\[([^\[\]]*)\]", text))
+    return re.sub(r"\[[^\[\]]*\]", "", text).strip(), negative
+
+
 def read_invokeai_2(values: dict[str, Any], _: Mapping[str, str]) -> Parts | None:
     """Read `sd-metadata`, which InvokeAI 2 wrote: the fields are those of `image`."""
     image = values.get("image")
@@ -102,8 +143,7 @@ def read_invokeai_2(values: dict[str, Any], _: Mapping[str, str]) -> Parts | Non
     prompt = image.pop("prompt", None)
     if isinstance(prompt, list):  # one per part of a weighted prompt
         prompt = " ".join(str(part.get("prompt", "")) for part in prompt if isinstance(part, dict))
-    text = str(prompt or "")
-    negative = " ".join(re.findall(r"\[([^\[\]]*)\]", text))  # its negative prompt stands in square brackets
+    prompt, negative = _without_negative(str(prompt or ""))
     options = known(
         {
             **sampling_of(str(image.pop("sampler", "")), ""),
@@ -114,10 +154,9 @@ def read_invokeai_2(values: dict[str, Any], _: Mapping[str, str]) -> Parts | Non
             "height": read_int(image.pop("height", None)),
             "strength": read_float(image.pop("strength", None)) if image.get("type") == "img2img" else None,
             "model": values.get("model_weights"),
-            "model_hash": None,
         }
     )
-    return re.sub(r"\[[^\[\]]*\]", "", text).strip(), negative, options, written(image)
+    return prompt, negative, options, written(image)
 
 
 def read_swarmui(values: dict[str, Any], _: Mapping[str, str]) -> Parts | None:

@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 LOSSY = (".jpg", ".jpeg")  # WebP is written without loss
 JSON_KEY, TEXT_KEY = "latent_diffusion", "parameters"
 EXIF_IFD, USER_COMMENT, MAKER_NOTE = 0x8769, 0x9286, 0x927C
+IN_EXIF = {0x010E: "Description", 0x010F: "Make", 0x0110: "Camera", 0x0131: "Software"}  # of the main fields
 UNICODE = b"UNICODE\0"  # how a comment in UTF-16 begins
 OURS = b"latent_diffusion\0"  # how our maker note begins; EXIF leaves its content to the maker
 MAX_EXIF = 65_000  # bytes; all of a JPEG's must fit into 65533
@@ -104,7 +106,7 @@ class Texts:
 
     parameters: str | None  # A1111's
     record: str | None  # ours, as JSON
-    chunks: dict[str, str]  # every text of a PNG by its key, "Comment" and so on
+    chunks: dict[str, str]  # every text by its key: of a PNG "Comment" and so on, of EXIF what `IN_EXIF` names
 
 
 def open_texts(path: Path) -> Texts:
@@ -113,10 +115,13 @@ def open_texts(path: Path) -> Texts:
     Raises:
         DataError: no picture.
     """
+    if path.exists() and not path.is_file():  # a pipe would be waited for without end
+        raise DataError(f"{str(path)!r}: not a regular file")
     try:
         with Image.open(path, formats=FORMATS) as picture:
             picture.load()
-            info, exif = dict(picture.info), picture.getexif().get_ifd(EXIF_IFD)
+            info, tags = dict(picture.info), picture.getexif()
+            exif = tags.get_ifd(EXIF_IFD)
     except FileNotFoundError as error:
         raise DataError(f"{str(path)!r}: there is no such file") from error
     except UnidentifiedImageError as error:
@@ -124,11 +129,23 @@ def open_texts(path: Path) -> Texts:
     except (OSError, ValueError, SyntaxError) as error:
         raise DataError(f"{str(path)!r}: cannot be read: {error}") from error
     chunks = {key: str(value) for key, value in info.items() if isinstance(key, str) and isinstance(value, str)}
+    chunks = _in_exif(tags) | chunks
     note = exif.get(MAKER_NOTE)
     record = chunks.get(JSON_KEY)
     if record is None and isinstance(note, bytes) and note.startswith(OURS):
         record = note.removeprefix(OURS).decode("utf-8", "replace")
     return Texts(chunks.get(TEXT_KEY, _comment(exif.get(USER_COMMENT))), record, chunks)
+
+
+def _in_exif(tags: Mapping[int, object]) -> dict[str, str]:
+    """Return the texts in a picture's main EXIF fields: ComfyUI writes "prompt:{...}" and "workflow:{...}" there."""
+    texts = {name: tags.get(tag) for tag, name in IN_EXIF.items()}
+    found = {name: text.rstrip("\0") for name, text in texts.items() if isinstance(text, str) and text.strip("\0")}
+    for text in list(found.values()):
+        key, colon, rest = text.partition(":")
+        if colon and key.strip().lower() in ("prompt", "workflow"):
+            found[key.strip().lower()] = rest.strip()
+    return found
 
 
 def _comment(value: object) -> str | None:
@@ -143,7 +160,7 @@ def _comment(value: object) -> str | None:
     # the standard leaves the byte order open; the settings at the end are Latin letters, whose high byte is 0
     end = text[-200:]
     little = end[1::2].count(0) > end[::2].count(0)
-    return text.decode("utf-16-le" if little else "utf-16-be", "replace")
+    return text.decode("utf-16-le" if little else "utf-16-be", "replace").removeprefix("\ufeff")  # byte order mark
 
 
 def read_texts(path: Path) -> tuple[str | None, Record | None]:

@@ -118,3 +118,11 @@ def test_fitting_takes_the_centre_or_pads():
     assert np.asarray(fit_square(wide, 10)).max() == 0
     padded = np.asarray(fit_square(wide, 10, pad=True))
     assert padded[0].min() == 255 and padded[5].max() == 0
+
+
+@pytest.mark.parametrize("behind", [0, 10_000, 70_000, 300_000])
+def test_what_follows_the_end_of_a_png_is_no_part_of_it(behind, encoded):
+    whole = encoded()
+    assert decode_image(whole + b"x" * behind, name="a.png").size == decode_image(whole, name="a.png").size
+    with pytest.raises(DataError, match=r"a\.png.*damaged"):
+        decode_image(whole[:-12] + b"x" * behind, name="a.png")

@@ -8,6 +8,7 @@ import pytest
 
 from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
 from latent_diffusion.prompts.schedule import texts_by_step
+from latent_diffusion.prompts.script import read_script
 from latent_diffusion.prompts.syntax import MAX_WEIGHT, parse_attention
 from latent_diffusion.prompts.terms import AdapterTag, Term, split_terms, take_adapters
 
@@ -135,3 +136,23 @@ def test_adapter_tags_are_taken_out():
     for wrong in ("<lora:x:nan>", "<lora:x:1e9>", "<lora:x:a>", "<lora: :1>", "<lora:x:1:2:3>", "<lora:x:dyn=4>"):
         with pytest.raises(ConfigError, match="prompt: <lora:"):
             take_adapters(wrong)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words", "message"),
+    [
+        ("a cat <hypernet:anime:1>", "a cat ", "hypernet:anime:1.*left out"),
+        ("a __colour__ cat", "a __colour__ cat", "__colour__.*read as text"),
+        ("a {red|blue} cat", "a {red|blue} cat", "red|blue.*read as text"),
+    ],
+)
+def test_what_other_programs_fill_in_is_named(prompt, words, message):
+    with pytest.warns(LatentDiffusionWarning, match=message):
+        script = read_script(prompt, None, 1, syntax=True, negative=False)
+    assert script.steps[0][0][0].first == words
+
+
+def test_words_with_underscores_and_braces_are_words(recwarn):
+    for prompt in ("snake_case_name", "a {cat}", "a|b", "f(x) = {}"):
+        read_script(prompt, None, 1, syntax=True, negative=False)
+    assert not recwarn.list
