@@ -21,7 +21,14 @@ import numpy as np
 
 from latent_diffusion.diffusion.level import CLEAN_TIME, Level, NoiseSchedule
 from latent_diffusion.diffusion.path import Coordinates
-from latent_diffusion.diffusion.sigma_spacing import ALIGNED, FINITE_ONLY, RHO, SIGMA_SPACINGS, aligned_times
+from latent_diffusion.diffusion.sigma_spacing import (
+    ALIGNED,
+    ENDS_NOISY,
+    FINITE_ONLY,
+    RHO,
+    SIGMA_SPACINGS,
+    aligned_times,
+)
 from latent_diffusion.diffusion.time_spacing import TIME_SPACINGS
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.registry import nearest
@@ -43,6 +50,7 @@ def levels(
     intervals: bool = False,
     fractional: bool = False,
     rho: float | None = None,
+    discard_next_to_last: bool = False,
 ) -> list[Level]:
     """Return the steps + 1 levels a sampler visits, noisiest first, the last one being where it ends.
 
@@ -57,6 +65,8 @@ def levels(
         intervals: count points as diffusers' multistep solvers do; hand over `sampler.intervals`.
         fractional: visit times between the trained ones; hand over `sampler.fractional`. Always on a rectified flow.
         rho: exponent of "karras" (7) and "polyexponential" (1).
+        discard_next_to_last: divide into steps + 1 and leave out the last level before the one to end in, as the A1111
+            web UI does for DPM2, DPM2 a and DPM++ 3M SDE, and ComfyUI for dpm_2, dpm_2_ancestral and uni_pc.
 
     Raises:
         ConfigError: unknown spacing, steps outside 1 .. T, `rho` for another spacing or not above 0, or a spacing of
@@ -65,6 +75,12 @@ def levels(
     if final not in get_args(Final):
         raise ConfigError(f"unknown final level {final!r}; there are zero, first")
     total = schedule.num_train_timesteps
+    if discard_next_to_last:
+        if steps >= total:
+            raise ConfigError(f"discard_next_to_last divides into one step more: use at most {total - 1} steps")
+        how = {"steps_offset": steps_offset, "final": final, "fractional": fractional, "rho": rho}
+        *visited, _, end = levels(schedule, spacing, steps + 1, **how)
+        return [*visited, replace(end, index=steps)]
     if rho is not None and (spacing not in RHO or not 0.0 < rho < math.inf):
         raise ConfigError(f"rho {rho} with {spacing} spacing: only {', '.join(RHO)} have a rho, a number above 0")
     fractional = fractional or _coordinates(schedule).straight
@@ -77,7 +93,8 @@ def levels(
         visited = at_times(schedule, ts)
     if not fractional:
         visited = [replace(level, t=float(round(level.t))) for level in visited]
-    return [*visited, schedule.level(CLEAN_TIME if final == "zero" else 0, steps)]
+    clean = final == "zero" and spacing not in ENDS_NOISY
+    return [*visited, schedule.level(CLEAN_TIME if clean else 0, steps)]
 
 
 def times(

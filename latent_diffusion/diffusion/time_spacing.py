@@ -5,6 +5,7 @@
     trailing      from T - 1 down in equal parts of T; the choice for zero terminal SNR
     sgm_uniform   from T - 1 down in equal parts of T - 1, the end left out (ComfyUI, A1111)
     simple        every (T / steps)-th time counted from T - 1 (ComfyUI, A1111)
+    ddim_uniform  1, 1 + s, 1 + 2 s ... with a whole stride s (ComfyUI, A1111)
     lcm           evenly chosen from the 50 times, T / 50 apart, that latent consistency models are distilled at
     beta          T - 1 times quantiles of Beta(0.6, 0.6): dense at both ends (Lee et al. 2024, arXiv:2407.12173)
 
@@ -17,7 +18,7 @@ import numpy as np
 
 from latent_diffusion.diffusion.beta_quantile import beta_quantiles
 
-__all__ = ["BETA", "TIME_SPACINGS", "TimeSpacing"]
+__all__ = ["BETA", "TIME_SPACINGS", "TimeSpacing", "ddim_uniform_times"]
 
 BETA = 0.6
 """Both shape parameters (arXiv:2407.12173, section 4)."""
@@ -54,6 +55,24 @@ def _beta(points: int, steps: int, total: int) -> np.ndarray:
     return (total - 1.0) * beta_quantiles(shares, BETA, BETA)
 
 
+def _ddim_uniform(points: int, steps: int, total: int) -> np.ndarray:
+    if steps == total:
+        return np.arange(float(total))
+    for asked in (steps, *range(1, total + 1)):  # the number that ComfyUI would be asked for
+        if len(found := ddim_uniform_times(asked, total)) == steps:
+            return np.array(found[::-1], dtype=float)
+    return 1.0 + np.arange(steps) * ((total - 1) / steps)
+
+
+def ddim_uniform_times(asked: int, total: int) -> list[int]:
+    """Return the times, falling, that ComfyUI and A1111 visit where `asked` steps are asked for: 31 times for 30.
+
+    Two numbers can give equally many times, as 19 and 20 do; the spacing takes those of the number itself, then those
+    of the least. Others are visited as `timesteps` of one's own.
+    """
+    return list(range(1, total, max(total // asked, 1)))[::-1]
+
+
 def _lcm(points: int, steps: int, total: int) -> np.ndarray:
     trained = min(total, max(LCM_TIMES, steps))
     chosen = np.floor(np.linspace(0, trained, steps, endpoint=False))
@@ -68,4 +87,5 @@ TIME_SPACINGS: dict[str, TimeSpacing] = {
     "simple": _simple,
     "beta": _beta,
     "lcm": _lcm,
+    "ddim_uniform": _ddim_uniform,
 }

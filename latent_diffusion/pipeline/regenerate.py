@@ -19,8 +19,8 @@ __all__ = ["Plan", "differences", "loading_of", "plan_of_found", "plan_of_record
 
 SAME_NAME = (
     "num_inference_steps", "guidance_scale", "guidance_rescale", "guidance", "guidance_interval", "approximate",
-    "sampler", "spacing", "spacing_rho", "timesteps", "sigmas", "eta", "clip_skip", "emphasis", "long_prompt",
-    "negative_prompt", "prompt_2", "negative_prompt_2",
+    "sampler", "spacing", "spacing_rho", "discard_next_to_last", "timesteps", "sigmas", "eta", "clip_skip",
+    "emphasis", "long_prompt", "negative_prompt", "prompt_2", "negative_prompt_2",
 )  # fmt: skip
 """Fields of a record that are options under the same name."""
 LOADING = ("family", "prediction_type", "averaged", "vae_dtype")  # fields that `from_pretrained` takes

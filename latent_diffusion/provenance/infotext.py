@@ -22,7 +22,8 @@ __all__ = ["CONTENTS", "EMPHASIS", "SPACINGS", "UPSCALERS", "Infotext", "read_in
 SPACINGS = {
     "linspace": "Uniform", "karras": "Karras", "exponential": "Exponential", "polyexponential": "Polyexponential",
     "sgm_uniform": "SGM Uniform", "kl_optimal": "KL Optimal", "ays_sd1": "Align Your Steps",
-    "ays_sdxl": "Align Your Steps", "simple": "Simple", "beta_sigma": "Beta",
+    "ays_sdxl": "Align Your Steps", "ays_sd1_a1111": "Align Your Steps", "ays_sdxl_a1111": "Align Your Steps",
+    "kl_optimal_a1111": "KL Optimal", "ddim_uniform": "DDIM", "simple": "Simple", "beta_sigma": "Beta",
 }  # fmt: skip
 """Our name -> A1111's "Schedule type"; others have none there, and "Uniform" is the nearest."""
 CONTENTS = {"fill": "fill", "noise": "latent noise", "nothing": "latent nothing"}  # "original" is not written

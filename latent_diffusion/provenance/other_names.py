@@ -17,7 +17,7 @@ SAMPLER_PACKAGE = "latent_diffusion.samplers"
 
 SPACING_ALIASES = {
     "linspace": ("Uniform", "normal"),
-    "leading": ("DDIM", "ddim_uniform"),
+    "ddim_uniform": ("DDIM",),
     "karras": ("Karras", "karras"),
     "exponential": ("Exponential",),
     "polyexponential": ("Polyexponential",),
@@ -84,4 +84,6 @@ def spacing_of(text: str, sampler: str, aligned: str) -> str | None:
         return getattr(find(SAMPLER_PACKAGE, sampler.partition(":")[0]), "automatic", "linspace")
     if plain in ("ays", "alignyoursteps"):
         return aligned
+    if plain == "aysa1111":
+        return f"{aligned}_a1111"
     return {**_SPACINGS, **{_plain(name): name for name in SPACINGS}}.get(plain)

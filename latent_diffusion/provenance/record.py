@@ -87,6 +87,10 @@ class RefinerRecord:
     negative_size_ids: tuple[float, ...] | None = None
 
 
+WHERE_SET = ("discard_next_to_last",)
+"""Fields that are written only where they have a value, so that records without them stay as they were."""
+
+
 @dataclass(frozen=True)
 class Record:
     """What made one picture."""
@@ -111,6 +115,7 @@ class Record:
     dtype: str
     device: str
     spacing_rho: float | None = None  # exponent of karras and polyexponential spacing, None = theirs
+    discard_next_to_last: bool | None = None  # whether the level before the last was left out of one more; None = no
     timesteps: tuple[float, ...] | None = None  # of spacing "custom"
     sigmas: tuple[float, ...] | None = None
     guidance: tuple[str, ...] | None = None  # besides scale, rescale, interval; None = classifier-free guidance
@@ -143,7 +148,8 @@ class Record:
 
     def to_json(self) -> str:
         """Return everything as one JSON object."""
-        whole = json.dumps(dataclasses.asdict(self), ensure_ascii=False, allow_nan=False)
+        values = {k: v for k, v in dataclasses.asdict(self).items() if v is not None or k not in WHERE_SET}
+        whole = json.dumps(values, ensure_ascii=False, allow_nan=False)
         # half a character (a lone surrogate) has no place in any file; all others are written in ASCII
         return json.dumps(json.loads(whole.encode("utf-8", "replace")))
 

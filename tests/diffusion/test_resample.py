@@ -73,5 +73,5 @@ def test_what_is_known_stays_known():
 
 @pytest.mark.parametrize("values", [(-1, 10), (1, 0), (True, 1), (1.5, 2)])
 def test_impossible_figures_are_refused(values):
-    with pytest.raises(ConfigError, match="is not an integer of"):
+    with pytest.raises(ConfigError, match="is not an integer"):
         Resampled(find("latent_diffusion.samplers", "ddim")(), *values)

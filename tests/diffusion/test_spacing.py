@@ -1,13 +1,16 @@
 """Spacings: N07 over every number of steps, and the levels they end in."""
 
+import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from latent_diffusion.diffusion.sigma_spacing import ALIGNED, FINITE_ONLY
+from latent_diffusion.diffusion.sigma_spacing import ALIGNED, ENDS_NOISY, FINITE_ONLY
 from latent_diffusion.diffusion.spacing import SPACINGS, at_sigmas, at_times, levels, times
+from latent_diffusion.diffusion.time_spacing import ddim_uniform_times
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.schedules.cosine import CosineSchedule
 from latent_diffusion.schedules.linear import LinearSchedule
@@ -50,7 +53,7 @@ def test_levels_fall_to_the_clean_latent(spacing, steps):
     assert [level.index for level in visited] == list(range(steps + 1))
     assert all(a.log_snr < b.log_snr for a, b in pairwise(visited))
     assert all(a.t >= b.t for a, b in pairwise(visited))
-    assert (visited[-1].alpha, visited[-1].sigma, visited[-1].t) == (1.0, 0.0, -1.0)
+    assert (visited[-1].t, visited[-1].sigma == 0.0) == ((0.0, False) if spacing in ENDS_NOISY else (-1.0, True))
 
 
 def test_final_first_ends_at_time_zero():
@@ -100,7 +103,8 @@ def test_the_two_meanings_of_beta(spacing):
 def test_align_your_steps_at_ten_steps_is_the_published_list():
     """Also A1111's list of sigma for Stable Diffusion 1."""
     schedule = ScaledLinearSchedule()
-    for name, published in ALIGNED.items():
+    for name in ("ays_sd1", "ays_sdxl"):
+        published = ALIGNED[name]
         assert [level.t for level in levels(schedule, name, 10)[:-1]] == list(published[:-1])
     ratios = [level.sigma / level.alpha for level in levels(schedule, "ays_sd1", 10, fractional=True)[:-1]]
     assert ratios == pytest.approx([14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152], rel=5e-3)
@@ -123,9 +127,9 @@ def test_exponents():
 @pytest.mark.parametrize("spacing", SPACINGS)
 def test_rectified_flow_is_spaced_by_its_own_sigma(spacing):
     visited = levels(RectifiedFlow(), spacing, 7)
-    assert (visited[0].alpha, visited[0].sigma) == (0.0, 1.0) or spacing == "leading"
+    assert (visited[0].alpha, visited[0].sigma) == (0.0, 1.0) or spacing in ("leading", "ddim_uniform")
     assert all(a.sigma > b.sigma for a, b in pairwise(visited))
-    assert visited[-1].t == -1.0
+    assert visited[-1].t == (0.0 if spacing in ENDS_NOISY else -1.0)
 
 
 def test_custom_levels():
@@ -158,3 +162,58 @@ def test_unknown_words_are_refused():
 def test_karras_is_refused_at_zero_terminal_snr():
     with pytest.raises(ConfigError, match="trailing"):
         levels(LinearSchedule(zero_terminal_snr=True), "karras", 5)
+
+
+def noise_levels(visited):
+    return [level.sigma / level.alpha for level in visited]
+
+
+def least():
+    level = ScaledLinearSchedule().level(0)
+    return level.sigma / level.alpha
+
+
+@pytest.mark.parametrize("asked", [2, 3, 7, 10, 20, 28, 30, 31, 50, 64])
+def test_ddim_uniform_visits_the_times_of_comfyui(asked):
+    """comfy/samplers.py `ddim_scheduler`: 1, 1 + s, ... below T with s = T // asked; often another number of steps."""
+    wanted = list(range(1, 1000, 1000 // asked))[::-1]
+    assert ddim_uniform_times(asked, 1000) == wanted
+    assert times("ddim_uniform", len(wanted), 1000) == wanted
+    assert (len(ddim_uniform_times(30, 1000)), ddim_uniform_times(30, 1000)[0]) == (31, 991)
+
+
+@pytest.mark.parametrize("steps", [1, 11, 85, 600, 999, 1000])
+def test_ddim_uniform_of_any_number_of_steps(steps):
+    found = times("ddim_uniform", steps, 1000)
+    assert len(found) == steps and all(a > b for a, b in pairwise(found)) and 0 <= found[-1] <= found[0] < 1000
+
+
+def test_endings_of_the_a1111_web_ui():
+    """modules/sd_schedulers.py: n sigmas to the end of the list and then 0; n + 1 sigmas to sigma_min and no 0."""
+    schedule = ScaledLinearSchedule()
+    aligned = noise_levels(levels(schedule, "ays_sd1_a1111", 10, fractional=True))
+    assert aligned[-2:] == pytest.approx([least(), 0.0], rel=1e-4)
+    shares = np.arange(11) / 10
+    top = schedule.level(999)
+    wanted = np.tan(shares * math.atan(least()) + (1 - shares) * math.atan(top.sigma / top.alpha))
+    assert noise_levels(levels(schedule, "kl_optimal_a1111", 10)) == pytest.approx(wanted.tolist())
+    assert noise_levels(levels(schedule, "kl_optimal", 10))[-1] == 0.0
+
+
+def test_discarding_the_level_before_the_last():
+    """11 levels of karras without the least noisy one, k-diffusion's `get_sigmas_karras(11)[:-2]` and 0."""
+    schedule = ScaledLinearSchedule()
+    longer = noise_levels(levels(schedule, "karras", 11))
+    found = levels(schedule, "karras", 10, discard_next_to_last=True)
+    assert noise_levels(found) == [*longer[:-2], 0.0]
+    assert noise_levels(found)[-2] == pytest.approx(0.0744, abs=5e-5)
+    assert [level.index for level in found] == list(range(11))
+    with pytest.raises(ConfigError, match="at most 999 steps"):
+        levels(schedule, "karras", 1000, discard_next_to_last=True)
+
+
+@pytest.mark.parametrize("steps", [4, 10])
+def test_discarding_divides_times_as_the_multistep_solvers_do(steps):
+    schedule = ScaledLinearSchedule()
+    found = levels(schedule, "linspace", steps, discard_next_to_last=True)
+    assert found == levels(schedule, "linspace", steps, intervals=True)

@@ -6,6 +6,7 @@ import torch
 from latent_diffusion.checkpoint.folder.default_sampler import DefaultSampler, default_sampler
 from latent_diffusion.diffusion.spacing import SPACINGS
 from latent_diffusion.errors import ConfigError
+from latent_diffusion.pipeline.regenerate import plan_of_record
 from latent_diffusion.provenance.other_names import sampler_of, spacing_of
 from latent_diffusion.registry import find, names
 
@@ -172,3 +173,27 @@ def test_custom_sigmas_with_and_without_the_last_zero(tiny_pipeline):
 def test_what_cannot_be_is_refused(tiny_pipeline, options, said):
     with pytest.raises(ConfigError, match=said):
         tiny_pipeline("a cat", seed=1, **{"num_inference_steps": None, **options})
+
+
+def test_the_level_before_the_last_can_be_left_out(tiny_pipeline):
+    options = {"sampler": "dpm2", "spacing": "karras"}
+    out = picture(tiny_pipeline, discard_next_to_last=True, **options)
+    assert out.records[0].discard_next_to_last
+    assert not torch.equal(out.images, picture(tiny_pipeline, **options).images)
+    again = plan_of_record(out.records[0]).arguments
+    assert torch.equal(tiny_pipeline("a cat", output_type="latent", **again).images, out.images)
+    with pytest.raises(ConfigError, match="has no effect"):
+        picture(tiny_pipeline, sigmas=[5.0], num_inference_steps=None, discard_next_to_last=True)
+    with pytest.raises(ConfigError, match="neither True nor False"):
+        picture(tiny_pipeline, discard_next_to_last="no")
+
+
+@pytest.mark.parametrize(
+    "text,name", [("ddim_uniform", "ddim_uniform"), ("DDIM", "ddim_uniform"), ("ays_a1111", "ays_sdxl_a1111")]
+)
+def test_spacings_of_other_programs(text, name):
+    assert spacing_of(text, "euler", "ays_sdxl") == name
+
+
+def test_restart_is_karras_where_a1111_chooses():
+    assert spacing_of("Automatic", "restart", "ays_sd1") == "karras"

@@ -45,7 +45,15 @@ from latent_diffusion.cli.options.machine_arguments import (
     VaeDtype,
 )
 from latent_diffusion.cli.options.model_arguments import Averaged, Family, PredictionType
-from latent_diffusion.cli.options.sampling_arguments import Eta, SamplerName, Sigmas, SpacingName, SpacingRho, Timesteps
+from latent_diffusion.cli.options.sampling_arguments import (
+    DiscardNextToLast,
+    Eta,
+    SamplerName,
+    Sigmas,
+    SpacingName,
+    SpacingRho,
+    Timesteps,
+)
 from latent_diffusion.cli.options.sdxl_arguments import (
     AestheticScore,
     Crop,
@@ -94,6 +102,7 @@ class Drawing:
     sampler: SamplerName = None
     spacing: SpacingName = None
     spacing_rho: SpacingRho = None
+    discard_next_to_last: DiscardNextToLast = False
     timesteps: Timesteps = None
     sigmas: Sigmas = None
     eta: Eta = None

@@ -6,7 +6,7 @@ import typer
 
 from latent_diffusion.registry import names
 
-__all__ = ["Eta", "Numbers", "SamplerName", "Sigmas", "SpacingName", "SpacingRho", "Timesteps"]
+__all__ = ["DiscardNextToLast", "Eta", "Numbers", "SamplerName", "Sigmas", "SpacingName", "SpacingRho", "Timesteps"]
 
 OF_MODEL = "the model's"
 SAMPLING = "Sampling"
@@ -58,6 +58,14 @@ SpacingRho = Annotated[
         metavar="X",
         help="Exponent of karras and polyexponential spacing.",
         show_default="7 and 1",
+        rich_help_panel=SAMPLING,
+    ),
+]
+DiscardNextToLast = Annotated[
+    bool,
+    typer.Option(
+        "--discard-next-to-last",
+        help="Divide the path into one step more and leave out the level before the last, as A1111 does for DPM2.",
         rich_help_panel=SAMPLING,
     ),
 ]

@@ -67,6 +67,8 @@ class Options(TypedDict, total=False):
     """Which noise levels are visited; None = what the sampler's name says ("DPM++ 2M Karras"), or the model's."""
     spacing_rho: float | None
     """Exponent of spacing "karras" (7) or "polyexponential" (1); None = these."""
+    discard_next_to_last: bool
+    """Divide the path into one step more and leave out the level before the last. Default False."""
     timesteps: Sequence[float] | None
     """Instead of steps and spacing: the times to visit, from T - 1 or less falling to 0 or more."""
     sigmas: Sequence[float] | None

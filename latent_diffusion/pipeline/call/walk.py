@@ -6,6 +6,7 @@ from typing import Any
 
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.folder.default_sampler import final_level
+from latent_diffusion.checks import check_flag
 from latent_diffusion.diffusion.level import CLEAN_TIME, Level, Sampler
 from latent_diffusion.diffusion.spacing import SPACINGS, at_sigmas, at_times, levels
 from latent_diffusion.errors import ConfigError
@@ -31,6 +32,7 @@ class Walk:
     rho: float | None = None  # exponent of karras and polyexponential spacing, None = theirs
     timesteps: tuple[float, ...] | None = None  # of a custom spacing
     sigmas: tuple[float, ...] | None = None
+    discard_next_to_last: bool = False  # one level more, of which the last before the end is left out
 
     @classmethod
     def read(cls, components: Components, options: Options, sampler: str, spacing: str) -> "Walk":
@@ -62,11 +64,15 @@ class Walk:
         rho = options.get("spacing_rho")
         if rho is not None and (isinstance(rho, bool) or not isinstance(rho, int | float)):
             raise ConfigError(f"spacing_rho {rho!r:.50} is not a number")
+        discard = check_flag("discard_next_to_last", options.get("discard_next_to_last") or False)
+        if discard and any(custom.values()):
+            raise ConfigError("discard_next_to_last has no effect on levels of your own; leave it out")
         walk = cls(
             sampler=name,
             spacing=CUSTOM if any(custom.values()) else str(ours),
             eta=_eta(name, given, options.get("eta")),
             rho=rho,
+            discard_next_to_last=discard,
             **custom,
         )
         walk.build_sampler()
@@ -124,6 +130,7 @@ class Walk:
             intervals=sampler.intervals,
             fractional=sampler.fractional,
             rho=self.rho,
+            discard_next_to_last=self.discard_next_to_last,
         )
 
 

@@ -145,6 +145,7 @@ class Job:
                 sampler=settings.sampler,
                 spacing=settings.spacing,
                 spacing_rho=settings.walk.rho,
+                discard_next_to_last=settings.walk.discard_next_to_last or None,
                 timesteps=settings.walk.timesteps,
                 sigmas=settings.walk.sigmas,
                 eta=settings.eta,
