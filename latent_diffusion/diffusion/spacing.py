@@ -93,8 +93,9 @@ def levels(
         visited = at_times(schedule, ts)
     if not fractional:
         visited = [replace(level, t=float(round(level.t))) for level in visited]
-    clean = final == "zero" and spacing not in ENDS_NOISY
-    return [*visited, schedule.level(CLEAN_TIME if clean else 0, steps)]
+    if spacing in ENDS_NOISY:
+        final = "first"
+    return [*visited, schedule.level(CLEAN_TIME if final == "zero" else 0, steps)]
 
 
 def times(
