@@ -1,6 +1,6 @@
 """What a model makes of prompts as people type them: Name@1, Name@5 and Style for each way to ask.
 
-    python scripts/judge_prompts.py [MODEL] [--data assets/emoji-128.zip] [--seen 40] [--unseen 20] [-k 2]
+    python -m experiments.judge_prompts [MODEL] [--data assets/emoji-128.zip] [--seen 40] [--unseen 20] [-k 2]
                                     [--ways NAME ...] [--output FILE.json]
 
 Takes concepts of the training set and pairs of concept and style never seen together, writes each prompt in every way

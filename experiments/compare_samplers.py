@@ -1,7 +1,7 @@
 """Which sampler gives the best picture per second? EffLite-KID and Name@1 against seconds a picture.
 
-    python scripts/compare_samplers.py --only seconds [MODEL] [--output docs/bundled-samplers]
-    python scripts/compare_samplers.py --only quality [MODEL] [--prompts 48] [--output docs/bundled-samplers]
+    python -m experiments.compare_samplers --only seconds [MODEL] [--output docs/bundled-samplers]
+    python -m experiments.compare_samplers --only quality [MODEL] [--prompts 48] [--output docs/bundled-samplers]
 
 The first times single pictures with every sampler, spacing and number of steps of `CASES`, the cases taking turns so
 that a slow minute is everyone's: leave the machine alone meanwhile. The second draws one picture for each of the same

@@ -1,6 +1,6 @@
 """Measure what tiling saves: SD 1's autoencoder with random weights, float32, on the CPU.
 
-    python scripts/measure_tiling.py 512 768
+    python -m experiments.measure_tiling 512 768
 
 The last layer is scaled so that the images lie in [-1, 1], as a trained model's do. Prints a Markdown table: peak
 memory above the weights and time of decode and encode, whole and tiled, and the largest difference between the two.

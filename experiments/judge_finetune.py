@@ -1,6 +1,6 @@
 """Has fine-tuning taught a style? Draw its held-out concepts before and after, and ask whose style they are in.
 
-    python scripts/judge_finetune.py emoji runs/finetune/model assets/iconpark.zip assets/emoji-128.zip OUTPUT
+    python -m experiments.judge_finetune emoji runs/finetune/model assets/iconpark.zip assets/emoji-128.zip OUTPUT
 
 The style rule of `latent-diffusion evaluate` is fitted with the new style beside those of the reference pictures.
 Writes OUTPUT.json and OUTPUT.png: for each test concept the real picture, one drawn before, one drawn after.

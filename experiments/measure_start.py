@@ -1,6 +1,6 @@
 """Measure what it takes to begin: imports, the first picture, the most memory, the size of the package.
 
-    python scripts/measure_start.py [--model FOLDER] [--rounds N] [--json FILE]
+    python -m experiments.measure_start [--model FOLDER] [--rounds N] [--json FILE]
 
 FOLDER (default: a temporary one, 4.3 GB, removed at the end) gets a model of SD 1.5's sizes with random float32 weights
 in diffusers' layout where it is empty. Every row is a process of its own, from its start until its work is done (the

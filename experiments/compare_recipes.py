@@ -1,6 +1,6 @@
 """Which recipe learns most from the same number of samples? One change at a time, from scratch, on a small part.
 
-    python scripts/compare_recipes.py [ROW ...] [--output docs/bundled-recipes.json] [--commands | --table]
+    python -m experiments.compare_recipes [ROW ...] [--output docs/bundled-recipes.json] [--commands | --table]
 
 Every row trains `configs/emoji/study/unet.yaml` (or `autoencoder.yaml`) with a few values changed, then draws the
 prompts of all its training pictures six times and judges them as `latent-diffusion evaluate` does; rows that only draw

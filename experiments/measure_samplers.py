@@ -1,6 +1,6 @@
 """Measure every sampler and write the tables of docs/samplers.md.
 
-    python scripts/measure_samplers.py
+    python -m experiments.measure_samplers
 
 Needs the extra `parity`. What is measured is what the tests assert: their own functions are called here.
 """

@@ -1,6 +1,6 @@
 """Do guidance and negative prompts do what they say? Measured on what the bundled model draws.
 
-    python scripts/judge_guidance.py [MODEL] [--data assets/emoji-128.zip] [--prompts 24] [--output FILE.json]
+    python -m experiments.judge_guidance [MODEL] [--data assets/emoji-128.zip] [--prompts 24] [--output FILE.json]
 
 Guidance: prompts of the training set at scales 1 to 10, judged as `latent-diffusion evaluate` does, with the pictures'
 mean chroma (largest minus smallest of red, green and blue, 0 to 1) and the share of channel values that are clipped.
@@ -13,9 +13,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from judge_prompts import Asked, Judge, questions
 from torch import Tensor
 
+from experiments.judge_prompts import Asked, Judge, questions
 from latent_diffusion import LatentDiffusionPipeline
 from latent_diffusion.evaluation.pictures import RealPictures, read_pictures
 
