@@ -1,8 +1,8 @@
 """Measure what approximations save and what they cost: seconds and distance from the exact picture.
 
-    python -m experiments.measure_approximations                                  the bundled model: the table of the docs
+    python -m experiments.measure_approximations                  the bundled model: the table of the docs
     python -m experiments.measure_approximations --model sd1 --steps 6 --pictures 1 --rounds 1 --dtype bfloat16
-                                                                              Stable Diffusion 1's sizes, random weights
+                                                                        Stable Diffusion 1's sizes, random weights
 
 Every mode draws the same pictures from the same seeds, in turn with the exact ones: seconds are of all steps without
 decoding, ratios are of neighbours in time. `steps=N` is no approximation of the network but the same with fewer steps,
