@@ -7,6 +7,7 @@ A key is a layer's path and an ending that names the factor. Writers differ in b
     diffusers, PEFT  unet.mid_block.attentions.0.proj_in.lora_A.weight
     old diffusers    unet.mid_block.attentions.0...attn1.processor.to_q_lora.down.weight
     ComfyUI          diffusion_model.middle_block.1.proj_in.lora_up.weight
+                     text_encoders.clip_l.transformer.text_model.encoder.layers.0.self_attn.q_proj.lora_up.weight
 
 A path with all dots made _ is one flat word, and it cannot be parsed back; so we flatten the model's own paths in every
 spelling, and look the file's up.
@@ -21,8 +22,11 @@ __all__ = ["TEXT_MODEL", "Key", "Place", "flat", "read_key", "spellings"]
 
 PREFIXES = {  # of flat paths; the empty one is a file for one part alone
     "unet": ("", "unet_", "lora_unet_", "lycoris_", "diffusion_model_", "model_diffusion_model_", "base_model_model_"),
-    "text_encoder": ("", "text_encoder_", "lora_te_", "lora_te1_", "base_model_model_"),
-    "text_encoder_2": ("text_encoder_2_", "lora_te2_"),
+    "text_encoder": (
+        *("", "text_encoder_", "lora_te_", "lora_te1_", "base_model_model_"),
+        *("text_encoders_clip_l_transformer_", "text_encoders_clip_h_transformer_"),
+    ),
+    "text_encoder_2": ("text_encoder_2_", "lora_te2_", "text_encoders_clip_g_transformer_"),
 }
 TEXT_MODEL = "text_model."  # written by most, left out by transformers 5
 OLD_NAMES = {"q_proj": "to_q", "k_proj": "to_k", "v_proj": "to_v", "out_proj": "to_out", "to_out.0": "to_out"}

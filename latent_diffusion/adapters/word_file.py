@@ -49,9 +49,10 @@ def read_words(path: Path | str, components: Components, token: str | None = Non
         raise ConfigError(f"{file}: holds {len(found)} words ({', '.join(found)[:200]}); token= can name only one")
     with open(file, "rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()[:HASH_DIGITS]
+    words = found if token is None else {token: vectors for vectors in found.values()}
     return tuple(
-        Word(_checked(token if token is not None else name), _fitted(file, vectors, components), str(file), digest)
-        for name, vectors in found.items()
+        Word(_checked(file, name), _fitted(file, vectors, components), str(file), digest)
+        for name, vectors in words.items()
     )
 
 
@@ -119,7 +120,10 @@ def _fitted(file: Path, vectors: Mapping[str, Tensor], components: Components) -
     return {name: given[name] for name in towers}
 
 
-def _checked(token: str) -> str:
-    if not token or token != token.strip() or any(c.isspace() for c in token) or len(token) > 100:
-        raise ConfigError(f"token {token[:100]!r} cannot stand in a prompt; use one word of 1 to 100 characters")
+def _checked(file: Path, token: str) -> str:
+    if not token or token != " ".join(token.split()) or not token.isprintable() or len(token) > 100:
+        raise ConfigError(
+            f"{file}: its token {token[:100]!r} cannot stand in a prompt; "
+            "rename the file or use token=: 1 to 100 characters, single blanks between words"
+        )
     return token

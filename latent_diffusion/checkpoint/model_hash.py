@@ -32,7 +32,7 @@ def model_hash(source: Path) -> str:
     Raises:
         CheckpointError: a file cannot be read.
     """
-    files = [source] if source.is_file() else sorted(source.glob("*/*.safetensors"))
+    files = [source] if source.is_file() else _weights(source)
     try:
         facts = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
         key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
@@ -47,6 +47,13 @@ def model_hash(source: Path) -> str:
         return found
     except OSError as error:
         raise CheckpointError(f"{str(source)!r} cannot be read: {error.strerror or error}") from error
+
+
+def _weights(folder: Path) -> list[Path]:
+    """Return the files of weights, sorted; pickles of 2022 only where no safetensors file is beside them."""
+    found = sorted(folder.glob("*/*.safetensors"))
+    parts = {file.parent for file in found}
+    return sorted([*found, *(file for file in folder.glob("*/*.bin") if file.parent not in parts)])
 
 
 def _file_hash(file: Path) -> str:

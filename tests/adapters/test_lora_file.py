@@ -12,6 +12,7 @@ from latent_diffusion.adapters.lora_file import read_lora
 from latent_diffusion.adapters.merge import adapted
 from latent_diffusion.adapters.model_parts import original_paths, parts_of
 from latent_diffusion.adapters.writing import write_lora
+from latent_diffusion.checkpoint.folder.diffusers_folder import load_folder
 from latent_diffusion.errors import CheckpointError, ConfigError, LatentDiffusionWarning
 
 OLD = {"q_proj": "to_q", "k_proj": "to_k", "v_proj": "to_v", "out_proj": "to_out", "to_out.0": "to_out"}
@@ -237,3 +238,15 @@ def test_only_lora_is_written(random_lora, tmp_path):
         write_lora(tmp_path / "x.safetensors", {"unet": {"conv_in": Update("full", Full(torch.ones(2, 2)), None)}})
     with pytest.raises(ConfigError, match="layout 'other'"):
         write_lora(tmp_path / "x.safetensors", random_lora(), "other")
+
+
+def test_comfyui_s_text_half(tiny_family, tmp_path):
+    """ComfyUI's own node saves text encoders under `text_encoders.clip_l.transformer` and `clip_g`."""
+    components = load_folder(tiny_family("sdxl"))
+    tensors, layer = {}, "text_model.encoder.layers.0.self_attn.q_proj"
+    for name, tower in (("clip_l", components.text_encoder.towers[0]), ("clip_g", components.text_encoder.towers[1])):
+        for ending, shape in (("lora_up.weight", (tower.width, 2)), ("lora_down.weight", (2, tower.width))):
+            tensors[f"text_encoders.{name}.transformer.{layer}.{ending}"] = torch.randn(shape)
+    save_file(tensors, tmp_path / "comfy.safetensors")
+    found = read_lora(tmp_path / "comfy.safetensors", components)
+    assert set(found.updates) == {"text_encoder", "text_encoder_2"} and not found.report.unmatched

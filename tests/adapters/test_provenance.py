@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from latent_diffusion import LatentDiffusionPipeline
 from latent_diffusion.adapters.writing import write_lora
 from latent_diffusion.cli.main import main
+from latent_diffusion.errors import ConfigError
 from latent_diffusion.provenance.infotext import write_infotext
 from latent_diffusion.provenance.picture_file import read_texts
 
@@ -68,3 +70,25 @@ def test_a_learned_word_is_not_torn_apart(tiny_folder, tmp_path):
     assert [len(chunk) for chunk in read_chunks(tower, "cat " * 73 + "zorp cat").chunks] == [73, 5]
     assert [len(chunk) for chunk in read_chunks(tower, "cat " * 71 + "zorp cat").chunks] == [75, 1]
     assert [len(chunk) for chunk in read_chunks(tower, "zorp " * 40).chunks] == [72, 72, 16]
+
+
+def test_a_name_that_only_the_header_holds(tiny_pipeline, random_lora, tmp_path):
+    """The web UI writes the name that an adapter was trained under into prompts, not that of its file."""
+    trained = {"ss_output_name": "ink-drawing"}
+    write_lora(tmp_path / "inkDrawing_v20.safetensors", random_lora(1, size=0.4), metadata=trained)
+    (tmp_path / "broken.safetensors").write_bytes(b"no header")
+
+    def draw(name):
+        return tiny_pipeline(f"a cat <lora:{name}:0.9>", seed=1, lora_folder=tmp_path, **CALL).images
+
+    assert torch.equal(draw("ink-drawing"), draw("inkDrawing_v20"))
+    write_lora(tmp_path / "other.safetensors", random_lora(2), metadata=trained)
+    with pytest.raises(ConfigError, match=r"is the name of inkDrawing_v20\.safetensors, other\.safetensors"):
+        draw("ink-drawing")
+
+
+def test_an_old_ending_is_found_by_its_name(tiny_pipeline, random_lora, tmp_path):
+    write_lora(tmp_path / "ink.safetensors", random_lora(1, size=0.4))
+    torch.save(load_file(tmp_path / "ink.safetensors"), tmp_path / "old.pt")
+    found = [tiny_pipeline(f"a cat <lora:{n}>", seed=1, lora_folder=tmp_path, **CALL).images for n in ("ink", "old")]
+    assert torch.equal(*found)

@@ -122,10 +122,20 @@ def test_a_file_that_does_not_fit_is_an_error_that_says_why(values, words, tiny_
         read_words(tmp_path / "x.safetensors", tiny_components)
 
 
+def test_a_file_with_a_blank_in_its_name(tiny_components, tmp_path):
+    """A prompt holds its name as it is, as the web UI has it."""
+    file = write(tmp_path, "kohya", vectors(2)).rename(tmp_path / "bad dream.safetensors")
+    taught = with_words(tiny_components, read_words(file, tiny_components))
+    ids = taught.text_encoder.tokenize(["a cat, bad dream", "a cat, bad dreams"])
+    first = taught.text_encoder.config.vocab_size - 2
+    assert ids[0].tolist().count(first) == 1 and ids[0].tolist().count(first + 1) == 1
+    assert first not in ids[1].tolist()
+
+
 def test_words_that_cannot_be(tiny_components, tmp_path):
     file = write(tmp_path, "kohya", vectors(1))
-    for token in ("", " ", "two words", "x" * 101):
-        with pytest.raises(ConfigError, match="cannot stand in a prompt"):
+    for token in ("", " ", " word", "two  words", "two\nwords", "x" * 101):
+        with pytest.raises(ConfigError, match=f"{file.name}: its token .* cannot stand in a prompt"):
             read_words(file, tiny_components, token)
     known = read_words(file, tiny_components, "a")
     with pytest.raises(ConfigError, match="knows the word 'a'"):

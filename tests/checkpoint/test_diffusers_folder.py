@@ -15,6 +15,8 @@ from latent_diffusion.checkpoint.folder.diffusers_folder import (
     save_folder,
     save_unet,
 )
+from latent_diffusion.checkpoint.model_hash import model_hash
+from latent_diffusion.cli.main import main
 from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.errors import CheckpointError, ResourceError
 from latent_diffusion.families import tiny
@@ -231,11 +233,31 @@ def test_missing_and_cut_files(name, model):
     assert str(file.parent) in str(caught.value)
 
 
-def test_a_pickle_is_not_touched(model):
+def test_code_in_a_pickle_is_refused(model):
     (model / "unet" / WEIGHTS).unlink()
     (model / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"\x80\x04.")
-    with pytest.raises(CheckpointError, match="pickle that could run code; convert"):
+    with pytest.raises(CheckpointError, match=r"diffusion_pytorch_model\.bin"):
         load_folder(model)
+
+
+def test_a_folder_of_2022_whose_weights_are_bin(model, tmp_path):
+    """Read without running code, converted, and with a hash of its own."""
+    wanted = load_folder(model)
+    parts = {"unet": WEIGHTS, "vae": WEIGHTS, "text_encoder": "model.safetensors"}
+    for part, name in parts.items():
+        file = model / part / name
+        target = "pytorch_model.bin" if part == "text_encoder" else "diffusion_pytorch_model.bin"
+        torch.save(load_file(file), file.with_name(target))
+        file.unlink()
+    found = load_folder(model)
+    for one, other in ((wanted.unet, found.unet), (wanted.autoencoder, found.autoencoder)):
+        assert all(torch.equal(weight, other.state_dict()[name]) for name, weight in one.state_dict().items())
+    assert main(["convert", str(model), str(tmp_path / "new")]) == 0
+    assert (tmp_path / "new" / "unet" / WEIGHTS).is_file()
+    before = model_hash(model)
+    file = model / "unet" / "diffusion_pytorch_model.bin"
+    torch.save({name: weight + 1 for name, weight in load_file(tmp_path / "new" / "unet" / WEIGHTS).items()}, file)
+    assert model_hash(model) != before
 
 
 def test_heads_are_called_head_dim(tmp_path):

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from latent_diffusion.checkpoint.files.safetensors_file import open_file, read_tensors, write_tensors
 from latent_diffusion.checkpoint.folder.diffusers_folder import load_folder, save_folder
@@ -299,3 +300,31 @@ def test_the_modelspec_fields(tiny_family, tmp_path):
     save_single_file(load_folder(tiny_family("sd1")), tmp_path / "a.safetensors")
     metadata = open_file(tmp_path / "a.safetensors")[1]
     assert metadata["format"] == "pt" and not any(name.startswith("modelspec") for name in metadata)
+
+
+@pytest.mark.parametrize(
+    "family,name",
+    [
+        ("sd1", "cond_stage_model.logit_scale"),
+        ("sd1", "cond_stage_model.text_projection"),
+        ("sd1", "cond_stage_model.transformer.text_model.embeddings.position_ids"),
+        ("sdxl", "conditioner.embedders.0.logit_scale"),
+        ("sdxl", "conditioner.embedders.0.text_projection"),
+        ("sdxl", "conditioner.embedders.1.model.transformer.text_model.embeddings.position_ids"),
+    ],
+)
+def test_what_merging_tools_leave_of_a_text_tower_is_passed_over(family, name, tiny_family, tmp_path):
+    first = load_folder(tiny_family(family))
+    save_single_file(first, tmp_path / "a.safetensors")
+    tensors, metadata = load_file(tmp_path / "a.safetensors"), open_file(tmp_path / "a.safetensors")[1]
+    save_file({**tensors, name: torch.zeros(1)}, tmp_path / "b.safetensors", metadata)
+    second = load_single_file(tmp_path / "b.safetensors")
+    assert all(torch.equal(a, b) for a, b in zip(first.unet.parameters(), second.unet.parameters(), strict=True))
+
+
+def test_other_names_of_a_text_tower_are_still_strange(tiny_family, tmp_path):
+    save_single_file(load_folder(tiny_family("sd1")), tmp_path / "a.safetensors")
+    tensors, metadata = load_file(tmp_path / "a.safetensors"), open_file(tmp_path / "a.safetensors")[1]
+    save_file({**tensors, "cond_stage_model.other": torch.zeros(1)}, tmp_path / "b.safetensors", metadata)
+    with pytest.raises(CheckpointError, match=r"belong to no part: cond_stage_model\.other"):
+        load_single_file(tmp_path / "b.safetensors")

@@ -1,7 +1,7 @@
-"""Weights of one network in its folder: one safetensors file or shards, read strictly.
+"""Weights of one network in its folder: one safetensors file, shards, or an old `.bin`, read strictly.
 
-Nothing is loaded from a pickle, and nothing is skipped: names, shapes, dtypes and values are checked before a network
-is handed out.
+No code of a pickle is run, and nothing is skipped: names, shapes, dtypes and values are checked before a network is
+handed out.
 """
 
 from collections.abc import Mapping
@@ -12,6 +12,7 @@ from torch import nn
 
 from latent_diffusion.checkpoint.files.json_file import read_json
 from latent_diffusion.checkpoint.files.links import refuse_broken_link
+from latent_diffusion.checkpoint.files.pickle_file import open_pickle
 from latent_diffusion.checkpoint.files.safetensors_file import open_tensors, write_tensors
 from latent_diffusion.checkpoint.files.weights import Network, Stored, Weights, fill, some
 from latent_diffusion.errors import CheckpointError
@@ -20,7 +21,7 @@ __all__ = ["load_weights", "open_weights", "save_weights"]
 
 STEM = "diffusion_pytorch_model"  # what names of weight files begin with; of a text model it is "model"
 NAMES = ("{}.safetensors", "{}.fp16.safetensors", "{}.safetensors.index.json", "{}.safetensors.index.fp16.json")
-PICKLES = ("{}.bin", "{}.fp16.bin", "pytorch_{}.bin")
+PICKLES = ("{}.bin", "{}.fp16.bin", "pytorch_{}.bin", "pytorch_{}.fp16.bin")  # where there is no safetensors file
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # autoencoders before 2023
 
 
@@ -40,6 +41,8 @@ def open_weights(folder: Path, stem: str = STEM) -> Weights:
         CheckpointError: a file is missing or damaged.
     """
     file = weights_file(folder, stem)
+    if file.suffix == ".bin":
+        return Weights(file, renamed(open_pickle(file)[0]))
     return Weights(file, renamed(open_shards(file) if file.suffix == ".json" else open_tensors(file)))
 
 
@@ -53,19 +56,16 @@ def save_weights(model: nn.Module, folder: Path, dtype: torch.dtype | None) -> N
 
 
 def weights_file(folder: Path, stem: str = STEM) -> Path:
-    """Return the file of weights, or the index of the shards; full precision before half.
+    """Return the file of weights, or the index of the shards; safetensors first, full precision before half.
 
     Raises:
-        CheckpointError: there is none; the message says what to do when there are only pickles.
+        CheckpointError: there is none.
     """
-    for name in NAMES:
+    for name in NAMES + PICKLES:
         file = folder / name.format(stem)
         refuse_broken_link(file)
         if file.is_file():
             return file
-    pickles = [file for name in PICKLES if (folder / (file := name.format(stem))).exists()]
-    if pickles:
-        raise CheckpointError(f"{folder}: only {pickles[0]}, a pickle that could run code; convert it to safetensors")
     raise CheckpointError(f"{folder}: no weights; {stem}.safetensors was expected")
 
 

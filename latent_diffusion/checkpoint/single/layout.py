@@ -51,8 +51,12 @@ LAW = {
     *("lvlb_weights", "scale_factor", "v_pred", "ztsnr"),
 }
 """Whole names of the same: the noise law, which the family or the markers give."""
-TEXT_EXTRAS = {"logit_scale", "attn_mask", "text_model.embeddings.position_ids", "embeddings.position_ids"}
-"""Names within a text tower that no picture needs."""
+TEXT = ("cond_stage_model.", "conditioner.embedders.")
+"""How the names of all text towers begin."""
+TEXT_EXTRAS = {"logit_scale", "attn_mask", "position_ids"}
+"""Last words of names within a text tower that no picture needs."""
+BESIDE_A_TOWER = TEXT_EXTRAS | {"text_projection"}
+"""The same outside of the tower's prefix, where merging tools left them."""
 
 
 def text_places(names: Iterable[str]) -> tuple[TextPlace, ...]:
@@ -85,4 +89,10 @@ def averaged_name(name: str) -> str:
 def strangers(names: Iterable[str], places: Iterable[TextPlace]) -> list[str]:
     """Return the names that belong to no part and are not known to be harmless, sorted."""
     known = (UNET, AUTOENCODER, *PASSED_OVER, *(place.prefix for place in places))
-    return sorted(name for name in names if not name.startswith(known) and name not in LAW)
+    return sorted(
+        name
+        for name in names
+        if not name.startswith(known)
+        and name not in LAW
+        and not (name.startswith(TEXT) and name.rpartition(".")[2] in BESIDE_A_TOWER)
+    )

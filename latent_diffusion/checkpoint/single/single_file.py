@@ -199,7 +199,7 @@ def _text(file: CheckpointFile, network: Any, place: TextPlace) -> dict[str, Sto
         for name, stored in file.tensors.items()
         if name.startswith(place.prefix)
     }
-    found = {name: stored for name, stored in under.items() if name not in TEXT_EXTRAS}
+    found = {name: stored for name, stored in under.items() if name.rpartition(".")[2] not in TEXT_EXTRAS}
     if not place.open_clip:
         return found
     read = {f"transformer.resblocks.{index}." for index in range(network.config.num_hidden_layers)}

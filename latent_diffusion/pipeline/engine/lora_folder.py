@@ -7,13 +7,16 @@ from pathlib import Path
 from latent_diffusion.adapters.lora_file import read_lora
 from latent_diffusion.adapters.stack import Stack
 from latent_diffusion.checkpoint.components import Components
-from latent_diffusion.errors import ConfigError
+from latent_diffusion.checkpoint.files.pickle_file import SUFFIXES
+from latent_diffusion.checkpoint.files.safetensors_file import open_file
+from latent_diffusion.errors import CheckpointError, ConfigError
 from latent_diffusion.prompts.terms import AdapterTag
 from latent_diffusion.registry import nearest
 
 __all__ = ["check_folder", "find_lora", "with_tags"]
 
-ENDING = ".safetensors"
+ENDINGS = (".safetensors", *SUFFIXES)
+ALIAS = "ss_output_name"  # of a header: what A1111 writes into prompts in place of the file's name
 
 
 def with_tags(
@@ -60,7 +63,10 @@ def check_folder(folder: str | os.PathLike[str]) -> Path:
 
 
 def find_lora(folder: str | os.PathLike[str] | None, name: str) -> Path:
-    """Return the file `name`.safetensors in a folder or below it; a name may say the way, as in "styles/ink".
+    """Return the adapter's file in a folder or below it; a name may give the way, as in "styles/ink".
+
+    Where no file has the name, it is looked for in the headers of the safetensors files, as the name that the adapter
+    was trained under (A1111 writes that into prompts).
 
     Raises:
         ConfigError: no folder, no such file, or several.
@@ -68,10 +74,23 @@ def find_lora(folder: str | os.PathLike[str] | None, name: str) -> Path:
     if folder is None:
         raise ConfigError(f"the prompt asks for <lora:{name}>, which is not loaded; give the folder it is in")
     root = check_folder(folder)
-    files = {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob(f"*{ENDING}"))}
-    found = [name] if name in files else [way for way in files if way.rpartition("/")[2] == name]
+    paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in ENDINGS)
+    files = {path: path.relative_to(root).with_suffix("").as_posix() for path in paths}
+    found = [path for path, way in files.items() if way == name]
+    found = found or [path for path, way in files.items() if way.rpartition("/")[2] == name]
+    found = found or [path for path in files if _alias(path) == name]
     if not found:
-        raise ConfigError(f"{root}: holds no adapter {name!r}{nearest(name, files)} ({len(files)} {ENDING} files)")
+        count = f"{len(files)} files of {', '.join(ENDINGS)}"
+        raise ConfigError(f"{root}: holds no adapter {name!r}{nearest(name, files.values())} ({count})")
     if len(found) > 1:
-        raise ConfigError(f"{root}: {name!r} is the name of {', '.join(found[:5])}; write which")
-    return files[found[0]]
+        ways = ", ".join(path.relative_to(root).as_posix() for path in found[:5])
+        raise ConfigError(f"{root}: {name!r} is the name of {ways}; rename or move all but one")
+    return found[0]
+
+
+def _alias(path: Path) -> str | None:
+    """Return the name that a safetensors file was trained under; None where it gives none or is damaged."""
+    try:
+        return open_file(path)[1].get(ALIAS) if path.suffix.lower() == ENDINGS[0] else None
+    except CheckpointError:
+        return None
