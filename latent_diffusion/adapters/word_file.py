@@ -49,7 +49,7 @@ def read_words(path: Path | str, components: Components, token: str | None = Non
         raise ConfigError(f"{file}: holds {len(found)} words ({', '.join(found)[:200]}); token= can name only one")
     with open(file, "rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()[:HASH_DIGITS]
-    words = found if token is None else {token: vectors for vectors in found.values()}
+    words = found if token is None else dict(zip([token], found.values()))
     return tuple(
         Word(_checked(file, name), _fitted(file, vectors, components), str(file), digest)
         for name, vectors in words.items()
