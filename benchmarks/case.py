@@ -10,7 +10,8 @@ from benchmarks.model import Source
 from benchmarks.peers import Twin, build_peer
 from benchmarks.plan import Plan, Ready
 from latent_diffusion.checkpoint.components import Components
-from latent_diffusion.pipeline.engine.machine import Machine, MachineOptions
+from latent_diffusion.options.model import MachineOptions
+from latent_diffusion.pipeline.engine.machine import Machine
 from latent_diffusion.training.clock import timed
 
 __all__ = ["OURS", "PLAIN", "Case", "NetworkCase", "machine_options", "twin_of"]

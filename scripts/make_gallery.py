@@ -22,7 +22,7 @@ from latent_diffusion.diffusion.noise import NoiseSource
 from latent_diffusion.evaluation.grid import Column, draw_grid
 from latent_diffusion.evaluation.pictures import Picture, read_pictures, select
 from latent_diffusion.evaluation.trained_on import read_trained_on
-from latent_diffusion.pipeline.call.options import Options
+from latent_diffusion.options.call import Options
 from latent_diffusion.pipeline.engine.output import Output
 
 ROOT = Path(__file__).parent.parent

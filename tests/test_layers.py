@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "latent_diffusion"
 ROWS = [
     {"errors", "registry", "checks", "version", "config", "conditioning", "randomness"},
     {"nn", "diffusion"},
-    {"models", "samplers", "guidance", "schedules"},
+    {"models", "samplers", "guidance", "schedules", "options"},
     {"families", "approximations"},
     {"checkpoint", "data", "runtime"},
     {"adapters", "prompts", "inpainting"},

@@ -3,21 +3,26 @@
 A picture depends on its own seed alone, so it is the same in any batch.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from latent_diffusion.cli.options.drawing import Drawing
+from latent_diffusion.cli.arguments import given_of
+from latent_diffusion.options.call import Options
+from latent_diffusion.options.model import LoadOptions, MachineOptions
+from latent_diffusion.options.option import checked
 
 if TYPE_CHECKING:
     from latent_diffusion.diffusion.level import Step
     from latent_diffusion.pipeline.pipeline import LatentDiffusionPipeline, Output
 
-__all__ = ["draw_pictures"]
+__all__ = ["draw_pictures", "steps_run"]
+
+MOST_STEPS = 10**6  # that the bar counts; the pipeline refuses far fewer
 
 
 def draw_pictures(
-    drawing: Drawing,
+    given: Mapping[str, Any],
     prompts: Sequence[str],
     *,
     label: str,
@@ -29,10 +34,10 @@ def draw_pictures(
     """Load the model, draw every picture, write it and print its path.
 
     Args:
-        drawing: the options of the command line.
-        prompts: each is drawn `drawing.num_images` times.
-        label: what the progress bar says.
-        method: from the pipeline to its drawing method, with the command's own arguments bound.
+        given: the options of the command line by name, see `CommandOptions`, `Options` and `LoadOptions`.
+        prompts: each is drawn `num_images` times.
+        label: text of the progress bar.
+        method: from the pipeline to its drawing method, with the arguments bound that are none of `Options`.
         steps: from the steps asked for to those run.
         keeps_pixels: whether pixels of an input are promised to stay, which a lossy file ends.
         area: how many times the pixels of height times width are drawn at once.
@@ -42,60 +47,71 @@ def draw_pictures(
     from latent_diffusion.cli.picture_files import seed_or_draw, warn_if_lossy, write_pictures
     from latent_diffusion.cli.progress import progress
 
-    texts = [prompt for prompt in prompts for _ in range(drawing.num_images)]
-    seed = seed_or_draw(drawing.seed, len(texts))
-    files = plan_files(drawing.output, seed, len(texts))
+    texts = [prompt for prompt in prompts for _ in range(given["num_images"])]
+    seed = seed_or_draw(given["seed"], len(texts))
+    files = plan_files(given["output"], seed, len(texts))
     if keeps_pixels:
         warn_if_lossy(files)
-    if drawing.preview:
-        check_preview(drawing.preview)
-    pipe, refiner = _pipelines(drawing)
-    draw, at_once = method(pipe), drawing.batch_size or _fitting(pipe, drawing, area)
-    run = steps(drawing.steps or pipe.defaults.num_inference_steps)
+    if given["preview"]:
+        check_preview(given["preview"])
+    options = given_of(Options, given)
+    checked(Options).read(options)  # before the model is loaded
+    pipe, refiner = _pipelines(given)
+    draw, at_once = method(pipe), given["batch_size"] or _fitting(pipe, options, area)
+    run = steps(options.get("num_inference_steps") or pipe.defaults.num_inference_steps)
     with ExitStack() as stack:
-        show = _preview(pipe, drawing, stack)
+        show = _preview(pipe, given, stack)
         for first in range(0, len(texts), at_once):
             some = slice(first, first + at_once)
             of = f" {first + 1}-{min(first + at_once, len(texts))} of {len(texts)}" if at_once < len(texts) else ""
             with progress(label + of, run) as move:
-                on_step = _both(move, show)
-                out = draw(
-                    texts[some], **_options(drawing, seed, first, len(texts[some])), refiner=refiner, on_step=on_step
-                )
-            write_pictures(out, files[some], named=names_a_file(drawing.output))
+                seeds = _seeds(options, seed, first, len(texts[some]))
+                out = draw(texts[some], **(options | seeds), refiner=refiner, on_step=_both(move, show))
+            write_pictures(out, files[some], named=names_a_file(given["output"]))
 
 
-def _pipelines(drawing: Drawing) -> "tuple[LatentDiffusionPipeline, LatentDiffusionPipeline | None]":
+def steps_run(steps: int, strength: float, *, exact: bool = False, resample: int = 0) -> int:
+    """Return how many of `steps` the bar counts.
+
+    Raises:
+        ConfigError: strength outside [0, 1], or less than one step.
+    """
+    from latent_diffusion.pipeline.call.settings import steps_after_strength
+
+    most = min(steps, MOST_STEPS)
+    return (most if exact else steps_after_strength(most, strength)) * (1 + max(resample, 0))
+
+
+def _pipelines(given: Mapping[str, Any]) -> "tuple[LatentDiffusionPipeline, LatentDiffusionPipeline | None]":
     """Return the model that draws, and the refiner where there is one."""
     from latent_diffusion.cli.picture_files import load_pipeline
 
-    how = drawing.machine() | drawing.reading()
-    pipe = load_pipeline(drawing.model, drawing.device, drawing.dtype, drawing.lora, drawing.embedding, how)
-    if not drawing.refiner:
+    pipe = load_pipeline(given["model"], given_of(LoadOptions, given), given["lora"], given["embedding"])
+    if not given["refiner"]:
         return pipe, None
-    return pipe, load_pipeline(drawing.refiner, drawing.device, drawing.dtype, machine=drawing.machine())
+    return pipe, load_pipeline(given["refiner"], given_of(MachineOptions, given))
 
 
-def _options(drawing: Drawing, seed: int, first: int, count: int) -> dict[str, Any]:
-    """Return the options of `count` pictures, the first of which is picture `first` of the run."""
-    options = drawing.options() | {"num_images_per_prompt": 1, "seed": _counted(seed, first, count)}
-    if drawing.variation_strength:  # then one seed is that of all pictures, and only the other counts up
-        options["seed"] = [seed] * count
-        if drawing.variation_seed is not None:
-            options["variation_seed"] = _counted(drawing.variation_seed, first, count)
-    return options
+def _seeds(options: Mapping[str, Any], seed: int, first: int, count: int) -> dict[str, list[int]]:
+    """Return the seeds of `count` pictures, the first of which is picture `first` of the run."""
+    if not options["variation_strength"]:
+        return {"seed": _counted(seed, first, count)}
+    seeds = {"seed": [seed] * count}  # of all pictures; only the other seed counts up
+    if "variation_seed" in options:
+        seeds["variation_seed"] = _counted(options["variation_seed"], first, count)
+    return seeds
 
 
 def _counted(seed: int, first: int, count: int) -> list[int]:
     return list(range(seed + first, seed + first + count))
 
 
-def _fitting(pipe: "LatentDiffusionPipeline", drawing: Drawing, area: float) -> int:
+def _fitting(pipe: "LatentDiffusionPipeline", options: Mapping[str, Any], area: float) -> int:
     """Return how many pictures of this size fit into the free memory together."""
     from latent_diffusion.runtime.memory import pictures_at_once, sampling_bytes
 
     parts = pipe.components
-    pixels = (drawing.height or pipe.defaults.height) * (drawing.width or pipe.defaults.width)
+    pixels = (options.get("height") or pipe.defaults.height) * (options.get("width") or pipe.defaults.width)
     try:
         cells = int(pixels * area) // parts.autoencoder.factor**2
     except (OverflowError, ValueError):  # no size that there is, or no number: the pipeline refuses it by name
@@ -103,12 +119,15 @@ def _fitting(pipe: "LatentDiffusionPipeline", drawing: Drawing, area: float) -> 
     return pictures_at_once(sampling_bytes(parts.unet.config, cells), pipe.device)
 
 
-def _preview(pipe: "LatentDiffusionPipeline", drawing: Drawing, stack: ExitStack) -> "Callable[[Step], None] | None":
-    if drawing.preview is None:
+def _preview(
+    pipe: "LatentDiffusionPipeline", given: Mapping[str, Any], stack: ExitStack
+) -> "Callable[[Step], None] | None":
+    if given["preview"] is None:
         return None
     from latent_diffusion.cli.live_preview import preview_file
 
-    return stack.enter_context(preview_file(drawing.preview, pipe.preview(drawing.preview_kind, drawing.preview_model)))
+    show = pipe.preview(given["preview_kind"], given["preview_model"])
+    return stack.enter_context(preview_file(given["preview"], show))
 
 
 def _both(*actions: "Callable[[Step], None] | None") -> "Callable[[Step], None] | None":

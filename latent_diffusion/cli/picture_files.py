@@ -48,21 +48,17 @@ def warn_if_lossy(files: Sequence[Path]) -> None:
 
 def load_pipeline(
     model: str,
-    device: str | None,
-    dtype: str,
+    options: Mapping[str, Any],
     loras: Sequence[str] | None = None,
     embeddings: Sequence[Path] | None = None,
-    machine: Mapping[str, Any] | None = None,
 ) -> "LatentDiffusionPipeline":
     """Load the model; this is where torch is first imported, after everything cheap has been checked.
 
     Args:
         model: a bundled name or a path.
-        device: None = cuda if there, else cpu.
-        dtype: its name, or "auto".
+        options: of `from_pretrained`, see `LoadOptions`.
         loras: FILE or FILE:WEIGHT each.
         embeddings: files of learned words.
-        machine: more of what `from_pretrained` takes.
 
     Raises:
         CheckpointError: a file is missing, damaged or made for another model.
@@ -76,8 +72,7 @@ def load_pipeline(
             raise CheckpointError(f"{option} {str(file)!r}: there is no such file")
     from latent_diffusion.pipeline.pipeline import LatentDiffusionPipeline
 
-    more: dict[str, Any] = {} if machine is None else dict(machine)
-    pipe = LatentDiffusionPipeline.from_pretrained(model, device=device, dtype=dtype, **more)
+    pipe = LatentDiffusionPipeline.from_pretrained(model, **dict(options))
     for file, weight in weighted:
         pipe.load_lora_weights(file, weight=weight)
     for file in embeddings or ():

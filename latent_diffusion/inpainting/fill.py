@@ -1,16 +1,10 @@
 """What stands in the hole before it is repainted."""
 
-from typing import Literal, get_args
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["CONTENTS", "MaskedContent", "fill_hole"]
-
-MaskedContent = Literal["original", "fill", "noise", "nothing"]
-CONTENTS: tuple[str, ...] = get_args(MaskedContent)
-"""original: the picture itself; fill: colours flowing in from around; noise: random latents; nothing: zero latents."""
+__all__ = ["fill_hole"]
 
 
 def fill_hole(image: Tensor, mask: Tensor) -> Tensor:

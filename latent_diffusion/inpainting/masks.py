@@ -7,8 +7,6 @@ grey is the strength of each pixel instead, from 0, kept bit for bit, to 255, re
 A mask here is uint8 (H, W): 0 = kept, 255 = repainted, between them only in soft mode.
 """
 
-from typing import Literal, get_args
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -16,12 +14,11 @@ from PIL import Image, ImageFilter
 
 from latent_diffusion.data.images import ImageSource, load_image
 from latent_diffusion.errors import DataError
+from latent_diffusion.options.tasks import MaskMode
 
 __all__ = [
     "FULL",
-    "MASK_MODES",
     "REPAINT_FROM",
-    "MaskMode",
     "bounding_box",
     "fade_in",
     "grow",
@@ -30,8 +27,6 @@ __all__ = [
     "max_pool",
 ]
 
-MaskMode = Literal["binary", "soft"]
-MASK_MODES: tuple[str, ...] = get_args(MaskMode)
 REPAINT_FROM = 128
 FULL = 255
 BLACK = (0, 0, 0)

@@ -9,17 +9,15 @@ What is missing to the working size is filled by repeating the edge, and cut off
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 from PIL import Image
 
 from latent_diffusion.inpainting.masks import bounding_box, max_pool
+from latent_diffusion.options.tasks import Area
 
-__all__ = ["AREAS", "Area", "Region"]
+__all__ = ["Region"]
 
-Area = Literal["auto", "masked", "whole"]
-AREAS: tuple[str, ...] = get_args(Area)
 CLOSE = 32  # px; default padding of "masked", as in A1111's "Only masked padding"
 CONTEXT = 0.25  # default padding around the mask's box, of the box's and of the working size's longer side
 

@@ -6,7 +6,7 @@ A pipeline keeps no state between calls: two threads may share one.
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from torch import Tensor
@@ -17,11 +17,14 @@ from latent_diffusion.checkpoint.load import load_model
 from latent_diffusion.checkpoint.single.single_file import save_single_file
 from latent_diffusion.data.images import ImageSource
 from latent_diffusion.diffusion.denoiser import Denoiser
+from latent_diffusion.options.call import Options, Texts
+from latent_diffusion.options.model import LoadOptions, MachineOptions, ReadingOptions
+from latent_diffusion.options.option import check_names, checked
+from latent_diffusion.options.tasks import HiresOptions, ImageToImageOptions, InpaintOptions, OutpaintOptions
 from latent_diffusion.pipeline.adapting import Adapting
-from latent_diffusion.pipeline.call.options import InpaintOptions, Options, Texts
 from latent_diffusion.pipeline.call.settings import Defaults
 from latent_diffusion.pipeline.engine.engine import Engine
-from latent_diffusion.pipeline.engine.machine import MachineOptions, unet_dtype
+from latent_diffusion.pipeline.engine.machine import unet_dtype
 from latent_diffusion.pipeline.engine.output import Output, OutputType
 from latent_diffusion.pipeline.preview import Preview, open_preview
 from latent_diffusion.pipeline.tasks.hires import hires
@@ -57,29 +60,28 @@ class LatentDiffusionPipeline(Adapting):
     def from_pretrained(
         cls,
         name: str | os.PathLike[str],
-        *,
-        family: str | None = None,
-        prediction_type: str | None = None,
-        averaged: bool = False,
-        **machine: Unpack[MachineOptions],
+        **loading: Unpack[LoadOptions],
     ) -> "LatentDiffusionPipeline":
         """Load a bundled model by its name, or a diffusers folder or a single file by its path.
 
         Args:
             name: "emoji" is the bundled model; write "./emoji" for a folder of that name. Single files are CompVis and
                 A1111 `.safetensors`, and old `.ckpt`; no code in them is run.
-            family: what a single file is, where its tensors say it wrongly ("sd1", "sd2_v", "sdxl_inpaint", ...).
-            prediction_type: what the U-Net's output means, where the model says it wrongly ("epsilon", "v_prediction").
-            averaged: of a single file, take the U-Net's moving average (EMA) that lies beside its plain weights.
-            **machine: device, dtype, attention kernel and what is saved of memory; see `MachineOptions`.
+            **loading: device, number formats, and what a single file does not state; see `LoadOptions`.
 
         Raises:
             CheckpointError: no such model, or one that is damaged or does not fit.
             ConfigError: an unknown name or value.
             ResourceError: a device or an attention kernel that is not to be had.
         """
+        check_names(LoadOptions, loading)
+        reading, machine = checked(ReadingOptions).read(loading)
         components = load_model(
-            name, unet_dtype(machine), family=family, prediction_type=prediction_type, averaged=averaged
+            name,
+            unet_dtype(machine),
+            family=reading.family,
+            prediction_type=reading.prediction_type,
+            averaged=reading.averaged,
         )
         pipe = cls.__new__(cls)
         pipe.engine = Engine.build(components, machine, keep=False)
@@ -173,52 +175,38 @@ class LatentDiffusionPipeline(Adapting):
         prompt: Texts = None,
         *,
         image: ImageSource,
-        left: int = 0,
-        right: int = 0,
-        top: int = 0,
-        bottom: int = 0,
-        **options: Unpack[InpaintOptions],
+        **options: Unpack[OutpaintOptions],
     ) -> Output:
         """Draw beyond the edges of a picture, all of which stays bit for bit what it was.
 
         Args:
             prompt: what the larger picture shows.
             image: a file or PIL picture of any size.
-            left: px to add on the left.
-            right: px to add on the right.
-            top: px to add above.
-            bottom: px to add below.
-            **options: see `InpaintOptions` and `Options`; `masked_content` is "fill" here where nothing is said.
+            **options: see `OutpaintOptions`, above all `left`, `right`, `top` and `bottom`, in px; the default of
+                `masked_content` is "fill" here.
 
         Raises:
             DataError: the picture cannot be read.
             ConfigError: nothing to add, or an argument that cannot be.
             DivergedError: the network or the decoder made NaN.
         """
-        return outpaint(self.engine, prompt, options, image=image, left=left, right=right, top=top, bottom=bottom)
+        return outpaint(self.engine, prompt, options, image=image)
 
     def image_to_image(
         self,
         prompt: Texts = None,
         *,
         image: ImageSource,
-        strength: float = 0.8,
-        exact_steps: bool = False,
-        resize_mode: str = "crop",
         output_type: OutputType = "pil",
-        **options: Unpack[Options],
+        **options: Unpack[ImageToImageOptions],
     ) -> Output:
         """Redraw a picture with a prompt, keeping of it what `strength` leaves.
 
         Args:
             prompt: what the new picture shows.
             image: a file or PIL picture; EXIF rotation is applied, transparent parts become white.
-            strength: share of the steps that are run; 0 returns the picture, 1 keeps little more than its colours.
-            exact_steps: run `num_inference_steps` at any strength, as the end of a finer path.
-            resize_mode: how the picture comes to the working size: "crop", "stretch" or "pad".
             output_type: as for the call.
-            **options: see `Options`. The result has `height` and `width`; without them a picture of once to one and a
-                half times the model's px keeps its size, rounded to 8 px, any other is scaled to the model's px.
+            **options: see `ImageToImageOptions`, above all `strength`.
 
         Raises:
             DataError: the picture cannot be read.
@@ -230,9 +218,6 @@ class LatentDiffusionPipeline(Adapting):
             prompt,
             options,
             image=image,
-            strength=strength,
-            exact_steps=exact_steps,
-            resize_mode=resize_mode,
             output_type=output_type,
         )
 
@@ -240,38 +225,21 @@ class LatentDiffusionPipeline(Adapting):
         self,
         prompt: Texts = None,
         *,
-        scale: float = 2.0,
-        upscaler: str = "latent",
-        hires_strength: float = 0.7,
-        hires_steps: int | None = None,
         output_type: OutputType = "pil",
-        **options: Unpack[Options],
+        **options: Unpack[HiresOptions],
     ) -> Output:
         """Draw images from text in two passes: at the model's size, then enlarged and drawn on.
 
         Args:
             prompt: one text or several.
-            scale: how many times larger the result is, above 1, up to 8; its sides are rounded to 8 px.
-            upscaler: "latent", "latent_bicubic", "latent_nearest", or "lanczos", which enlarges the decoded picture.
-            hires_strength: share of the steps that the second pass runs; enlarged latents need 0.5 or more.
-            hires_steps: of the second pass, before that share; None = as many as the first.
             output_type: as for the call.
-            **options: see `Options`; `height` and `width` are those of the first pass.
+            **options: see `HiresOptions`, above all `scale`; `height` and `width` are those of the first pass.
 
         Raises:
             ConfigError: an argument that cannot be.
             DivergedError: the network or the decoder made NaN.
         """
-        return hires(
-            self.engine,
-            prompt,
-            options,
-            scale=scale,
-            upscaler=upscaler,
-            strength=hires_strength,
-            steps=hires_steps,
-            output_type=output_type,
-        )
+        return hires(self.engine, prompt, options, output_type=output_type)
 
     def interpolate(
         self,
@@ -323,7 +291,7 @@ class LatentDiffusionPipeline(Adapting):
         Raises:
             ConfigError: what the prompt language cannot read, or an argument that cannot be.
         """
-        asked: Options = {"num_inference_steps": num_inference_steps, "emphasis": emphasis, "rewrite": rewrite}
+        asked: Any = {"num_inference_steps": num_inference_steps, "emphasis": emphasis, "rewrite": rewrite}
         return report_tokens(self.engine, prompt, asked)
 
     @undisturbed()

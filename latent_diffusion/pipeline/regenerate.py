@@ -9,20 +9,17 @@ from typing import Any
 
 from latent_diffusion.checks import MAX_SEED
 from latent_diffusion.errors import DataError
+from latent_diffusion.options.call import Options
+from latent_diffusion.options.option import arguments_of
+from latent_diffusion.options.tasks import RedrawingOptions, RepaintingOptions, SecondPassOptions
 from latent_diffusion.pipeline.call.walk import CUSTOM
 from latent_diffusion.pipeline.foreign_plan import plan_of_found
 from latent_diffusion.pipeline.plan import Plan
 from latent_diffusion.prompts.terms import take_adapters
-from latent_diffusion.provenance.record import InpaintRecord, Record, RefinerRecord
+from latent_diffusion.provenance.record import Record, RefinerRecord
 
 __all__ = ["Plan", "differences", "loading_of", "plan_of_found", "plan_of_record"]
 
-SAME_NAME = (
-    "num_inference_steps", "guidance_scale", "guidance_rescale", "guidance", "guidance_interval", "approximate",
-    "sampler", "spacing", "spacing_rho", "discard_next_to_last", "timesteps", "sigmas", "eta", "clip_skip",
-    "emphasis", "long_prompt", "negative_prompt", "prompt_2", "negative_prompt_2",
-)  # fmt: skip
-"""Fields of a record that are options under the same name."""
 LOADING = ("family", "prediction_type", "averaged", "vae_dtype")  # fields that `from_pretrained` takes
 NOT_COMPARED = ("software", "device", "steps_run")  # decide no pixel, or follow from what does
 
@@ -35,19 +32,17 @@ def plan_of_record(record: Record) -> Plan:
     """
     if record.prompt is None:
         raise DataError("this picture was made from text embeddings, which it does not keep; it cannot be made again")
-    arguments: dict[str, Any] = {
-        name: value for name in SAME_NAME if (value := getattr(record, name, None)) not in (None, ())
-    }
+    arguments = arguments_of(Options, record)
     if record.read_as is None:
         arguments["rewrite"] = False
     elif record.adapters:
         arguments["rewrite"] = True  # beside adapters it is done only where it was asked for
     seed = record.seed % (MAX_SEED + 1)  # a generator's may be larger; the CPU's reads these bits of it
-    arguments |= {"seed": [seed], "height": record.work_height, "width": record.work_width}
+    arguments["seed"] = [seed]
     if record.spacing == CUSTOM:
         del arguments["spacing"], arguments["num_inference_steps"]  # the times or sigmas say both
-    if record.variation_strength:  # the first frame of a walk has other seeds and leans none towards them
-        arguments |= {"variation_seed": record.variation_seed, "variation_strength": record.variation_strength}
+    if not record.variation_strength:  # the first frame of a walk has other seeds and no share of their noise
+        arguments = {name: value for name, value in arguments.items() if not name.startswith("variation_")}
     second = record.hires
     arguments |= _sizes("", record.size_ids, second and second.size_ids)
     arguments |= _sizes("negative_", record.negative_size_ids, second and second.negative_size_ids)
@@ -103,30 +98,14 @@ def _sizes(prefix: str, numbers: tuple[float, ...] | None, second: tuple[float, 
 
 def _task(record: Record) -> tuple[str, dict[str, Any]]:
     """Return the pipeline's method and the arguments that belong to it alone."""
-    if record.inpaint:
-        return _of_inpainting(record.inpaint)
-    if record.image_to_image:
-        redrawn = record.image_to_image
-        names = ("strength", "exact_steps", "resize_mode")
-        return "image_to_image", {name: getattr(redrawn, name) for name in names}
-    if record.hires:
-        second = record.hires
-        return "hires", {
-            "scale": second.scale,
-            "upscaler": second.upscaler,
-            "hires_strength": second.strength,
-            "hires_steps": second.num_inference_steps,
-        }
+    if record.inpaint and record.inpaint.added:
+        sides = dict(zip(("left", "right", "top", "bottom"), record.inpaint.added, strict=True))
+        return "outpaint", arguments_of(RepaintingOptions, record.inpaint) | sides
+    tasks = {"inpaint": RepaintingOptions, "image_to_image": RedrawingOptions, "hires": SecondPassOptions}
+    for name, options in tasks.items():
+        if task := getattr(record, name):
+            return name, arguments_of(options, task)
     return "__call__", {}
-
-
-def _of_inpainting(task: InpaintRecord) -> tuple[str, dict[str, Any]]:
-    not_arguments = ("image_sha256", "mask_sha256", "box", "steps_run", "added", "padding")
-    names = [part.name for part in fields(task) if part.name not in not_arguments]
-    arguments = {name: getattr(task, name) for name in names} | {"padding_mask_crop": task.padding}
-    if task.added is None:
-        return "inpaint", arguments
-    return "outpaint", arguments | dict(zip(("left", "right", "top", "bottom"), task.added, strict=True))
 
 
 def differences(old: Record, new: Record) -> list[str]:

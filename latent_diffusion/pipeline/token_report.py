@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from latent_diffusion.models.text_encoder import TextEncoder, TextEncoders
-from latent_diffusion.pipeline.call.options import Options
+from latent_diffusion.options.call import Options
 from latent_diffusion.pipeline.engine.engine import Engine
 from latent_diffusion.pipeline.engine.prompts import check_prompt
 from latent_diffusion.prompts.chunks import Chunks
@@ -52,9 +52,9 @@ class TokenReport:
 def report_tokens(engine: Engine, prompt: str, options: Options) -> TokenReport:
     """Return how `prompt` is read in a call with `options`; nothing is cut. Errors as for the pipeline's method."""
     encoder, settings = engine.components.text_encoder, engine.settings(options)
-    how = Reading(settings.emphasis, "chunk", None)
+    how = Reading(settings.options.emphasis, "chunk", None)
     read = read_as(check_prompt(prompt), settings.prompt_forms)
-    steps, syntax = settings.num_inference_steps, settings.emphasis != "none"
+    steps, syntax = settings.num_inference_steps, settings.options.emphasis != "none"
     script = read_script(read or prompt, None, steps, syntax=syntax, negative=False)
     lines: list[tuple[int, tuple[ReadTerm, ...]]] = []
     before: Terms | None = None

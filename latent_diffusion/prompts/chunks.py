@@ -8,7 +8,7 @@ as in the A1111 web UI, so that its prompts give the same rows here.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,10 +17,8 @@ from latent_diffusion.errors import ConfigError, warn
 from latent_diffusion.models.text_encoder import SPECIAL_TOKENS, TextEncoder
 from latent_diffusion.prompts.syntax import Span, parse_attention
 
-__all__ = ["LONG_PROMPTS", "Chunks", "LongPrompt", "Token", "read_chunks"]
+__all__ = ["Chunks", "Token", "read_chunks"]
 
-LongPrompt = Literal["chunk", "truncate", "error"]
-LONG_PROMPTS: tuple[str, ...] = get_args(LongPrompt)
 BACKTRACK = 20  # tokens that may move to the next chunk, so that a chunk ends after a comma
 
 

@@ -11,15 +11,11 @@
 taken over a batch; here over each chunk alone, so that a prompt's picture does not depend on its neighbours.
 """
 
-from typing import Literal, get_args
-
 import torch
 from torch import Tensor
 
-__all__ = ["EMPHASES", "Emphasis", "weigh"]
+__all__ = ["weigh"]
 
-Emphasis = Literal["a1111", "no-norm", "comfy", "none", "ignore"]
-EMPHASES: tuple[str, ...] = get_args(Emphasis)
 ROUNDING = 1e-4
 """A mean below this share of the mean size is rounding noise (a final norm without bias gives exactly that): there is
 nothing to restore, and dividing by it would only make noise loud."""
@@ -31,7 +27,7 @@ def weigh(states: Tensor, weights: Tensor, emphasis: str, empty: Tensor | None) 
     Args:
         states: (N, L, D) float32.
         weights: (N, L) float32 on any device; 1 = as it is.
-        emphasis: one of `EMPHASES`.
+        emphasis: one of `options.call.Emphasis`.
         empty: (1, L, D) states of the empty prompt; needed by "comfy".
     """
     if emphasis in ("none", "ignore") or bool((weights == 1).all()):

@@ -33,8 +33,8 @@ class Text:
 class Reading:
     """How texts are read."""
 
-    emphasis: str  # one of `EMPHASES`
-    long_prompt: str  # one of `LONG_PROMPTS`
+    emphasis: str  # one of `options.call.Emphasis`
+    long_prompt: str  # one of `options.call.LongPrompt`
     clip_skip: int | None
 
 

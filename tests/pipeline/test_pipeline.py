@@ -13,7 +13,7 @@ import torch
 
 from latent_diffusion import LatentDiffusionPipeline
 from latent_diffusion.errors import CheckpointError, ConfigError, DivergedError, LatentDiffusionWarning, ResourceError
-from latent_diffusion.pipeline.call.options import Options
+from latent_diffusion.options.call import Options
 from latent_diffusion.registry import names
 
 SAMPLERS = names("latent_diffusion.samplers")

@@ -37,7 +37,17 @@ RECORD = Record(
     dtype="float32",
     device="cpu",
 )
-INPAINT = InpaintRecord("0" * 64, "1" * 64, 0.8, "noise", "noised_image", 16, 2, (1, 2, 3, 4), 16)
+INPAINT = InpaintRecord(
+    image_sha256="0" * 64,
+    mask_sha256="1" * 64,
+    strength=0.8,
+    masked_content="noise",
+    start_from="noised_image",
+    padding=16,
+    feather=2,
+    box=(1, 2, 3, 4),
+    steps_run=16,
+)
 PICTURE = Image.new("RGB", (4, 3), (1, 2, 3))
 
 

@@ -2,12 +2,13 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from latent_diffusion.cli.options.model_arguments import Averaged, Family, PredictionType
+from latent_diffusion.cli.arguments import given_of, takes
 from latent_diffusion.errors import ConfigError, ResourceError
+from latent_diffusion.options.model import ReadingOptions
 from latent_diffusion.registry import nearest
 
 __all__ = ["convert"]
@@ -17,6 +18,7 @@ FILE = ".safetensors"
 NO_TARGETS = (".ckpt", ".pt", ".pth", ".bin")
 
 
+@takes(ReadingOptions)
 def convert(
     source: Annotated[
         str, typer.Argument(metavar="SRC", help="A bundled name, a folder or a single file.", show_default=False)
@@ -29,9 +31,7 @@ def convert(
         typer.Option("--dtype", metavar="NAME", help=f"{', '.join(DTYPES)}.", show_default="each tensor's own"),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DST where it is there.")] = False,
-    family: Family = None,
-    prediction_type: PredictionType = None,
-    averaged: Averaged = False,
+    **given: Any,
 ) -> None:
     """Write a model as a diffusers folder or as one .safetensors file.
 
@@ -54,7 +54,7 @@ def convert(
     from latent_diffusion.checkpoint.load import load_model
 
     kind = None if dtype is None else getattr(torch, dtype)
-    parts = load_model(source, kind, family=family, prediction_type=prediction_type, averaged=averaged)
+    parts = load_model(source, kind, **given_of(ReadingOptions, given))
     for note in parts.notes:
         typer.echo(note)
     _write(parts, target)

@@ -6,15 +6,17 @@ from typing import Annotated
 
 import typer
 
-from latent_diffusion.cli.options.arguments import Device, Dtype, GuidanceScale, Steps
-from latent_diffusion.cli.options.sampling_arguments import SamplerName
+from latent_diffusion.cli.arguments import only, takes
 from latent_diffusion.errors import ConfigError, ResourceError
+from latent_diffusion.options.call import Options
+from latent_diffusion.options.model import MachineOptions
 
 __all__ = ["evaluate"]
 
 ASKED, RESULT = "What is asked", "Result"
 
 
+@takes(only(Options, "num_inference_steps", "guidance_scale", "sampler"), only(MachineOptions, "device", "dtype"))
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="NAME|PATH", help="A bundled model's name, or a folder.")] = "emoji",
     data: Annotated[
@@ -70,12 +72,13 @@ def evaluate(
             rich_help_panel=RESULT,
         ),
     ] = None,
-    steps: Steps = None,
-    guidance_scale: GuidanceScale = None,
-    sampler: SamplerName = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures drawn at a time.", rich_help_panel="Machine")] = 16,
-    device: Device = None,
-    dtype: Dtype = "auto",
+    *,
+    num_inference_steps: int | None,
+    guidance_scale: float | None,
+    sampler: str | None,
+    device: str | None,
+    dtype: str,
 ) -> int:
     """Judge a model against real pictures.
 
@@ -113,9 +116,9 @@ def evaluate(
     recorded = read_trained_on(place)
     network, pictures = load_efficientnet_lite0(), read_pictures(data)
     folder = _result_folder(output)
-    pipe = load_pipeline(model, device, dtype)
+    pipe = load_pipeline(model, {"device": device, "dtype": dtype})
     clip = load_clip(place).to(pipe.device) if (place / "clip").is_dir() else None
-    steps = pipe.defaults.num_inference_steps if steps is None else steps
+    steps = pipe.defaults.num_inference_steps if num_inference_steps is None else num_inference_steps
     scale = pipe.defaults.guidance_scale if guidance_scale is None else guidance_scale
     sampler = sampler or pipe.defaults.sampler
     examined = examine_pipeline(pipe, place.name, steps=steps, guidance_scale=scale, sampler=sampler, clip=clip)

@@ -2,34 +2,28 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from latent_diffusion.cli.options.drawing import Drawing, with_options
-from latent_diffusion.cli.options.repainting import ExactSteps, steps_run
+from latent_diffusion.cli.arguments import given_of, takes
+from latent_diffusion.cli.command_options import CommandOptions
+from latent_diffusion.options.call import Options
+from latent_diffusion.options.model import LoadOptions
+from latent_diffusion.options.tasks import RedrawingOptions
 
 __all__ = ["img2img"]
 
-PANEL = "Redrawing"
 
-
-@with_options
+@takes(RedrawingOptions, CommandOptions, Options, LoadOptions)
 def img2img(
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What the new picture shows.", show_default=False)],
-    image: Annotated[Path, typer.Option("--image", "-i", metavar="FILE", help="The picture.", show_default=False)],
-    strength: Annotated[
-        float, typer.Option(metavar="X", help="0 leaves it as it is, 1 draws anew.", rich_help_panel=PANEL)
-    ] = 0.8,
-    exact_steps: ExactSteps = False,
-    resize_mode: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME", help="How it comes to the working size: crop, stretch or pad.", rich_help_panel=PANEL
-        ),
-    ] = "crop",
-    *,
-    drawing: Drawing,
+    prompt: Annotated[
+        str, typer.Argument(metavar="PROMPT", help="Description of the new picture.", show_default=False)
+    ],
+    image: Annotated[
+        Path, typer.Option("--image", "-i", metavar="FILE", help="Picture to redraw.", show_default=False)
+    ],
+    **given: Any,
 ) -> None:
     """Redraw a picture with a prompt.
 
@@ -40,15 +34,15 @@ def img2img(
 
     `latent-diffusion img2img "a 3d render of a green apple" --image apple.png --strength 0.6`
     """
-    from latent_diffusion.cli.batches import draw_pictures
+    from latent_diffusion.cli.batches import draw_pictures, steps_run
     from latent_diffusion.cli.picture_files import check_pictures
 
     check_pictures({"--image": image})
-    own = {"image": image, "strength": strength, "exact_steps": exact_steps, "resize_mode": resize_mode}
+    own = given_of(RedrawingOptions, given)
     draw_pictures(
-        drawing,
+        given,
         [prompt],
         label="Redrawing",
-        method=lambda pipe: partial(pipe.image_to_image, **own),
-        steps=lambda steps: steps_run(steps, strength, exact=exact_steps),
+        method=lambda pipe: partial(pipe.image_to_image, image=image, **own),
+        steps=lambda steps: steps_run(steps, given["strength"], exact=given["exact_steps"]),
     )

@@ -2,32 +2,34 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from latent_diffusion.cli.options.drawing import with_options
-from latent_diffusion.cli.options.repainting import Repainting
+from latent_diffusion.cli.arguments import given_of, takes
+from latent_diffusion.cli.command_options import CommandOptions
+from latent_diffusion.options.call import Options
+from latent_diffusion.options.model import LoadOptions
+from latent_diffusion.options.tasks import EdgeOptions, RepaintingOptions
 
 __all__ = ["outpaint"]
 
-PANEL = "Edges"
+OF_MASKS = ("mask_mode", "mask_grow", "mask_blur")  # the mask is made here
 
 
-@with_options
+@takes(EdgeOptions, RepaintingOptions, CommandOptions, Options, LoadOptions, without=OF_MASKS)
 def outpaint(
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What the larger picture shows.", show_default=False)],
-    image: Annotated[Path, typer.Option("--image", "-i", metavar="FILE", help="The picture.", show_default=False)],
-    left: Annotated[int, typer.Option(metavar="PX", help="Px to add on the left.", rich_help_panel=PANEL)] = 0,
-    right: Annotated[int, typer.Option(metavar="PX", help="Px to add on the right.", rich_help_panel=PANEL)] = 0,
-    top: Annotated[int, typer.Option(metavar="PX", help="Px to add above.", rich_help_panel=PANEL)] = 0,
-    bottom: Annotated[int, typer.Option(metavar="PX", help="Px to add below.", rich_help_panel=PANEL)] = 0,
-    *,
-    drawing: Repainting,
+    prompt: Annotated[
+        str, typer.Argument(metavar="PROMPT", help="Description of the larger picture.", show_default=False)
+    ],
+    image: Annotated[
+        Path, typer.Option("--image", "-i", metavar="FILE", help="Picture to extend.", show_default=False)
+    ],
+    **given: Any,
 ) -> None:
     """Draw beyond the edges of a picture.
 
-    Every pixel of the picture stays exactly what it was. Height and width are those the model works at.
+    Every pixel of the picture stays exactly as it was. --height and --width set the size that the model works at.
 
     **Examples**
 
@@ -35,16 +37,16 @@ def outpaint(
 
     `latent-diffusion outpaint "a wide landscape" -i hill.jpg --left 128 --right 128 --resample 4`
     """
-    from latent_diffusion.cli.batches import draw_pictures
+    from latent_diffusion.cli.batches import draw_pictures, steps_run
     from latent_diffusion.cli.picture_files import check_pictures
 
     check_pictures({"--image": image})
-    own = {"image": image, "left": left, "right": right, "top": top, "bottom": bottom}
+    own = given_of(EdgeOptions, given) | given_of(RepaintingOptions, given)
     draw_pictures(
-        drawing,
+        given,
         [prompt],
         label="Outpainting",
-        method=lambda pipe: partial(pipe.outpaint, **own),
-        steps=drawing.steps_run,
+        method=lambda pipe: partial(pipe.outpaint, image=image, **own),
+        steps=lambda steps: steps_run(steps, given["strength"], exact=given["exact_steps"], resample=given["resample"]),
         keeps_pixels=True,
     )

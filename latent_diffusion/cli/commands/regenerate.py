@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from latent_diffusion.cli.options.arguments import Device, Embeddings, LoraFolder, Output
-from latent_diffusion.cli.options.model_arguments import MODEL, Family, PredictionType
-from latent_diffusion.cli.options.sdxl_arguments import Refiner
+from latent_diffusion.cli.arguments import given_of, only, takes
+from latent_diffusion.cli.command_options import CommandOptions
 from latent_diffusion.cli.terminal import harmless
 from latent_diffusion.errors import CheckpointError, ConfigError, DataError
+from latent_diffusion.options.call import Options
+from latent_diffusion.options.model import LoadOptions, MachineOptions
 
 if TYPE_CHECKING:
     from latent_diffusion.pipeline.pipeline import LatentDiffusionPipeline
@@ -19,7 +20,15 @@ if TYPE_CHECKING:
 
 __all__ = ["regenerate"]
 
+AS_IT_WAS = ("dtype", "vae_dtype", "family", "prediction_type", "averaged")
 
+
+@takes(
+    only(Options, "lora_folder"),
+    only(CommandOptions, "embedding", "refiner", "output"),
+    only(MachineOptions, "device"),
+    only(LoadOptions, *AS_IT_WAS, shown="as it was"),
+)
 def regenerate(
     picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="A .png, .jpg or .webp.", show_default=False)],
     model: Annotated[
@@ -33,28 +42,13 @@ def regenerate(
     mask: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The mask, where it was inpainted.", show_default=False)
     ] = None,
-    lora_folder: LoraFolder = None,
-    embedding: Embeddings = None,
-    refiner: Refiner = None,
-    family: Family = None,
-    prediction_type: PredictionType = None,
-    averaged: Annotated[
-        bool | None,
-        typer.Option(
-            "--ema/--no-ema",
-            help="Of a single file, take the U-Net's moving average.",
-            show_default="as it was",
-            rich_help_panel=MODEL,
-        ),
-    ] = None,
-    output: Output = None,
-    device: Device = None,
-    dtype: Annotated[
-        str | None, typer.Option(metavar="NAME", help="As it was made, or another.", show_default="as it was")
-    ] = None,
-    vae_dtype: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of the autoencoder.", show_default="as it was")
-    ] = None,
+    *,
+    lora_folder: Path | None,
+    embedding: list[Path] | None,
+    refiner: str | None,
+    output: Path | None,
+    device: str | None,
+    **loading: Any,
 ) -> None:
     """Make a picture again from the parameters it carries, and say what could not be honoured.
 
@@ -83,11 +77,10 @@ def regenerate(
     seeds = plan.arguments.get("seed", [0])
     files = plan_files(output, seeds[0], 1)
     name = _model(model, plan)
-    told = {"family": family, "prediction_type": prediction_type, "averaged": averaged, "vae_dtype": vae_dtype}
-    how = _loading(name, plan.loading) | {option: value for option, value in told.items() if value is not None}
-    pipe = load_pipeline(name, device, dtype or plan.dtype or "auto", embeddings=embedding, machine=how)
+    made = {"device": device, "dtype": plan.dtype or "auto", **_loading(name, plan.loading)}
+    pipe = load_pipeline(name, made | given_of(LoadOptions, loading), embeddings=embedding)
     plan = plan.fitted(pipe.components)
-    second = _load_refiner(refiner, plan, device, dtype)
+    second = _load_refiner(refiner, plan, device, loading["dtype"])
     _load_adapters(pipe, plan, lora_folder)
     for line in plan.missing:
         _say(f"not honoured: {line}")
@@ -154,8 +147,8 @@ def _load_refiner(
     if plan.refiner is None:
         raise ConfigError("--refiner: one model drew all of this picture; leave it out")
     told = plan.refined_by
-    how = {} if told is None else _loading(name, loading_of(told))
-    return load_pipeline(name, device, dtype or (told.dtype if told else "auto"), machine=how)
+    made = {} if told is None else _loading(name, loading_of(told))
+    return load_pipeline(name, made | {"device": device, "dtype": dtype or (told.dtype if told else "auto")})
 
 
 def _load_adapters(pipe: "LatentDiffusionPipeline", plan: "Plan", folder: Path | None) -> None:

@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from latent_diffusion.cli.options.arguments import Emphasis, Model, Rewrite
+from latent_diffusion.cli.arguments import only, takes
+from latent_diffusion.cli.command_options import CommandOptions
 from latent_diffusion.cli.terminal import harmless
+from latent_diffusion.options.call import Options
 
 if TYPE_CHECKING:
     from latent_diffusion.pipeline.token_report import ReadTerm, TokenReport
@@ -14,22 +16,24 @@ if TYPE_CHECKING:
 __all__ = ["tokens"]
 
 
+@takes(only(CommandOptions, "model"), only(Options, "emphasis", "rewrite"))
 def tokens(
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="As given to generate.", show_default=False)],
-    model: Model = "emoji",
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="Prompt, as given to generate.", show_default=False)],
     steps: Annotated[
         int | None,
         typer.Option(
             min=1,
             max=1000,
             metavar="N",
-            help="Steps that schedules such as [before:after:0.5] count.",
+            help="Number of steps that schedules such as [before:after:0.5] refer to.",
             show_default="the model's",
         ),
     ] = None,
-    emphasis: Emphasis = None,
-    rewrite: Rewrite = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    *,
+    model: str,
+    emphasis: str,
+    rewrite: bool | None,
 ) -> None:
     """Show how a prompt is read: its tokens, their weights, chunks of 75, and what changes at which step.
 
@@ -39,7 +43,7 @@ def tokens(
     """
     from latent_diffusion.cli.picture_files import load_pipeline
 
-    pipe = load_pipeline(model, "cpu", "auto")
+    pipe = load_pipeline(model, {"device": "cpu"})
     report = pipe.tokens(prompt, num_inference_steps=steps, emphasis=emphasis, rewrite=rewrite)
     if as_json:
         typer.echo(json.dumps(report.as_dict(), indent=2))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from latent_diffusion.errors import ConfigError
-from latent_diffusion.pipeline.call.options import Options, Texts
+from latent_diffusion.options.call import Options, Texts
 from latent_diffusion.pipeline.call.settings import Settings
 
 __all__ = ["MAX_COST", "check_cost"]

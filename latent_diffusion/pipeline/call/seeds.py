@@ -9,7 +9,7 @@ import torch
 from latent_diffusion.checks import MAX_SEED, check_number
 from latent_diffusion.diffusion.noise import NoiseSource
 from latent_diffusion.errors import ConfigError
-from latent_diffusion.pipeline.call.options import Options
+from latent_diffusion.options.call import Options
 
 __all__ = ["Variation", "noise_for", "open_noise"]
 

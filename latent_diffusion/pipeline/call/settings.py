@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
@@ -10,22 +10,20 @@ from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.folder.default_sampler import default_sampler
 from latent_diffusion.checkpoint.folder.tiny_folder import open_tiny
 from latent_diffusion.checkpoint.prompt_forms import PromptForms
-from latent_diffusion.checks import check_integer, check_name, check_number, check_size
+from latent_diffusion.checks import check_integer, check_number, check_size
 from latent_diffusion.diffusion.guidance import Guidance
 from latent_diffusion.diffusion.level import Level, Sampler
 from latent_diffusion.errors import ConfigError, warn
 from latent_diffusion.guidance.cfg import CFG
+from latent_diffusion.options.call import Options
+from latent_diffusion.options.option import checked
 from latent_diffusion.pipeline.call.approximate import EXACT, Approximate, choose_approximations
 from latent_diffusion.pipeline.call.guidance import OpenModel, choose_guidance
-from latent_diffusion.pipeline.call.options import Options
 from latent_diffusion.pipeline.call.size_ids import SizeIds
 from latent_diffusion.pipeline.call.walk import Walk
-from latent_diffusion.prompts.chunks import LONG_PROMPTS
-from latent_diffusion.prompts.emphasis import EMPHASES
+from latent_diffusion.prompts.states import Reading
 
 __all__ = ["Defaults", "Settings", "steps_after_strength"]
-
-MAX_GUIDANCE = 100.0
 
 
 @dataclass(frozen=True)
@@ -64,23 +62,13 @@ class Defaults:
 
 @dataclass(frozen=True)
 class Settings:
-    """Every number and name that decides the pixels, resolved."""
+    """The options of a call, checked and completed, and the objects that some of them name."""
 
-    height: int  # px the model works at
-    width: int
-    num_inference_steps: int
-    guidance_scale: float
-    guidance_rescale: float
+    options: Any  # every option of `Options` as an attribute, with the model's choices filled in
     walk: Walk  # sampler and noise levels
-    clip_skip: int | None
-    size_ids: SizeIds | None = None  # what SDXL is told of the size
-    emphasis: str = "a1111"  # see `prompts.emphasis`
-    long_prompt: str = "chunk"  # see `prompts.chunks`
-    prompt_forms: PromptForms | None = None  # which prompts are rewritten to; None = none is
     guidance: Guidance = field(default_factory=CFG)  # scale, rescale and interval within
-    guidance_texts: tuple[str, ...] | None = None  # what was asked for besides scale, rescale and interval
-    guidance_interval: tuple[float, float] | None = None  # shares of the steps
-    guidance_slicing: bool = False  # decides memory, not pixels
+    size_ids: SizeIds | None = None  # SDXL's size conditioning
+    prompt_forms: PromptForms | None = None  # which prompts are rewritten to; None = none is
     approximate: Approximate = EXACT
 
     @classmethod
@@ -98,68 +86,69 @@ class Settings:
         Raises:
             ConfigError: an option outside its range, an unknown name, or one that could take no effect.
         """
+        asked, _ = checked(Options).read(options)
 
-        def chosen(name: str, default: Any) -> Any:
-            value = options.get(name)
-            return default if value is None else value
+        def chosen(name: str) -> Any:
+            value = getattr(asked, name)
+            return getattr(defaults, name) if value is None else value
 
-        clip_skip = options.get("clip_skip")
-        scale, interval = options.get("guidance_scale"), options.get("guidance_interval")
-        if scale is not None:
-            scale = check_number("guidance_scale", scale, MAX_GUIDANCE)
-        rescale = check_number("guidance_rescale", chosen("guidance_rescale", 0.0), 1.0)
-        asked = options.get("guidance")
-        guidance = choose_guidance(asked, scale, defaults.guidance_scale, rescale, interval, open_model)
-        height = check_size("height", chosen("height", defaults.height))
-        width = check_size("width", chosen("width", defaults.width))
-        walk = Walk.read(components, options, defaults.sampler, defaults.spacing)
-        return cls(
-            height=height,
-            width=width,
-            num_inference_steps=check_integer(
-                "num_inference_steps",
-                walk.steps or chosen("num_inference_steps", defaults.num_inference_steps),
-                1,
-                components.schedule.num_train_timesteps,
-            ),
-            guidance_scale=guidance.scale,
-            guidance_rescale=rescale,
-            walk=walk,
-            clip_skip=None if clip_skip is None else check_integer("clip_skip", clip_skip, 0, 99),
-            size_ids=SizeIds.read(components, options, height, width),
-            emphasis=check_name("emphasis", chosen("emphasis", "a1111"), EMPHASES),
-            prompt_forms=_prompt_forms(components, options.get("rewrite")),
-            long_prompt=check_name("long_prompt", chosen("long_prompt", "chunk"), LONG_PROMPTS),
-            guidance=guidance.guidance,
-            guidance_texts=guidance.texts,
-            guidance_interval=None if interval is None else (float(interval[0]), float(interval[1])),
-            guidance_slicing=bool(options.get("guidance_slicing", False)),
-            approximate=choose_approximations(
-                options.get("approximate"),
-                components.unet,
-                partial(open_tiny, autoencoder=components.autoencoder),
-            ),
+        interval = asked.guidance_interval
+        guidance = choose_guidance(
+            asked.guidance,
+            asked.guidance_scale,
+            defaults.guidance_scale,
+            asked.guidance_rescale,
+            interval,
+            open_model,
         )
+        walk = Walk.read(components, options, defaults.sampler, defaults.spacing)
+        height, width = (check_size(side, chosen(side)) for side in ("height", "width"))
+        most = components.schedule.num_train_timesteps
+        steps = check_integer("num_inference_steps", walk.steps or chosen("num_inference_steps"), 1, most)
+        tiny = partial(open_tiny, autoencoder=components.autoencoder)
+        approximate = choose_approximations(asked.approximate, components.unet, tiny)
+        return cls(
+            options=asked.resolved(
+                height=height,
+                width=width,
+                num_inference_steps=steps,
+                guidance_scale=guidance.scale,
+                guidance=guidance.texts,
+                guidance_interval=None if interval is None else (float(interval[0]), float(interval[1])),
+                approximate=approximate.texts,
+                **asdict(walk),
+            ),
+            walk=walk,
+            guidance=guidance.guidance,
+            size_ids=SizeIds.read(components, options, height, width),
+            prompt_forms=_prompt_forms(components, asked.rewrite),
+            approximate=approximate,
+        )
+
+    @property
+    def height(self) -> int:
+        """Height in px that the model works at."""
+        return self.options.height
+
+    @property
+    def width(self) -> int:
+        """Width in px that the model works at."""
+        return self.options.width
+
+    @property
+    def num_inference_steps(self) -> int:
+        """Steps from noise to picture."""
+        return self.options.num_inference_steps
+
+    @property
+    def reading(self) -> Reading:
+        """How prompts are read."""
+        return Reading(self.options.emphasis, self.options.long_prompt, self.options.clip_skip)
 
     @property
     def guided(self) -> bool:
         """Whether the negative prompt has any part in the picture."""
         return self.guidance.needs_negative
-
-    @property
-    def sampler(self) -> str:
-        """Name of the sampler."""
-        return self.walk.sampler
-
-    @property
-    def spacing(self) -> str:
-        """Name of the spacing."""
-        return self.walk.spacing
-
-    @property
-    def eta(self) -> float:
-        """Share of noise; 0 where the sampler has no such number."""
-        return self.walk.eta
 
     def build_sampler(self) -> Sampler:
         """Return the sampler."""
@@ -174,14 +163,12 @@ class Settings:
         return self.walk.levels(components, self.num_inference_steps)
 
 
-def _prompt_forms(components: Components, rewrite: object) -> PromptForms | None:
+def _prompt_forms(components: Components, rewrite: bool | None) -> PromptForms | None:
     """Return the forms that prompts are rewritten to; an adapter brings words that the model's folder does not know.
 
     Raises:
-        ConfigError: `rewrite` is neither True, False nor None, or True for a model that has none.
+        ConfigError: `rewrite` is True for a model that has none.
     """
-    if not isinstance(rewrite, bool | None):
-        raise ConfigError(f"rewrite must be True, False or None, found {rewrite!r}")
     if rewrite and components.prompt_forms is None:
         raise ConfigError(f"{components.name} does not say how its prompts were made; leave rewrite out")
     if rewrite is False or (rewrite is None and components.adapters):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.errors import ConfigError
-from latent_diffusion.pipeline.call.options import Options
+from latent_diffusion.options.call import Options
 
 __all__ = ["SizeIds"]
 

@@ -10,7 +10,7 @@ from latent_diffusion.checks import check_flag
 from latent_diffusion.diffusion.level import CLEAN_TIME, Level, Sampler
 from latent_diffusion.diffusion.spacing import SPACINGS, at_sigmas, at_times, levels
 from latent_diffusion.errors import ConfigError
-from latent_diffusion.pipeline.call.options import Options
+from latent_diffusion.options.call import Options
 from latent_diffusion.provenance.other_names import sampler_of, spacing_of
 from latent_diffusion.registry import find, names, nearest
 
@@ -29,7 +29,7 @@ class Walk:
     sampler: str  # our name, with fields after a colon: "restart:repeats=2"
     spacing: str  # our name, or "custom"
     eta: float  # share of noise; 0 where the sampler has none
-    rho: float | None = None  # exponent of karras and polyexponential spacing, None = theirs
+    spacing_rho: float | None = None  # exponent of karras and polyexponential spacing, None = theirs
     timesteps: tuple[float, ...] | None = None  # of a custom spacing
     sigmas: tuple[float, ...] | None = None
     discard_next_to_last: bool = False  # one level more, of which the last before the end is left out
@@ -71,7 +71,7 @@ class Walk:
             sampler=name,
             spacing=CUSTOM if any(custom.values()) else str(ours),
             eta=_eta(name, given, options.get("eta")),
-            rho=rho,
+            spacing_rho=rho,
             discard_next_to_last=discard,
             **custom,
         )
@@ -129,7 +129,7 @@ class Walk:
             final=final,
             intervals=sampler.intervals,
             fractional=sampler.fractional,
-            rho=self.rho,
+            rho=self.spacing_rho,
             discard_next_to_last=self.discard_next_to_last,
         )
 

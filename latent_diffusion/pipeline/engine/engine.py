@@ -13,13 +13,15 @@ from latent_diffusion.checkpoint.load import load_model
 from latent_diffusion.diffusion.denoiser import Denoiser
 from latent_diffusion.diffusion.level import Level
 from latent_diffusion.errors import ConfigError, warn
+from latent_diffusion.options.call import Options, Texts
+from latent_diffusion.options.model import MachineOptions
+from latent_diffusion.options.option import check_names
 from latent_diffusion.pipeline.call.cost import check_cost
-from latent_diffusion.pipeline.call.options import Options, Texts, check_names
 from latent_diffusion.pipeline.call.seeds import open_noise
 from latent_diffusion.pipeline.call.settings import Defaults, Settings
 from latent_diffusion.pipeline.engine.job import Job
 from latent_diffusion.pipeline.engine.lora_folder import check_folder, with_tags
-from latent_diffusion.pipeline.engine.machine import Machine, MachineOptions
+from latent_diffusion.pipeline.engine.machine import Machine
 from latent_diffusion.pipeline.engine.prompts import read_prompts
 from latent_diffusion.pipeline.engine.refine import read_refiner
 from latent_diffusion.prompts.terms import AdapterTag
@@ -109,7 +111,7 @@ class Engine:
         Raises:
             ConfigError: an unknown name, or a value that cannot be.
         """
-        check_names(options)
+        check_names(Options, options)
         return Settings.resolve(self.components, self.defaults, options, self._open)
 
     def denoiser(self, components: Components | None = None) -> Denoiser:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ from latent_diffusion.errors import ConfigError
 from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.models.tiny_autoencoder import TinyAutoencoder
 from latent_diffusion.models.unet import UNet
+from latent_diffusion.options.call import Options
+from latent_diffusion.options.option import recorded_values
 from latent_diffusion.pipeline.call.seeds import Variation
 from latent_diffusion.pipeline.call.settings import Settings
 from latent_diffusion.pipeline.engine.groups import Group, change_at, join_rows
@@ -25,14 +28,7 @@ from latent_diffusion.pipeline.engine.machine import Machine
 from latent_diffusion.pipeline.engine.prompts import Prompts
 from latent_diffusion.pipeline.engine.refine import hand_over
 from latent_diffusion.pipeline.engine.sampling import Sampled
-from latent_diffusion.provenance.record import (
-    HiresRecord,
-    ImageToImageRecord,
-    InpaintRecord,
-    Record,
-    RefinerRecord,
-    Task,
-)
+from latent_diffusion.provenance.record import TASK_FIELDS, Record, RefinerRecord, Task
 from latent_diffusion.runtime.residency import moved
 
 __all__ = ["Job"]
@@ -86,7 +82,7 @@ class Job:
                     first if told.negative is None else told.negative,  # where it is None it has no part
                     empty=told.empty,
                     levels=self.levels,
-                    slicing=settings.guidance_slicing,
+                    slicing=settings.options.guidance_slicing,
                 )
             )
         return change_at(bound, group.timeline, self.levels)
@@ -127,70 +123,49 @@ class Job:
 
     def records(self, sampled: Sampled, size: tuple[int, int], task: Task | None = None) -> list[Record]:
         """Return what made each image; `size` is the width and height of the files in px, `task` what was done."""
-        settings, digest = self.settings, _digest(self.components)
-        adapters = {k: group.components.adapters for group in self.prompts.groups for k in group.rows}
-        return [
-            Record(
-                model=self.components.name,
-                prompt=self.prompts.texts[k],
-                read_as=self.prompts.read_as[k],
-                negative_prompt=self.prompts.negative_texts[k],
-                seed=seed,
-                num_inference_steps=settings.num_inference_steps,
-                guidance_scale=settings.guidance_scale,
-                guidance_rescale=settings.guidance_rescale,
-                guidance=settings.guidance_texts,
-                guidance_interval=settings.guidance_interval,
-                approximate=settings.approximate.texts,
-                sampler=settings.sampler,
-                spacing=settings.spacing,
-                spacing_rho=settings.walk.rho,
-                discard_next_to_last=settings.walk.discard_next_to_last or None,
-                timesteps=settings.walk.timesteps,
-                sigmas=settings.walk.sigmas,
-                eta=settings.eta,
-                clip_skip=settings.clip_skip,
-                emphasis=settings.emphasis,
-                long_prompt=settings.long_prompt,
-                size_ids=None if settings.size_ids is None else settings.size_ids.positive,
-                negative_size_ids=None if settings.size_ids is None else settings.size_ids.negative,
-                prompt_2=self.prompts.second[k],
-                negative_prompt_2=self.prompts.negative_second[k],
-                refiner=None if self.refiner is None else self.refiner.components.name,
-                refined_below=None if self.refiner is None else self.refined_below,
-                refined_by=None if self.refiner is None else self.refiner._as_refiner(),
-                width=size[0],
-                height=size[1],
-                work_width=settings.width,
-                work_height=settings.height,
-                dtype=dtype_name(self.machine.dtype),
-                device=self.machine.device.type,
-                initial=self.initial,
-                adapters=adapters[k],
-                model_hash=digest,
-                **asdict(self.components.told),
-                vae_dtype=dtype_name(self.machine.vae_dtype),
-                stopped_after=sampled.steps if sampled.stopped else None,
-                inpaint=task if isinstance(task, InpaintRecord) else None,
-                image_to_image=task if isinstance(task, ImageToImageRecord) else None,
-                hires=task if isinstance(task, HiresRecord) else None,
-                variation_seed=self.variation.seeds[k] if self.variation else None,
-                variation_strength=self.variation.shares[k] if self.variation else 0.0,
-            )
-            for k, seed in enumerate(self.seeds)
-        ]
+        shared = {
+            **recorded_values(Options, self.settings.options),
+            **self._of_model(),
+            "model": self.components.name,
+            "device": self.machine.device.type,
+            "vae_dtype": dtype_name(self.machine.vae_dtype),
+            "width": size[0],
+            "height": size[1],
+            "initial": self.initial,
+            "stopped_after": sampled.steps if sampled.stopped else None,
+        }
+        if task is not None:
+            shared[TASK_FIELDS[type(task)]] = task
+        if self.refiner is not None:
+            refined_by = RefinerRecord(**self.refiner._of_model())
+            name = self.refiner.components.name
+            shared |= {"refiner": name, "refined_below": self.refined_below, "refined_by": refined_by}
+        return [Record(**(shared | self._of_image(k)), seed=seed) for k, seed in enumerate(self.seeds)]
 
-    def _as_refiner(self) -> RefinerRecord:
-        """Return what the record of the first model's job says of this one."""
+    def _of_model(self) -> dict[str, Any]:
+        """Return the fields of a record that a model has, the first or the refiner."""
         ids = self.settings.size_ids
-        return RefinerRecord(
-            model_hash=_digest(self.components),
-            dtype=dtype_name(self.machine.dtype),
+        return {
+            "model_hash": _digest(self.components),
+            "dtype": dtype_name(self.machine.dtype),
             **asdict(self.components.told),
-            adapters=self.components.adapters,
-            size_ids=None if ids is None else ids.positive,
-            negative_size_ids=None if ids is None else ids.negative,
-        )
+            "adapters": self.components.adapters,
+            "size_ids": None if ids is None else ids.positive,
+            "negative_size_ids": None if ids is None else ids.negative,
+        }
+
+    def _of_image(self, k: int) -> dict[str, Any]:
+        """Return the fields of a record that image `k` has for itself."""
+        return {
+            "prompt": self.prompts.texts[k],
+            "read_as": self.prompts.read_as[k],
+            "negative_prompt": self.prompts.negative_texts[k],
+            "prompt_2": self.prompts.second[k],
+            "negative_prompt_2": self.prompts.negative_second[k],
+            "adapters": next(group.components.adapters for group in self.prompts.groups if k in group.rows),
+            "variation_seed": self.variation.seeds[k] if self.variation else None,
+            "variation_strength": self.variation.shares[k] if self.variation else 0.0,
+        }
 
 
 def _digest(components: Components) -> str | None:

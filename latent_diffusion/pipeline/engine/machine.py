@@ -5,16 +5,16 @@ None of it decides a picture, beyond rounding.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TypedDict
 
 import torch
 from torch import nn
 
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checks import check_flag
-from latent_diffusion.errors import ConfigError, warn
+from latent_diffusion.errors import warn
 from latent_diffusion.models.unet import UNet
-from latent_diffusion.registry import nearest
+from latent_diffusion.options.model import MachineOptions
+from latent_diffusion.options.option import check_names
 from latent_diffusion.runtime.attention_kernels import check_backend, describe_auto, set_kernel
 from latent_diffusion.runtime.cuda.exact import exact_float32
 from latent_diffusion.runtime.cuda.graphs import GraphedUNet, Graphs
@@ -23,26 +23,7 @@ from latent_diffusion.runtime.residency import moved, offloaded_text
 from latent_diffusion.runtime.speedup import recordings, speed_up
 from latent_diffusion.runtime.working_autoencoder import Tiling, WorkingAutoencoder, check_tiling
 
-__all__ = ["Machine", "MachineOptions", "unet_dtype"]
-
-
-class MachineOptions(TypedDict, total=False):
-    """What may be said when a pipeline is made; a name left out is the obvious choice."""
-
-    device: torch.device | str | None
-    """cpu, cuda or cuda:1; None = cuda if there, else cpu."""
-    dtype: str | torch.dtype
-    """What the U-Net computes in: "auto", "float32", "bfloat16" or "float16"; see `runtime.placement`."""
-    vae_dtype: str | torch.dtype
-    """What the autoencoder computes in; "auto" = float32. A picture that overflows in half precision is made again."""
-    attention: str
-    """"auto", "native", "sdpa", "xformers" or "math"; one that does not work on the device is an error."""
-    tiling: Tiling
-    """Autoencoder in bands of rows, with the result of the whole: True, False, or "auto" = where memory is short."""
-    fast: bool
-    """Rearrange the weights and choose the kernels for speed, as `runtime.speedup` does: True unless said otherwise."""
-    offload: bool
-    """Hold only one of text encoder, U-Net and autoencoder on the device at a time; the others wait on the host."""
+__all__ = ["Machine", "unet_dtype"]
 
 
 @dataclass(frozen=True)
@@ -66,10 +47,7 @@ class Machine:
             ConfigError: an unknown name or value.
             ResourceError: a device that is not here.
         """
-        known = tuple(MachineOptions.__annotations__)
-        for name in options:
-            if name not in known:
-                raise ConfigError(f"unknown argument {name!r}{nearest(name, known)}; there are {', '.join(known)}")
+        check_names(MachineOptions, options)
         device, vae = choose_device(options.get("device")), options.get("vae_dtype", "auto")
         weights = sum(p.numel() for p in components.unet.parameters())
         offload, fast = options.get("offload", False), options.get("fast", True)

@@ -12,7 +12,7 @@ from latent_diffusion.checks import check_integer
 from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.models.text_encoder import TextEncoder, TextEncoders
-from latent_diffusion.pipeline.call.options import Options, Texts
+from latent_diffusion.options.call import Options, Texts
 from latent_diffusion.pipeline.call.settings import Settings
 from latent_diffusion.pipeline.engine.groups import Conditions, Group, group_prompts
 from latent_diffusion.prompts.rewrite import read_as
@@ -65,9 +65,9 @@ def read_prompts(adapt: Adapt, prompt: Texts, options: Options, settings: Settin
     read = [None if text is None else read_as(text, settings.prompt_forms) for text in typed]
     if any(read):
         side = replace(side, prompt=[new or text or "" for new, text in zip(read, typed, strict=True)])
-    scripts = side.scripts(steps, syntax=settings.emphasis != "none")
+    scripts = side.scripts(steps, syntax=settings.options.emphasis != "none")
     count = len(scripts)
-    against = _for_all(away.scripts(steps, syntax=settings.emphasis != "none"), count)
+    against = _for_all(away.scripts(steps, syntax=settings.options.emphasis != "none"), count)
     needed = settings.guided or any(len(terms) > 1 for script in scripts for terms in script.steps)
     lines = [
         lines_of(script.steps, [terms[0][0] if needed else None for terms in other.steps])
@@ -92,7 +92,7 @@ def _conditions(
     components: Components, lines: Sequence[tuple[Line, ...]], side: "Side", away: "Side", settings: Settings
 ) -> Conditions:
     """Return the condition of everything that `lines` name, as this model's text encoder makes them."""
-    encoder, how = components.text_encoder, Reading(settings.emphasis, settings.long_prompt, settings.clip_skip)
+    encoder, how = components.text_encoder, settings.reading
     every = [line for script in lines for line in script]
     positives = side.conditions(encoder, [key for line in every for key, _ in line.terms], how)
     negatives = away.conditions(encoder, [line.negative for line in every if line.negative is not None], how)
@@ -108,7 +108,7 @@ def _conditions(
 
 def _empty(components: Components, settings: Settings) -> Conditioning:
     """Return the condition (1 row) of the empty prompt, where the pushes of some guidances start."""
-    cond = components.text_encoder([""], clip_skip=settings.clip_skip)
+    cond = components.text_encoder([""], clip_skip=settings.options.clip_skip)
     if components.zeros_for_empty_prompt:
         cond = cond.map(torch.zeros_like)
     return cond if settings.size_ids is None else replace(cond, size_ids=settings.size_ids.rows("negative", 1))

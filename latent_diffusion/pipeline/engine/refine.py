@@ -16,7 +16,7 @@ from latent_diffusion.checks import check_number
 from latent_diffusion.diffusion.guidance import Guidance
 from latent_diffusion.diffusion.level import Denoise, Level
 from latent_diffusion.errors import ConfigError
-from latent_diffusion.pipeline.call.options import Options, Texts
+from latent_diffusion.options.call import Options, Texts
 from latent_diffusion.pipeline.call.settings import Settings
 from latent_diffusion.pipeline.engine.machine import Machine
 from latent_diffusion.pipeline.engine.prompts import Prompts, read_prompts
@@ -82,7 +82,7 @@ def read_refiner(
     own: Any = {name: value for name, value in options.items() if name not in NOT_READ}
     own |= {"height": settings.height, "width": settings.width}
     if not isinstance(options.get("guidance"), Guidance):  # an object has its own scale
-        own["guidance_scale"] = settings.guidance_scale
+        own["guidance_scale"] = settings.options.guidance_scale
     chosen = engine.settings(own)
     prompts = read_prompts(lambda tags: parts, prompt, own, chosen, max(len(levels) - 1, 1))
     return Refined(parts, engine.machine, chosen, prompts, round(parts.schedule.num_train_timesteps * (1 - share)))

@@ -1,17 +1,16 @@
 """Bring a picture to a size the model can work at."""
 
 import math
-from typing import Literal, get_args
+from typing import get_args
 
 from PIL import Image, ImageOps
 
 from latent_diffusion.checks import SIZE_STEP, check_name, check_size
+from latent_diffusion.options.tasks import ResizeMode
 from latent_diffusion.pipeline.call.settings import Defaults
 
-__all__ = ["RESIZE_MODES", "ResizeMode", "fit", "size_for"]
+__all__ = ["fit", "size_for"]
 
-ResizeMode = Literal["crop", "stretch", "pad"]
-RESIZE_MODES: tuple[str, ...] = get_args(ResizeMode)
 ROOM = 1.5  # times the model's number of px, up to which a picture keeps its own size; 512 x 768 for a model of 512
 GREY = (128, 128, 128)
 
@@ -58,7 +57,7 @@ def fit(picture: Image.Image, height: int, width: int, mode: str) -> Image.Image
     Raises:
         ConfigError: unknown mode.
     """
-    check_name("resize_mode", mode, RESIZE_MODES)
+    check_name("resize_mode", mode, get_args(ResizeMode))
     if picture.size == (width, height):
         return picture
     if mode == "stretch":

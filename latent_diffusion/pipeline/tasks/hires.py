@@ -6,19 +6,22 @@ pass starts in the middle of the path and adds detail. ("hires fix" of the A1111
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from latent_diffusion.checks import SIZE_STEP, check_name, check_number, check_size
+from latent_diffusion.checks import SIZE_STEP, check_size
 from latent_diffusion.data.images import to_pil, to_tensor
 from latent_diffusion.diffusion.forward import add_noise
 from latent_diffusion.diffusion.level import OnStep, Step
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.models.autoencoder import AutoencoderKL
-from latent_diffusion.pipeline.call.options import Options, Texts
+from latent_diffusion.options.call import Options, Texts
+from latent_diffusion.options.option import checked, recorded_values
+from latent_diffusion.options.tasks import MAX_SCALE, HiresOptions, SecondPassOptions
 from latent_diffusion.pipeline.call.settings import Settings
 from latent_diffusion.pipeline.engine.engine import Engine
 from latent_diffusion.pipeline.engine.output import Output, OutputType, check_output_type, finish
@@ -27,38 +30,33 @@ from latent_diffusion.pipeline.tasks.strength import late_levels
 from latent_diffusion.provenance.record import HiresRecord
 from latent_diffusion.runtime.undisturbed import undisturbed
 
-__all__ = ["UPSCALERS", "hires"]
+__all__ = ["hires"]
 
 LATENT = {"latent": "bilinear", "latent_bicubic": "bicubic", "latent_nearest": "nearest"}
-UPSCALERS = (*LATENT, "lanczos")
-MAX_SCALE = 8.0
 
 
 @undisturbed()
 def hires(
     engine: Engine,
     prompt: Texts,
-    options: Options,
+    options: HiresOptions,
     *,
-    scale: float,
-    upscaler: str,
-    strength: float,
-    steps: int | None,
     output_type: OutputType,
 ) -> Output:
     """Draw small, enlarge, draw on; arguments and errors as for the pipeline's method."""
     check_output_type(output_type)
     engine.components.check_unmasked()
-    check_name("upscaler", upscaler, UPSCALERS)
-    small = engine.settings(options)
-    wider: Options = {**options, "height": _larger(small.height, scale), "width": _larger(small.width, scale)}
-    if steps is not None:
-        wider = {**wider, "num_inference_steps": steps}
+    enlarging, rest = checked(SecondPassOptions).read(options)
+    small = engine.settings(rest)
+    height, width = (_larger(side, enlarging.scale) for side in (small.height, small.width))
+    wider: Options = rest | {"height": height, "width": width}
+    if enlarging.hires_steps is not None:
+        wider = {**wider, "num_inference_steps": enlarging.hires_steps}
     large = engine.settings(wider)
-    levels = late_levels(engine.components, large, strength)
+    levels = late_levels(engine.components, large, enlarging.hires_strength)
     if not levels:
         raise ConfigError("hires strength 0 would only enlarge; use more, or draw without hires")
-    first = engine.start(prompt, small, options)
+    first = engine.start(prompt, small, rest)
     # the second pass draws on from the same noise streams
     second = replace(
         engine.start(prompt, large, wider, levels=levels),
@@ -69,7 +67,7 @@ def hires(
     if drawn.stopped:
         images = finish(first.decoder, drawn.latents, output_type)
         return Output(images, first.seeds, first.records(drawn, (small.width, small.height)), stopped=True)
-    latents = _enlarged(engine.components.autoencoder, drawn.latents, large, upscaler)
+    latents = _enlarged(engine.components.autoencoder, drawn.latents, large, enlarging.upscaler)
     x = add_noise(latents, second.initial_noise(), levels[0].alpha, levels[0].sigma)
     sampled = run_sampler(
         large.build_sampler(), second.bind(), x, levels, second.noise, _numbered_on(on_step, drawn.steps)
@@ -77,20 +75,24 @@ def hires(
     images = finish(second.decoder, sampled.latents, output_type)
     both, task = (
         replace(sampled, steps=drawn.steps + sampled.steps),
-        _details(large, scale, upscaler, strength, sampled),
+        _details(large, enlarging, sampled),
     )
     return Output(images, first.seeds, first.records(both, (large.width, large.height), task), stopped=sampled.stopped)
 
 
-def _details(large: Settings, scale: float, upscaler: str, strength: float, sampled: Sampled) -> HiresRecord:
+def _details(large: Settings, enlarging: Any, sampled: Sampled) -> HiresRecord:
     ids = large.size_ids
-    told = (None, None) if ids is None else (ids.positive, ids.negative)
-    return HiresRecord(float(scale), upscaler, float(strength), large.num_inference_steps, sampled.steps, *told)
+    return HiresRecord(
+        **recorded_values(SecondPassOptions, enlarging.resolved(hires_steps=large.num_inference_steps)),
+        steps_run=sampled.steps,
+        size_ids=None if ids is None else ids.positive,
+        negative_size_ids=None if ids is None else ids.negative,
+    )
 
 
 def _larger(side: int, scale: float) -> int:
     """Return a side in px, `scale` times as long, a multiple of 8."""
-    if not check_number("scale", scale, MAX_SCALE) > 1.0:
+    if not scale > 1.0:
         raise ConfigError(f"scale {scale:g} does not enlarge; use more than 1, up to {MAX_SCALE:g}")
     return check_size("the enlarged side", round(side * scale / SIZE_STEP) * SIZE_STEP)
 

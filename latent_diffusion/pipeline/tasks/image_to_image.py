@@ -10,7 +10,9 @@ import torch
 from latent_diffusion.data.images import ImageSource, load_image, to_tensor
 from latent_diffusion.diffusion.forward import add_noise
 from latent_diffusion.errors import warn
-from latent_diffusion.pipeline.call.options import Options, Texts
+from latent_diffusion.options.call import Options, Texts
+from latent_diffusion.options.option import checked, recorded_values
+from latent_diffusion.options.tasks import ImageToImageOptions, RedrawingOptions
 from latent_diffusion.pipeline.engine.engine import Engine
 from latent_diffusion.pipeline.engine.output import Output, OutputType, check_output_type, finish, in_form
 from latent_diffusion.pipeline.engine.sampling import Sampled, run_sampler
@@ -26,24 +28,22 @@ __all__ = ["image_to_image"]
 def image_to_image(
     engine: Engine,
     prompt: Texts,
-    options: Options,
+    options: ImageToImageOptions,
     *,
     image: ImageSource,
-    strength: float,
-    exact_steps: bool,
-    resize_mode: str,
     output_type: OutputType,
 ) -> Output:
     """Redraw a picture; arguments and errors as for the pipeline's method."""
     check_output_type(output_type)
     engine.components.check_unmasked()
+    redrawing, rest = checked(RedrawingOptions).read(options)
     picture = load_image(image)
     digest = hashlib.sha256(picture.tobytes()).hexdigest()
     height, width = size_for(picture.size, engine.defaults, options.get("height"), options.get("width"))
-    sized: Options = {**options, "height": height, "width": width}
+    sized: Options = rest | {"height": height, "width": width}
     settings = engine.settings(sized)
-    picture = fit(picture, height, width, resize_mode)
-    levels = late_levels(engine.components, settings, strength, exact_steps=exact_steps)
+    picture = fit(picture, height, width, redrawing.resize_mode)
+    levels = late_levels(engine.components, settings, redrawing.strength, exact_steps=redrawing.exact_steps)
     job = engine.start(prompt, settings, sized, levels=levels or None)
     autoencoder = engine.components.autoencoder
     images = to_tensor(picture)[None].to(next(autoencoder.parameters()))
@@ -58,5 +58,7 @@ def image_to_image(
         same = autoencoder.to_latents(images).float() if output_type == "latent" else to_tensor(picture)[None]
         same = same.to(images.device).expand(len(job.seeds), -1, -1, -1)
         made = same if output_type == "latent" else in_form(same, output_type)
-    details = ImageToImageRecord(digest, float(strength), exact_steps, resize_mode, sampled.steps)
+    details = ImageToImageRecord(
+        **recorded_values(RedrawingOptions, redrawing), image_sha256=digest, steps_run=sampled.steps
+    )
     return Output(made, job.seeds, job.records(sampled, (width, height), details), sampled.stopped)

@@ -12,7 +12,9 @@ from latent_diffusion.diffusion.resample import Resampled
 from latent_diffusion.errors import ConfigError, warn
 from latent_diffusion.inpainting.canvas import Canvas
 from latent_diffusion.inpainting.repainting import Repainting
-from latent_diffusion.pipeline.call.options import InpaintOptions, Options, Texts
+from latent_diffusion.options.call import Options, Texts
+from latent_diffusion.options.option import recorded_values
+from latent_diffusion.options.tasks import InpaintOptions, RepaintingOptions
 from latent_diffusion.pipeline.engine.engine import Engine
 from latent_diffusion.pipeline.engine.job import Job
 from latent_diffusion.pipeline.engine.output import Output
@@ -91,23 +93,12 @@ def _sample(job: Job, canvas: Canvas, options: Options, *, channels: bool) -> Sa
 
 def _details(canvas: Canvas, sampled: Sampled, added: tuple[int, int, int, int] | None) -> InpaintRecord:
     repainting = canvas.settings
+    image, mask = canvas.hashes(added)
     return InpaintRecord(
-        *canvas.hashes(added),
-        strength=float(repainting.strength),
-        masked_content=repainting.masked_content,
-        start_from=repainting.start,
-        padding=repainting.padding_mask_crop,
-        feather=repainting.feather,
+        **recorded_values(RepaintingOptions, repainting.resolved(start_from=repainting.start)),
+        image_sha256=image,
+        mask_sha256=mask,
         box=canvas.region.box if canvas.region and sampled.steps else None,
         steps_run=sampled.steps,
-        exact_steps=repainting.exact_steps,
-        mask_mode=repainting.mask_mode,
-        mask_grow=repainting.mask_grow,
-        mask_blur=repainting.mask_blur,
-        inpaint_area=repainting.inpaint_area,
-        resample=repainting.resample,
-        jump_length=repainting.jump_length,
-        color_match=repainting.color_match,
-        latent_blend=repainting.latent_blend,
         added=added,
     )

@@ -13,7 +13,7 @@ from torch import Tensor
 from latent_diffusion.checks import check_integer
 from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.errors import ConfigError
-from latent_diffusion.pipeline.call.options import Options
+from latent_diffusion.options.call import Options
 from latent_diffusion.pipeline.call.seeds import Variation, noise_for
 from latent_diffusion.pipeline.call.settings import Settings
 from latent_diffusion.pipeline.engine.engine import Engine
@@ -22,7 +22,7 @@ from latent_diffusion.pipeline.engine.prompts import check_prompt
 from latent_diffusion.pipeline.engine.sampling import run_sampler
 from latent_diffusion.prompts.rewrite import read_as
 from latent_diffusion.prompts.script import read_script
-from latent_diffusion.prompts.states import Reading, Text, encode_texts
+from latent_diffusion.prompts.states import Text, encode_texts
 from latent_diffusion.runtime.undisturbed import undisturbed
 
 __all__ = ["interpolate"]
@@ -97,9 +97,8 @@ def _keys(prompt: str | Sequence[str], options: Options) -> tuple[list[str], lis
 
 
 def _encoded(engine: Engine, texts: Sequence[str], settings: Settings) -> list[Conditioning]:
-    how = Reading(settings.emphasis, settings.long_prompt, settings.clip_skip)
     read = [_read(text, settings) for text in texts]
-    keys = encode_texts(engine.components.text_encoder, read, how)
+    keys = encode_texts(engine.components.text_encoder, read, settings.reading)
     lengths = sorted({key.context.shape[1] for key in keys})
     if len(lengths) > 1:
         raise ConfigError(f"prompts of {' and '.join(map(str, lengths))} tokens cannot be mixed; shorten the long ones")
@@ -112,7 +111,9 @@ def _read(text: str, settings: Settings) -> Text:
     Raises:
         ConfigError: it says several, or asks for adapters.
     """
-    script = read_script(text, None, settings.num_inference_steps, syntax=settings.emphasis != "none", negative=False)
+    script = read_script(
+        text, None, settings.num_inference_steps, syntax=settings.options.emphasis != "none", negative=False
+    )
     (key, weight), *others = script.steps[0]
     if script.tags or others or weight != 1.0 or len(set(script.steps)) > 1 or not isinstance(key, Text):
         raise ConfigError(f"prompt {text[:60]!r}: schedules, AND and <lora:...> have no place in a walk")

@@ -3,10 +3,11 @@
 import numpy as np
 from PIL import Image
 
-from latent_diffusion.checks import MAX_SIZE, check_integer
 from latent_diffusion.data.images import MAX_PIXELS, ImageSource, load_image
 from latent_diffusion.errors import ConfigError
-from latent_diffusion.pipeline.call.options import InpaintOptions, Texts
+from latent_diffusion.options.call import Texts
+from latent_diffusion.options.option import checked
+from latent_diffusion.options.tasks import EdgeOptions, OutpaintOptions
 from latent_diffusion.pipeline.engine.engine import Engine
 from latent_diffusion.pipeline.engine.output import Output
 from latent_diffusion.pipeline.tasks.inpaint import inpaint
@@ -19,19 +20,14 @@ WHITE, BLACK = 255, 0
 def outpaint(
     engine: Engine,
     prompt: Texts,
-    options: InpaintOptions,
+    options: OutpaintOptions,
     *,
     image: ImageSource,
-    left: int,
-    right: int,
-    top: int,
-    bottom: int,
 ) -> Output:
     """Draw beyond the edges of a picture; arguments and errors as for the pipeline's method."""
-    sides = {"left": left, "right": right, "top": top, "bottom": bottom}
-    for name, px in sides.items():
-        check_integer(name, px, 0, MAX_SIZE)
-    if not any(sides.values()):
+    edges, rest = checked(EdgeOptions).read(options)
+    left, right, top, bottom = sides = (edges.left, edges.right, edges.top, edges.bottom)
+    if not any(sides):
         raise ConfigError("nothing to add: give left, right, top or bottom, in px")
     if options.get("mask_grow"):
         raise ConfigError("mask_grow would repaint the picture that outpainting keeps; leave it out, or use inpaint")
@@ -46,8 +42,8 @@ def outpaint(
     larger.info = dict(picture.info)
     mask = Image.new("L", size, WHITE)
     mask.paste(BLACK, (left, top, left + picture.width, top + picture.height))
-    filled: InpaintOptions = {"masked_content": "fill", **options}
-    return inpaint(engine, prompt, filled, image=larger, mask_image=mask, added=(left, right, top, bottom))
+    rest.setdefault("masked_content", "fill")
+    return inpaint(engine, prompt, rest, image=larger, mask_image=mask, added=sides)
 
 
 def _opaque_around(alpha: Image.Image, size: tuple[int, int], corner: tuple[int, int]) -> Image.Image:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.diffusion.level import Level
@@ -41,4 +40,4 @@ def late_levels(
             f"exact_steps: {steps} steps at strength {strength:g} are the end of {path}, and the model has {most} "
             f"levels; use at most {int(most * strength + ROUNDING)} steps"
         )
-    return replace(settings, num_inference_steps=path).levels(components)[-steps - 1 :]
+    return settings.walk.levels(components, path)[-steps - 1 :]

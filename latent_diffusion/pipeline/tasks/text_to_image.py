@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from latent_diffusion.errors import ConfigError
-from latent_diffusion.pipeline.call.options import Options, Texts
+from latent_diffusion.options.call import Options, Texts
 from latent_diffusion.pipeline.engine.engine import Engine
 from latent_diffusion.pipeline.engine.output import Output, OutputType, check_output_type, finish
 from latent_diffusion.pipeline.engine.sampling import run_sampler

@@ -1,0 +1,1 @@
+"""Every option, declared once; nothing here imports torch, so that the command line can read it for `--help`."""
