@@ -3,6 +3,8 @@
 The posterior of the picture is not drawn from in either: both get the same latents. Bound as for drawing.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,6 @@ from latent_diffusion.errors import ConfigError
 from latent_diffusion.guidance.cfg import CFG
 from latent_diffusion.inpainting.canvas import Canvas
 from latent_diffusion.inpainting.repainting import Repainting
-from latent_diffusion.pipeline.engine.sampling import run_sampler
 from latent_diffusion.pipeline.tasks.strength import late_levels
 
 WHOLE = 1e-4
@@ -41,10 +42,10 @@ def sample(pipe, *, strength=1.0, latents=None, concat=None, **options):
     settings = engine.settings({**options, "sampler": "ddim", "spacing": "leading"})
     levels = late_levels(engine.components, settings, strength)
     job = engine.start(PROMPT, settings, options, levels=levels)
-    job = job if concat is None else job.told(concat)
+    job = replace(job, concat=concat)
     x = job.initial_noise()
     x = x if latents is None else add_noise(latents, x, levels[0].alpha, levels[0].sigma)
-    return run_sampler(settings.build_sampler(), job.bind(), x, levels, job.noise, None).latents
+    return job.draw(x, None).latents
 
 
 def apart(found, expected) -> float:

@@ -11,7 +11,7 @@ from latent_diffusion import LatentDiffusionPipeline
 from latent_diffusion.errors import DivergedError, LatentDiffusionWarning
 from latent_diffusion.families import tiny
 from latent_diffusion.models.autoencoder import AutoencoderConfig, AutoencoderKL
-from latent_diffusion.pipeline.engine.sampling import decode
+from latent_diffusion.pipeline.engine.output import decode
 from latent_diffusion.runtime import memory, working_autoencoder
 from latent_diffusion.runtime.memory import decoding_bytes, pictures_at_once, sampling_bytes
 from latent_diffusion.runtime.working_autoencoder import WorkingAutoencoder

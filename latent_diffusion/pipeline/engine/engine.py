@@ -26,7 +26,6 @@ from latent_diffusion.pipeline.engine.prompts import read_prompts
 from latent_diffusion.pipeline.engine.refine import read_refiner
 from latent_diffusion.prompts.terms import AdapterTag
 from latent_diffusion.runtime.cpu.packed_layers import unpacked_copy
-from latent_diffusion.runtime.cpu.pages import give_back
 from latent_diffusion.runtime.working_autoencoder import WorkingAutoencoder
 
 __all__ = ["Engine"]
@@ -159,7 +158,7 @@ class Engine:
         folder = options.get("lora_folder")
         adapt = partial(self.with_prompt_adapters, folder=None if folder is None else check_folder(folder))
         prompts = read_prompts(adapt, prompt, options, settings, max(len(levels) - 1, 1))
-        give_back(self.components.text_encoder)  # read once a call, and now it is
+        self.machine.after_encoding(self.components)
         noise, seeds, variation = open_noise(options, len(prompts))
         if options.get("generator") is not None and initial == "seed":
             initial = "generator"

@@ -13,7 +13,7 @@ from latent_diffusion.checkpoint.model_hash import model_hash
 from latent_diffusion.conditioning import Blend, Conditioning
 from latent_diffusion.diffusion.approximation import Scope, approximated
 from latent_diffusion.diffusion.denoiser import Denoiser
-from latent_diffusion.diffusion.level import Denoise, Level
+from latent_diffusion.diffusion.level import Denoise, Level, OnStep, Sampler
 from latent_diffusion.diffusion.noise import NoiseSource
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.models.autoencoder import AutoencoderKL
@@ -25,9 +25,9 @@ from latent_diffusion.pipeline.call.seeds import Variation
 from latent_diffusion.pipeline.call.settings import Settings
 from latent_diffusion.pipeline.engine.groups import Group, change_at, join_rows
 from latent_diffusion.pipeline.engine.machine import Machine
+from latent_diffusion.pipeline.engine.output import Images, Output, OutputType, Sampled, check_finite, finish
 from latent_diffusion.pipeline.engine.prompts import Prompts
 from latent_diffusion.pipeline.engine.refine import hand_over
-from latent_diffusion.pipeline.engine.sampling import Sampled
 from latent_diffusion.provenance.record import TASK_FIELDS, Record, RefinerRecord, Task
 from latent_diffusion.runtime.residency import moved
 
@@ -51,9 +51,56 @@ class Job:
     refiner: "Job | None" = None  # another model's side of the same call
     refined_below: float = 0.0  # training time at which it takes over
 
-    def told(self, concat: Tensor) -> "Job":
-        """Return the same job with extra input channels (1, C', h, w) for the U-Net, the same for every image."""
-        return replace(self, concat=concat)
+    def draw(
+        self, x: Tensor, on_step: OnStep | None, *, denoise: Denoise | None = None, sampler: Sampler | None = None
+    ) -> Sampled:
+        """Run the sampler from `x` (B, C, h, w) at the first level: every step, or until `on_step` returns False.
+
+        Where it was stopped the latents are the last estimate of x0.
+
+        Args:
+            x: float32 on the device.
+            on_step: called after each step.
+            denoise: the estimator of x0; None = `bind()`.
+            sampler: None = that of the settings.
+
+        Raises:
+            DivergedError: the latents became NaN or infinite.
+        """
+        denoise = self.bind() if denoise is None else denoise
+        sampler = self.settings.build_sampler() if sampler is None else sampler
+        done, latents, stopped = 0, x, False
+        for step in sampler(denoise, x, self.levels, self.machine.noise(self.noise)):
+            done, latents = done + 1, step.x
+            if on_step is not None and on_step(step) is False:
+                latents, stopped = step.x0, True
+                break
+        check_finite(latents, f"the latents after {done} steps")
+        return Sampled(latents, done, stopped)
+
+    def output(
+        self,
+        sampled: Sampled,
+        form: OutputType = "pil",
+        size: tuple[int, int] | None = None,
+        task: Task | None = None,
+        images: Images | None = None,
+    ) -> Output:
+        """Return the finished images with their records.
+
+        Args:
+            sampled: what `draw` returned.
+            form: of the images.
+            size: width and height of the images in px; None = what the model worked at.
+            task: what was done, for the records; None = text to image.
+            images: what was made of the latents already; None = they are decoded here.
+
+        Raises:
+            DivergedError: the decoder made NaN or infinity.
+        """
+        images = finish(self.decoder, sampled.latents, form) if images is None else images
+        size = (self.settings.width, self.settings.height) if size is None else size
+        return Output(images, self.seeds, self.records(sampled, size, task), sampled.stopped)
 
     def bind(self) -> Denoise:
         """Return the guided estimator of x0 for these prompts, and for the refiner's where it takes over."""

@@ -11,11 +11,14 @@ from torch import nn
 
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checks import check_flag
+from latent_diffusion.diffusion.noise import NoiseSource
 from latent_diffusion.errors import warn
 from latent_diffusion.models.unet import UNet
 from latent_diffusion.options.model import MachineOptions
 from latent_diffusion.options.option import check_names
 from latent_diffusion.runtime.attention_kernels import check_backend, describe_auto, set_kernel
+from latent_diffusion.runtime.cpu.pages import give_back
+from latent_diffusion.runtime.cuda.device_noise import on_device
 from latent_diffusion.runtime.cuda.exact import exact_float32
 from latent_diffusion.runtime.cuda.graphs import GraphedUNet, Graphs
 from latent_diffusion.runtime.placement import choose_device, choose_dtype
@@ -121,6 +124,14 @@ class Machine:
     def _moved(self, module: nn.Module, dtype: torch.dtype) -> None:
         module.to(device=torch.device("cpu") if self.offload else self.device, dtype=dtype).eval()
         set_kernel(module, self.attention, self.device, dtype, fast=self.fast)
+
+    def noise(self, source: NoiseSource) -> NoiseSource:
+        """Return the same streams with their draws on the device, made ahead where it is a GPU."""
+        return on_device(source, self.device)
+
+    def after_encoding(self, components: Components) -> None:
+        """Give back memory that only the text encoder needs, once the prompts of a call are read."""
+        give_back(components.text_encoder)
 
     def at_work(self, unet: UNet) -> UNet:
         """Return the U-Net on the device, for as long as the caller holds it."""

@@ -24,8 +24,7 @@ from latent_diffusion.options.option import checked, recorded_values
 from latent_diffusion.options.tasks import MAX_SCALE, HiresOptions, SecondPassOptions
 from latent_diffusion.pipeline.call.settings import Settings
 from latent_diffusion.pipeline.engine.engine import Engine
-from latent_diffusion.pipeline.engine.output import Output, OutputType, check_output_type, finish
-from latent_diffusion.pipeline.engine.sampling import Sampled, decode, run_sampler
+from latent_diffusion.pipeline.engine.output import Output, OutputType, Sampled, check_output_type, decode, finish
 from latent_diffusion.pipeline.tasks.strength import late_levels
 from latent_diffusion.provenance.record import HiresRecord
 from latent_diffusion.runtime.undisturbed import undisturbed
@@ -62,22 +61,16 @@ def hires(
         engine.start(prompt, large, wider, levels=levels),
         noise=first.noise, seeds=first.seeds, variation=first.variation, initial=first.initial,
     )  # fmt: skip
-    x, on_step = first.initial_noise(), options.get("on_step")
-    drawn = run_sampler(small.build_sampler(), first.bind(), x, first.levels, first.noise, on_step)
+    on_step = options.get("on_step")
+    drawn = first.draw(first.initial_noise(), on_step)
     if drawn.stopped:
-        images = finish(first.decoder, drawn.latents, output_type)
-        return Output(images, first.seeds, first.records(drawn, (small.width, small.height)), stopped=True)
+        return first.output(drawn, output_type)
     latents = _enlarged(engine.components.autoencoder, drawn.latents, large, enlarging.upscaler)
     x = add_noise(latents, second.initial_noise(), levels[0].alpha, levels[0].sigma)
-    sampled = run_sampler(
-        large.build_sampler(), second.bind(), x, levels, second.noise, _numbered_on(on_step, drawn.steps)
-    )
+    sampled = second.draw(x, _numbered_on(on_step, drawn.steps))
     images = finish(second.decoder, sampled.latents, output_type)
-    both, task = (
-        replace(sampled, steps=drawn.steps + sampled.steps),
-        _details(large, enlarging, sampled),
-    )
-    return Output(images, first.seeds, first.records(both, (large.width, large.height), task), stopped=sampled.stopped)
+    both = replace(sampled, steps=drawn.steps + sampled.steps)
+    return first.output(both, output_type, (large.width, large.height), _details(large, enlarging, sampled), images)
 
 
 def _details(large: Settings, enlarging: Any, sampled: Sampled) -> HiresRecord:

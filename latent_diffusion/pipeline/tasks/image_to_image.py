@@ -5,8 +5,6 @@ Reference: Meng et al. 2021, arXiv:2108.01073 ("SDEdit"), algorithm 1.
 
 import hashlib
 
-import torch
-
 from latent_diffusion.data.images import ImageSource, load_image, to_tensor
 from latent_diffusion.diffusion.forward import add_noise
 from latent_diffusion.errors import warn
@@ -14,8 +12,7 @@ from latent_diffusion.options.call import Options, Texts
 from latent_diffusion.options.option import checked, recorded_values
 from latent_diffusion.options.tasks import ImageToImageOptions, RedrawingOptions
 from latent_diffusion.pipeline.engine.engine import Engine
-from latent_diffusion.pipeline.engine.output import Output, OutputType, check_output_type, finish, in_form
-from latent_diffusion.pipeline.engine.sampling import Sampled, run_sampler
+from latent_diffusion.pipeline.engine.output import Output, OutputType, Sampled, check_output_type, in_form
 from latent_diffusion.pipeline.tasks.fit import fit, size_for
 from latent_diffusion.pipeline.tasks.strength import late_levels
 from latent_diffusion.provenance.record import ImageToImageRecord
@@ -49,11 +46,10 @@ def image_to_image(
     images = to_tensor(picture)[None].to(next(autoencoder.parameters()))
     if levels:
         x = add_noise(autoencoder.to_latents(images).float(), job.initial_noise(), levels[0].alpha, levels[0].sigma)
-        sampled = run_sampler(settings.build_sampler(), job.bind(), x, levels, job.noise, options.get("on_step"))
-        made = finish(job.decoder, sampled.latents, output_type)
+        sampled, made = job.draw(x, options.get("on_step")), None
     else:
         warn("strength is 0: the picture comes back as it is")
-        sampled = Sampled(torch.empty(0), 0, False)
+        sampled = Sampled.nothing()
         # the picture itself, not `images`, which are in the autoencoder's number format
         same = autoencoder.to_latents(images).float() if output_type == "latent" else to_tensor(picture)[None]
         same = same.to(images.device).expand(len(job.seeds), -1, -1, -1)
@@ -61,4 +57,4 @@ def image_to_image(
     details = ImageToImageRecord(
         **recorded_values(RedrawingOptions, redrawing), image_sha256=digest, steps_run=sampled.steps
     )
-    return Output(made, job.seeds, job.records(sampled, (width, height), details), sampled.stopped)
+    return job.output(sampled, output_type, task=details, images=made)

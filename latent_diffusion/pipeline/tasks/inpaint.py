@@ -4,7 +4,7 @@ The sampler knows nothing of it: what is known is kept by `diffusion.known`, an 
 input channels, and the pixels outside the mask are never written.
 """
 
-import torch
+from dataclasses import replace
 
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.data.images import ImageSource
@@ -12,13 +12,11 @@ from latent_diffusion.diffusion.resample import Resampled
 from latent_diffusion.errors import ConfigError, warn
 from latent_diffusion.inpainting.canvas import Canvas
 from latent_diffusion.inpainting.repainting import Repainting
-from latent_diffusion.options.call import Options, Texts
+from latent_diffusion.options.call import Texts
 from latent_diffusion.options.option import recorded_values
 from latent_diffusion.options.tasks import InpaintOptions, RepaintingOptions
 from latent_diffusion.pipeline.engine.engine import Engine
-from latent_diffusion.pipeline.engine.job import Job
-from latent_diffusion.pipeline.engine.output import Output
-from latent_diffusion.pipeline.engine.sampling import Sampled, decode, run_sampler
+from latent_diffusion.pipeline.engine.output import Output, Sampled, decode
 from latent_diffusion.pipeline.tasks.strength import late_levels
 from latent_diffusion.provenance.record import InpaintRecord
 from latent_diffusion.runtime.undisturbed import undisturbed
@@ -42,19 +40,30 @@ def inpaint(
     """
     repainting, rest = Repainting.read(options)
     settings = engine.settings(rest)
-    _check_channels(engine.components, repainting)
-    levels = late_levels(engine.components, settings, repainting.strength, exact_steps=repainting.exact_steps)
+    parts = engine.components
+    _check_channels(parts, repainting)
+    levels = late_levels(parts, settings, repainting.strength, exact_steps=repainting.exact_steps)
     canvas = Canvas.read(image, mask_image, repainting, (settings.width, settings.height))
     job = engine.start(prompt, settings, rest, levels=levels)
     if canvas.region is None or not levels:
         why = "strength is 0" if canvas.region else "the mask has no white (128 or more, in soft mode any)"
         warn(f"nothing to repaint: {why}; the input comes back as it is")
-        sampled, images = Sampled(torch.empty(0), 0, False), [canvas.unchanged() for _ in job.seeds]
+        sampled, images = Sampled.nothing(), [canvas.unchanged() for _ in job.seeds]
     else:
-        sampled = _sample(job, canvas, rest, channels=engine.components.for_inpainting)
+        x = job.initial_noise()
+        filled = repainting.masked_content == "noise" and repainting.start != "noise"
+        filler = job.noise.draw(x.shape[1:]) if filled else None
+        known = canvas.encode(parts.autoencoder, filler, channels=parts.for_inpainting)
+        denoise = replace(job, concat=known.channels).bind()
+        if repainting.latent_blend:
+            denoise = known.kept_by(denoise, levels)
+        sampler = settings.build_sampler()
+        if repainting.resample:
+            sampler = Resampled(sampler, repainting.resample, repainting.jump_length)
+        x = known.start(repainting.start, x, levels[0])
+        sampled = job.draw(x, rest.get("on_step"), denoise=denoise, sampler=sampler)
         images = canvas.paste(decode(job.decoder, sampled.latents), len(levels) - 1)
-    details = _details(canvas, sampled, added)
-    return Output(images, job.seeds, job.records(sampled, canvas.picture.size, details), sampled.stopped)
+    return job.output(sampled, size=canvas.picture.size, task=_details(canvas, sampled, added), images=images)
 
 
 def _check_channels(components: Components, repainting: Repainting) -> None:
@@ -74,21 +83,6 @@ def _check_channels(components: Components, repainting: Repainting) -> None:
             f"latent_blend False: the U-Net of {components.name} reads {channels} channels and is told nothing of "
             "the picture; leave it out, or use an inpainting model"
         )
-
-
-def _sample(job: Job, canvas: Canvas, options: Options, *, channels: bool) -> Sampled:
-    """Draw the latents of the region in view."""
-    repainting, levels = canvas.settings, job.levels
-    x = job.initial_noise()
-    filled = repainting.masked_content == "noise" and repainting.start != "noise"
-    filler = job.noise.draw(x.shape[1:]) if filled else None
-    known = canvas.encode(job.components.autoencoder, filler, channels=channels)
-    denoise = (job if known.channels is None else job.told(known.channels)).bind()
-    if repainting.latent_blend:
-        denoise = known.kept_by(denoise, levels)
-    sampler = Resampled(job.settings.build_sampler(), repainting.resample, repainting.jump_length)
-    x = known.start(repainting.start, x, levels[0])
-    return run_sampler(sampler, denoise, x, levels, job.noise, options.get("on_step"))
 
 
 def _details(canvas: Canvas, sampled: Sampled, added: tuple[int, int, int, int] | None) -> InpaintRecord:

@@ -17,9 +17,8 @@ from latent_diffusion.options.call import Options
 from latent_diffusion.pipeline.call.seeds import Variation, noise_for
 from latent_diffusion.pipeline.call.settings import Settings
 from latent_diffusion.pipeline.engine.engine import Engine
-from latent_diffusion.pipeline.engine.output import Output, OutputType, check_output_type, finish
+from latent_diffusion.pipeline.engine.output import Output, OutputType, check_output_type
 from latent_diffusion.pipeline.engine.prompts import check_prompt
-from latent_diffusion.pipeline.engine.sampling import run_sampler
 from latent_diffusion.prompts.rewrite import read_as
 from latent_diffusion.prompts.script import read_script
 from latent_diffusion.prompts.states import Text, encode_texts
@@ -72,10 +71,7 @@ def interpolate(
             read_as=[_text(read, start, share) for start, share in zip(starts, shares)],
         ),
     )
-    x, on_step = job.initial_noise(), options.get("on_step")
-    sampled = run_sampler(settings.build_sampler(), job.bind(), x, job.levels, job.noise, on_step)
-    images = finish(job.decoder, sampled.latents, output_type)
-    return Output(images, job.seeds, job.records(sampled, (settings.width, settings.height)), sampled.stopped)
+    return job.output(job.draw(job.initial_noise(), options.get("on_step")), output_type)
 
 
 def _keys(prompt: str | Sequence[str], options: Options) -> tuple[list[str], list[int]]:

@@ -5,8 +5,7 @@ from torch import Tensor
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.options.call import Options, Texts
 from latent_diffusion.pipeline.engine.engine import Engine
-from latent_diffusion.pipeline.engine.output import Output, OutputType, check_output_type, finish
-from latent_diffusion.pipeline.engine.sampling import run_sampler
+from latent_diffusion.pipeline.engine.output import Output, OutputType, check_output_type
 from latent_diffusion.runtime.undisturbed import undisturbed
 
 __all__ = ["text_to_image"]
@@ -23,10 +22,8 @@ def text_to_image(
         options = _with_size_of(latents, options, engine.components.autoencoder.factor)
     settings = engine.settings(options)
     job = engine.start(prompt, settings, options, initial="seed" if latents is None else "latents")
-    x = job.initial_noise(latents)
-    sampled = run_sampler(settings.build_sampler(), job.bind(), x, job.levels, job.noise, options.get("on_step"))
-    images = finish(job.decoder, sampled.latents, output_type)
-    return Output(images, job.seeds, job.records(sampled, (settings.width, settings.height)), sampled.stopped)
+    sampled = job.draw(job.initial_noise(latents), options.get("on_step"))
+    return job.output(sampled, output_type)
 
 
 def _with_size_of(latents: Tensor, options: Options, factor: int) -> Options:
