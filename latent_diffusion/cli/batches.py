@@ -3,8 +3,10 @@
 A picture depends on its own seed alone, so it is the same in any batch.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latent_diffusion.cli.arguments import given_of
@@ -16,35 +18,50 @@ if TYPE_CHECKING:
     from latent_diffusion.diffusion.level import Step
     from latent_diffusion.pipeline.pipeline import LatentDiffusionPipeline, Output
 
-__all__ = ["draw_pictures", "steps_run"]
+__all__ = ["batches", "steps_run"]
 
 MOST_STEPS = 10**6  # that the bar counts; the pipeline refuses far fewer
 
 
-def draw_pictures(
+@dataclass(frozen=True)
+class Batch:
+    """Pictures that are drawn together, for the command to draw and write."""
+
+    pipe: "LatentDiffusionPipeline"
+    prompts: Sequence[str]  # one a picture
+    options: Mapping[str, Any]  # of the pipeline's drawing methods
+    files: list[Path]  # one a picture
+    named: bool  # whether the caller chose the file's name
+
+    def write(self, out: "Output") -> None:
+        """Write what was drawn and print its paths."""
+        from latent_diffusion.cli.picture_files import write_pictures
+
+        write_pictures(out, self.files, named=self.named)
+
+
+def batches(
     given: Mapping[str, Any],
     prompts: Sequence[str],
     *,
     label: str,
-    method: "Callable[[LatentDiffusionPipeline], Callable[..., Output]]",
     steps: Callable[[int], int] = lambda steps: steps,
     keeps_pixels: bool = False,
     area: float = 1.0,
-) -> None:
-    """Load the model, draw every picture, write it and print its path.
+) -> "Iterator[Batch]":
+    """Load the model and yield the pictures to draw, a bar moving while each batch is drawn.
 
     Args:
         given: the options of the command line by name, see `CommandOptions`, `Options` and `LoadOptions`.
         prompts: each is drawn `num_images` times.
         label: text of the progress bar.
-        method: from the pipeline to its drawing method, with the arguments bound that are none of `Options`.
         steps: from the steps asked for to those run.
         keeps_pixels: whether pixels of an input are promised to stay, which a lossy file ends.
         area: how many times the pixels of height times width are drawn at once.
     """
     from latent_diffusion.cli.live_preview import check_preview
     from latent_diffusion.cli.output import names_a_file, plan_files
-    from latent_diffusion.cli.picture_files import seed_or_draw, warn_if_lossy, write_pictures
+    from latent_diffusion.cli.picture_files import seed_or_draw, warn_if_lossy
     from latent_diffusion.cli.progress import progress
 
     texts = [prompt for prompt in prompts for _ in range(given["num_images"])]
@@ -57,7 +74,7 @@ def draw_pictures(
     options = given_of(Options, given)
     checked(Options).read(options)  # before the model is loaded
     pipe, refiner = _pipelines(given)
-    draw, at_once = method(pipe), given["batch_size"] or _fitting(pipe, options, area)
+    at_once = given["batch_size"] or _fitting(pipe, options, area)
     run = steps(options.get("num_inference_steps") or pipe.defaults.num_inference_steps)
     with ExitStack() as stack:
         show = _preview(pipe, given, stack)
@@ -65,9 +82,9 @@ def draw_pictures(
             some = slice(first, first + at_once)
             of = f" {first + 1}-{min(first + at_once, len(texts))} of {len(texts)}" if at_once < len(texts) else ""
             with progress(label + of, run) as move:
+                own = {"refiner": refiner, "on_step": _both(move, show)}
                 seeds = _seeds(options, seed, first, len(texts[some]))
-                out = draw(texts[some], **(options | seeds), refiner=refiner, on_step=_both(move, show))
-            write_pictures(out, files[some], named=names_a_file(given["output"]))
+                yield Batch(pipe, texts[some], options | seeds | own, files[some], names_a_file(given["output"]))
 
 
 def steps_run(steps: int, strength: float, *, exact: bool = False, resample: int = 0) -> int:

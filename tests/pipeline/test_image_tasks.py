@@ -75,7 +75,7 @@ def test_steps_that_are_run(tiny_pipeline, photo, strength, exact, run):
         ({"strength": 1.1}, "strength 1.1"),
         ({"strength": float("nan")}, "strength nan"),
         ({"strength": "high"}, "strength 'high'"),
-        ({"strength": 0.1}, "less than one step; use at least 0.333"),
+        ({"strength": 0.1}, "less than one step; use at least 0.334"),
         ({"strength": 0.002, "exact_steps": True}, "exact_steps: 3 steps at strength 0.002 are the end of 1500"),
         ({"strength": 0.0001, "exact_steps": True}, "less than one step"),
         ({"resize_mode": "crap"}, r"unknown resize_mode 'crap'.*did you mean 'crop'"),

@@ -1,6 +1,5 @@
 """`latent-diffusion generate`: pictures from text."""
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,7 +43,7 @@ def generate(
 
     `latent-diffusion generate --prompts-file prompts.txt --model runs/my-model --steps 50`
     """
-    from latent_diffusion.cli.batches import draw_pictures, steps_run
+    from latent_diffusion.cli.batches import batches, steps_run
     from latent_diffusion.cli.picture_files import read_prompts_file
     from latent_diffusion.errors import ConfigError
 
@@ -60,14 +59,16 @@ def generate(
     if "scale" not in second:
         if second:
             raise ConfigError(f"--{next(iter(second)).replace('_', '-')} belongs to the second pass; give --hires too")
-        draw_pictures(given, prompts, label="Drawing", method=lambda pipe: pipe)
+        for batch in batches(given, prompts, label="Drawing"):
+            batch.write(batch.pipe(batch.prompts, **batch.options))
         return
     enlarging, _ = checked(SecondPassOptions).read(second)
-    draw_pictures(
+    drawn = batches(
         given,
         prompts,
         label="Drawing",
-        method=lambda pipe: partial(pipe.hires, **second),
         steps=lambda steps: steps + steps_run(enlarging.hires_steps or steps, enlarging.hires_strength),
         area=enlarging.scale * enlarging.scale,
     )
+    for batch in drawn:
+        batch.write(batch.pipe.hires(batch.prompts, **second, **batch.options))

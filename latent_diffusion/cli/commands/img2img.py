@@ -1,6 +1,5 @@
 """`latent-diffusion img2img`: redraw a picture with a prompt."""
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,15 +33,16 @@ def img2img(
 
     `latent-diffusion img2img "a 3d render of a green apple" --image apple.png --strength 0.6`
     """
-    from latent_diffusion.cli.batches import draw_pictures, steps_run
+    from latent_diffusion.cli.batches import batches, steps_run
     from latent_diffusion.cli.picture_files import check_pictures
 
     check_pictures({"--image": image})
     own = given_of(RedrawingOptions, given)
-    draw_pictures(
+    drawn = batches(
         given,
         [prompt],
         label="Redrawing",
-        method=lambda pipe: partial(pipe.image_to_image, image=image, **own),
         steps=lambda steps: steps_run(steps, given["strength"], exact=given["exact_steps"]),
     )
+    for batch in drawn:
+        batch.write(batch.pipe.image_to_image(batch.prompts, image=image, **own, **batch.options))

@@ -1,6 +1,5 @@
 """`latent-diffusion inpaint`: repaint a part of a picture."""
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,16 +44,17 @@ def inpaint(
 
     `latent-diffusion inpaint "a hat" -i portrait.jpg --mask head.png --masked-content fill --strength 0.8`
     """
-    from latent_diffusion.cli.batches import draw_pictures, steps_run
+    from latent_diffusion.cli.batches import batches, steps_run
     from latent_diffusion.cli.picture_files import check_pictures
 
     check_pictures({"--image": image, "--mask": mask})
     own = given_of(RepaintingOptions, given)
-    draw_pictures(
+    drawn = batches(
         given,
         [prompt],
         label="Repainting",
-        method=lambda pipe: partial(pipe.inpaint, image=image, mask_image=mask, **own),
         steps=lambda steps: steps_run(steps, given["strength"], exact=given["exact_steps"], resample=given["resample"]),
         keeps_pixels=True,
     )
+    for batch in drawn:
+        batch.write(batch.pipe.inpaint(batch.prompts, image=image, mask_image=mask, **own, **batch.options))

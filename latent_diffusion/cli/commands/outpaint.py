@@ -1,6 +1,5 @@
 """`latent-diffusion outpaint`: draw beyond the edges of a picture."""
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,16 +36,17 @@ def outpaint(
 
     `latent-diffusion outpaint "a wide landscape" -i hill.jpg --left 128 --right 128 --resample 4`
     """
-    from latent_diffusion.cli.batches import draw_pictures, steps_run
+    from latent_diffusion.cli.batches import batches, steps_run
     from latent_diffusion.cli.picture_files import check_pictures
 
     check_pictures({"--image": image})
     own = given_of(EdgeOptions, given) | given_of(RepaintingOptions, given)
-    draw_pictures(
+    drawn = batches(
         given,
         [prompt],
         label="Outpainting",
-        method=lambda pipe: partial(pipe.outpaint, image=image, **own),
         steps=lambda steps: steps_run(steps, given["strength"], exact=given["exact_steps"], resample=given["resample"]),
         keeps_pixels=True,
     )
+    for batch in drawn:
+        batch.write(batch.pipe.outpaint(batch.prompts, image=image, **own, **batch.options))
