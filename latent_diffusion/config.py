@@ -98,7 +98,7 @@ class RunConfig(Section):
     steps: int = Field(ge=1)  # updates in all
     batch_size: int = Field(ge=1)  # pictures per update, over all processes and micro-batches
     accumulation: int = Field(default=1, ge=1)  # micro-batches per update
-    precision: Literal["float32", "bfloat16", "float64"] = "float32"  # bfloat16: autocast over float32 weights
+    precision: Literal["auto", "float32", "bfloat16", "float64"] = "float32"  # bfloat16: autocast over float32 weights
     optimizer: OptimizerConfig = OptimizerConfig()
     warmup: int = Field(default=0, ge=0)  # updates
     decay: Literal["constant", "cosine", "linear"] = "constant"  # of the learning rate after the warm-up, to zero

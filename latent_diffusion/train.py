@@ -1,5 +1,6 @@
 """The command `accelerate launch -m latent_diffusion.train CONFIG [key=value ...]`; `training/run.py` runs it."""
 
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -31,8 +32,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         code, line = describe(error, out_of_memory=LESS_MEMORY)
-        print(f"error: {' '.join(line.split())}", file=sys.stderr)
+        if "RANK" not in os.environ or _first_to_report(error):
+            print(f"error: {' '.join(line.split())}", file=sys.stderr)
         return code
+
+
+def _first_to_report(error: Exception) -> bool:
+    from latent_diffusion.training.launch import first_to_report  # imports torch
+
+    return first_to_report(error)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """From the name a user gives to the place of a model: a bundled name, or the path of a folder or a file."""
 
 import os
+import re
 from pathlib import Path
 
 from latent_diffusion.checkpoint.files.atomic import moved_aside
@@ -12,6 +13,7 @@ __all__ = ["bundled_models", "locate_model"]
 
 BUNDLED = Path(__file__).parent.parent / "bundled"
 INDEX = "model_index.json"
+_HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(?<!\.safetensors)(?<!\.ckpt)")
 
 
 def bundled_models() -> list[str]:
@@ -38,7 +40,10 @@ def locate_model(name: str | os.PathLike[str]) -> Path:
             raise CheckpointError(
                 f"no model {str(name)!r}: it was being replaced; rename {str(older)!r} to have it back"
             )
-        raise CheckpointError(f"no model {str(name)!r}: there is no such file or folder, and the {known}")
+        advice = ""
+        if _HUB.fullmatch(str(name)):
+            advice = f"; nothing is downloaded: get a repository of the Hub by `hf download {name} --local-dir FOLDER`"
+        raise CheckpointError(f"no model {str(name)!r}: there is no such file or folder, and the {known}{advice}")
     if folder.is_file():
         return folder
     if not (folder / INDEX).is_file():

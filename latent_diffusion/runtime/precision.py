@@ -1,5 +1,7 @@
 """The number formats of training and their memory layout: of weights, of the forward pass, of states kept for it."""
 
+import os
+import platform
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -7,7 +9,7 @@ from torch import nn
 
 from latent_diffusion.errors import ConfigError
 
-__all__ = ["autocast", "place", "state_dtype", "weight_dtype"]
+__all__ = ["autocast", "bfloat16_is_fast", "place", "state_dtype", "weight_dtype"]
 
 
 def weight_dtype(precision: str) -> torch.dtype:
@@ -16,6 +18,24 @@ def weight_dtype(precision: str) -> torch.dtype:
     bfloat16 trains float32 weights under autocast: bfloat16 weights lose updates smaller than 1/256 of themselves.
     """
     return torch.float64 if precision == "float64" else torch.float32
+
+
+_WITHOUT_BFLOAT16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"}
+"""Values of ONEDNN_MAX_CPU_ISA under which oneDNN emulates bfloat16."""
+
+
+def bfloat16_is_fast(device: torch.device) -> bool:
+    """Return whether `device` has bfloat16 arithmetic; nothing is timed, so equal machines answer equally.
+
+    Without it a CPU emulates bfloat16: a U-Net of 18 M weights trained 12 times slower than in float32 on AVX2.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu" or os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in _WITHOUT_BFLOAT16:
+        return False
+    if platform.machine().lower() in ("arm64", "aarch64"):
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager:

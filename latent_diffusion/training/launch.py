@@ -1,29 +1,123 @@
-"""The processes of a run, as `accelerate launch` or torchrun started them."""
+"""The processes of a run, as `accelerate launch` or torchrun started them, and what the launcher was asked besides."""
 
+import logging
+import os
+import sys
 from datetime import timedelta
+from itertools import pairwise
 
+import psutil
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, gather_object
+from torch.distributed import TCPStore
 
+from latent_diffusion.config import RunConfig
 from latent_diffusion.errors import ConfigError
+from latent_diffusion.runtime.precision import bfloat16_is_fast
+from latent_diffusion.training.training_state import TrainingState
 
-__all__ = ["build_accelerator"]
+__all__ = ["build_accelerator", "choose_precision", "first_to_report", "warn_of_launcher_options"]
+
+logger = logging.getLogger(__name__)
+
+_WAYS = "one process, several CPU processes, or several GPUs (one process each, DistributedDataParallel)"
+_OTHER_WAYS = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism config",
+}
+_TWO_ON_CPU = "ACCELERATE_USE_CPU=true torchrun --nproc_per_node {count} -m latent_diffusion.train ..."
 
 
 def build_accelerator() -> Accelerator:
     """Return accelerate's view of the processes; it gets neither the loader nor the curve, and no autocast.
 
     Raises:
-        ConfigError: launched for a way of sharing work that the trainer does not know.
+        ConfigError: launched for a way of sharing work that the trainer does not support, or several processes were
+            started of which each would train alone.
     """
+    for variable, name in _OTHER_WAYS.items():
+        if os.environ.get(variable, "").lower() in ("1", "true", "yes"):
+            raise ConfigError(f"launched for {name}, which this trainer does not support; launch {_WAYS}")
     accelerator = Accelerator(
         mixed_precision="no",
         kwargs_handlers=[
-            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True),
             InitProcessGroupKwargs(timeout=timedelta(minutes=30)),
         ],
     )
     kind = accelerator.distributed_type.name
     if kind not in ("NO", "MULTI_CPU", "MULTI_GPU"):
-        raise ConfigError(f"launched for {kind}; this trainer knows one process, several CPU processes, several GPUs")
+        raise ConfigError(f"launched for {kind}, which this trainer does not support; launch {_WAYS}")
+    started = int(os.environ.get("WORLD_SIZE") or 1)
+    if started > accelerator.num_processes:
+        raise ConfigError(
+            f"{started} processes were launched, but without a GPU accelerate takes each for a run of its own; set "
+            f"ACCELERATE_USE_CPU=true to train with {started} CPU processes, or launch one process"
+        )
     return accelerator
+
+
+def choose_precision(run: RunConfig, state: TrainingState | None, accelerator: Accelerator) -> RunConfig:
+    """Return the run with `precision: auto` replaced: by the checkpoint's, else by what all processes are fast in."""
+    device = accelerator.device
+    if run.precision != "auto":
+        if run.precision == "bfloat16" and not bfloat16_is_fast(device):
+            logger.warning("precision: %s has no bfloat16 arithmetic and emulates it slowly; use auto", device)
+        return run
+    if state is not None:
+        chosen, reason = str(state.values["config"]["precision"]), f"as {state.folder} was trained"
+    elif all(gather_object([bfloat16_is_fast(device)])):
+        chosen, reason = "bfloat16", f"{device} computes in it"
+    else:
+        chosen, reason = "float32", f"{device} has no bfloat16 arithmetic"
+    logger.info("precision: %s, since %s", chosen, reason)
+    return RunConfig.model_validate({**run.model_dump(), "precision": chosen})
+
+
+def warn_of_launcher_options(run: RunConfig, accelerator: Accelerator) -> None:
+    """Name each option of `accelerate launch` that the run's own configuration decides in its place."""
+    given = _launcher_options()
+    mixed = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if mixed not in ("no", {"bfloat16": "bf16"}.get(run.precision)):
+        logger.warning("--mixed_precision %s has no effect: the run has precision=%s", mixed, run.precision)
+    steps = given.get("gradient_accumulation_steps", "1")
+    if steps not in ("1", str(run.accumulation)):
+        logger.warning(
+            "--gradient_accumulation_steps %s has no effect: the run has accumulation=%d", steps, run.accumulation
+        )
+    count, running = given.get("num_processes", "1"), accelerator.num_processes
+    if count.isdecimal() and int(count) > running:
+        advice = _TWO_ON_CPU.format(count=count)
+        logger.warning("--num_processes %s, but accelerate launched %d; on CPUs use %s", count, running, advice)
+    backend = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower()
+    if backend != "no":
+        logger.warning("dynamo_backend %s of the launcher has no effect: networks are not compiled", backend)
+
+
+def first_to_report(error: Exception) -> bool:
+    """Return whether no other process of this launch has reported an error of this kind; True without torchrun."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return True
+    try:
+        place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = TCPStore(*place, is_master=False, timeout=timedelta(seconds=5))
+        restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        return store.add(f"latent_diffusion/{restart}/{type(error).__name__}", 1) == 1
+    except (KeyError, ValueError, RuntimeError):  # the store is gone with its process
+        return True
+
+
+def _launcher_options() -> dict[str, str]:
+    """Return the `--name value` options of the `accelerate launch` that started this process; {} without one."""
+    if "ACCELERATE_MIXED_PRECISION" not in os.environ:
+        return {}
+    try:
+        words = psutil.Process(os.getppid()).cmdline()
+    except psutil.Error:
+        return {}
+    if sys.argv[1:] and words[-len(sys.argv[1:]) :] == sys.argv[1:]:  # the run's own arguments
+        words = words[: -len(sys.argv[1:])]
+    pairs = " ".join(words).replace("=", " ").split()
+    return {name[2:].replace("-", "_"): value for name, value in pairwise(pairs) if name.startswith("--")}

@@ -57,6 +57,7 @@ class RunLog:
         self._clock, self._timed = time.perf_counter(), 0  # start of the interval, updates in it,
         self._seconds: dict[str, float] = {}  # and where their time went
         self._file = self._board = self._bar = self._task = None
+        self._alive = False  # whether a line has shown that updates are made
 
     def start(self, done: int) -> None:
         """Open the files, dropping lines that were written after update `done` by a run that was killed later."""
@@ -97,6 +98,8 @@ class RunLog:
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, now=_short(figures, speed, left))
         if done % self._run.log_every and done != self._run.steps:
+            if self._bar is None and not self._alive:
+                self._print(done, figures, speed, left)
             return
         means = {name: total / self._count for name, total in self._sums.items()}
         rate = learning_rate(done - 1, self._run)
@@ -104,11 +107,13 @@ class RunLog:
         shares = {f"time/{name}": round(spent / max(seconds, 1e-9), 4) for name, spent in self._seconds.items()}
         self._write(done, means, more | shares)
         if self._bar is None:
-            console.print(
-                f"step {done}/{self._run.steps}  {_short(means, speed, left)}", highlight=False, soft_wrap=True
-            )
+            self._print(done, means, speed, left)
         self._sums, self._count = {}, 0
         self._start_interval()
+
+    def _print(self, done: int, figures: Mapping[str, float], speed: float, left: float) -> None:
+        console.print(f"step {done}/{self._run.steps}  {_short(figures, speed, left)}", highlight=False, soft_wrap=True)
+        self._alive = True
 
     def held_out(self, done: int, figures: Mapping[str, float]) -> None:
         """Write figures of held-out pictures after `done` updates, as a line of their own."""

@@ -24,11 +24,19 @@ from latent_diffusion.runtime.cpu.allocator import keep_large_blocks
 from latent_diffusion.runtime.cpu.threads import choose_threads, set_threads
 from latent_diffusion.runtime.cpu.training_kernels import TrainingKernels, choose_kernels, works
 from latent_diffusion.training.audit import Audit
-from latent_diffusion.training.launch import build_accelerator
+from latent_diffusion.training.launch import build_accelerator, choose_precision, warn_of_launcher_options
 from latent_diffusion.training.log import RunLog, start_logging
 from latent_diffusion.training.objective import Objective
 from latent_diffusion.training.run_folder import RunFolder
-from latent_diffusion.training.saving import Saver, averaged, describe_run, refuse_drift, restore, state_bytes
+from latent_diffusion.training.saving import (
+    Saver,
+    averaged,
+    describe_run,
+    refuse_drift,
+    restore,
+    shareable,
+    state_bytes,
+)
 from latent_diffusion.training.signals import StopSignals
 from latent_diffusion.training.trainer import Trainer
 from latent_diffusion.training.training_state import TrainingState, newest_state, set_aside_newer
@@ -75,6 +83,8 @@ def _run(
 ) -> int:
     """Build, continue from `state`, train and export."""
     first = accelerator.is_main_process
+    run = choose_precision(run, state, accelerator)
+    warn_of_launcher_options(run, accelerator)
     threads = _choose_threads(run, state, accelerator)
     kernels = _choose_kernels(run, state, accelerator)
     torch.manual_seed(run.seed)
@@ -122,7 +132,7 @@ def _export(trainer: Trainer, folder: RunFolder, described: dict[str, Any]) -> N
     temporary.mkdir()
     with averaged(trainer):
         trainer.objective.export(temporary, averaged=trainer.ema is not None)
-    write_json(temporary / "training.json", {"step": trainer.done, "averaged": trainer.ema is not None, **described})
+    write_json(temporary / "training.json", shareable(trainer, described))
     publish(temporary, folder.model)
     logger.info("finished: the model is in %s", folder.model)
 

@@ -1,9 +1,11 @@
 """What of a trainer goes into a checkpoint and comes back, when it is saved, and whether a run may continue from it."""
 
+import json
 import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,7 +22,7 @@ from latent_diffusion.version import VERSION
 if TYPE_CHECKING:
     from latent_diffusion.training.trainer import Trainer
 
-__all__ = ["Saver", "averaged", "collect", "describe_run", "refuse_drift", "restore", "state_bytes"]
+__all__ = ["Saver", "averaged", "collect", "describe_run", "refuse_drift", "restore", "shareable", "state_bytes"]
 
 logger = logging.getLogger(__name__)
 
@@ -168,6 +170,18 @@ def describe_run(
     }
 
 
+def shareable(trainer: "Trainer", described: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a model's folder records of its run: `describe_run` without names of folders of this machine."""
+    values = json.loads(json.dumps(described))
+    config = values["config"]
+    config.pop("output")
+    for place in (config["data"], config["objective"], config["objective"].get("parts") or {}):
+        for key, value in place.items():
+            if key in ("path", "init", "vae", "text_encoder") and isinstance(value, str):
+                place[key] = Path(value).name
+    return {"step": trainer.done, "averaged": trainer.ema is not None, **values}
+
+
 def refuse_drift(state: TrainingState, described: Mapping[str, Any], run: RunConfig) -> None:
     """Refuse to continue a checkpoint as another run: `key: saved -> now` for each difference that matters.
 
@@ -186,7 +200,7 @@ def refuse_drift(state: TrainingState, described: Mapping[str, Any], run: RunCon
         before[place] = digest  # where a path has a digest, the digest counts: data may be moved
         now[place] = digests.get(place, "absent")  # what the checkpoint has no digest of is compared as a path
     lines = [
-        f"{key}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}"
+        _difference(key, before.get(key, "absent"), now.get(key, "absent"), key in state.values["fingerprint"])
         for key in sorted({*before, *now})
         if before.get(key) != now.get(key)
     ]
@@ -199,6 +213,14 @@ def refuse_drift(state: TrainingState, described: Mapping[str, Any], run: RunCon
         f"{state.folder} was made by another configuration: {'; '.join(lines)}. Put it back, choose another output, "
         f"or set allow_drift=true to continue all the same"
     )
+
+
+def _difference(key: str, before: Any, now: Any, content: bool) -> str:
+    """Return one difference in words; of `content` there are only digests, which mean nothing to a reader."""
+    if content and "absent" not in (before, now):
+        what = "a picture, a caption or the choice of pictures" if key == "data.path" else "its content"
+        return f"{key}: {what} is not what it was"
+    return f"{key}: {before} -> {now}"
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -39,7 +39,7 @@ def test_a_terminal_gets_a_bar_with_loss_speed_and_time_left(run, tmp_path, monk
 
 def test_a_file_gets_plain_lines(run, tmp_path, monkeypatch):
     screen = watch(run, tmp_path, monkeypatch, terminal=False)
-    assert [line.split()[1] for line in screen.splitlines()] == ["10/40", "20/40"]
+    assert [line.split()[1] for line in screen.splitlines()] == ["1/40", "10/40", "20/40"]
     assert "net/loss 5.5" in screen  # the mean of updates 1 to 10
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [(line["step"], line["samples"], line["net/loss"]) for line in lines] == [(10, 80, 5.5), (20, 160, 15.5)]

@@ -92,6 +92,7 @@ class UNetObjective(Objective):
         parts.text_encoder.to(accelerator.device)
         latents = Latents(parts.autoencoder, self.data, self.run.seed)
         assert isinstance(parts.text_encoder, TextEncoder), "models with two are refused before"
+        logger.info("encoding %d pictures and their captions", len(self.data))
         latents.fill(settings.latent_cache_bytes)
         if any(name.startswith("text_encoder") for name in self.player.trained):
             parts.text_encoder.to(dtype)
