@@ -1,6 +1,7 @@
 """A tiny model with random weights, built once a session: every part is real, only small."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,30 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
 
 CAPTIONS = ("a 3d render of a red apple", "a flat icon of a cat", "a black and white drawing of the sun", "a blue car")
+
+
+_reached: list[str] = []
+"""Hosts outside this machine that the running test tried to reach."""
+
+
+def _watch(event: str, arguments: tuple) -> None:
+    if event in ("socket.connect", "socket.sendto", "socket.getaddrinfo"):
+        address = arguments[0] if event == "socket.getaddrinfo" else arguments[1]
+        host = address[0] if isinstance(address, tuple) else address
+        local = not host or str(host).startswith(("127.", "::1", "/", "\0")) or host in ("localhost", "0.0.0.0", "::")
+        if not local and isinstance(address, tuple | str):
+            _reached.append(f"{event} {host}")
+
+
+sys.addaudithook(_watch)
+
+
+@pytest.fixture(autouse=True)
+def no_network():
+    """Fail a test whose process reached for another machine, whatever came of it."""
+    _reached.clear()
+    yield
+    assert not _reached
 
 
 @pytest.fixture

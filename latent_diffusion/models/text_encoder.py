@@ -67,6 +67,9 @@ class TextEncoder(nn.Module):
         config, tokenizer = self.config, self.tokenizer
         if len(tokenizer) > config.vocab_size:
             raise ConfigError(f"the tokenizer has {len(tokenizer)} ids, the text model only {config.vocab_size} rows")
+        largest = max(tokenizer.get_vocab().values(), default=0)
+        if largest >= config.vocab_size:
+            raise ConfigError(f"the tokenizer's largest id is {largest}, the text model has {config.vocab_size} rows")
         # Configs written before transformers 4.31 carry eos 2 whatever the vocabulary; the model then pools at the
         # largest id instead, which is the end token.
         if config.eos_token_id not in (2, tokenizer.eos_token_id):

@@ -15,6 +15,7 @@ from torch import Tensor
 from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.data.folder import ImageFolder
 from latent_diffusion.data.loader import Batch
+from latent_diffusion.errors import DataError
 from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.models.text_encoder import TextEncoder
 from latent_diffusion.randomness import normal
@@ -57,7 +58,22 @@ class Latents:
                 pixels = pixels.flip(-1) if flip else pixels
                 mean, std = self._encode(pixels.to(like.device, like.dtype) / 127.5 - 1)
                 kept[flip, start : start + CHUNK] = torch.stack([mean, std], dim=1).cpu()
+        self._check_finite(kept)
         self._kept = kept
+
+    def _check_finite(self, kept: Tensor) -> None:
+        """Refuse latents that would end the run at the same step every time.
+
+        Raises:
+            DataError: naming the pictures.
+        """
+        bad = (~kept.isfinite()).flatten(2).any(2).any(0).nonzero().flatten().tolist()
+        if bad:
+            names = ", ".join(repr(self._data.rows[row]["file_name"]) for row in bad[:10])
+            raise DataError(
+                f"the autoencoder makes NaN or infinity of {len(bad)} of {len(self._data)} pictures: {names}"
+                f"{', ...' if len(bad) > 10 else ''}; leave them out, or set precision=float32"
+            )
 
     def _encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(images.device.type, enabled=False):

@@ -195,7 +195,7 @@ def _prune(root: Path, keep: int) -> None:
 
 def _cannot_write(target: Path, fault: Exception, needed: int) -> ResourceError:
     # `write_tensors` has put the disk's own error into words; it stands behind its ResourceError
-    cause = fault.__context__ if isinstance(fault, ResourceError) else fault
+    cause = fault.__cause__ if isinstance(fault, ResourceError) else fault
     reason = getattr(cause, "strerror", None) or str(fault)
     try:
         free = f"{shutil.disk_usage(target.parent).free / 2**20:.0f} MiB free"

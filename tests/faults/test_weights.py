@@ -7,15 +7,21 @@ tests/training/test_training_state.py. W17 W20: test_training_state.py, test_tex
 test_single_file.py and here. W19: tests/training/test_processes.py.
 """
 
+import contextlib
+import errno
 import json
 import os
+import pickle
 import re
+import resource
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
+from latent_diffusion import LatentDiffusionPipeline
 from latent_diffusion.checkpoint.files.safetensors_file import open_tensors, read_tensors, write_tensors
 from latent_diffusion.checkpoint.files.weights import Weights, fill
 from latent_diffusion.checkpoint.folder.diffusers_folder import load_folder, load_unet, save_folder
@@ -23,7 +29,8 @@ from latent_diffusion.checkpoint.load import load_model
 from latent_diffusion.checkpoint.prompt_forms import PromptForms, write_prompt_forms
 from latent_diffusion.checkpoint.single.single_file import load_single_file, save_single_file
 from latent_diffusion.cli.main import main
-from latent_diffusion.errors import CheckpointError, ResourceError
+from latent_diffusion.errors import CheckpointError, LatentDiffusionWarning, ResourceError
+from latent_diffusion.training.training_state import _cannot_write
 
 NAME = "diffusion_pytorch_model.safetensors"
 
@@ -175,6 +182,57 @@ def test_w16_a_full_disk_keeps_the_old_single_file(call, tiny_family, tmp_path, 
     assert (tmp_path / "a.safetensors").read_bytes() == old and len(list(tmp_path.iterdir())) == 1
 
 
+@contextlib.contextmanager
+def room_for(count):
+    """Let no file of this process grow beyond `count` bytes: the system refuses the write itself."""
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (count, old[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+
+
+def test_w16_the_systems_own_error_comes_through_the_weights_library(tmp_path):
+    tensors = {"a": torch.zeros(10_000)}
+    write_tensors(tmp_path / "a.safetensors", tensors)
+    old = (tmp_path / "a.safetensors").read_bytes()
+    words = r"File too large \(40000 bytes needed, .* free\)"
+    with room_for(20_000), pytest.raises(ResourceError, match=words) as caught:
+        write_tensors(tmp_path / "a.safetensors", tensors)
+    assert caught.value.__cause__.errno == errno.EFBIG and caught.value.exit_code == 6
+    assert (tmp_path / "a.safetensors").read_bytes() == old and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS])
+def test_w16_the_advice_is_that_of_the_error(tmp_path, monkeypatch, number):
+    def fails(*_):
+        raise SafetensorError(f"Error while serializing: I/O error: {os.strerror(number)} (os error {number})")
+
+    monkeypatch.setattr("latent_diffusion.checkpoint.files.safetensors_file.save_file", fails)
+    advice = "free some space" if number in (errno.ENOSPC, errno.EDQUOT) else "make the folder writable"
+    with pytest.raises(ResourceError, match=rf"{os.strerror(number)} \(.*\); {advice}, or choose another place"):
+        write_tensors(tmp_path / "a.safetensors", {"a": torch.zeros(3)})
+    with pytest.raises(ResourceError, match=rf"{os.strerror(number)}.*earlier checkpoints are untouched; {advice}"):
+        raise _cannot_write(tmp_path / "step-1", _caught(tmp_path), 100)
+
+
+def _caught(folder) -> Exception:
+    try:
+        write_tensors(folder / "a.safetensors", {"a": torch.zeros(3)})
+    except ResourceError as error:
+        return error
+    raise AssertionError("written")
+
+
+@pytest.mark.parametrize("command", ["folder", "m.safetensors"])
+def test_w16_convert_without_room_ends_with_6_and_leaves_nothing(tiny_folder, tmp_path, capsys, command):
+    with room_for(50_000):
+        assert main(["convert", str(tiny_folder), str(tmp_path / command)]) == 6
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "bytes needed" in told and not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_w18_round_trips_in_half_precision_and_shards(dtype, tiny_family, tmp_path):
     first = load_folder(tiny_family("sd1"))
@@ -227,6 +285,62 @@ def test_a_text_file_of_any_size_is_not_read(model, monkeypatch):
     monkeypatch.setattr("latent_diffusion.checkpoint.files.text_file.MAX_BYTES", 1000)
     with pytest.raises(CheckpointError, match=r"bytes, but at most 1000 are read"):
         load_folder(model)
+
+
+def edited_vocabulary(model, change):
+    """Change the vocabulary of a model on disk."""
+    (model / "tokenizer" / "tokenizer.json").unlink()
+    file = model / "tokenizer" / "vocab.json"
+    values = json.loads(file.read_text())
+    change(values)
+    file.write_text(json.dumps(values))
+
+
+def test_w20_a_vocabulary_that_has_ids_beyond_the_embedding(model, capsys):
+    edited_vocabulary(model, lambda values: values.update({next(iter(values)): 50_000}))
+    with pytest.raises(CheckpointError, match=r"do not belong together: the tokenizer's largest id is 50000, .* rows"):
+        load_folder(model)
+    assert main(["generate", "a cat", "--model", str(model)]) == 4
+    assert "a bug of ours" not in capsys.readouterr().err
+
+
+def test_w20_a_vocabulary_larger_than_the_embedding(model):
+    edited_vocabulary(model, lambda values: values.update({f"new{k}": len(values) + k for k in range(3)}))
+    with pytest.raises(CheckpointError, match=r"the tokenizer has \d+ ids, the text model only \d+ rows"):
+        load_folder(model)
+
+
+def test_w20_two_symbols_with_one_id(model):
+    edited_vocabulary(model, lambda values: values.update({list(values)[5]: 6}))
+    with pytest.raises(CheckpointError, match=r"tokenizer: its vocabulary has the id 6 twice, for ."):
+        load_folder(model)
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
+def test_w04_a_refusal_passes_on_no_advice_to_allow_it(tmp_path, protocol):
+    for number, content in enumerate(({"a": os.system}, {"a": print}, {"a": Path("x")}, {"state_dict": range(3)})):
+        file = tmp_path / f"{number}.ckpt"
+        file.write_bytes(pickle.dumps(content, protocol))
+        with pytest.raises(CheckpointError) as caught:
+            load_model(file, None)
+        told = str(caught.value)
+        assert not any(word in told for word in ("Please", "safe_glob", "weights_only", "allowlist")), told
+        assert "\n" not in told and str(file) in told and not told.endswith(("operand", "`", ","))
+
+
+def test_g13_a_decoder_that_overflows_in_half_precision_draws_in_single(tiny_folder):
+    """Activations beyond 65504 in a decoder whose weights all fit: never a black picture."""
+    parts = load_folder(tiny_folder)
+    with torch.no_grad():
+        parts.autoencoder.decoder.conv_in.weight.mul_(2e4)
+        parts.autoencoder.decoder.conv_in.bias.mul_(2e4)
+    assert all(p.abs().max() < 65504 for p in parts.autoencoder.parameters())
+    options = {"num_inference_steps": 2, "seed": 1, "output_type": "pt"}
+    wanted = LatentDiffusionPipeline(parts, device="cpu")("a cat", **options).images
+    half = LatentDiffusionPipeline(parts, device="cpu", vae_dtype="float16")
+    with pytest.warns(LatentDiffusionWarning, match="the decoder overflowed in float16; it runs again in float32"):
+        found = half("a cat", **options).images
+    assert found.isfinite().all() and (found - wanted).abs().max() <= 0.02 and found.std() > 0
 
 
 def test_nothing_is_filled_before_everything_fits(model):

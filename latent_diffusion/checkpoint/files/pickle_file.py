@@ -164,7 +164,8 @@ def _refused(error: str) -> str:
             f"it names {found[1]}, which could run code and is not on the list of what is read; "
             "convert it to safetensors with the tool that made it"
         )
-    return f"not a sound checkpoint: {' '.join(said.split())[:120]}"
+    why = re.split(r"\.?\s+(?:Please|Check)\b|\.\s", " ".join(said.split()))[0]  # what follows is advice to allow it
+    return f"not a sound checkpoint, or one that could run code: {why}; convert it to safetensors with its own tool"
 
 
 def _check_archive(path: Path) -> None:

@@ -5,9 +5,11 @@ gap. The library checks most of that and never says which file it was; we check 
 Format: https://huggingface.co/docs/safetensors (sections "Format" and "Notes").
 """
 
+import errno
 import json
 import math
 import os
+import re
 import shutil
 import struct
 from collections.abc import Mapping
@@ -27,6 +29,7 @@ from latent_diffusion.errors import CheckpointError, ResourceError
 
 __all__ = ["open_file", "open_tensors", "read_header", "read_tensors", "write_tensors"]
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
 MAX_HEADER = 25_000_000  # bytes; the header of a model of 10 000 tensors takes 2 MB
 DTYPES = {
     **{"BOOL": torch.bool, "U8": torch.uint8, "U16": torch.uint16, "U32": torch.uint32, "U64": torch.uint64},
@@ -238,7 +241,20 @@ def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Map
             save_file(plain, temporary, {"format": "pt", **(metadata or {})})
     except (SafetensorError, OSError) as error:
         needed = sum(tensor.numel() * tensor.element_size() for tensor in plain.values())
-        raise ResourceError(f"{path}: cannot be written: {error} ({needed} bytes needed{_free(path.parent)})") from None
+        fault = _of_the_disk(error)
+        advice = "free some space" if fault.errno in FULL else "make the folder writable"
+        raise ResourceError(
+            f"{path}: cannot be written: {fault.strerror or error} ({needed} bytes needed{_free(path.parent)}); "
+            f"{advice}, or choose another place"
+        ) from fault
+
+
+def _of_the_disk(error: SafetensorError | OSError) -> OSError:
+    """Return the system's own error: the weights library only words it, "... (os error 28)"."""
+    if isinstance(error, OSError):
+        return error
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(found[1]), os.strerror(int(found[1]))) if found else OSError(str(error))
 
 
 def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -45,6 +45,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
             length = length if type(length) is int else 77
             found = Tokenizer(model["vocab"], pairs_of(model["merges"]), model_max_length=length, **special)
             _add(found, whole, settings)
+            _check_ids(model["vocab"], folder)
     except CheckpointError:
         raise
     except Exception as error:  # the tokenizers library raises bare Exception
@@ -71,6 +72,22 @@ def read_merges(file: Path) -> list[str]:
         CheckpointError: it cannot be read.
     """
     return [line for line in read_text(file).split("\n") if line and not line.startswith("#version")]
+
+
+def _check_ids(vocabulary: Mapping[str, int], folder: Path) -> None:
+    """Refuse a vocabulary in which two symbols have one id.
+
+    Raises:
+        CheckpointError: naming two.
+    """
+    if len(set(vocabulary.values())) == len(vocabulary):
+        return
+    first: dict[int, str] = {}
+    for symbol, index in vocabulary.items():
+        if index in first:
+            both = f"{first[index]!r} and {symbol!r}"
+            raise CheckpointError(f"{folder}: its vocabulary has the id {index} twice, for {both}")
+        first[index] = symbol
 
 
 def _content(token: Any) -> str:
