@@ -204,9 +204,9 @@ def test_a_blend_takes_terms_of_different_lengths(tiny_pipeline):
     job = tiny_pipeline.engine
     settings = job.settings({"seed": 1})
     (group,) = job.start(f"a cat AND {LONG}", settings, {"seed": 1}).prompts.groups
-    (told,) = group.told
-    assert isinstance(told.prompt, Blend)
-    assert [cond.context.shape[1] for cond, _ in told.prompt.terms] == [77, 154]
+    (conditions,) = group.conditions
+    assert isinstance(conditions.prompt, Blend)
+    assert [cond.context.shape[1] for cond, _ in conditions.prompt.terms] == [77, 154]
     assert draw(tiny_pipeline, f"a cat AND {LONG}").isfinite().all()
 
 

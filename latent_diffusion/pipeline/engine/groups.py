@@ -1,4 +1,4 @@
-"""Images that can share a batch, what each group of them is told, and from which step on.
+"""Images that can share a batch, the conditions of each group, and from which step on.
 
 Prompts of one call may differ in length, in the number of terms joined by AND, in their schedules and adapters. Padding
 them to one shape would change their pictures; so images of one shape form a group, each group has its own batch, and an
@@ -18,25 +18,25 @@ from latent_diffusion.diffusion.level import Denoise, Level
 from latent_diffusion.prompts.script import Key, Line, Terms
 from latent_diffusion.prompts.terms import AdapterTag
 
-__all__ = ["Conditions", "Group", "Told", "change_at", "group_prompts", "join_rows"]
+__all__ = ["Group", "GroupConditions", "KeyConditions", "change_at", "group_prompts", "join_rows"]
 
-Conditions = tuple[Mapping[Key, Conditioning], Mapping[Key, Conditioning], Conditioning | None]
-"""Conditions (1 row each) of the positive and of the negative keys, and of the empty prompt."""
+KeyConditions = tuple[Mapping[Key, Conditioning], Mapping[Key, Conditioning], Conditioning | None]
+"""KeyConditions (1 row each) of the positive and of the negative keys, and of the empty prompt."""
 
 
 @dataclass(frozen=True)
-class Told:
-    """What the network is told of a group of n images."""
+class GroupConditions:
+    """The conditions of a group of n images."""
 
     prompt: Conditioning | Blend  # n rows
     negative: Conditioning | None  # n rows; None where nothing needs it
     empty: Conditioning | None = None  # n rows: the empty prompt, where a guidance asks for it
 
-    def map(self, change: Callable[[Conditioning], Conditioning]) -> "Told":
+    def map(self, change: Callable[[Conditioning], Conditioning]) -> "GroupConditions":
         """Return the same with every condition changed."""
         others = (cond and change(cond) for cond in (self.negative, self.empty))
         prompt = self.prompt.map(change) if isinstance(self.prompt, Blend) else change(self.prompt)
-        return Told(prompt, *others)
+        return GroupConditions(prompt, *others)
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,14 @@ class Group:
 
     rows: tuple[int, ...]  # their places in the call
     components: Components  # with the adapters that their prompts ask for
-    told: tuple[Told, ...]
-    timeline: tuple[tuple[int, int], ...]  # (first step, which of `told`), the first at step 0
+    conditions: tuple[GroupConditions, ...]
+    timeline: tuple[tuple[int, int], ...]  # (first step, which of `conditions`), the first at step 0
 
 
 def group_prompts(
     scripts: Sequence[tuple[Line, ...]],
     tags: Sequence[tuple[AdapterTag, ...]],
-    models: Mapping[tuple[AdapterTag, ...], tuple[Components, Conditions]],
+    models: Mapping[tuple[AdapterTag, ...], tuple[Components, KeyConditions]],
     images: int,
 ) -> tuple[Group, ...]:
     """Return the groups of all images.
@@ -82,26 +82,32 @@ def group_prompts(
 
 
 def _group(
-    members: list[int], scripts: Sequence[tuple[Line, ...]], components: Components, conditions: Conditions, images: int
+    members: list[int],
+    scripts: Sequence[tuple[Line, ...]],
+    components: Components,
+    conditions: KeyConditions,
+    images: int,
 ) -> Group:
-    told: dict[tuple, int] = {}
+    seen: dict[tuple, int] = {}
     timeline = []
     for lines in zip(*(scripts[k] for k in members), strict=True):  # of all members, from one step on
         key = tuple((line.terms, line.negative) for line in lines)
-        timeline.append((lines[0].first, told.setdefault(key, len(told))))
+        timeline.append((lines[0].first, seen.setdefault(key, len(seen))))
     rows = tuple(k * images + j for k in members for j in range(images))
-    return Group(rows, components, tuple(_told(key, conditions, images) for key in told), tuple(timeline))
+    return Group(rows, components, tuple(_group_conditions(key, conditions, images) for key in seen), tuple(timeline))
 
 
-def _told(said: tuple[tuple[Terms, Key | None], ...], conditions: Conditions, images: int) -> Told:
+def _group_conditions(
+    said: tuple[tuple[Terms, Key | None], ...], conditions: KeyConditions, images: int
+) -> GroupConditions:
     """Return what `said`, one entry a prompt, tells the network."""
     positives, negatives, empty = conditions
     columns = list(zip(*(terms for terms, _ in said), strict=True))  # one term of all prompts each
     terms = tuple((Conditioning.cat([positives[key] for key, _ in column]), column[0][1]) for column in columns)
-    away = [negatives[key] for _, key in said if key is not None]
-    return Told(
+    negative = [negatives[key] for _, key in said if key is not None]
+    return GroupConditions(
         terms[0][0] if len(terms) == 1 and terms[0][1] == 1.0 else Blend(terms),
-        Conditioning.cat(away) if away else None,
+        Conditioning.cat(negative) if negative else None,
         empty and empty.repeat_interleave(len(said)),
     ).map(lambda cond: cond.repeat_interleave(images))
 

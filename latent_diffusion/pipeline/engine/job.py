@@ -120,14 +120,14 @@ class Job:
         scope = Scope(self.levels, self.latent_size, self.machine.device)
         denoiser = approximated(exact, settings.approximate.parts, scope)
         bound = []
-        for told in (told.map(self._placed) for told in group.told):
-            first = told.prompt.terms[0][0] if isinstance(told.prompt, Blend) else told.prompt
+        for conditions in (each.map(self._placed) for each in group.conditions):
+            first = conditions.prompt.terms[0][0] if isinstance(conditions.prompt, Blend) else conditions.prompt
             bound.append(
                 settings.guidance.bind(
                     denoiser,
-                    told.prompt,
-                    first if told.negative is None else told.negative,  # where it is None it has no part
-                    empty=told.empty,
+                    conditions.prompt,
+                    first if conditions.negative is None else conditions.negative,  # where it is None it has no part
+                    empty=conditions.empty,
                     levels=self.levels,
                     slicing=settings.options.guidance_slicing,
                 )

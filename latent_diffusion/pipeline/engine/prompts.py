@@ -14,7 +14,7 @@ from latent_diffusion.errors import ConfigError
 from latent_diffusion.models.text_encoder import TextEncoder, TextEncoders
 from latent_diffusion.options.call import Options, Texts
 from latent_diffusion.pipeline.call.settings import Settings
-from latent_diffusion.pipeline.engine.groups import Conditions, Group, group_prompts
+from latent_diffusion.pipeline.engine.groups import Group, KeyConditions, group_prompts
 from latent_diffusion.prompts.rewrite import read_as
 from latent_diffusion.prompts.script import Key, Line, Script, lines_of, read_script
 from latent_diffusion.prompts.states import Reading, Text, encode_texts
@@ -74,7 +74,7 @@ def read_prompts(adapt: Adapt, prompt: Texts, options: Options, settings: Settin
         for script, other in zip(scripts, against, strict=True)
     ]
     tags = [script.tags for script in scripts]
-    models: dict[tuple[AdapterTag, ...], tuple[Components, Conditions]] = {}
+    models: dict[tuple[AdapterTag, ...], tuple[Components, KeyConditions]] = {}
     for asked in dict.fromkeys(tags):
         components = adapt(asked)
         mine = [part for part, found in zip(lines, tags, strict=True) if found == asked]
@@ -90,7 +90,7 @@ def read_prompts(adapt: Adapt, prompt: Texts, options: Options, settings: Settin
 
 def _conditions(
     components: Components, lines: Sequence[tuple[Line, ...]], side: "Side", away: "Side", settings: Settings
-) -> Conditions:
+) -> KeyConditions:
     """Return the condition of everything that `lines` name, as this model's text encoder makes them."""
     encoder, how = components.text_encoder, settings.reading
     every = [line for script in lines for line in script]
