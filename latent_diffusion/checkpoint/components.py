@@ -13,7 +13,7 @@ from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.models.text_encoder import TextEncoder, TextEncoders
 from latent_diffusion.models.unet import UNet
 
-__all__ = ["Applied", "Components", "Told"]
+__all__ = ["Applied", "Components", "Overrides"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Applied:
 
 
 @dataclass(frozen=True)
-class Told:
+class Overrides:
     """What a model was said to be when it was read, whatever it says itself; see `checkpoint.load.Reading`."""
 
     family: str | None = None
@@ -50,7 +50,7 @@ class Components:
     zeros_for_empty_prompt: bool = False  # an empty negative prompt is zeros, not the states of "" (SDXL base)
     adapters: tuple[Applied, ...] = ()  # what has changed them since they were read
     source: Path | None = None  # the folder or file they were read from
-    told: Told = Told()  # what it was said to be then
+    overrides: Overrides = Overrides()  # what it was said to be then
     prompt_forms: PromptForms | None = None  # how it was asked in training, where its folder says so
 
     @property

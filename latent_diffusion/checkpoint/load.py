@@ -6,7 +6,7 @@ from typing import TypedDict, Unpack
 
 import torch
 
-from latent_diffusion.checkpoint.components import Components, Told
+from latent_diffusion.checkpoint.components import Components, Overrides
 from latent_diffusion.checkpoint.folder.diffusers_folder import load_folder
 from latent_diffusion.checkpoint.folder.plan import ChooseDtype
 from latent_diffusion.checkpoint.locate import locate_model
@@ -43,9 +43,11 @@ def load_model(
     """
     place = locate_model(name)
     if place.is_file():
-        return replace(load_single_file(place, dtype, **reading), told=Told(**reading))
+        return replace(load_single_file(place, dtype, **reading), overrides=Overrides(**reading))
     prediction_type = reading.get("prediction_type")
     for option in ("family", "averaged"):
         if value := reading.get(option):
             raise ConfigError(f"{option}={value!r} is for single files; {str(name)!r} is a folder")
-    return replace(load_folder(place, dtype, prediction_type=prediction_type), told=Told(None, prediction_type))
+    return replace(
+        load_folder(place, dtype, prediction_type=prediction_type), overrides=Overrides(None, prediction_type)
+    )

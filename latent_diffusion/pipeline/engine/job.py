@@ -195,7 +195,7 @@ class Job:
         return {
             "model_hash": _digest(self.components),
             "dtype": dtype_name(self.machine.dtype),
-            **asdict(self.components.told),
+            **asdict(self.components.overrides),
             "adapters": self.components.adapters,
             "size_ids": None if ids is None else ids.positive,
             "negative_size_ids": None if ids is None else ids.negative,
