@@ -12,7 +12,7 @@ from latent_diffusion.errors import DataError
 from latent_diffusion.options.call import Options
 from latent_diffusion.options.option import arguments_of
 from latent_diffusion.options.tasks import RedrawingOptions, RepaintingOptions, SecondPassOptions
-from latent_diffusion.pipeline.call.walk import CUSTOM
+from latent_diffusion.pipeline.call.sampling_path import CUSTOM
 from latent_diffusion.pipeline.foreign_plan import plan_of_found
 from latent_diffusion.pipeline.plan import Plan
 from latent_diffusion.prompts.terms import take_adapters

@@ -23,7 +23,7 @@ from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.diffusion.denoiser import Denoiser
 from latent_diffusion.diffusion.noise import NoiseSource
 from latent_diffusion.errors import CheckpointError
-from latent_diffusion.pipeline.call.walk import Walk
+from latent_diffusion.pipeline.call.sampling_path import SamplingPath
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 PAGE = Path(__file__).parent.parent.parent / "docs" / "samplers.md"
@@ -139,7 +139,7 @@ def ours(config):
     schedule, prediction = read_schedule(config)
     default = default_sampler(config)
     components = SimpleNamespace(scheduler_config=config, schedule=schedule, size_count=0, name="model")
-    walk = Walk.read(components, {}, default.sampler, default.spacing)
+    walk = SamplingPath.read(components, {}, default.sampler, default.spacing)
     visited = walk.levels(components, steps_of(config["_class_name"]))
     noise = NoiseSource(SEEDS)
     denoise = Denoiser(Smooth(), schedule, prediction).bind(Conditioning(torch.zeros(len(SEEDS), 1, 1)))

@@ -19,8 +19,8 @@ from latent_diffusion.options.call import Options
 from latent_diffusion.options.option import checked
 from latent_diffusion.pipeline.call.approximate import EXACT, Approximate, choose_approximations
 from latent_diffusion.pipeline.call.guidance import OpenModel, choose_guidance
+from latent_diffusion.pipeline.call.sampling_path import SamplingPath
 from latent_diffusion.pipeline.call.size_ids import SizeIds
-from latent_diffusion.pipeline.call.walk import Walk
 from latent_diffusion.prompts.states import Reading
 
 __all__ = ["Defaults", "Settings", "steps_after_strength"]
@@ -65,7 +65,7 @@ class Settings:
     """The options of a call, checked and completed, and the objects that some of them name."""
 
     options: Any  # every option of `Options` as an attribute, with the model's choices filled in
-    walk: Walk  # sampler and noise levels
+    walk: SamplingPath  # sampler and noise levels
     guidance: Guidance = field(default_factory=CFG)  # scale, rescale and interval within
     size_ids: SizeIds | None = None  # SDXL's size conditioning
     prompt_forms: PromptForms | None = None  # which prompts are rewritten to; None = none is
@@ -101,7 +101,7 @@ class Settings:
             interval,
             open_model,
         )
-        walk = Walk.read(components, options, defaults.sampler, defaults.spacing)
+        walk = SamplingPath.read(components, options, defaults.sampler, defaults.spacing)
         height, width = (check_size(side, chosen(side)) for side in ("height", "width"))
         most = components.schedule.num_train_timesteps
         steps = check_integer("num_inference_steps", walk.steps or chosen("num_inference_steps"), 1, most)
@@ -152,7 +152,7 @@ class Settings:
 
     def build_sampler(self) -> Sampler:
         """Return the sampler."""
-        return self.walk.build_sampler()
+        return self.path.build_sampler()
 
     def levels(self, components: Components) -> Sequence[Level]:
         """Return the noise levels to visit, the one to end in last.
@@ -160,7 +160,7 @@ class Settings:
         Raises:
             ConfigError: a spacing that the noise law has no place for.
         """
-        return self.walk.levels(components, self.num_inference_steps)
+        return self.path.levels(components, self.num_inference_steps)
 
 
 def _prompt_forms(components: Components, rewrite: bool | None) -> PromptForms | None:

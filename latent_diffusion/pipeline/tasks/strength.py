@@ -40,4 +40,4 @@ def late_levels(
             f"exact_steps: {steps} steps at strength {strength:g} are the end of {path}, and the model has {most} "
             f"levels; use at most {int(most * strength + ROUNDING)} steps"
         )
-    return settings.walk.levels(components, path)[-steps - 1 :]
+    return settings.path.levels(components, path)[-steps - 1 :]

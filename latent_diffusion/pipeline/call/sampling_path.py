@@ -14,7 +14,7 @@ from latent_diffusion.options.call import Options
 from latent_diffusion.provenance.other_names import sampler_of, spacing_of
 from latent_diffusion.registry import find, names, nearest
 
-__all__ = ["CUSTOM", "Walk"]
+__all__ = ["CUSTOM", "SamplingPath"]
 
 CUSTOM = "custom"
 """Name of the spacing that the caller's own `timesteps` or `sigmas` are."""
@@ -23,7 +23,7 @@ MAX_LEVELS = 1000
 
 
 @dataclass(frozen=True)
-class Walk:
+class SamplingPath:
     """Which sampler, and where it goes."""
 
     sampler: str  # our name, with fields after a colon: "restart:repeats=2"
@@ -35,7 +35,7 @@ class Walk:
     discard_next_to_last: bool = False  # one level more, of which the last before the end is left out
 
     @classmethod
-    def read(cls, components: Components, options: Options, sampler: str, spacing: str) -> "Walk":
+    def read(cls, components: Components, options: Options, sampler: str, spacing: str) -> "SamplingPath":
         """Return what the options say; `sampler` and `spacing` are the model's own choices.
 
         Raises:
