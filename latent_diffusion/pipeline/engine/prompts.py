@@ -60,14 +60,14 @@ def read_prompts(adapt: Adapt, prompt: Texts, options: Options, settings: Settin
     """
     asked = options.get("num_images_per_prompt")
     images = check_integer("num_images_per_prompt", 1 if asked is None else asked, 1, MAX_IMAGES)
-    side, away = _sides(prompt, options)
+    side, negative = _sides(prompt, options)
     typed = side.texts()
     read = [None if text is None else read_as(text, settings.prompt_forms) for text in typed]
     if any(read):
         side = replace(side, prompt=[new or text or "" for new, text in zip(read, typed, strict=True)])
     scripts = side.scripts(steps, syntax=settings.options.emphasis != "none")
     count = len(scripts)
-    against = _for_all(away.scripts(steps, syntax=settings.options.emphasis != "none"), count)
+    against = _for_all(negative.scripts(steps, syntax=settings.options.emphasis != "none"), count)
     needed = settings.guided or any(len(terms) > 1 for script in scripts for terms in script.steps)
     lines = [
         lines_of(script.steps, [terms[0][0] if needed else None for terms in other.steps])
@@ -78,24 +78,28 @@ def read_prompts(adapt: Adapt, prompt: Texts, options: Options, settings: Settin
     for asked in dict.fromkeys(tags):
         components = adapt(asked)
         mine = [part for part, found in zip(lines, tags, strict=True) if found == asked]
-        models[asked] = components, _conditions(components, mine, side, away, settings)
+        models[asked] = components, _conditions(components, mine, side, negative, settings)
     return Prompts(
         *(
             [text for text in _for_all(texts, count) for _ in range(images)]
-            for texts in (typed, read, away.texts(), side.second_texts(), away.second_texts())
+            for texts in (typed, read, negative.texts(), side.second_texts(), negative.second_texts())
         ),
         groups=group_prompts(lines, tags, models, images),
     )
 
 
 def _conditions(
-    components: Components, lines: Sequence[tuple[Line, ...]], side: "Side", away: "Side", settings: Settings
+    components: Components,
+    lines: Sequence[tuple[Line, ...]],
+    side: "PromptArguments",
+    negative: "PromptArguments",
+    settings: Settings,
 ) -> KeyConditions:
     """Return the condition of everything that `lines` name, as this model's text encoder makes them."""
     encoder, how = components.text_encoder, settings.reading
     every = [line for script in lines for line in script]
     positives = side.conditions(encoder, [key for line in every for key, _ in line.terms], how)
-    negatives = away.conditions(encoder, [line.negative for line in every if line.negative is not None], how)
+    negatives = negative.conditions(encoder, [line.negative for line in every if line.negative is not None], how)
     if components.zeros_for_empty_prompt:
         empty = [key for key in negatives if isinstance(key, Text) and key.empty]
         negatives |= {key: negatives[key].map(torch.zeros_like) for key in empty}
@@ -114,11 +118,11 @@ def _empty(components: Components, settings: Settings) -> Conditioning:
     return cond if settings.size_ids is None else replace(cond, size_ids=settings.size_ids.rows("negative", 1))
 
 
-def _sides(prompt: Texts, options: Options) -> tuple["Side", "Side"]:
-    side = Side(
+def _sides(prompt: Texts, options: Options) -> tuple["PromptArguments", "PromptArguments"]:
+    side = PromptArguments(
         "prompt", prompt, options.get("prompt_2"), options.get("prompt_embeds"), options.get("pooled_prompt_embeds")
     )
-    away = Side(
+    negative = PromptArguments(
         "negative_prompt",
         options.get("negative_prompt"),
         options.get("negative_prompt_2"),
@@ -127,11 +131,11 @@ def _sides(prompt: Texts, options: Options) -> tuple["Side", "Side"]:
     )
     if side.prompt is None and side.embeds is None:
         raise ConfigError("give `prompt` or `prompt_embeds`")
-    return side, replace(away, prompt="") if away.prompt is None and away.embeds is None else away
+    return side, replace(negative, prompt="") if negative.prompt is None and negative.embeds is None else negative
 
 
 @dataclass(frozen=True)
-class Side:
+class PromptArguments:
     """The arguments of the prompt, or of the negative prompt."""
 
     name: str
