@@ -28,7 +28,7 @@ class Applied:
 
 @dataclass(frozen=True)
 class Overrides:
-    """What a model was said to be when it was read, whatever it says itself; see `checkpoint.load.Reading`."""
+    """What the caller of `load_model` said of a model against its own files; see `checkpoint.load.Reading`."""
 
     family: str | None = None
     prediction_type: str | None = None
@@ -50,7 +50,7 @@ class Components:
     zeros_for_empty_prompt: bool = False  # an empty negative prompt is zeros, not the states of "" (SDXL base)
     adapters: tuple[Applied, ...] = ()  # what has changed them since they were read
     source: Path | None = None  # the folder or file they were read from
-    overrides: Overrides = Overrides()  # what it was said to be then
+    overrides: Overrides = Overrides()  # what the caller said it is
     prompt_forms: PromptForms | None = None  # how it was asked in training, where its folder says so
 
     @property

@@ -1,6 +1,6 @@
 """A prompt as people type it -> as the model was asked in training: its style's opening words and a name it knows.
 
-A small model knows a few styles by the words of its captions, and things by their names. Overrides "a blue robot, 3d" it
+A small model knows a few styles by the words of its captions, and things by their names. Told "a blue robot, 3d" it
 guesses; told "a 3d render of a robot" it draws one. Which words these are, the model's folder says
 (`checkpoint.prompt_forms`): the longest name it knows is looked for in the prompt, and the style in what is
 left.

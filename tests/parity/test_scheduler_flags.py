@@ -139,11 +139,11 @@ def ours(config):
     schedule, prediction = read_schedule(config)
     default = default_sampler(config)
     components = SimpleNamespace(scheduler_config=config, schedule=schedule, size_count=0, name="model")
-    walk = SamplingPath.read(components, {}, default.sampler, default.spacing)
-    visited = walk.levels(components, steps_of(config["_class_name"]))
+    path = SamplingPath.read(components, {}, default.sampler, default.spacing)
+    visited = path.levels(components, steps_of(config["_class_name"]))
     noise = NoiseSource(SEEDS)
     denoise = Denoiser(Smooth(), schedule, prediction).bind(Conditioning(torch.zeros(len(SEEDS), 1, 1)))
-    *_, last = walk.build_sampler()(denoise, noise.draw(SHAPE), visited, noise)
+    *_, last = path.build_sampler()(denoise, noise.draw(SHAPE), visited, noise)
     return last.x, default
 
 

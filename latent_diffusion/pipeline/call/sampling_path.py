@@ -24,7 +24,7 @@ MAX_LEVELS = 1000
 
 @dataclass(frozen=True)
 class SamplingPath:
-    """Which sampler, and where it goes."""
+    """The sampler and the noise levels it visits."""
 
     sampler: str  # our name, with fields after a colon: "restart:repeats=2"
     spacing: str  # our name, or "custom"
@@ -67,7 +67,7 @@ class SamplingPath:
         discard = check_flag("discard_next_to_last", options.get("discard_next_to_last") or False)
         if discard and any(custom.values()):
             raise ConfigError("discard_next_to_last has no effect on levels of your own; leave it out")
-        walk = cls(
+        path = cls(
             sampler=name,
             spacing=CUSTOM if any(custom.values()) else str(ours),
             eta=_eta(name, given, options.get("eta")),
@@ -75,11 +75,11 @@ class SamplingPath:
             discard_next_to_last=discard,
             **custom,
         )
-        walk.build_sampler()
+        path.build_sampler()
         count = options.get("num_inference_steps")
-        if walk.steps is not None and count not in (None, walk.steps):
-            raise ConfigError(f"num_inference_steps {count} with {walk.steps} custom levels; leave one of them out")
-        return walk
+        if path.steps is not None and count not in (None, path.steps):
+            raise ConfigError(f"num_inference_steps {count} with {path.steps} custom levels; leave one of them out")
+        return path
 
     @property
     def steps(self) -> int | None:

@@ -65,7 +65,7 @@ class Settings:
     """The options of a call, checked and completed, and the objects that some of them name."""
 
     options: Any  # every option of `Options` as an attribute, with the model's choices filled in
-    walk: SamplingPath  # sampler and noise levels
+    path: SamplingPath  # sampler and noise levels
     guidance: Guidance = field(default_factory=CFG)  # scale, rescale and interval within
     size_ids: SizeIds | None = None  # SDXL's size conditioning
     prompt_forms: PromptForms | None = None  # which prompts are rewritten to; None = none is
@@ -101,10 +101,10 @@ class Settings:
             interval,
             open_model,
         )
-        walk = SamplingPath.read(components, options, defaults.sampler, defaults.spacing)
+        path = SamplingPath.read(components, options, defaults.sampler, defaults.spacing)
         height, width = (check_size(side, chosen(side)) for side in ("height", "width"))
         most = components.schedule.num_train_timesteps
-        steps = check_integer("num_inference_steps", walk.steps or chosen("num_inference_steps"), 1, most)
+        steps = check_integer("num_inference_steps", path.steps or chosen("num_inference_steps"), 1, most)
         tiny = partial(open_tiny, autoencoder=components.autoencoder)
         approximate = choose_approximations(asked.approximate, components.unet, tiny)
         return cls(
@@ -116,9 +116,9 @@ class Settings:
                 guidance=guidance.texts,
                 guidance_interval=None if interval is None else (float(interval[0]), float(interval[1])),
                 approximate=approximate.texts,
-                **asdict(walk),
+                **asdict(path),
             ),
-            walk=walk,
+            path=path,
             guidance=guidance.guidance,
             size_ids=SizeIds.read(components, options, height, width),
             prompt_forms=_prompt_forms(components, asked.rewrite),

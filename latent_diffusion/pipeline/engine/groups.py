@@ -21,7 +21,7 @@ from latent_diffusion.prompts.terms import AdapterTag
 __all__ = ["Group", "GroupConditions", "KeyConditions", "change_at", "group_prompts", "join_rows"]
 
 KeyConditions = tuple[Mapping[Key, Conditioning], Mapping[Key, Conditioning], Conditioning | None]
-"""KeyConditions (1 row each) of the positive and of the negative keys, and of the empty prompt."""
+"""Conditions (1 row each) of the positive and of the negative keys, and of the empty prompt."""
 
 
 @dataclass(frozen=True)

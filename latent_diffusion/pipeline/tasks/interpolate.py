@@ -1,4 +1,4 @@
-"""SamplingPath between prompts and between noises: pictures that turn into one another.
+"""Walk between prompts and between noises: pictures that turn into one another.
 
 Text states are mixed in a straight line, noises on the sphere they lie on. A sampler that draws noise in every step
 draws mixed noise in every step, so the walk begins and ends on the pictures of its keys.
