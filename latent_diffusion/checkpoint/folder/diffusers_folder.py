@@ -20,7 +20,7 @@ from latent_diffusion.checkpoint.folder.network_config import (
 )
 from latent_diffusion.checkpoint.folder.network_weights import load_weights, open_weights, save_weights
 from latent_diffusion.checkpoint.folder.pipeline_index import INDEX, PARTS, index_values, read_index, scheduler_made
-from latent_diffusion.checkpoint.folder.plan import ChooseDtype, Plan, Tower, assemble
+from latent_diffusion.checkpoint.folder.plan import ChooseDtype, ModelPlan, Tower, assemble
 from latent_diffusion.checkpoint.folder.scheduler_config import write_schedule
 from latent_diffusion.checkpoint.folder.text_folder import (
     ENDINGS,
@@ -74,7 +74,7 @@ def load_folder(
     return replace(components, prompt_forms=read_prompt_forms(path))
 
 
-def plan_folder(path: Path) -> Plan:
+def plan_folder(path: Path) -> ModelPlan:
     """Return what the JSON files of a folder say its model is.
 
     Raises:
@@ -89,7 +89,7 @@ def plan_folder(path: Path) -> Plan:
         config = path / part / "config.json"
         model = plan_text_model(read_json(config), str(config), projection=bool(tower))
         towers.append(Tower(part, model, tokenizer, index.xl))
-    return Plan(
+    return ModelPlan(
         read_unet_config(path / "unet" / "config.json"),
         read_autoencoder_config(path / "vae" / "config.json"),
         tuple(towers),

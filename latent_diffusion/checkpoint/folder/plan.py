@@ -1,6 +1,6 @@
 """From what a model is to the model: networks on the meta device first, then filled from wherever their weights lie.
 
-A folder says what its model is in JSON files, a single file in its header or by its tensors; both end in a `Plan`.
+A folder says what its model is in JSON files, a single file in its header or by its tensors; both end in a `ModelPlan`.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ from latent_diffusion.models.text_encoder import TextEncoder, TextEncoders
 from latent_diffusion.models.tokenizer import Tokenizer
 from latent_diffusion.models.unet import UNet, UNetConfig
 
-__all__ = ["ChooseDtype", "Plan", "Tower", "assemble", "on_meta"]
+__all__ = ["ChooseDtype", "ModelPlan", "Tower", "assemble", "on_meta"]
 
 ChooseDtype = Callable[[int], torch.dtype]
 """The dtype for a U-Net of so many weights."""
@@ -51,7 +51,7 @@ class Tower:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ModelPlan:
     """What a model is, without its weights."""
 
     unet: UNetConfig
@@ -63,14 +63,14 @@ class Plan:
     notes: tuple[str, ...] = ()
     zeros_for_empty_prompt: bool = False
 
-    def predicting(self, prediction_type: str | None) -> "Plan":
+    def predicting(self, prediction_type: str | None) -> "ModelPlan":
         """Return the plan of a U-Net whose output means `prediction_type`; None changes nothing."""
         if prediction_type is None:
             return self
         changed = replace(self, scheduler={**self.scheduler, "prediction_type": prediction_type})
         return changed.noting(f"prediction: {prediction_type}, as asked for")
 
-    def noting(self, *notes: str) -> "Plan":
+    def noting(self, *notes: str) -> "ModelPlan":
         """Return the plan with more to tell people."""
         return replace(self, notes=(*self.notes, *notes))
 
@@ -82,7 +82,7 @@ def on_meta(kind: Callable[..., nn.Module], *arguments: Any) -> Any:
 
 
 def assemble(
-    plan: Plan,
+    plan: ModelPlan,
     source: Path,
     weights: Callable[[str, nn.Module], Weights],
     dtype: torch.dtype | ChooseDtype | None,

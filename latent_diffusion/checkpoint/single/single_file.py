@@ -15,7 +15,7 @@ from latent_diffusion.checkpoint.files.checkpoint_file import CheckpointFile, op
 from latent_diffusion.checkpoint.files.safetensors_file import write_tensors
 from latent_diffusion.checkpoint.files.weights import Stored, Weights, some
 from latent_diffusion.checkpoint.folder.open_clip_names import TEXT, from_open_clip, to_open_clip
-from latent_diffusion.checkpoint.folder.plan import ChooseDtype, Plan, Tower, assemble, on_meta
+from latent_diffusion.checkpoint.folder.plan import ChooseDtype, ModelPlan, Tower, assemble, on_meta
 from latent_diffusion.checkpoint.folder.text_folder import bare
 from latent_diffusion.checkpoint.folder.vocabulary import clip_vocabulary
 from latent_diffusion.checkpoint.single.compvis_names import autoencoder_names, unet_names
@@ -79,7 +79,7 @@ def load_single_file(
     return assemble(plan, file.source, weights, dtype)
 
 
-def plan_single_file(file: CheckpointFile, family: str | None = None) -> Plan:
+def plan_single_file(file: CheckpointFile, family: str | None = None) -> ModelPlan:
     """Return what the model of a file is: by its header where the file is ours, else by its tensors.
 
     Raises:
@@ -110,7 +110,7 @@ def plan_single_file(file: CheckpointFile, family: str | None = None) -> Plan:
     return plan
 
 
-def _plan_of_family(file: CheckpointFile, family: str | None, places: tuple[TextPlace, ...]) -> Plan:
+def _plan_of_family(file: CheckpointFile, family: str | None, places: tuple[TextPlace, ...]) -> ModelPlan:
     """Return the plan of a file that others wrote."""
     found = detect(Weights(file.source, file.tensors), file.metadata, file.step, family)
     values = family_values(found.family)
@@ -125,7 +125,7 @@ def _plan_of_family(file: CheckpointFile, family: str | None, places: tuple[Text
     for place, config in zip(places, values.TEXT, strict=False):
         if _layers(file.tensors, place) > config.layers:
             notes.append(f"{place.part}: layers after number {config.layers} are not used")
-    return Plan(
+    return ModelPlan(
         values.UNET,
         values.AUTOENCODER,
         towers,

@@ -20,7 +20,7 @@ from latent_diffusion.checkpoint.folder.network_config import (
     unet_values,
 )
 from latent_diffusion.checkpoint.folder.pipeline_index import INDEX, index_values, pipeline_index, scheduler_made
-from latent_diffusion.checkpoint.folder.plan import Plan, Tower
+from latent_diffusion.checkpoint.folder.plan import ModelPlan, Tower
 from latent_diffusion.checkpoint.folder.scheduler_config import write_schedule
 from latent_diffusion.checkpoint.folder.text_folder import ENDINGS, plan_text_model, text_config
 from latent_diffusion.checkpoint.folder.vocabulary import tokenizer_of, tokenizer_values
@@ -93,7 +93,7 @@ def unet_sizes(config: Any) -> tuple[Any, ...]:
     return config.in_channels, config.block_out_channels, config.cross_attention_dim
 
 
-def plan_of(metadata: Mapping[str, str], path: Path) -> Plan | None:
+def plan_of(metadata: Mapping[str, str], path: Path) -> ModelPlan | None:
     """Return the plan that a header of ours describes; None when the file is not one of ours.
 
     Raises:
@@ -122,7 +122,7 @@ def plan_of(metadata: Mapping[str, str], path: Path) -> Plan | None:
         towers.append(Tower(encoder, model, tokenizer_of(*part(f"tokenizer{ENDINGS[tower]}")), index.xl))
     scheduler, place = part(SCHEDULER)
     made, notes = scheduler_made(index, scheduler)
-    return Plan(
+    return ModelPlan(
         unet_config(*part("unet/config.json")),
         autoencoder_config(*part("vae/config.json")),
         tuple(towers),
