@@ -30,7 +30,7 @@ FOUNDATION = {"errors", "registry", "conditioning", "version"}
 REST = "*"  # every file of the folder that its rows do not name
 INNER = {
     "checkpoint": [{"files"}, {"prompt_forms"}, {"components"}, {"folder"}, {"single"}, {REST}],
-    "cli": [{"options", "output"}, {REST}, {"commands"}, {"main"}],
+    "cli": [{"output"}, {REST}, {"commands"}, {"main"}],
     "pipeline": [{"call"}, {"engine"}, {"tasks"}, {REST}],
     "runtime": [{"agreement"}, {"cpu", "cuda"}, {REST}],
     "training": [{REST}, {"objectives"}],

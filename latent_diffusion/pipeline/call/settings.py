@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
+from torch import Tensor
+
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.folder.default_sampler import default_sampler
 from latent_diffusion.checkpoint.folder.tiny_folder import open_tiny
@@ -15,7 +17,7 @@ from latent_diffusion.diffusion.guidance import Guidance
 from latent_diffusion.diffusion.level import Level, Sampler
 from latent_diffusion.errors import ConfigError, warn
 from latent_diffusion.guidance.cfg import CFG
-from latent_diffusion.options.call import Options
+from latent_diffusion.options.call import Options, Texts
 from latent_diffusion.options.option import checked
 from latent_diffusion.pipeline.call.approximate import EXACT, Approximate, choose_approximations
 from latent_diffusion.pipeline.call.guidance import OpenModel, choose_guidance
@@ -23,7 +25,9 @@ from latent_diffusion.pipeline.call.sampling_path import SamplingPath
 from latent_diffusion.pipeline.call.size_ids import SizeIds
 from latent_diffusion.prompts.states import Reading
 
-__all__ = ["Defaults", "Settings", "steps_after_strength"]
+__all__ = ["Defaults", "Settings", "check_cost", "steps_after_strength"]
+
+MAX_COST = 10**12  # px times steps: 76,000 pictures of 512 px in 50 steps, or 14 of 8192 px in 1000
 
 
 @dataclass(frozen=True)
@@ -192,3 +196,29 @@ def steps_after_strength(steps: int, strength: float) -> int:
             f"strength {strength:g} of {steps} steps is less than one step; use at least {least:g}, or more steps"
         )
     return run
+
+
+def check_cost(prompt: Texts, settings: Settings, options: Options, steps: int) -> None:
+    """Refuse a call that is out of all proportion, before anything is computed.
+
+    Args:
+        prompt: one text or several; None with `prompt_embeds`.
+        settings: of the call.
+        options: of the call.
+        steps: what the sampler will take.
+
+    Raises:
+        ConfigError: images times pixels times steps are more than `MAX_COST`.
+    """
+    embeds, each = options.get("prompt_embeds"), options.get("num_images_per_prompt", 1)
+    # what is no list and no number counts once here, and is refused where it is read
+    prompts = len(prompt) if isinstance(prompt, Sequence) and not isinstance(prompt, str) else 1
+    if isinstance(embeds, Tensor) and embeds.ndim:
+        prompts = len(embeds)
+    images = prompts * (each if isinstance(each, int) else 1)
+    if images * settings.width * settings.height * steps > MAX_COST:
+        most = max(1, MAX_COST // (settings.width * settings.height * steps))
+        raise ConfigError(
+            f"{images} images of {settings.width}x{settings.height} px in {steps} steps are too much for one call; "
+            f"at most {most} such images"
+        )

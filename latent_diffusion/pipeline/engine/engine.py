@@ -16,9 +16,8 @@ from latent_diffusion.errors import ConfigError, warn
 from latent_diffusion.options.call import Options, Texts
 from latent_diffusion.options.model import MachineOptions
 from latent_diffusion.options.option import check_names
-from latent_diffusion.pipeline.call.cost import check_cost
 from latent_diffusion.pipeline.call.seeds import open_noise
-from latent_diffusion.pipeline.call.settings import Defaults, Settings
+from latent_diffusion.pipeline.call.settings import Defaults, Settings, check_cost
 from latent_diffusion.pipeline.engine.job import Job
 from latent_diffusion.pipeline.engine.lora_folder import check_folder, with_tags
 from latent_diffusion.pipeline.engine.machine import Machine
