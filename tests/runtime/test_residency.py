@@ -62,7 +62,7 @@ def test_pictures_are_the_same_and_one_part_works_at_a_time(tiny_pipeline, offlo
         alive.append((type(module).__name__, weakref.ref(copy)))
         return copy
 
-    for place in ("pipeline.machine", "runtime.residency", "runtime.working_autoencoder"):
+    for place in ("pipeline.engine.machine", "runtime.residency", "runtime.working_autoencoder"):
         monkeypatch.setattr(f"latent_diffusion.{place}.moved", watched)
     options = {"num_inference_steps": 3, "seed": 5, "output_type": "pt"}
     found = offloaded(["a red apple", "a cat"], **options).images
