@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from latent_diffusion.adapters.delta import Decomposed, Delta, Full, Hadamard, Kronecker, LowRank, Product
+from latent_diffusion.adapters.multiplied import rotated, scaled
 from latent_diffusion.errors import CheckpointError
 
 __all__ = ["Update", "update_of"]
@@ -14,18 +15,20 @@ __all__ = ["Update", "update_of"]
 Fields = Mapping[str, Tensor]
 Scale = Callable[[int | None], float]
 """Scale of a change by its rank, where the file gives no alpha; None = its factors show no rank."""
+Terms = Callable[[], int | None]
+"""Terms of OFT's series, by PEFT's settings; None = none, Cayley's transform itself."""
 
 
 @dataclass(frozen=True)
 class Update:
     """The change of one layer."""
 
-    form: str  # for people: "LoRA", "LoHa", "LoKr", "full", with "DoRA " before it
+    form: str  # for people: "LoRA", "LoHa", "LoKr", "(IA)3", "OFT", "full", with "DoRA " before it
     weight: Delta | None
     bias: Tensor | None
 
 
-def update_of(fields: Fields, weight: Tensor, bias: Tensor | None, scale: Scale) -> Update:
+def update_of(fields: Fields, weight: Tensor, bias: Tensor | None, scale: Scale, terms: Terms = lambda: None) -> Update:
     """Return the change that `fields` describe for a layer with this weight and bias.
 
     Raises:
@@ -35,6 +38,12 @@ def update_of(fields: Fields, weight: Tensor, bias: Tensor | None, scale: Scale)
         numbers = tensor.is_floating_point() or name == "alpha"  # which some write as an integer
         if not numbers or not tensor.numel() or not torch.isfinite(tensor.sum(dtype=torch.float64)):
             raise CheckpointError(f"its `{name}` holds no finite floating-point numbers")
+    if "ia3" in fields:
+        change = scaled(fields["ia3"], weight)
+        outputs = bias is not None and not change.by_input
+        return Update("(IA)3", change, (change.factors - 1) * bias.detach() if outputs else None)
+    if "oft" in fields:
+        return Update("OFT", rotated(fields["oft"], weight, terms()), None)
     form, delta = _form(fields, scale)
     if delta is not None:
         wanted = weight.shape[0], weight[0].numel()

@@ -37,7 +37,7 @@ ENDINGS = {
         **{"lora_A.weight": "down", "lora_B.weight": "up"},
         **{"lora_A.default.weight": "down", "lora_B.default.weight": "up"},
         **{"lora_magnitude_vector": "magnitude", "lora_magnitude_vector.weight": "magnitude"},
-        "lora_magnitude_vector.default.weight": "magnitude",
+        **{"lora_magnitude_vector.default.weight": "magnitude", "ia3_l": "ia3", "oft_R.weight": "oft"},
     },
     "old diffusers": {
         **{"lora.down.weight": "down", "lora.up.weight": "up"},

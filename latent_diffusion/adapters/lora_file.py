@@ -44,7 +44,9 @@ class Adapter:
 
 
 def read_lora(path: Path | str, components: Components, name: str | None = None) -> Adapter:
-    """Read LoRA, LoHa, LoKr, DoRA or full changes, in the keys of kohya, PEFT, diffusers, LyCORIS or ComfyUI.
+    """Read LoRA, LoHa, LoKr, DoRA or full changes, and PEFT's (IA)3 and OFT.
+
+    Keys may be those of kohya, PEFT, diffusers, LyCORIS or ComfyUI.
 
     Args:
         path: a `.safetensors` file, an old `.pt`, `.bin` or `.ckpt`, or a folder that diffusers or PEFT wrote.
@@ -129,7 +131,9 @@ def _updates(
         layer: Any = parts[place.part].get_submodule(place.path)
         try:
             scale = configs.scale(place)
-            updates[place.part][place.path] = update_of(fields, layer.weight, getattr(layer, "bias", None), scale)
+            updates[place.part][place.path] = update_of(
+                fields, layer.weight, getattr(layer, "bias", None), scale, lambda at=place: configs.oft_terms(at)
+            )
         except CheckpointError as error:
             raise CheckpointError(f"{file}: {place}: {error}{made_for}") from None
     return dict(updates)

@@ -20,6 +20,7 @@ __all__ = ["PeftConfigs"]
 IN_HEADER = "lora_adapter_metadata"
 BESIDE = "adapter_config.json"
 MAX_BYTES = 1_000_000
+MAX_TERMS = 100  # of OFT's series; PEFT has 5
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,23 @@ class PeftConfigs:
             return 1.0 if known is None else alpha / (math.sqrt(known) if root else known)
 
         return scale
+
+    def oft_terms(self, place: Place) -> int | None:
+        """Return the number of terms of OFT's series, None where Cayley's transform is exact.
+
+        Raises:
+            CheckpointError: the settings are not there, or ask for a constrained rotation.
+        """
+        if self._field(place, "peft_type") != "OFT":
+            raise CheckpointError(f"an OFT needs its settings: {BESIDE} in the folder of adapter_model.safetensors")
+        if self._field(place, "coft"):
+            raise CheckpointError("constrained OFT (coft) is not read")
+        if self._field(place, "use_cayley_neumann") is False:
+            return None
+        terms = self._field(place, "num_cayley_neumann_terms")
+        if type(terms) is not int or not 1 <= terms <= MAX_TERMS:
+            raise CheckpointError(f"its num_cayley_neumann_terms is {terms!r:.100}; 1 to {MAX_TERMS} are read")
+        return terms
 
     def _of_layer(self, place: Place, name: str, short: str) -> float | None:
         """Return a number of the settings, or what their patterns say of this layer instead."""

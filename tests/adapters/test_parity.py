@@ -159,6 +159,55 @@ def test_we_read_what_peft_writes_of_lycoris(form, settings, theirs, tiny_compon
     check(found[1:], wanted[1:], plain[1:])
 
 
+@pytest.mark.parametrize(
+    ("form", "settings"),
+    [
+        ("IA3", {"feedforward_modules": []}),
+        ("IA3", {"feedforward_modules": ["ff.net.2"]}),
+        ("OFT", {"r": 2, "oft_block_size": 0}),
+        ("OFT", {"oft_block_size": 8, "num_cayley_neumann_terms": 3}),
+        ("OFT", {"oft_block_size": 8, "num_cayley_neumann_terms": 4}),
+        ("OFT", {"oft_block_size": 8, "num_cayley_neumann_terms": 2}),
+        ("OFT", {"oft_block_size": 8, "block_share": True, "use_cayley_neumann": False}),
+    ],
+)
+def test_we_read_what_peft_writes_that_multiplies(form, settings, theirs, tiny_components, tmp_path):
+    import peft
+
+    plain = their_outputs(theirs)
+    layers = ["to_q", "to_k", "ff.net.2"] + (["proj_in"] if form == "OFT" else [])
+    wrapped = peft.get_peft_model(theirs.unet, getattr(peft, f"{form}Config")(target_modules=layers, **settings))
+    draw = torch.Generator().manual_seed(3)
+    for name, parameter in wrapped.named_parameters():
+        if "ia3_l" in name or "oft_R" in name:  # small: the series of a large rotation rounds by its last power
+            parameter.data.add_(torch.randn(parameter.shape, generator=draw) * 0.1)
+    wrapped.save_pretrained(tmp_path)
+    theirs.unet = wrapped
+    adapter = read_lora(tmp_path, tiny_components)
+    assert set(adapter.report.forms) == {"(IA)3" if form == "IA3" else form} and not adapter.report.unmatched
+    found, wanted = our_outputs(tiny_components, [(adapter, 1.0)]), their_outputs(theirs)
+    check(found[1:], wanted[1:], plain[1:])
+
+
+def test_what_is_not_known_of_a_rotation_is_refused(tiny_components, tmp_path):
+    from safetensors.torch import save_file
+
+    from latent_diffusion.errors import CheckpointError
+
+    key = "base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.oft_R.weight"
+    save_file({key: torch.zeros(2, 28)}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(CheckpointError, match="needs its settings"):
+        read_lora(tmp_path, tiny_components)
+    for settings, words in (({"coft": True}, "constrained"), ({"num_cayley_neumann_terms": 0}, "1 to 100")):
+        (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "OFT", **settings}))
+        with pytest.raises(CheckpointError, match=words):
+            read_lora(tmp_path, tiny_components)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "OFT", "num_cayley_neumann_terms": 5}))
+    save_file({key: torch.zeros(3, 28)}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(CheckpointError, match="do not cover"):
+        read_lora(tmp_path, tiny_components)
+
+
 def test_the_settings_of_peft_are_checked(tiny_components, random_lora, tmp_path):
     from latent_diffusion.errors import CheckpointError
 
