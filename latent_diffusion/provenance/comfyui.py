@@ -101,6 +101,8 @@ def _pass(graph: ComfyGraph, key: str, found: ComfyPicture) -> _Pass:
         if there and value is None:
             found.other[inputs[0]] = "comes from a node that is not followed"
         settings[name] = value
+    if settings["sampler"] == "uni_pc":
+        found.other["uni_pc"] = "its B(h) is h there; here it is exp(h) - 1, as in uni_pc_bh2"
     sampling = sampling_of(str(settings.pop("sampler") or "")[:100], str(settings.pop("spacing") or "")[:100])
     numbers = {name: read_float(settings[name]) for name in ("guidance_scale", "strength")}
     numbers |= {name: read_int(settings[name]) for name in ("seed", "num_inference_steps")}

@@ -71,8 +71,8 @@ def write_infotext(record: Record) -> str:
     task = record.inpaint or record.image_to_image or record.hires
     if task:
         values["Denoising strength"] = _number(task.strength)
-    if record.clip_skip:
-        values["Clip skip"] = record.clip_skip + 1  # A1111 counts from 1, diffusers from 0
+    if record.clip_skip and record.size_ids is None:  # A1111 does not read it for SDXL
+        values["Clip skip"] = record.clip_skip + 1  # it counts from 1, diffusers from 0
     values["RNG"] = "CPU"
     if record.eta:
         values["Eta"] = _number(record.eta)

@@ -16,6 +16,7 @@ from latent_diffusion.errors import ConfigError, DataError
 from latent_diffusion.pipeline.regenerate import differences, plan_of_found, plan_of_record
 from latent_diffusion.provenance.foreign import read_found
 from latent_diffusion.provenance.infotext import write_infotext
+from latent_diffusion.provenance.late_start import late_start
 from latent_diffusion.provenance.record import Record, RefinerRecord
 
 COMMON = {"num_inference_steps": 4, "seed": 11}
@@ -251,3 +252,54 @@ def test_tokens_shows_how_a_prompt_is_read(tiny_folder, here, capsys):
     assert main(["tokens", prompt, "--model", str(tiny_folder)]) == 0
     out = capsys.readouterr().out
     assert "in 2 chunks of 75" in out and "cat:1.5" in out and "\x1b" not in out
+
+
+def foreign_plan(fields, prompt="a cat"):
+    return plan_of_found(
+        read_found({}, f"{prompt}\nSteps: 4, Sampler: Euler, Seed: 1, Size: 16x16, RNG: CPU, {fields}")
+    )
+
+
+def parts(tiny_family, name):
+    return LatentDiffusionPipeline.from_pretrained(tiny_family(name), device="cpu").components
+
+
+def test_clip_skip_is_read_for_stable_diffusion_1_alone_in_a1111(tiny_family):
+    """modules/sd_hijack_clip.py reads the setting; the classes of SDXL and of OpenCLIP's towers do not."""
+    plan = foreign_plan("Clip skip: 2")
+    assert plan.fitted(parts(tiny_family, "sd1")).arguments["clip_skip"] == 1
+    for family in ("sd2", "sdxl"):
+        fitted = plan.fitted(parts(tiny_family, family))
+        assert "clip_skip" not in fitted.arguments and not fitted.missing
+
+
+def test_clip_skip_of_comfyui_is_counted_from_the_last_layer_of_every_model(tiny_family):
+    """SDXL and Stable Diffusion 2 leave one layer out anyway: -2 there is no more than what the model does."""
+    text = {"class_type": "CLIPTextEncode", "inputs": {"text": "a cat", "clip": ["5", 0]}}
+    sampler = {"class_type": "KSampler", "inputs": {"seed": 1, "steps": 4, "positive": ["6", 0], "negative": ["6", 0]}}
+    for layer, expected in ((-2, {"sd1": 1, "sd2": None, "sdxl": None}), (-3, {"sd1": 2, "sd2": 1, "sdxl": 1})):
+        skip = {"class_type": "CLIPSetLastLayer", "inputs": {"stop_at_clip_layer": layer}}
+        plan = plan_of_found(read_found({"prompt": json.dumps({"3": sampler, "5": skip, "6": text})}, None))
+        for family, skipped in expected.items():
+            assert plan.fitted(parts(tiny_family, family)).arguments.get("clip_skip") == skipped
+
+
+def test_numbers_of_sdxl_are_named_for_another_model(tiny_family):
+    text = {
+        "class_type": "CLIPTextEncodeSDXL",
+        "inputs": {"text_g": "in oil", "text_l": "a cat", "width": 64, "height": 32},
+    }
+    sampler = {"class_type": "KSampler", "inputs": {"seed": 1, "steps": 4, "positive": ["6", 0], "negative": ["6", 0]}}
+    plan = plan_of_found(read_found({"prompt": json.dumps({"3": sampler, "6": text})}, None))
+    assert plan.fitted(parts(tiny_family, "sdxl")).arguments["original_size"] == (32, 64)
+    other = plan.fitted(parts(tiny_family, "sd1"))
+    assert not {"original_size", "prompt_2"} & other.arguments.keys()
+    assert any("prompt 2: in oil" in line for line in other.missing)
+
+
+def test_every_step_is_run_at_any_strength_and_count():
+    for steps in range(1, 151):
+        for percent in range(5, 100, 5):
+            path, share = late_start("ComfyUI", steps, percent / 100, second=False)
+            expected = steps if path < 1000 or int(steps / (percent / 100)) == 1000 else None
+            assert expected is None or int(path * share) == steps

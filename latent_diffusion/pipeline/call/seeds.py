@@ -92,7 +92,8 @@ def _checked(seed: int) -> int:
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise ConfigError(f"seed {seed!r} is no integer; use 0 to {MAX_SEED}")
     if not 0 <= seed <= MAX_SEED:
-        raise ConfigError(f"seed {seed} is out of range; use 0 to {MAX_SEED}")
+        low = f"; a tool that draws on the CPU reads its low 32 bits, {seed % (MAX_SEED + 1)}" if seed > 0 else ""
+        raise ConfigError(f"seed {seed} is out of range; use 0 to {MAX_SEED}{low}")
     return seed
 
 
