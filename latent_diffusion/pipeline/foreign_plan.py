@@ -7,7 +7,8 @@ from latent_diffusion.checks import MAX_SEED
 from latent_diffusion.pipeline.plan import Plan
 from latent_diffusion.prompts.other_languages import LANGUAGES, written
 from latent_diffusion.provenance.foreign import Found
-from latent_diffusion.provenance.late_start import late_start
+from latent_diffusion.provenance.late_start import late_start, share_of
+from latent_diffusion.provenance.other_schedules import schedule_of, times_of
 
 __all__ = ["plan_of_found"]
 
@@ -30,7 +31,17 @@ def plan_of_found(found: Found) -> Plan:
     if found.tool not in CPU_NOISE:
         missing.append(f"how {found.tool} draws its noise is not known; expect another picture")
     refiner = {name: values.pop(name, None) for name in ("refiner", "refiner_switch", "refiner_step")}
+    values |= schedule_of(found.tool, values)
     method, of_task = _task(found, values, missing)
+    times = times_of(values, TRAINED_LEVELS)
+    if times and method == "hires":
+        missing.append(f"ddim_uniform visits {len(times)} times there, which two passes of one spacing cannot")
+    elif times:
+        if "strength" in of_task:  # as many steps of a path of another length
+            run = int(values["num_inference_steps"] * of_task["strength"])
+            of_task["strength"] = share_of(min(run, len(times)), len(times))
+        said_by_times = ("num_inference_steps", "spacing", "discard_next_to_last")
+        values = {name: value for name, value in values.items() if name not in said_by_times} | {"timesteps": times}
     arguments: dict[str, Any] = {**values, "negative_prompt": found.negative_prompt}
     for name in ("seed", "variation_seed"):
         if name in arguments:  # torch's CPU generator reads these bits of a longer seed

@@ -12,7 +12,7 @@ path unless the setting "With img2img, do exactly the amount of steps" is on, wh
 
 import math
 
-__all__ = ["late_start"]
+__all__ = ["COMFY", "late_start", "share_of"]
 
 COMFY = ("ComfyUI", "SwarmUI")
 MOST = 1000  # levels of the models
@@ -37,7 +37,12 @@ def late_start(tool: str, steps: int, strength: float, *, second: bool) -> tuple
         return steps, strength
     if path > MOST:  # that many levels there are not
         path, run = MOST, max(1, round(run * MOST / path))
+    return path, share_of(run, path)
+
+
+def share_of(run: int, path: int) -> float:
+    """Return the strength that runs the last `run` of `path` steps."""
     share = run / path
     while int(path * share) < run:
         share = math.nextafter(share, 1.0)  # floating point must not lose the last step
-    return path, share
+    return share
