@@ -34,6 +34,8 @@ class DiscreteVP(ABC):
         betas = self.betas()
         if not ((betas > 0.0) & (betas < 1.0)).all():
             raise ConfigError(f"betas of {self} leave (0, 1): {betas.min():.3g} to {betas.max():.3g}")
+        if betas[0] > betas[-1]:
+            raise ConfigError(f"betas of {self} fall from {betas[0]:.3g} to {betas[-1]:.3g}; the first is the least")
 
     @abstractmethod
     def betas(self) -> np.ndarray:

@@ -186,6 +186,9 @@ def autoencoder_config(found: Mapping[str, Any], file: str) -> AutoencoderConfig
         found = values.pop(name)
         if found is not None and set(found) != {kind}:
             raise CheckpointError(f"{file}: {name} is {found}; each must be {kind}")
+        widths = values["block_out_channels"]
+        if found is not None and isinstance(widths, list) and len(found) != len(widths):
+            raise CheckpointError(f"{file}: {name} has {len(found)} entries, block_out_channels has {len(widths)}")
     if isinstance(values["sample_size"], list):
         values["sample_size"] = max(values["sample_size"], default=AUTOENCODER_DEFAULTS["sample_size"])
     return _build(file, AutoencoderConfig, values)
