@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from latent_diffusion.checkpoint.folder.diffusers_folder import load_folder
+from latent_diffusion.checkpoint.load import load_model
 from latent_diffusion.cli.main import main
 from latent_diffusion.config import read_config
 from latent_diffusion.errors import CheckpointError, ConfigError
@@ -96,3 +97,22 @@ def test_c07_no_code_of_a_model_folder_is_imported(changed, tmp_path, monkeypatc
         load_folder(folder)
     assert not (tmp_path / "sentinel").exists()
     assert not [name for name in set(sys.modules) - before if name.split(".")[0] in ("evil", "os.system")]
+
+
+@pytest.mark.parametrize("target", ["os.system", "subprocess.Popen", "evil.Evil"])
+def test_c06_a_yaml_file_of_other_tools_is_never_read(tiny_folder, tmp_path, monkeypatch, capsys, target):
+    """Such a file names classes to import; what a single file holds is found in its tensors."""
+    model = tmp_path / "model.safetensors"
+    assert main(["convert", str(tiny_folder), str(model)]) == 0
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'sentinel')!r}, 'w')")
+    config = f"model:\n  target: {target}\n  params: {{args: 'touch {tmp_path / 'sentinel'}'}}\n"
+    for name in ("model.yaml", "config.yaml"):
+        (tmp_path / name).write_text(config)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert main(["info", str(model)]) == 0
+    load_model(model, None)
+    capsys.readouterr()
+    assert main(["generate", "a cat", "--model", "model.yaml"]) == 4
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "sentinel").exists() and "evil" not in sys.modules
