@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from latent_diffusion.cli.commands.adapter import adapter
 from latent_diffusion.cli.commands.convert import convert
 from latent_diffusion.cli.commands.evaluate import evaluate
 from latent_diffusion.cli.commands.generate import generate
@@ -53,6 +54,7 @@ app.command(rich_help_panel="Train and judge")(train)
 app.command(rich_help_panel="Train and judge")(evaluate)
 app.command(rich_help_panel="Models and files")(convert)
 app.command(rich_help_panel="Models and files")(info)
+app.add_typer(adapter, name="adapter", rich_help_panel="Models and files")
 
 
 def _print_version(wanted: bool) -> None:

@@ -22,6 +22,7 @@ __all__ = [
     "load_pipeline",
     "read_prompts_file",
     "seed_or_draw",
+    "split_weight",
     "warn_if_lossy",
     "write_pictures",
 ]
@@ -66,7 +67,7 @@ def load_pipeline(
     from latent_diffusion.checkpoint.locate import locate_model
 
     locate_model(model)
-    weighted = [_weighted(text) for text in loras or ()]
+    weighted = [split_weight(text) for text in loras or ()]
     for option, file in [("--lora", file) for file, _ in weighted] + [("--embedding", f) for f in embeddings or ()]:
         if not file.exists():
             raise CheckpointError(f"{option} {str(file)!r}: there is no such file")
@@ -80,7 +81,7 @@ def load_pipeline(
     return pipe
 
 
-def _weighted(text: str) -> tuple[Path, float]:
+def split_weight(text: str) -> tuple[Path, float]:
     """Return file and weight of FILE or FILE:WEIGHT; a colon that no number follows belongs to the name."""
     file, _, weight = text.rpartition(":")
     try:

@@ -1,0 +1,128 @@
+"""`latent-diffusion adapter`: LoRA files made from weights: two models' difference, another rank, several as one."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from latent_diffusion.cli.picture_files import split_weight
+from latent_diffusion.errors import ConfigError, ResourceError
+
+if TYPE_CHECKING:
+    from latent_diffusion.adapters.decompose import Decomposition
+
+__all__ = ["adapter"]
+
+adapter = typer.Typer(
+    help="Make LoRA files from weights: extract, resize, merge.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Rank = Annotated[int, typer.Option("--rank", metavar="N", min=1, help="Largest rank of a layer.")]
+Energy = Annotated[
+    float,
+    typer.Option("--energy", metavar="X", help="Share of each layer's change that is enough, for lower ranks."),
+]
+Base = Annotated[str, typer.Option("--model", "-m", metavar="NAME|PATH", help="Model that the adapter belongs to.")]
+Output = Annotated[
+    Path, typer.Option("--output", "-o", metavar="FILE", help="File to write (.safetensors).", show_default=False)
+]
+Layout = Annotated[str, typer.Option("--layout", metavar="NAME", help="Names of the tensors: kohya or peft.")]
+
+
+@adapter.command()
+def extract(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="Model that the adapter will be used with.")],
+    tuned: Annotated[str, typer.Argument(metavar="TUNED", help="Model of the same sizes, fine-tuned from it.")],
+    output: Output,
+    rank: Rank = 16,
+    energy: Energy = 1.0,
+    layout: Layout = "kohya",
+) -> None:
+    """Write the difference of two models as a LoRA.
+
+    **Example**
+
+    `latent-diffusion adapter extract emoji runs/mine/model --rank 16 --output mine.safetensors`
+    """
+    _check_output(output)
+    from latent_diffusion.adapters import decompose
+    from latent_diffusion.checkpoint.load import load_model
+
+    _write(output, decompose.extract(load_model(base), load_model(tuned), rank, energy), layout)
+
+
+@adapter.command()
+def resize(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Adapter of any form and layout.")],
+    output: Output,
+    rank: Rank = 16,
+    energy: Energy = 1.0,
+    model: Base = "emoji",
+    layout: Layout = "kohya",
+) -> None:
+    """Write an adapter as a LoRA of another rank.
+
+    **Example**
+
+    `latent-diffusion adapter resize ink.safetensors --model model.safetensors --rank 8 --output small.safetensors`
+    """
+    _merge([file], output, rank, energy, model, layout)
+
+
+@adapter.command()
+def merge(
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE[:WEIGHT]...", help="Adapters, each with its strength (default 1).")
+    ],
+    output: Output,
+    rank: Rank = 64,
+    energy: Energy = 1.0,
+    model: Base = "emoji",
+    layout: Layout = "kohya",
+) -> None:
+    """Write several adapters as one LoRA.
+
+    **Example**
+
+    `latent-diffusion adapter merge ink.safetensors:0.8 paper.safetensors --model model.safetensors --output both.safetensors`
+    """
+    _merge(files, output, rank, energy, model, layout)
+
+
+def _merge(files: list[str], output: Path, rank: int, energy: float, model: str, layout: str) -> None:
+    _check_output(output)
+    from latent_diffusion.adapters import decompose
+    from latent_diffusion.adapters.lora_file import read_lora
+    from latent_diffusion.checkpoint.load import load_model
+
+    components = load_model(model)
+    pairs = [split_weight(file) for file in files]
+    adapters = [(read_lora(file, components), weight) for file, weight in pairs]
+    _write(output, decompose.merge(components, adapters, rank, energy), layout)
+
+
+def _check_output(output: Path) -> None:
+    """Refuse before anything is read what could not be written."""
+    if output.suffix != ".safetensors":
+        raise ConfigError(f"--output {str(output)!r}: an adapter is written as .safetensors")
+    if output.exists() or output.is_symlink():
+        raise ConfigError(f"{str(output)!r} exists; choose another name")
+    if not output.absolute().parent.is_dir():
+        raise ResourceError(f"{str(output.parent)!r}: there is no such folder")
+
+
+def _write(output: Path, made: "Decomposition", layout: str) -> None:
+    from latent_diffusion.adapters.writing import write_factors
+
+    write_factors(output, made.factors, layout)  # pyright: ignore[reportArgumentType]  # checked there
+    ranks = made.ranks.values()
+    typer.echo(
+        f"{len(ranks)} layers, rank {min(ranks)} to {max(ranks)}, {100 * made.error:.2g} % of the change is lost"
+    )
+    if made.skipped:
+        shown = ", ".join(made.skipped[:3]) + (", ..." if len(made.skipped) > 3 else "")
+        typer.echo(f"left out, as LoRA files hold no factors for them: {len(made.skipped)} tensors ({shown})")
+    typer.echo(output)
