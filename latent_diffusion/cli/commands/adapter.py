@@ -87,7 +87,7 @@ def merge(
 
     **Example**
 
-    `latent-diffusion adapter merge ink.safetensors:0.8 paper.safetensors --model model.safetensors --output both.safetensors`
+    `latent-diffusion adapter merge ink.safetensors:0.8 paper.safetensors -m model.safetensors -o both.safetensors`
     """
     _merge(files, output, rank, energy, model, layout)
 
