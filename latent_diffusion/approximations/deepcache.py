@@ -11,9 +11,9 @@ Reference: Ma et al. 2023, arXiv:2312.00858, section 3.3, uniform interval.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -35,6 +35,8 @@ MOST = 1000  # steps of one interval; more than a path has
 @dataclass(frozen=True)
 class DeepCache(Approximation):
     """The deep layers once in `interval` steps; interval 1 is exact."""
+
+    neutral: ClassVar[Mapping[str, Any]] = {"interval": 1}
 
     place: ClassVar[int] = 1  # cuts the U-Net up, so after those that look for its layers
 

@@ -10,6 +10,7 @@ section 3. Similarity is here that of the tokens as the attention reads them, af
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +38,8 @@ MOST_LEVELS = 1000  # more than any U-Net has
 @dataclass(frozen=True)
 class ToMe(Approximation):
     """Merged tokens in the self-attentions on the largest maps; ratio 0 is exact."""
+
+    neutral: ClassVar[Mapping[str, Any]] = {"ratio": 0.0}
 
     ratio: float = 0.5  # share of the tokens that are merged away
     levels: int = 1  # of the U-Net, from the outside: the maps of each further level have a quarter of the tokens

@@ -4,12 +4,12 @@ An approximation decides pixels, so it is on only where it is named, and a pictu
 from one step for the next belongs to one bound denoiser: no call sees another's.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.diffusion.denoiser import Denoiser, Network
@@ -33,7 +33,24 @@ class Scope:
 class Approximation:
     """A way to compute less; implementations are frozen dataclasses without state."""
 
+    neutral: ClassVar[Mapping[str, Any]]  # arguments that leave the latents exact
     place: ClassVar[int] = 0  # several are made in this order, whatever order they are named in
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any], open_tiny: Callable[[str], Any]) -> "Approximation":
+        """Return it from the values of a text such as "deepcache:interval=3".
+
+        `open_tiny` opens the folder of a tiny autoencoder for the model's latents.
+
+        Raises:
+            ConfigError: a value that cannot be.
+        """
+        return cls(**values)
+
+    @property
+    def decoder(self) -> nn.Module | None:
+        """What decodes in place of the model's autoencoder; None = the model's own."""
+        return None
 
     def check(self, network: Network) -> None:
         """Refuse a network that it cannot change.

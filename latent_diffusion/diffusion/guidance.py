@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
@@ -147,6 +147,18 @@ class Guidance(ABC):
     """
 
     weighs: ClassVar[bool] = False  # whether it makes the estimate of prompt and negative prompt
+    neutral: ClassVar[Mapping[str, Any]]  # arguments with which it does nothing
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any], open_model: Callable[[str], Denoiser]) -> "Guidance":
+        """Return it from the values of a text such as "pag:scale=3".
+
+        `open_model` opens a model by its name or path; a guidance that needs one has a field for that name.
+
+        Raises:
+            ConfigError: a value that cannot be.
+        """
+        return cls(**values)
 
     @property
     def needs_negative(self) -> bool:

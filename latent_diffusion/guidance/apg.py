@@ -12,8 +12,9 @@ Reference: Sadat et al. 2024, arXiv:2410.02416, section 4 and algorithm 1.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -33,6 +34,8 @@ class APG(Guidance):
     `max_norm` is the paper's for SDXL and grows with the square root of the latents' size. The paper's momentum wants
     many steps: where the push halves from one step to the next, -0.5 turns it round (seen with 15 steps).
     """
+
+    neutral: ClassVar[Mapping[str, Any]] = {"scale": 1.0}
 
     weighs: ClassVar[bool] = True
 

@@ -7,13 +7,16 @@ leaves the variety that CFG costs. Added to what other guidances make: x0 + (sca
 Reference: Karras et al. 2024, arXiv:2406.02507, section 3.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from latent_diffusion.checks import check_number
 from latent_diffusion.diffusion.denoiser import Denoiser
 from latent_diffusion.diffusion.guidance import LARGEST_SCALE, Guidance, GuidanceContext, Stage, StageOrder, StepState
+from latent_diffusion.errors import ConfigError
 
 __all__ = ["Autoguidance"]
 
@@ -22,9 +25,18 @@ __all__ = ["Autoguidance"]
 class Autoguidance(Guidance):
     """Guidance by a weaker checkpoint, one more network call a step; scale 1 is the model alone."""
 
+    neutral: ClassVar[Mapping[str, Any]] = {"scale": 1.0}
+
     scale: float
     weak: Denoiser  # understands the same text states and latents
     model: str = ""  # the weak checkpoint's name or path, for the record of what made a picture
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any], open_model: Callable[[str], Denoiser]) -> "Autoguidance":
+        """Open the weak checkpoint that `model` names; scale 2 where none is given."""
+        if not values.get("model"):
+            raise ConfigError("guidance 'autoguidance' needs model=NAME|PATH, the weaker checkpoint")
+        return cls(**{"scale": 2.0, **values, "weak": open_model(values["model"])})
 
     def __post_init__(self) -> None:
         check_number("autoguidance: scale", self.scale, LARGEST_SCALE)

@@ -6,8 +6,9 @@ Reference: Ho & Salimans 2022, arXiv:2207.12598, eq. 6, where w = scale - 1. The
 both rows, so combining x0 equals combining epsilon or v.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -21,6 +22,8 @@ __all__ = ["CFG"]
 @dataclass(frozen=True)
 class CFG(Guidance):
     """Classifier-free guidance with a negative prompt, in one batched call of the network."""
+
+    neutral: ClassVar[Mapping[str, Any]] = {"scale": 1.0}
 
     weighs: ClassVar[bool] = True
 

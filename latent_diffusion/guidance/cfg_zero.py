@@ -8,8 +8,9 @@ Reference: Fan et al. 2025, arXiv:2503.18886, section 4 and algorithm 1.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -28,6 +29,8 @@ VELOCITIES = ("flow_prediction",)  # outputs whose zero means that x stands stil
 @dataclass(frozen=True)
 class CFGZero(Guidance):
     """Classifier-free guidance with an optimal scale of the negative; scale 1 is the prompt alone."""
+
+    neutral: ClassVar[Mapping[str, Any]] = {"scale": 1.0}
 
     weighs: ClassVar[bool] = True
 

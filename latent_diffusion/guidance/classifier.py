@@ -6,8 +6,9 @@
 Reference: Dhariwal & Nichol 2021, arXiv:2105.05233, algorithm 2.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -24,6 +25,8 @@ class ClassifierGuidance(Guidance):
 
     A level without any picture in it (alpha 0, zero terminal SNR) is left alone: there x tells nothing of the class.
     """
+
+    neutral: ClassVar[Mapping[str, Any]] = {"scale": 0.0}
 
     scale: float
     log_prob: Callable[[Tensor, Tensor], Tensor]  # x (B, C, h, w) float32, t (B,) float32 -> log p(y | x), (B,)

@@ -6,8 +6,9 @@ It needs no negative prompt, so it also helps where CFG cannot, and adds to CFG 
 Reference: Ahn et al. 2024, arXiv:2403.17377, section 4.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -25,6 +26,8 @@ __all__ = ["PAG", "away_from", "self_attentions", "with_kernels"]
 @dataclass(frozen=True)
 class PAG(Guidance):
     """Perturbed-attention guidance, one more network call a step; scale 0 is off."""
+
+    neutral: ClassVar[Mapping[str, Any]] = {"scale": 0.0}
 
     scale: float = 3.0
     layers: str = "mid"  # parts of the names of the self-attentions, joined by "|"; "" = all

@@ -8,8 +8,9 @@ Only the part of the negative's push that stands across the prompt's push is tak
 Reference: Armandpour et al. 2023, arXiv:2304.04968, section 3.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -36,6 +37,8 @@ SMALLEST = 1e-12  # of |pos|^2
 @dataclass(frozen=True)
 class PerpNeg(Guidance):
     """Guidance by prompt, negative prompt and empty prompt. negative_scale 0 = CFG without a negative prompt."""
+
+    neutral: ClassVar[Mapping[str, Any]] = {"scale": 1.0, "negative_scale": 0.0}
 
     weighs: ClassVar[bool] = True
 

@@ -5,7 +5,9 @@
 Reference: Lin et al. 2023, arXiv:2305.08891, eq. 15 and 16.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -19,6 +21,8 @@ __all__ = ["Rescale", "rescaled"]
 @dataclass(frozen=True)
 class Rescale(Guidance):
     """Brings the spread of the guided output back towards the unguided one's, image by image."""
+
+    neutral: ClassVar[Mapping[str, Any]] = {"share": 0.0}
 
     share: float = 0.7  # 0 = off, 1 = exactly the unguided spread; the paper uses 0.7
 

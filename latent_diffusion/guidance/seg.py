@@ -7,8 +7,9 @@ Reference: Hong 2024, arXiv:2408.00760, section 4.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,8 @@ REACH = 3  # radius of the blur in sigmas
 @dataclass(frozen=True)
 class SEG(Guidance):
     """Smoothed energy guidance, one more network call a step; scale 0 or sigma 0 is off."""
+
+    neutral: ClassVar[Mapping[str, Any]] = {"scale": 0.0}
 
     scale: float = 3.0
     sigma: float = math.inf  # of the Gaussian, in tokens of the layer; inf = all queries are their mean

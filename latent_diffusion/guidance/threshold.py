@@ -10,7 +10,9 @@ Reference: Saharia et al. 2022, arXiv:2205.11487, section 2.3.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -24,6 +26,8 @@ __all__ = ["Threshold"]
 @dataclass(frozen=True)
 class Threshold(Guidance):
     """Dynamic thresholding. A huge `limit` is off; without a `limit`, an unguided estimate stays as it is."""
+
+    neutral: ClassVar[Mapping[str, Any]] = {"limit": 1e9}
 
     quantile: float = 0.995  # of the absolute values; more lies outside, the lower it is
     limit: float = 0.0  # largest absolute value x0 may have: 1 for models of pixels; 0 = from `mimic_scale`

@@ -25,20 +25,6 @@ SCALED = ("apg", "cfg", "cfg_zero")  # scale 1 = prompt alone, scale 0 = negativ
 SCALE_ONLY = {"apg": {"eta": 1.0, "max_norm": float("inf"), "momentum": 0.0}}  # without what is not linear in the scale
 REMEMBERING = {"apg": {"momentum": -0.5}}
 
-NEUTRAL = {
-    "apg": {"scale": 1.0},
-    "autoguidance": {"scale": 1.0},
-    "cfg": {"scale": 1.0},
-    "cfg_zero": {"scale": 1.0},
-    "classifier": {"scale": 0.0},
-    "pag": {"scale": 0.0},
-    "perp_neg": {"scale": 1.0, "negative_scale": 0.0},
-    "rescale": {"share": 0.0},
-    "seg": {"scale": 0.0},
-    "threshold": {"limit": 1e9},
-}
-"""For every file, the arguments that make it do nothing."""
-
 
 class Counting(UNet):
     """A tiny U-Net that counts its calls."""
@@ -128,7 +114,7 @@ def test_neutral_arguments_are_unguided_and_cost_one_call(name, build, denoiser,
     x, prompt, *_ = drawn
     wanted = unguided(denoiser, x, prompt)
     calls = denoiser.network.calls
-    got = run(build(name, **NEUTRAL[name]), denoiser, *drawn)
+    got = run(build(name, **find("latent_diffusion.guidance", name).neutral), denoiser, *drawn)
     if name == "perp_neg":  # x0(empty) + 1 * (x0(prompt) - x0(empty)), made as it stands
         close(got, wanted)
     else:
@@ -139,7 +125,7 @@ def test_neutral_arguments_are_unguided_and_cost_one_call(name, build, denoiser,
 def test_neutral_arguments_leave_plain_cfg(name, build, denoiser, drawn):
     if name in ("cfg", "apg", "cfg_zero", "perp_neg"):
         pytest.skip("stands in the place of CFG")
-    got = run(CFG(5.0) + build(name, **NEUTRAL[name]), denoiser, *drawn)
+    got = run(CFG(5.0) + build(name, **find("latent_diffusion.guidance", name).neutral), denoiser, *drawn)
     close(got, run(CFG(5.0), denoiser, *drawn), 1e-6)
 
 

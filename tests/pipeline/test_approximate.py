@@ -78,7 +78,7 @@ def test_written_out_and_read_again_it_is_the_same(tiny_pipeline, asked):
             "deepcache:intervall=3",
             r"approximation 'deepcache' has no 'intervall' \(did you mean 'interval'\?\); it has",
         ),
-        ("deepcache:interval", r"'interval' is no key=value; write for example deepcache:interval=3"),
+        ("deepcache:interval", r"'interval' is no key=value; write deepcache:key=value"),
         ("deepcache:interval=2.5", r"deepcache: interval '2.5' is not an integer"),
         ("deepcache:interval=0", r"deepcache: interval 0 is not an integer from 1"),
         ("deepcache:branch=9", r"branch 9; this U-Net has 3 layers on its way down"),

@@ -1,16 +1,14 @@
 """Approximations told in words: "deepcache:interval=3" for an object of `approximations/`, and back."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
-from latent_diffusion.approximations.taesd import TAESD
 from latent_diffusion.diffusion.approximation import Approximation
 from latent_diffusion.diffusion.denoiser import Network
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.models.tiny_autoencoder import TinyAutoencoder
-from latent_diffusion.pipeline.call.named_values import fields_told, split_name, texts_of, writable
-from latent_diffusion.registry import find, names
+from latent_diffusion.pipeline.call.words import build, text_of, texts_of
 
 __all__ = ["EXACT", "Approximate", "OpenTiny", "choose_approximations"]
 
@@ -29,12 +27,13 @@ class Approximate:
     @property
     def decoder(self) -> TinyAutoencoder | None:
         """What decodes in place of the model's autoencoder."""
-        return next((part.autoencoder for part in self.parts if isinstance(part, TAESD)), None)
+        found = (part.decoder for part in self.parts)
+        return next((decoder for decoder in found if isinstance(decoder, TinyAutoencoder)), None)
 
     @property
     def texts(self) -> tuple[str, ...] | None:
         """What it is in words, every number written out; None = nothing. What no text can say is missed on reading."""
-        return tuple(map(_written, self.parts)) or None
+        return tuple(text_of(PACKAGE, part) for part in self.parts) or None
 
 
 EXACT = Approximate()
@@ -70,20 +69,4 @@ def _each(asked: object) -> Iterator[Any]:
 
 
 def _read(text: str, open_tiny: OpenTiny) -> Approximation:
-    name, told = split_name("approximation", text, "interval=3")
-    kind = find(PACKAGE, name)
-    values = fields_told("approximation", name, told, {f.name: f for f in fields(kind) if writable(f)})
-    if kind is TAESD:
-        if not values.get("model"):
-            raise ConfigError("approximation 'taesd' needs model=FOLDER, that of a tiny autoencoder")
-        values["autoencoder"] = open_tiny(values["model"])
-    return kind(**values)
-
-
-def _written(part: Approximation) -> str:
-    """Return the text that `_read` makes the approximation of."""
-    kinds = {find(PACKAGE, name): name for name in names(PACKAGE)}
-    values = {field.name: getattr(part, field.name) for field in fields(part) if writable(field)}  # pyright: ignore
-    told = ",".join(f"{key}={value}" for key, value in values.items() if value != "")
-    name = kinds.get(type(part), type(part).__name__)
-    return f"{name}:{told}" if told else name
+    return build(PACKAGE, text, lambda kind, values: kind.from_values(values, open_tiny))

@@ -8,17 +8,15 @@ them weighs the prompt against the negative prompt, classifier-free guidance doe
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, fields
-from typing import Any
 
 from latent_diffusion.diffusion.denoiser import Denoiser
 from latent_diffusion.diffusion.guidance import Combined, Guidance
 from latent_diffusion.diffusion.interval import Interval
 from latent_diffusion.errors import ConfigError
-from latent_diffusion.guidance.autoguidance import Autoguidance
 from latent_diffusion.guidance.cfg import CFG
 from latent_diffusion.guidance.rescale import Rescale
-from latent_diffusion.pipeline.call.named_values import fields_told, number, split_name, texts_of, writable
-from latent_diffusion.registry import find, names
+from latent_diffusion.pipeline.call.words import number, split_name, text_of, texts_of, values_told
+from latent_diffusion.registry import find
 
 __all__ = ["Chosen", "OpenModel", "choose_guidance"]
 
@@ -87,26 +85,17 @@ def _pair(interval: object) -> tuple[float, float]:
 
 def _read(text: str, scale: float, open_model: OpenModel) -> Guidance:
     """Return the guidance that "name:key=value,key=value" tells; `scale` is for those that weigh and tell none."""
-    name, told = split_name("guidance", text, "scale=3")
+    name, told = split_name("guidance", text)
     kind = find(PACKAGE, name)
     when = {key: number(key, told.pop(key)) for key in WHEN if key in told}
-    known = {field.name: field for field in fields(kind) if writable(field)}
-    values = fields_told("guidance", name, told, known, tuple(WHEN))
-    if kind.weighs:
-        values.setdefault("scale", scale)
-    if kind is Autoguidance:
-        values = {"scale": 2.0, **values, "weak": _weak(values, open_model)}
-    missing = [f.name for f in fields(kind) if f.default is MISSING and f.name not in values]
-    if missing:
-        raise ConfigError(f"guidance {name!r} needs {' and '.join(missing)}, which a text cannot give; pass the object")
-    guidance = kind(**values)
+    values = {**({"scale": scale} if kind.weighs else {}), **values_told(PACKAGE, name, told, tuple(WHEN))}
+    try:
+        guidance = kind.from_values(values, open_model)
+    except TypeError:
+        missing = [f.name for f in fields(kind) if f.default is MISSING and f.name not in values]
+        needs = f"guidance {name!r} needs {' and '.join(missing)}, which a text cannot give; pass the object"
+        raise ConfigError(needs) from None
     return Interval(guidance, **when) if when else guidance
-
-
-def _weak(values: dict[str, Any], open_model: OpenModel) -> Denoiser:
-    if not values.get("model"):
-        raise ConfigError("guidance 'autoguidance' needs model=NAME|PATH, the weaker checkpoint")
-    return open_model(values["model"])
 
 
 def _leaves(guidance: Guidance, when: dict[str, float]) -> Iterator[tuple[Guidance, dict[str, float]]]:
@@ -123,9 +112,5 @@ def _leaves(guidance: Guidance, when: dict[str, float]) -> Iterator[tuple[Guidan
 
 def _written(guidance: Guidance, when: dict[str, float]) -> Iterator[str]:
     """Yield the texts that `_read` makes the guidance of; what no text can say is left out, and missed there."""
-    kinds = {find(PACKAGE, name): name for name in names(PACKAGE)}
     for leaf, on in _leaves(guidance, when):
-        values = {field.name: getattr(leaf, field.name) for field in fields(leaf) if writable(field)}  # pyright: ignore
-        values |= {key: value for key, value in on.items() if value != WHEN[key]}
-        told = ",".join(f"{key}={value}" for key, value in values.items() if value != "")
-        yield f"{kinds.get(type(leaf), type(leaf).__name__)}:{told}"
+        yield text_of(PACKAGE, leaf, {key: value for key, value in on.items() if value != WHEN[key]})

@@ -6,11 +6,12 @@ from typing import Any
 
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.folder.default_sampler import final_level
-from latent_diffusion.checks import check_flag
+from latent_diffusion.checks import check_flag, check_number
 from latent_diffusion.diffusion.level import CLEAN_TIME, Level, Sampler
 from latent_diffusion.diffusion.spacing import SPACINGS, at_sigmas, at_times, levels
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.options.call import Options
+from latent_diffusion.pipeline.call.words import number, split_name, values_told
 from latent_diffusion.provenance.other_names import sampler_of, spacing_of
 from latent_diffusion.registry import find, names, nearest
 
@@ -19,6 +20,7 @@ __all__ = ["CUSTOM", "SamplingPath"]
 CUSTOM = "custom"
 """Name of the spacing that the caller's own `timesteps` or `sigmas` are."""
 
+PACKAGE = "latent_diffusion.samplers"
 MAX_LEVELS = 1000
 
 
@@ -43,7 +45,7 @@ class SamplingPath:
         """
         asked = options.get("sampler")
         name, implied = _sampler(sampler if asked is None else asked)
-        kind, given = _parsed(name)
+        kind, told = split_name("sampler", name)
         wanted = options.get("spacing")
         if wanted is None:
             wanted = implied or spacing
@@ -62,15 +64,14 @@ class SamplingPath:
         if wanted == CUSTOM and not any(custom.values()):
             raise ConfigError("spacing 'custom' needs timesteps or sigmas")
         rho = options.get("spacing_rho")
-        if rho is not None and (isinstance(rho, bool) or not isinstance(rho, int | float)):
-            raise ConfigError(f"spacing_rho {rho!r:.50} is not a number")
+        rho = None if rho is None else number("spacing_rho", rho)
         discard = check_flag("discard_next_to_last", options.get("discard_next_to_last") or False)
         if discard and any(custom.values()):
             raise ConfigError("discard_next_to_last has no effect on levels of your own; leave it out")
         path = cls(
             sampler=name,
             spacing=CUSTOM if any(custom.values()) else str(ours),
-            eta=_eta(name, given, options.get("eta")),
+            eta=_eta(kind, told, options.get("eta")),
             spacing_rho=rho,
             discard_next_to_last=discard,
             **custom,
@@ -93,18 +94,9 @@ class SamplingPath:
         Raises:
             ConfigError: a field it does not have, or a value that cannot be.
         """
-        name, given = _parsed(self.sampler)
-        kind = find("latent_diffusion.samplers", name)
-        own = {field.name: field for field in fields(kind)}
-        values: dict[str, Any] = {}
-        for key, text in given.items():
-            if key not in own:
-                has = f"has {', '.join(own)}" if own else "has no fields"
-                raise ConfigError(f"sampler {name} {has}, not {key!r:.50}{nearest(key, own)}")
-            values[key] = _value(name, key, text, type(own[key].default))
-        if "eta" in own:
-            values["eta"] = self.eta
-        return kind(**values)
+        name, told = split_name("sampler", self.sampler)
+        eta = {"eta": self.eta} if "eta" in _fields(name) else {}
+        return find(PACKAGE, name)(**{**values_told(PACKAGE, name, told), **eta})
 
     def levels(self, components: Components, steps: int) -> Sequence[Level]:
         """Return the noise levels to visit in `steps` steps, the one to end in last.
@@ -146,38 +138,26 @@ def _sampler(text: object) -> tuple[str, str | None]:
     return found[0] + colon + rest, found[1]
 
 
-def _parsed(sampler: str) -> tuple[str, dict[str, str]]:
-    """Split "name:key=value,key=value"."""
-    name, _, rest = sampler.partition(":")
-    pairs = [part.partition("=") for part in rest.split(",") if part.strip()]
-    if bad := [key for key, equals, value in pairs if not equals or not value.strip()]:
-        raise ConfigError(f"sampler {sampler!r:.80}: {bad[0]!r} has no value; write name:field=value,field=value")
-    return name, {key.strip(): value.strip() for key, _, value in pairs}
+def _fields(sampler: str) -> dict[str, Any]:
+    """Return the fields of a sampler, with their defaults."""
+    return {field.name: field.default for field in fields(find(PACKAGE, sampler))}
 
 
-def _value(sampler: str, key: str, text: str, kind: type) -> float | int:
-    try:
-        return kind(text)
-    except ValueError:
-        what = "an integer" if kind is int else "a number"
-        raise ConfigError(f"sampler {sampler}: {key}={text!r:.50} is not {what}") from None
-
-
-def _eta(sampler: str, given: dict[str, str], asked: float | None) -> float:
+def _eta(name: str, told: dict[str, str], asked: float | None) -> float:
     """Return the share of noise: asked for, given with the name, or the sampler's own; 0 where it has none."""
-    name = sampler.partition(":")[0]
-    own: dict[str, Any] = {field.name: field.default for field in fields(find("latent_diffusion.samplers", name))}
-    if asked is not None and (isinstance(asked, bool) or not isinstance(asked, int | float) or not 0.0 <= asked <= 1.0):
-        raise ConfigError(f"eta {asked!r} is not a number from 0 to 1")
+    own = _fields(name)
+    if asked is not None:
+        asked = check_number("eta", asked, 1.0)
     if "eta" not in own:
         if asked:
             raise ConfigError(f"sampler {name!r} has no eta; use --sampler ddim, or eta 0")
         return 0.0
+    given = values_told(PACKAGE, name, told).get("eta")
     if asked is None:
-        return float(_value(name, "eta", given["eta"], float) if "eta" in given else own["eta"])
-    if "eta" in given and _value(name, "eta", given["eta"], float) != asked:
-        raise ConfigError(f"sampler {sampler!r} and eta {asked} contradict each other; name one")
-    return float(asked)
+        return float(own["eta"] if given is None else given)
+    if given is not None and given != asked:
+        raise ConfigError(f"sampler {name}:eta={given:g} and eta {asked:g} contradict each other; name one")
+    return asked
 
 
 def _numbers(what: str, values: Sequence[float] | None) -> tuple[float, ...] | None:
