@@ -19,7 +19,7 @@ from latent_diffusion.checkpoint.folder.scheduler_config import read_schedule
 from latent_diffusion.checkpoint.folder.vocabulary import clip_vocabulary
 from latent_diffusion.checkpoint.load import load_model
 from latent_diffusion.checkpoint.locate import bundled_models
-from latent_diffusion.families import tiny
+from latent_diffusion.families import FAMILIES, tiny
 from latent_diffusion.models.autoencoder import AutoencoderConfig, AutoencoderKL
 from latent_diffusion.models.text_config import TextConfig
 from latent_diffusion.models.text_encoder import TextEncoder, TextEncoders
@@ -28,7 +28,6 @@ from latent_diffusion.registry import names
 
 __all__ = ["ALL", "RandomModel", "Source", "StoredModel", "open_model", "random_weights"]
 
-FAMILIES = "latent_diffusion.families"
 ALL = ("unet", "autoencoder", "text_encoder")
 BIAS = 0.02  # largest bias, and distance of a norm's weight from 1: all of them take part in the result
 

@@ -40,8 +40,8 @@ def update_of(fields: Fields, weight: Tensor, bias: Tensor | None, scale: Scale,
             raise CheckpointError(f"its `{name}` holds no finite floating-point numbers")
     if "ia3" in fields:
         change = scaled(fields["ia3"], weight)
-        outputs = bias is not None and not change.by_input
-        return Update("(IA)3", change, (change.factors - 1) * bias.detach() if outputs else None)
+        moved = None if bias is None or change.by_input else (change.factors - 1) * bias.detach()
+        return Update("(IA)3", change, moved)
     if "oft" in fields:
         return Update("OFT", rotated(fields["oft"], weight, terms()), None)
     form, delta = _form(fields, scale)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from latent_diffusion.adapters.family import family_of_width
+from latent_diffusion.adapters.lora_file import HASH_DIGITS
 from latent_diffusion.adapters.model_parts import tower_names
 from latent_diffusion.adapters.words import Word
 from latent_diffusion.checkpoint.components import Components
@@ -28,7 +29,6 @@ IN_FOLDER = ("learned_embeds.safetensors", "learned_embeds.bin")
 OF_SDXL = ("clip_l", "clip_g")
 NAMELESS = ("emb_params", "*")  # keys that are no token: the file's name is
 MAX_VECTORS = 1000  # of one word; more fill no prompt
-HASH_DIGITS = 12
 
 
 def read_words(path: Path | str, components: Components, token: str | None = None) -> tuple[Word, ...]:

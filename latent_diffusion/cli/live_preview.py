@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from latent_diffusion.cli.output import SUFFIXES
 from latent_diffusion.errors import ConfigError, ResourceError
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["check_preview", "preview_file"]
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 MOST = 4  # pictures of a batch that are shown, side by side
 
 

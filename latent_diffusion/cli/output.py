@@ -7,12 +7,11 @@ import time
 from pathlib import Path
 
 from latent_diffusion.errors import ConfigError, ResourceError
+from latent_diffusion.provenance.picture_formats import LOSSY, SUFFIXES
 
-__all__ = ["LOSSY", "names_a_file", "plan_files"]
+__all__ = ["LOSSY", "SUFFIXES", "names_a_file", "plan_files"]
 
 FOLDER = Path("outputs")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-LOSSY = (".jpg", ".jpeg")
 
 
 def plan_files(output: Path | None, seed: int, count: int) -> list[Path]:

@@ -15,14 +15,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from latent_diffusion.errors import ConfigError
-from latent_diffusion.models.tokenizer import BOS, END_OF_WORD, EOS, Tokenizer, byte_symbols, symbols
+from latent_diffusion.models.tokenizer import BOS, END_OF_WORD, EOS, SPECIAL_TOKENS, Tokenizer, byte_symbols, symbols
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
 __all__ = ["BOS", "EOS", "BytePairs", "byte_symbols", "clip_tokenizer", "train_byte_pairs"]
-
-SPECIAL_TOKENS = 2
 
 Pair = tuple[str, str]
 

@@ -16,11 +16,9 @@ from torch import Tensor, nn
 from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.errors import ConfigError, warn
 from latent_diffusion.models.clip_text import CLIPTextModel, CLIPTextModelWithProjection
-from latent_diffusion.models.tokenizer import Tokenizer
+from latent_diffusion.models.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 __all__ = ["Encoded", "TextEncoder", "TextEncoders", "join_towers"]
-
-SPECIAL_TOKENS = 2  # begin and end
 
 
 @dataclass(frozen=True)

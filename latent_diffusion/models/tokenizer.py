@@ -13,11 +13,12 @@ if TYPE_CHECKING:
     from tokenizers import AddedToken
     from tokenizers import Tokenizer as Backend
 
-__all__ = ["BOS", "END_OF_WORD", "EOS", "Tokenizer", "byte_symbols", "pairs_of", "symbols"]
+__all__ = ["BOS", "END_OF_WORD", "EOS", "SPECIAL_TOKENS", "Tokenizer", "byte_symbols", "pairs_of", "symbols"]
 
 BOS = "<|startoftext|>"
 EOS = "<|endoftext|>"
 END_OF_WORD = "</w>"
+SPECIAL_TOKENS = 2  # begin and end of a row
 WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 """What a word is: special token, English ending, letters, one digit, or anything else (CLIP, simple_tokenizer)."""
 

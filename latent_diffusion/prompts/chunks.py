@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from latent_diffusion.errors import ConfigError, warn
-from latent_diffusion.models.text_encoder import SPECIAL_TOKENS, TextEncoder
+from latent_diffusion.models.text_encoder import TextEncoder
+from latent_diffusion.models.tokenizer import SPECIAL_TOKENS
 from latent_diffusion.prompts.syntax import Span, parse_attention
 
 __all__ = ["Chunks", "Token", "read_chunks"]

@@ -14,12 +14,11 @@ from PIL.PngImagePlugin import PngInfo
 from latent_diffusion.data.images import FORMATS
 from latent_diffusion.errors import ConfigError, DataError, ResourceError, warn
 from latent_diffusion.provenance.infotext import write_infotext
+from latent_diffusion.provenance.picture_formats import LOSSY, SUFFIXES
 from latent_diffusion.provenance.record import Record
 
 __all__ = ["LOSSY", "SUFFIXES", "Texts", "open_texts", "read_texts", "write_picture"]
 
-SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
-LOSSY = (".jpg", ".jpeg")  # WebP is written without loss
 JSON_KEY, TEXT_KEY = "latent_diffusion", "parameters"
 EXIF_IFD, USER_COMMENT, MAKER_NOTE = 0x8769, 0x9286, 0x927C
 IN_EXIF = {0x010E: "Description", 0x010F: "Make", 0x0110: "Camera", 0x0131: "Software"}  # of the main fields

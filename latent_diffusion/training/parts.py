@@ -16,13 +16,12 @@ from latent_diffusion.checkpoint.folder.text_folder import load_text_encoder
 from latent_diffusion.checkpoint.load import load_model
 from latent_diffusion.config import Section
 from latent_diffusion.errors import ConfigError
+from latent_diffusion.families import FAMILIES
 from latent_diffusion.models.unet import UNet, UNetConfig
 from latent_diffusion.nn.transformer import TransformerBlock
 from latent_diffusion.registry import names, nearest
 
 __all__ = ["ModelSettings", "build_parts", "check_fit", "freeze_lone_attention"]
-
-FAMILIES = "latent_diffusion.families"
 
 
 class Parts(Section):

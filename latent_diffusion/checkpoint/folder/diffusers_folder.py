@@ -1,8 +1,10 @@
 """A model as a diffusers folder: unet/, vae/, text_encoder/, tokenizer/, scheduler/ and model_index.json."""
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,7 +12,7 @@ from torch import nn
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.files.atomic import replacing_folder
 from latent_diffusion.checkpoint.files.json_file import read_json, write_json
-from latent_diffusion.checkpoint.files.weights import Weights
+from latent_diffusion.checkpoint.files.weights import Network, Weights
 from latent_diffusion.checkpoint.folder.network_config import (
     autoencoder_values,
     diffusers_version,
@@ -139,16 +141,8 @@ def _no_part_of_a_model(folder: Path) -> list[Path]:
 
 
 def load_unet(folder: Path | str, dtype: torch.dtype = torch.float32) -> UNet:
-    """Read a U-Net from its own folder (config.json and weights).
-
-    Raises:
-        CheckpointError: a file is missing, damaged or does not fit; the message names it.
-    """
-    config = read_unet_config(Path(folder) / "config.json")
-    with torch.device("meta"):
-        model = UNet(config)
-    load_weights(model, Path(folder), dtype)
-    return model
+    """Read a U-Net from its own folder; see `_load`."""
+    return _load(UNet, read_unet_config, Path(folder), dtype)
 
 
 def save_unet(model: UNet, folder: Path | str, dtype: torch.dtype | None = None) -> None:
@@ -158,16 +152,20 @@ def save_unet(model: UNet, folder: Path | str, dtype: torch.dtype | None = None)
 
 
 def load_autoencoder(folder: Path | str, dtype: torch.dtype = torch.float32) -> AutoencoderKL:
-    """Read an autoencoder from its own folder (config.json and weights).
+    """Read an autoencoder from its own folder; see `_load`."""
+    return _load(AutoencoderKL, read_autoencoder_config, Path(folder), dtype)
+
+
+def _load(kind: Callable[[Any], Network], read: Callable[[Path], Any], folder: Path, dtype: torch.dtype) -> Network:
+    """Read a network from its own folder (config.json and weights); on the CPU, in evaluation mode.
 
     Raises:
         CheckpointError: a file is missing, damaged or does not fit; the message names it.
     """
-    config = read_autoencoder_config(Path(folder) / "config.json")
+    config = read(folder / "config.json")
     with torch.device("meta"):
-        model = AutoencoderKL(config)
-    load_weights(model, Path(folder), dtype)
-    return model
+        model = kind(config)
+    return load_weights(model, folder, dtype)
 
 
 def save_autoencoder(model: AutoencoderKL, folder: Path | str, dtype: torch.dtype | None = None) -> None:

@@ -14,12 +14,12 @@ from types import ModuleType
 from latent_diffusion.checkpoint.files.weights import Weights
 from latent_diffusion.checkpoint.single.layout import UNET, averaged_name
 from latent_diffusion.errors import CheckpointError, ConfigError
+from latent_diffusion.families import FAMILIES
 from latent_diffusion.models.unet import UNetConfig
 from latent_diffusion.registry import names, nearest
 
 __all__ = ["Detected", "detect", "family_values", "looks_like"]
 
-FAMILIES = "latent_diffusion.families"
 FIRST = f"{UNET}input_blocks.0.0.weight"
 EDM = ("edm_mean", "edm_std", "edm_vpred.sigma_max", "edm_vpred.sigma_min")
 PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction"}  # ModelSpec's words
