@@ -48,7 +48,13 @@ class Canvas:
         picture = load_image(image, background=None)
         alpha = picture.getchannel("A") if picture.mode == "RGBA" else None
         soft = settings.mask_mode == "soft"
-        drawn = load_mask(mask_image, picture.size, "soft" if soft else "binary")
+        drawn = load_mask(
+            mask_image,
+            picture.size,
+            "soft" if soft else "binary",
+            settings.mask_channel,
+            invert=settings.mask_invert,
+        )
         mask = fade_in(grow(drawn, settings.mask_grow), settings.mask_blur)
         region = None
         if mask.any():

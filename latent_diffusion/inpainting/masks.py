@@ -10,7 +10,7 @@ A mask here is uint8 (H, W): 0 = kept, 255 = repainted, between them only in sof
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageFilter
+from PIL import Image, ImageChops, ImageFilter
 
 from latent_diffusion.data.images import ImageSource, load_image
 from latent_diffusion.errors import DataError
@@ -32,18 +32,35 @@ FULL = 255
 BLACK = (0, 0, 0)
 
 
-def load_mask(source: ImageSource, size: tuple[int, int], mode: MaskMode = "binary") -> np.ndarray:
+def load_mask(
+    source: ImageSource,
+    size: tuple[int, int],
+    mode: MaskMode = "binary",
+    channel: str = "grey",
+    *,
+    invert: bool = False,
+) -> np.ndarray:
     """Return the mask in `source`, uint8 (H, W).
 
     Args:
         source: a file or a picture.
         size: width and height of the picture it belongs to, in px.
         mode: "binary" makes every pixel 0 or 255, "soft" keeps the greys.
+        channel: "grey", or "alpha": what is transparent is repainted, as in a picture with an erased hole.
+        invert: swap what is repainted and what is kept.
 
     Raises:
         DataError: no readable picture, or of another size than the picture.
     """
-    mask = load_image(source, background=BLACK).convert("L")
+    if channel == "alpha":
+        mask = load_image(source, background=None)
+        if mask.mode != "RGBA":
+            raise DataError("mask_channel 'alpha': the mask has no transparency; use 'grey', or a picture with a hole")
+        mask = ImageChops.invert(mask.getchannel("A"))
+    else:
+        mask = load_image(source, background=BLACK).convert("L")
+    if invert:
+        mask = ImageChops.invert(mask)
     if mask.size != size:
         raise DataError(
             f"the mask is {mask.width}x{mask.height} px but the picture is {size[0]}x{size[1]} px; "

@@ -41,6 +41,14 @@ MAX_SCALE = 8.0
 class RepaintingOptions(TypedDict, total=False):
     """How the masked part of a picture is repainted."""
 
+    mask_channel: Annotated[
+        Literal["grey", "alpha"],
+        Option(
+            "What of the mask file is the mask: grey (white is repainted) or alpha (transparent parts are).",
+            "grey", metavar="NAME", panel=REPAINTING,
+        ),
+    ]  # fmt: skip
+    mask_invert: Annotated[bool, Option("Swap the parts that are repainted and kept.", False, panel=REPAINTING)]
     mask_mode: Annotated[
         MaskMode,
         Option(

@@ -32,6 +32,9 @@ ALWAYS = (
 """Options that every record has held from the beginning. One that came later is written only where it is not at its
 default, so that earlier versions read the records of pictures in which it plays no part."""
 
+LATER = {"mask_channel": "grey", "mask_invert": False}
+"""The same of `RepaintingOptions`: those that came later, with their defaults."""
+
 _Repainting: Any = recorded(RepaintingOptions)
 _Redrawing: Any = recorded(RedrawingOptions)
 _SecondPass: Any = recorded(SecondPassOptions)
@@ -126,6 +129,9 @@ class Record(_Options):
         for field in dataclasses.fields(_Options):
             if field.name not in ALWAYS and values[field.name] == field.default:
                 del values[field.name]
+        for name, default in LATER.items():
+            if values["inpaint"] and values["inpaint"][name] == default:
+                del values["inpaint"][name]
         whole = json.dumps(values, ensure_ascii=False, allow_nan=False)
         # half a character (a lone surrogate) has no place in any file; all others are written in ASCII
         return json.dumps(json.loads(whole.encode("utf-8", "replace")))

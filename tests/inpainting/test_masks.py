@@ -180,3 +180,16 @@ def test_a_small_mask_is_enlarged_when_asked():
     region = Region.around(mask, (64, 64), 3, "masked")
     assert region.box == (297, 97, 313, 113) and region.inner == (64, 64)
     assert Region.around(mask, (64, 64), 3).box[2] - Region.around(mask, (64, 64), 3).box[0] == 64
+
+
+def test_a_mask_in_the_transparency_of_a_picture_and_a_swapped_one():
+    pixels = np.zeros((6, 5, 4), np.uint8)
+    pixels[..., 3] = 255
+    pixels[2:4, 1:3, 3] = 0  # an erased hole
+    holed = Image.fromarray(pixels)
+    found = load_mask(holed, (5, 6), channel="alpha")
+    assert found.sum() == 4 * 255 and found[2, 1] == 255
+    assert np.array_equal(load_mask(holed, (5, 6), channel="alpha", invert=True), 255 - found)
+    assert np.array_equal(load_mask(Image.fromarray(found), (5, 6), invert=True), 255 - found)
+    with pytest.raises(DataError, match="no transparency"):
+        load_mask(Image.fromarray(found), (5, 6), channel="alpha")

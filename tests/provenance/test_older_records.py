@@ -7,6 +7,7 @@ import pytest
 
 from latent_diffusion.options.call import Options
 from latent_diffusion.options.option import declared
+from latent_diffusion.options.tasks import RepaintingOptions
 from latent_diffusion.pipeline.regenerate import plan_of_record
 from latent_diffusion.provenance.record import Record
 
@@ -25,5 +26,6 @@ def test_an_older_record_makes_the_same_call(name):
     assert plan.method == ROWS[name]["method"]
     written = {key: value for key, value in ROWS[name]["arguments"].items() if value is not None}
     arguments = json.loads(json.dumps(dict(plan.arguments)))
-    newer = {option.name: option.default for option in declared(Options) if option.name not in written}
+    options = (*declared(Options), *declared(RepaintingOptions))
+    newer = {option.name: option.default for option in options if option.name not in written}
     assert arguments == written | {name: newer.get(name) for name in arguments if name not in written}

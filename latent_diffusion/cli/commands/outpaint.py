@@ -13,7 +13,7 @@ from latent_diffusion.options.tasks import EdgeOptions, RepaintingOptions
 
 __all__ = ["outpaint"]
 
-OF_MASKS = ("mask_mode", "mask_grow", "mask_blur")  # the mask is made here
+OF_MASKS = ("mask_channel", "mask_invert", "mask_mode", "mask_grow", "mask_blur")  # the mask is made here
 
 
 @takes(EdgeOptions, RepaintingOptions, CommandOptions, Options, LoadOptions, without=OF_MASKS)

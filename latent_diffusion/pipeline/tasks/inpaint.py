@@ -46,7 +46,7 @@ def inpaint(
     canvas = Canvas.read(image, mask_image, repainting, (settings.width, settings.height))
     job = engine.start(prompt, settings, rest, levels=levels)
     if canvas.region is None or not levels:
-        why = "strength is 0" if canvas.region else "the mask has no white (128 or more, in soft mode any)"
+        why = "strength is 0" if canvas.region else "the mask has no white (128 or more of 255, in soft mode any)"
         warn(f"nothing to repaint: {why}; the input comes back as it is")
         sampled, images = Sampled.nothing(), [canvas.unchanged() for _ in job.seeds]
     else:

@@ -29,6 +29,8 @@ def outpaint(
     left, right, top, bottom = sides = (edges.left, edges.right, edges.top, edges.bottom)
     if not any(sides):
         raise ConfigError("nothing to add: give left, right, top or bottom, in px")
+    if options.get("mask_invert") or options.get("mask_channel", "grey") != "grey":
+        raise ConfigError("outpainting makes its own mask: leave mask_invert and mask_channel out")
     if options.get("mask_grow"):
         raise ConfigError("mask_grow would repaint the picture that outpainting keeps; leave it out, or use inpaint")
     picture = load_image(image, background=None)
