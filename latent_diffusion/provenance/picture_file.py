@@ -114,7 +114,7 @@ def open_texts(path: Path) -> Texts:
     Raises:
         DataError: no picture.
     """
-    if path.exists() and not path.is_file():  # a pipe would be waited for without end
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for without end
         raise DataError(f"{str(path)!r}: not a regular file")
     try:
         with Image.open(path, formats=FORMATS) as picture:
