@@ -35,7 +35,7 @@ LESS_MEMORY = "raise accumulation, set gradient_checkpointing: true or lower dat
 class Section(BaseModel):
     """A part of a configuration: frozen, unknown keys refused, no NaN or infinity, no bool for a number."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -52,9 +52,13 @@ class OptimizerConfig(Section):
     """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
 
     learning_rate: float = Field(default=1e-4, gt=0)
+    """Peak of the learning rate."""
     betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = Field(default=1e-2, ge=0)  # on tensors of two and more dimensions, not on biases and norms
+    """Decay rates of the two moments."""
+    weight_decay: float = Field(default=1e-2, ge=0)
+    """Decay of tensors of two and more dimensions; biases and norms are not decayed."""
     eps: float = Field(default=1e-8, gt=0)
+    """Smallest denominator of an update."""
 
     @field_validator("betas")
     @classmethod
@@ -68,50 +72,80 @@ class EmaConfig(Section):
     """Moving average of the weights; the decay of update n is min(decay, (1 + n) / (warmup + n))."""
 
     decay: float = Field(default=0.9999, ge=0, lt=1)
-    warmup: float = Field(default=10.0, ge=1)  # updates; larger averages less in the beginning
+    """Largest decay."""
+    warmup: float = Field(default=10.0, ge=1)
+    """Updates; a larger value averages less in the beginning."""
 
 
 class CheckpointConfig(Section):
     """How often the whole state is saved and how many are kept."""
 
-    every: int = Field(default=1000, ge=1)  # updates; one more after the last
+    every: int = Field(default=1000, ge=1)
+    """Updates between checkpoints; one more is written after the last update."""
     keep: int = Field(default=2, ge=1)
+    """Newest checkpoints that stay."""
 
 
 class SampleConfig(Section):
     """Sample pictures during training, written to `samples/` (what they show is the objective's business)."""
 
-    every: int = Field(default=1000, ge=1)  # updates
+    every: int = Field(default=1000, ge=1)
+    """Updates between sample sheets and figures of held-out pictures."""
     prompts: list[str] = Field(default_factory=list)
+    """Prompts of the sheet, a picture each."""
     steps: int = Field(default=20, ge=1, le=1000)
+    """Sampling steps."""
     guidance_scale: float = Field(default=4.0, ge=0)
+    """Scale of classifier-free guidance."""
     seed: int = Field(default=0, ge=0, le=2**32 - 1)
+    """Seed of the first picture; each next picture adds 1."""
 
 
 class RunConfig(Section):
     """One training run."""
 
-    output: Path  # folder of everything the run writes; running the same command again continues there
-    objective: dict[str, Any]  # name: file in training/objectives, and its settings
+    output: Path
+    """Folder of everything the run writes; the same command started again continues there."""
+    objective: dict[str, Any]
+    """`name`: a file of training/objectives; the other keys are its settings, below."""
     data: dict[str, Any]
+    """What to train on; keys below."""
     seed: int = Field(default=0, ge=0, le=2**32 - 1)
-    steps: int = Field(ge=1)  # updates in all
-    batch_size: int = Field(ge=1)  # pictures per update, over all processes and micro-batches
-    accumulation: int = Field(default=1, ge=1)  # micro-batches per update
-    precision: Literal["auto", "float32", "bfloat16", "float64"] = "float32"  # bfloat16: autocast over float32 weights
+    """Key of every random draw."""
+    steps: int = Field(ge=1)
+    """Updates in all."""
+    batch_size: int = Field(ge=1)
+    """Pictures per update, over all processes and micro-batches."""
+    accumulation: int = Field(default=1, ge=1)
+    """Micro-batches per update; more take less memory."""
+    precision: Literal["auto", "float32", "bfloat16", "float64"] = "float32"
+    """auto: bfloat16 where the device computes in it, else float32. bfloat16: autocast over float32 weights."""
     optimizer: OptimizerConfig = OptimizerConfig()
-    warmup: int = Field(default=0, ge=0)  # updates
-    decay: Literal["constant", "cosine", "linear"] = "constant"  # of the learning rate after the warm-up, to zero
+    """AdamW; keys below."""
+    warmup: int = Field(default=0, ge=0)
+    """Updates over which the learning rate rises to its peak."""
+    decay: Literal["constant", "cosine", "linear"] = "constant"
+    """Course of the learning rate after the warm-up, down to zero."""
     clip_norm: float | None = Field(default=1.0, gt=0)
+    """Largest norm of the gradients; null: no limit."""
     ema: EmaConfig | None = None
+    """Moving average of the weights, which is exported; null: none. Keys below."""
     checkpoint: CheckpointConfig = CheckpointConfig()
-    log_every: int = Field(default=10, ge=1)  # updates
+    """Keys below."""
+    log_every: int = Field(default=10, ge=1)
+    """Updates between two lines of the log."""
     sample: SampleConfig | None = None
+    """Sample pictures during training; null: none. Keys below."""
     gradient_checkpointing: bool = False
-    fast: bool = True  # on CPUs: faster kernels where they give the same numbers; false: torch's own
-    threads: int | None = Field(default=None, ge=1)  # of each process; null: cores // processes on this machine
+    """Compute activations again in the backward pass: less memory, a third more time."""
+    fast: bool = True
+    """On CPUs: faster kernels where they give the same numbers; false: torch's own."""
+    threads: int | None = Field(default=None, ge=1)
+    """Threads of each process; null: cores divided by the processes of this machine."""
     resume: Literal["auto", "never"] = "auto"
-    allow_drift: bool = False  # continue although the configuration or data differ from the checkpoint's
+    """auto: continue from the newest checkpoint; never: refuse a folder that has one."""
+    allow_drift: bool = False
+    """Continue although the configuration or the data differ from the checkpoint's."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "RunConfig":

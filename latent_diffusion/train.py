@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from latent_diffusion.config import LESS_MEMORY, read_config
 from latent_diffusion.errors import describe
+from latent_diffusion.training.settings_page import help_text
 
 __all__ = ["main"]
 
@@ -18,9 +19,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not arguments:
         print(_USAGE, file=sys.stderr)
-        return 0 if arguments else 2
+        return 2
+    if {"-h", "--help"} & set(arguments):
+        print(f"{_USAGE}\n\n{help_text()}")
+        return 0
     try:
         run = read_config(arguments[0], arguments[1:])
         from latent_diffusion.training.run import train  # imports torch: not before the configuration is right

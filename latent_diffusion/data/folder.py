@@ -59,6 +59,7 @@ class DataConfig(Section):
     on_bad: Literal["error", "skip"] = "error"
     """A picture that cannot be read: stop before training, or go on without it (at most `max_bad` of all)."""
     max_bad: float = Field(default=0.01, ge=0, le=1)
+    """Largest share of pictures that `on_bad: skip` leaves out."""
     min_side: int = Field(default=16, gt=0)
     """Smallest side of a picture, in px, as stored."""
     max_pixels: int = Field(default=MAX_PIXELS, gt=0)

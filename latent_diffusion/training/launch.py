@@ -12,11 +12,11 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from torch.distributed import TCPStore
 
 from latent_diffusion.config import RunConfig
-from latent_diffusion.errors import ConfigError
+from latent_diffusion.errors import ConfigError, ResourceError
 from latent_diffusion.runtime.precision import bfloat16_is_fast
 from latent_diffusion.training.training_state import TrainingState
 
-__all__ = ["build_accelerator", "choose_precision", "first_to_report", "warn_of_launcher_options"]
+__all__ = ["build_accelerator", "choose_precision", "first_to_report", "lost_process", "warn_of_launcher_options"]
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +27,7 @@ _OTHER_WAYS = {
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism config",
 }
+_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket Timeout")
 _TWO_ON_CPU = "ACCELERATE_USE_CPU=true torchrun --nproc_per_node {count} -m latent_diffusion.train ..."
 
 
@@ -107,6 +108,16 @@ def first_to_report(error: Exception) -> bool:
         return store.add(f"latent_diffusion/{restart}/{type(error).__name__}", 1) == 1
     except (KeyError, ValueError, RuntimeError):  # the store is gone with its process
         return True
+
+
+def lost_process(fault: Exception) -> ResourceError | None:
+    """Return what to report where a sum over processes failed because another process ended; None for other faults."""
+    words = str(fault)
+    if not isinstance(fault, RuntimeError) or not any(sign in words for sign in _LOST):
+        return None
+    return ResourceError(
+        "another process of this run ended, see its own message; every checkpoint is intact: run again to continue"
+    )
 
 
 def _launcher_options() -> dict[str, str]:

@@ -24,7 +24,12 @@ from latent_diffusion.runtime.cpu.allocator import keep_large_blocks
 from latent_diffusion.runtime.cpu.threads import choose_threads, set_threads
 from latent_diffusion.runtime.cpu.training_kernels import TrainingKernels, choose_kernels, works
 from latent_diffusion.training.audit import Audit
-from latent_diffusion.training.launch import build_accelerator, choose_precision, warn_of_launcher_options
+from latent_diffusion.training.launch import (
+    build_accelerator,
+    choose_precision,
+    lost_process,
+    warn_of_launcher_options,
+)
 from latent_diffusion.training.log import RunLog, start_logging
 from latent_diffusion.training.objective import Objective
 from latent_diffusion.training.run_folder import RunFolder
@@ -38,6 +43,7 @@ from latent_diffusion.training.saving import (
     state_bytes,
 )
 from latent_diffusion.training.signals import StopSignals
+from latent_diffusion.training.spikes import SpikeWatch
 from latent_diffusion.training.trainer import Trainer
 from latent_diffusion.training.training_state import TrainingState, newest_state, set_aside_newer
 
@@ -111,7 +117,8 @@ def _run(
         with contextlib.closing(log):
             audit = Audit(trainer)
             signals.saving = True
-            trainer.fit([log, Saver(run, folder, log, described), audit] if first else [audit], signals)
+            watching = [log, Saver(run, folder, log, described), SpikeWatch(), audit] if first else [audit]
+            trainer.fit(watching, signals)
             signals.saving = False
         if trainer.stopped:
             logger.info("stopped after step %d of %d; run again to continue", trainer.done, run.steps)
@@ -146,12 +153,13 @@ def _reporting_failures(folder: RunFolder, first: bool) -> Iterator[None]:
         if first:
             folder.tell(state="interrupted", exit_code=stop.code)
         raise
-    except Exception as error:
+    except Exception as fault:
+        error = lost_process(fault) or fault
         if first:
             code, line = describe(error, out_of_memory=LESS_MEMORY)
             state = "diverged" if isinstance(error, DivergedError) else "failed"
             folder.tell(state=state, exit_code=code, message=line, traceback=traceback.format_exc())
-        raise
+        raise error from (None if error is fault else fault)
 
 
 def _choose_threads(run: RunConfig, state: TrainingState | None, accelerator: "Accelerator") -> int:

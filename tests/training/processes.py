@@ -18,6 +18,7 @@ import torch
 import toy
 
 from latent_diffusion.checkpoint.files.safetensors_file import read_tensors
+from latent_diffusion.training import log, signals, trainer
 
 _context = multiprocessing.get_context("forkserver")
 # torch imports its compiler with the first optimizer: several seconds that each fork would pay again, as for the others
@@ -146,6 +147,32 @@ def _disk_full(path: Path, *_args) -> None:
     raise OSError(28, "No space left on device", str(path))
 
 
+def _no_memory(*_args, **_options) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+
+def _fail(*_args, **_options) -> None:
+    raise ValueError("a fault of one process")
+
+
+class _Full:
+    """A file on a full disk."""
+
+    def write(self, text: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    def close(self) -> None:
+        pass
+
+
+def _full_log_of(start: Callable) -> Callable:
+    def full(self: log.RunLog, done: int) -> None:
+        start(self, done)
+        self._file = _Full()
+
+    return full
+
+
 def _in_rename_of(prefix: str, after: int, *, late: bool) -> None:
     """Be killed at the rename of a folder whose name begins with `prefix`."""
     real, calls = Path.rename, [0]
@@ -184,6 +211,14 @@ FAULTS: dict[str, Callable[[int], None]] = {
     "before pruning": _at("_prune"),
     "within pruning": lambda after: _in_rename_of("step-", after, late=True),
     "disk full": _at("write_tensors", _disk_full),
+    "out of memory in forward": lambda after: _instead(toy.Maker, "forward", after, _no_memory),
+    "out of memory in backward": lambda after: _instead(torch.Tensor, "backward", after, _no_memory),
+    "out of memory in update": lambda after: _instead(trainer.Trainer, "_move", after, _no_memory),
+    "out of memory in save": _at("write_tensors", _no_memory),
+    "one process fails": lambda after: _instead(toy.Maker, "forward", after, _fail),
+    "killed in a preview": lambda after: _instead(toy.ToyObjective, "preview", after),
+    "log disk full": lambda after: _instead(log.RunLog, "start", after, _full_log_of(log.RunLog.start)),
+    "no echo of signals": lambda after: setattr(signals, "_SAME_PRESS", 0.0),
 }
 
 with contextlib.suppress(ValueError):

@@ -22,6 +22,10 @@ def train(
     The same as `python -m latent_diffusion.train`, in this process. Ctrl-C saves a checkpoint; the same command goes
     on from it. For several processes use `accelerate launch -m latent_diffusion.train CONFIG`.
 
+    The keys most often changed: data.path, data.size, output, steps, batch_size, accumulation, precision,
+    optimizer.learning_rate, sample.prompts. `docs/settings.md` has all; `python -m latent_diffusion.train --help`
+    prints those of a run.
+
     **Examples**
 
     `latent-diffusion train configs/finetune.yaml data.path=my-pictures output=runs/mine`

@@ -55,6 +55,7 @@ class Adversarial(Section):
     width: int = Field(default=32, gt=0, multiple_of=GROUPS)
     """Channels after the discriminator's first convolution."""
     layers: int = Field(default=2, ge=1)
+    """Convolutions of stride 2 in the discriminator."""
 
 
 class AutoencoderSettings(Section):
@@ -65,18 +66,23 @@ class AutoencoderSettings(Section):
     init: str | None = None
     """Or the folder of an autoencoder to train on."""
     l1: float = Field(default=1.0, ge=0)
+    """Weight of the absolute difference."""
     mse: float = Field(default=0.0, ge=0)
+    """Weight of the squared difference."""
     perceptual: float = Field(default=0.1, ge=0)
+    """Weight of the difference of a classifier's features; 0: none."""
     kl: float = Field(default=1e-6, ge=0)
     """Weight of the KL sum against the pixel sum, as latent diffusion counts it."""
     equivariance: float = Field(default=0.0, ge=0, le=1)
     """Share of the updates, before the discriminator starts, that decode half-size latents."""
     adversarial: Adversarial | None = None
+    """Discriminator; null: none. Keys below."""
     scale_pictures: int = Field(default=2048, gt=0)
     """Pictures over which the latent scale is measured at export."""
     validation: dict[str, str | list[str]] | None = None
     """Filter of the held-out pictures, in place of `data.where`; their PSNR is reported with every preview."""
     workers: int = Field(default=1, ge=0)
+    """Processes that decode pictures ahead."""
 
 
 class Generator(Player):

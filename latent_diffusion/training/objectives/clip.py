@@ -36,26 +36,36 @@ class Tower(Section):
     """Size of one transformer."""
 
     width: int = Field(gt=0)
+    """Channels of the tokens, a multiple of `heads`."""
     layers: int = Field(gt=0)
+    """Blocks."""
     heads: int = Field(gt=0)
+    """Heads of attention."""
     mlp_ratio: float = Field(default=4.0, gt=0)
+    """Width of the feed-forward layer, in widths of the tower."""
 
 
 class CLIPSettings(Section):
     """The `objective:` section."""
 
     text: Tower
+    """Text tower; keys below."""
     vision: Tower
+    """Image tower; keys below."""
     embed_dim: int = Field(default=256, gt=0)
+    """Length of the features that are compared."""
     patch_size: int = Field(default=8, gt=0)
     """Side of the image tower's patches, px; `data.size` is a multiple."""
     context_length: int = Field(default=77, ge=3)
+    """Tokens of a caption, start and end included."""
     quick_gelu: bool = False
+    """x sigmoid(1.702 x) in place of GELU."""
     vocab_size: int = Field(default=3072, gt=0)
     """Largest size of the vocabulary; fewer where the captions have fewer words."""
     vocabulary_fields: list[str] = Field(default_factory=list)
     """Metadata fields the vocabulary is learned from beside the captions."""
     workers: int = Field(default=1, ge=0)
+    """Processes that decode pictures ahead."""
 
 
 def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:

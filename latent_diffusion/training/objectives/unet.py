@@ -42,11 +42,15 @@ class UNetSettings(ModelSettings, LossSettings):
     """The `objective:` section."""
 
     latent_cache_bytes: int = Field(default=4 * 2**30, ge=0)
+    """Keep latents of all pictures in memory if they take at most this."""
     text_cache_bytes: int = Field(default=2 * 2**30, ge=0)
+    """Keep text states of all captions in memory if they take at most this."""
     export_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Number format of the exported weights."""
     validation: dict[str, str | list[str]] | None = None
     """Filter of held-out pictures, in place of `data.where`; their loss is reported with every preview."""
     workers: int = Field(default=1, ge=0)
+    """Processes that decode pictures ahead."""
 
 
 class UNetObjective(Objective):
