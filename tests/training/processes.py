@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -151,6 +152,11 @@ def _no_memory(*_args, **_options) -> None:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
 
+def _long_update(after: int) -> None:
+    signals._SAME_PRESS = 0.0
+    _instead(toy.Maker, "forward", after, lambda *_args: time.sleep(60))
+
+
 def _fail(*_args, **_options) -> None:
     raise ValueError("a fault of one process")
 
@@ -218,7 +224,7 @@ FAULTS: dict[str, Callable[[int], None]] = {
     "one process fails": lambda after: _instead(toy.Maker, "forward", after, _fail),
     "killed in a preview": lambda after: _instead(toy.ToyObjective, "preview", after),
     "log disk full": lambda after: _instead(log.RunLog, "start", after, _full_log_of(log.RunLog.start)),
-    "no echo of signals": lambda after: setattr(signals, "_SAME_PRESS", 0.0),
+    "a long update, and no echo of signals": lambda after: _long_update(after),
 }
 
 with contextlib.suppress(ValueError):

@@ -40,8 +40,8 @@ def test_a_second_signal_ends_the_run_at_once_and_keeps_what_was_saved(tmp_path)
     output = tmp_path / "run"
     assert train(output, CONSTANT, "steps=3") == 0
     before = digests(output)
-    process = start(output, CONSTANT, "objective.seconds=30", fault=("no echo of signals", 0))
-    while status(output)["state"] != "running":
+    process = start(output, CONSTANT, fault=("a long update, and no echo of signals", 0))
+    while status(output)["state"] != "running" and process.is_alive():
         time.sleep(0.02)
     time.sleep(0.5)  # the update has begun
     os.kill(process.pid, signal.SIGTERM)
