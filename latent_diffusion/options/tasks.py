@@ -44,7 +44,7 @@ class RepaintingOptions(TypedDict, total=False):
     mask_channel: Annotated[
         Literal["grey", "alpha"],
         Option(
-            "What of the mask file is the mask: grey (white is repainted) or alpha (transparent parts are).",
+            "Channel of the mask file: grey (white is repainted) or alpha (transparent parts are repainted).",
             "grey", metavar="NAME", panel=REPAINTING,
         ),
     ]  # fmt: skip

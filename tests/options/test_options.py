@@ -165,8 +165,8 @@ def test_every_recorded_option_reaches_the_record_and_comes_back_as_an_argument(
 @pytest.mark.parametrize(
     ("method", "group", "fixed"),
     [
-        ("inpaint", RepaintingOptions, {"mask_mode": "soft", "inpaint_area": "masked", "strength": 0.9,
-                                        "start_from": "noised_image"}),
+        ("inpaint", RepaintingOptions, {"mask_mode": "soft", "mask_channel": "grey", "inpaint_area": "masked",
+                                        "strength": 0.9, "start_from": "noised_image"}),
         ("image_to_image", RedrawingOptions, {}),
         ("hires", SecondPassOptions, {"scale": 1.5, "hires_steps": 6}),
     ],
