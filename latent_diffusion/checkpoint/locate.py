@@ -36,7 +36,7 @@ def locate_model(name: str | os.PathLike[str]) -> Path:
     known = f"bundled models are: {', '.join(names) or 'none'}{nearest(str(name), names)}"
     if not os.path.exists(folder):  # unlike Path.exists, False for names too long to be one
         refuse_broken_link(folder)
-        if folder.name and (older := moved_aside(folder)).is_dir():
+        if folder.name and os.path.isdir(older := moved_aside(folder)):  # False for a name that is too long
             raise CheckpointError(
                 f"no model {str(name)!r}: it was being replaced; rename {str(older)!r} to have it back"
             )
