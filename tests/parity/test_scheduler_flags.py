@@ -135,7 +135,7 @@ def theirs(kind, scheduler):
 
 
 def ours(config):
-    """Final latent and what is said of the configuration."""
+    """Return the final latent and the warnings of the configuration."""
     schedule, prediction = read_schedule(config)
     default = default_sampler(config)
     components = SimpleNamespace(scheduler_config=config, schedule=schedule, size_count=0, name="model")
@@ -157,7 +157,7 @@ def outcome(kind, flags):
 
 
 def measured(kind, flags):
-    """Return (error or None, text of the table): "followed", or what is said."""
+    """Return (error or None, text of the table): "followed", or the warning."""
     scheduler = scheduler_of(kind, flags)
     config = file_of(scheduler)
     try:
@@ -168,10 +168,10 @@ def measured(kind, flags):
         wanted = theirs(kind, scheduler)
         error = ((x - wanted).norm() / wanted.norm()).item()
     except (TypeError, ValueError, AttributeError) as problem:
-        return None, f"said: {'; '.join(default.unfollowed)}" if default.unfollowed else f"diffusers: {problem}"
+        return None, f"warned: {'; '.join(default.unfollowed)}" if default.unfollowed else f"diffusers: {problem}"
     error = error if math.isfinite(error) else math.inf
     if default.unfollowed:
-        return error, f"said: {'; '.join(default.unfollowed)}"
+        return error, f"warned: {'; '.join(default.unfollowed)}"
     return error, "followed"
 
 
@@ -199,7 +199,7 @@ def test_what_is_named_has_an_effect():
         (kind, flags)
         for kind, flags in EVERY
         for error, text in [outcome(kind, flags)]
-        if text.startswith("said") and error is not None and error <= BOUND and not harmless & set(flags)
+        if text.startswith("warned") and error is not None and error <= BOUND and not harmless & set(flags)
     ]
     assert [kind for kind, _ in vain if kind != "LMSDiscreteScheduler"] == []
 
