@@ -27,7 +27,8 @@ _WITHOUT_BFLOAT16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512
 def bfloat16_is_fast(device: torch.device) -> bool:
     """Return whether `device` has bfloat16 arithmetic; nothing is timed, so equal machines answer equally.
 
-    Without it a CPU emulates bfloat16: a U-Net of 18 M weights trained 12 times slower than in float32 on AVX2.
+    Without it a CPU emulates bfloat16: the bundled model's U-Net, fine-tuned at batch 4 with one thread on an AVX2
+    processor, trains on 0.34 images/s, in float32 on 4.2.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
