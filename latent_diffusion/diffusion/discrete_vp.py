@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from latent_diffusion.diffusion.level import CLEAN_TIME, Level, Time
+from latent_diffusion.diffusion.scheduler_form import SchedulerForm
 from latent_diffusion.errors import ConfigError
 
-__all__ = ["DiscreteVP", "zero_terminal"]
+__all__ = ["DiscreteVP", "betas_named", "zero_terminal"]
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,11 @@ class DiscreteVP(ABC):
     def _angle(self, row: int) -> float:
         """atan(sigma / alpha): finite where the log-SNR is not."""
         return math.atan2(float(self._sigma_table[row]), float(self._alpha_table[row]))
+
+
+def betas_named(name: str) -> SchedulerForm:
+    """Return the form of a table that is `beta_schedule: name` in diffusers; other fields have the same names there."""
+    return SchedulerForm({"beta_schedule": name}, names={"zero_terminal_snr": "rescale_betas_zero_snr"})
 
 
 def zero_terminal(alpha_bar: np.ndarray) -> np.ndarray:

@@ -77,7 +77,11 @@ OnStep: TypeAlias = Callable[[Step], bool | None]
 
 
 class NoiseSchedule(Protocol):
-    """The noise law: alpha and sigma as functions of time, for training (tensors) and sampling (host floats)."""
+    """The noise law: alpha and sigma as functions of time, for training (tensors) and sampling (host floats).
+
+    Implementations are frozen dataclasses whose fields are numbers. One more fact may stand on the class: `schedulers`,
+    how a `scheduler_config.json` of diffusers holds it (`diffusion/scheduler_form.py`). A law without it is not saved.
+    """
 
     @property
     def num_train_timesteps(self) -> int:

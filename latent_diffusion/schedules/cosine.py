@@ -6,10 +6,12 @@ Reference: Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 17 and the text below i
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
-from latent_diffusion.diffusion.discrete_vp import DiscreteVP
+from latent_diffusion.diffusion.discrete_vp import DiscreteVP, betas_named
+from latent_diffusion.diffusion.scheduler_form import SchedulerForm
 
 __all__ = ["CosineSchedule"]
 
@@ -23,6 +25,8 @@ MAX_BETA = 0.999
 @dataclass(frozen=True)
 class CosineSchedule(DiscreteVP):
     """alpha_bar falls as a squared cosine (diffusers: `squaredcos_cap_v2`)."""
+
+    schedulers: ClassVar[tuple[SchedulerForm, ...]] = (betas_named("squaredcos_cap_v2"),)
 
     def betas(self) -> np.ndarray:
         """Return the betas, float64 (T,)."""

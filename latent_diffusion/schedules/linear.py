@@ -4,10 +4,12 @@ Reference: Ho et al. 2020, arXiv:2006.11239, section 4 (beta from 1e-4 to 0.02 o
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
-from latent_diffusion.diffusion.discrete_vp import DiscreteVP
+from latent_diffusion.diffusion.discrete_vp import DiscreteVP, betas_named
+from latent_diffusion.diffusion.scheduler_form import SchedulerForm
 
 __all__ = ["LinearSchedule"]
 
@@ -18,6 +20,8 @@ class LinearSchedule(DiscreteVP):
 
     beta_start: float = 1e-4  # variance added by the first step
     beta_end: float = 0.02  # variance added by the last step
+
+    schedulers: ClassVar[tuple[SchedulerForm, ...]] = (betas_named("linear"),)
 
     def betas(self) -> np.ndarray:
         """Return the betas, float64 (T,)."""

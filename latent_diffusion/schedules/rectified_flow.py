@@ -9,13 +9,19 @@ exactly 0), time -1 the clean latent. The network is told T u, as in diffusers' 
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
 from latent_diffusion.diffusion.level import CLEAN_TIME, Level, Time
+from latent_diffusion.diffusion.prediction import FLOW
+from latent_diffusion.diffusion.scheduler_form import SchedulerForm
 from latent_diffusion.errors import ConfigError
 
 __all__ = ["RectifiedFlow"]
+
+_ONE_SHIFT = {"use_dynamic_shifting": "only a rectified flow with one shift is read"}
+_MATCHING = {"prediction": FLOW.name, "writes_prediction": False, "refused": _ONE_SHIFT}
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,14 @@ class RectifiedFlow:
 
     num_train_timesteps: int = 1000  # T, number of noise levels
     shift: float = 1.0  # above 1 spends more of the times on noisy levels; 3 for Stable Diffusion 3
+
+    schedulers: ClassVar[tuple[SchedulerForm, ...]] = (
+        SchedulerForm({"_class_name": "FlowMatchEulerDiscreteScheduler"}, **_MATCHING),
+        SchedulerForm({"_class_name": "FlowMatch*"}, **_MATCHING),
+        SchedulerForm(
+            {"use_flow_sigmas": True}, names={"shift": "flow_shift"}, prediction=FLOW.name, refused=_ONE_SHIFT
+        ),
+    )
 
     def __post_init__(self) -> None:
         if self.num_train_timesteps < 2:

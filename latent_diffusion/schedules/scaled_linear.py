@@ -4,10 +4,12 @@ Reference: Rombach et al. 2022, arXiv:2112.10752, appendix; constants of the Sta
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
-from latent_diffusion.diffusion.discrete_vp import DiscreteVP
+from latent_diffusion.diffusion.discrete_vp import DiscreteVP, betas_named
+from latent_diffusion.diffusion.scheduler_form import SchedulerForm
 
 __all__ = ["ScaledLinearSchedule"]
 
@@ -18,6 +20,8 @@ class ScaledLinearSchedule(DiscreteVP):
 
     beta_start: float = 0.00085  # variance added by the first step
     beta_end: float = 0.012  # variance added by the last step
+
+    schedulers: ClassVar[tuple[SchedulerForm, ...]] = (betas_named("scaled_linear"),)
 
     def betas(self) -> np.ndarray:
         """Return the betas, float64 (T,)."""

@@ -62,6 +62,14 @@ def test_rectified_flow_round_trip_and_diffusers(sampler):
     assert theirs.config.get("shift", theirs.config.get("flow_shift")) == 3.0
 
 
+def test_fields_of_another_class_are_not_kept():
+    """A flow that is saved over the fields of a DDIM scheduler is read again as that flow, and the other way round."""
+    ddim = write_schedule(ScaledLinearSchedule(), V)
+    flow = write_schedule(RectifiedFlow(shift=2.0), FLOW, ddim)
+    assert flow == {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 2.0}
+    assert read_schedule(write_schedule(ScaledLinearSchedule(), V, flow)) == (ScaledLinearSchedule(), V)
+
+
 def test_flows_that_have_no_name_are_refused():
     with pytest.raises(CheckpointError, match="only with flow_prediction"):
         write_schedule(RectifiedFlow(), V)

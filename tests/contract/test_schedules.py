@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from latent_diffusion.checkpoint.folder.scheduler_config import read_schedule, write_schedule
 from latent_diffusion.diffusion.discrete_vp import DiscreteVP
 from latent_diffusion.diffusion.level import NoiseSchedule
-from latent_diffusion.errors import ConfigError
+from latent_diffusion.diffusion.prediction import EPSILON, prediction_named
+from latent_diffusion.errors import CheckpointError, ConfigError
 from latent_diffusion.registry import find, names
 from latent_diffusion.schedules.rectified_flow import RectifiedFlow
 
@@ -126,6 +128,28 @@ def test_schedules_are_values(name):
     assert hash(kind()) == hash(kind())
     with pytest.raises(ConfigError, match="num_train_timesteps"):
         kind(num_train_timesteps=1)
+
+
+@pytest.mark.parametrize("steps", [1000, 500])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_saved_law_is_read_again_and_diffusers_reads_the_same(name, steps):
+    import diffusers
+
+    kind = find("latent_diffusion.schedules", name)
+    schedule, forms = kind(num_train_timesteps=steps), getattr(kind, "schedulers", ())
+    if not forms:
+        with pytest.raises(CheckpointError, match=f"no name for the schedule {kind.__name__}"):
+            write_schedule(schedule, EPSILON)
+        return
+    prediction = prediction_named(forms[0].prediction or "v_prediction")
+    config = write_schedule(schedule, prediction)
+    assert forms[0].matches(config) and read_schedule(config) == (schedule, prediction)
+    theirs = getattr(diffusers, config["_class_name"]).from_config(config)
+    ours = [schedule.level(t) for t in range(steps)]
+    if isinstance(schedule, DiscreteVP):
+        np.testing.assert_allclose(theirs.alphas_cumprod.numpy(), [level.alpha**2 for level in ours], rtol=0, atol=1e-6)
+    else:
+        np.testing.assert_allclose(theirs.sigmas.numpy()[::-1], [level.sigma for level in ours], rtol=0, atol=1e-6)
 
 
 def test_tables_have_their_length(kind):

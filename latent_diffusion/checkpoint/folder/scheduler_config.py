@@ -5,19 +5,19 @@ the pipeline reads and which is written back as it was.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import fields
+from typing import Any, cast
 
 from latent_diffusion.checkpoint.folder.default_sampler import with_class_defaults
 from latent_diffusion.diffusion.level import NoiseSchedule
-from latent_diffusion.diffusion.prediction import FLOW, Prediction, prediction_named
+from latent_diffusion.diffusion.prediction import Prediction, prediction_named
+from latent_diffusion.diffusion.scheduler_form import SchedulerForm
 from latent_diffusion.errors import CheckpointError, ConfigError
-from latent_diffusion.schedules.cosine import CosineSchedule
-from latent_diffusion.schedules.linear import LinearSchedule
-from latent_diffusion.schedules.rectified_flow import RectifiedFlow
-from latent_diffusion.schedules.scaled_linear import ScaledLinearSchedule
+from latent_diffusion.registry import find, names
 
 __all__ = ["read_schedule", "write_schedule"]
 
+SCHEDULES = "latent_diffusion.schedules"
 LARGEST = 1_000_000  # of any number; also keeps NaN and infinity out
 NO_CLIPPING = ("DDIMScheduler", "DDPMScheduler")  # these clip x0 to [-1, 1] unless told not to; latents are not bounded
 SAMPLING: tuple[tuple[str, float, type], ...] = (
@@ -26,6 +26,8 @@ SAMPLING: tuple[tuple[str, float, type], ...] = (
     ("_guidance_scale", 7.5, float),
 )
 """What the pipeline reads of the file, checked here where the file has a name."""
+ABSENT = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
+"""What absent fields are in diffusers, where that is not the law's own default."""
 
 
 def read_schedule(config: Mapping[str, Any]) -> tuple[NoiseSchedule, Prediction]:
@@ -39,24 +41,18 @@ def read_schedule(config: Mapping[str, Any]) -> tuple[NoiseSchedule, Prediction]
     for name, default, number in SAMPLING:
         if _number(config, name, default, number) < 0:
             raise CheckpointError(f"{name} is {config[name]!r}, a number from 0 up was expected")
-    if is_flow(config):
-        return _read_flow(config)
-    config = with_class_defaults(config)
-    kind = config.get("beta_schedule", "linear")
-    constants = {
-        "num_train_timesteps": _number(config, "num_train_timesteps", 1000, int),
-        "zero_terminal_snr": bool(config.get("rescale_betas_zero_snr", False)),
-    }
+    read = {**ABSENT, **with_class_defaults(config)}
+    law, form = _law_of(read)
+    for name, instead in form.refused.items():
+        if config.get(name):
+            raise CheckpointError(f"{name} is set; {instead}")
+    prediction = config.get("prediction_type", form.prediction or "epsilon")
+    if form.prediction and prediction != form.prediction:
+        raise CheckpointError(
+            f"prediction_type is {prediction!r:.50}; with this noise law only {form.prediction} is read"
+        )
     try:
-        if kind == "squaredcos_cap_v2":
-            schedule: NoiseSchedule = CosineSchedule(**constants)
-        elif kind in ("linear", "scaled_linear"):
-            law = LinearSchedule if kind == "linear" else ScaledLinearSchedule
-            start, end = _number(config, "beta_start", 1e-4, float), _number(config, "beta_end", 0.02, float)
-            schedule = law(**constants, beta_start=start, beta_end=end)
-        else:
-            raise CheckpointError(f"unknown beta_schedule {kind!r}; there are linear, scaled_linear, squaredcos_cap_v2")
-        return schedule, prediction_named(str(config.get("prediction_type", "epsilon")))
+        return law(**_values(read, law, form)), prediction_named(str(prediction))
     except ConfigError as error:
         raise CheckpointError(str(error)) from None
 
@@ -69,58 +65,60 @@ def write_schedule(
     Raises:
         CheckpointError: a noise law that diffusers has no name for.
     """
-    if isinstance(schedule, RectifiedFlow):
-        return _write_flow(schedule, prediction, sampler or {})
-    config = {"_class_name": "DDIMScheduler", **(sampler or {})}
+    config, forms = dict(sampler or {}), _forms(type(schedule))
+    if not forms:
+        raise CheckpointError(f"diffusers has no name for the schedule {type(schedule).__name__}")
+    form = next((form for form in forms if form.matches(config)), None)
+    if form is None:
+        form = forms[0]
+        other = "_class_name" in form.marks or any(other.matches(config) for _, other in _laws()[0])
+        kept = {} if other else config  # fields of another class, or of another law, have no meaning here
+        config = {"_class_name": "DDIMScheduler", **kept, **form.marks}
+    if form.prediction and prediction.name != form.prediction:
+        law = type(schedule).__name__
+        raise CheckpointError(f"diffusers has no name for {law} with {prediction.name}, only with {form.prediction}")
     if config["_class_name"] in NO_CLIPPING:
         config.setdefault("clip_sample", False)
-    if isinstance(schedule, LinearSchedule | ScaledLinearSchedule):
-        kind = "linear" if isinstance(schedule, LinearSchedule) else "scaled_linear"
-        config |= {"beta_schedule": kind, "beta_start": schedule.beta_start, "beta_end": schedule.beta_end}
-    elif isinstance(schedule, CosineSchedule):
-        config |= {"beta_schedule": "squaredcos_cap_v2"}
-    else:
-        raise CheckpointError(f"diffusers has no name for the schedule {type(schedule).__name__}")
-    config |= {"num_train_timesteps": schedule.num_train_timesteps, "prediction_type": prediction.name}
-    if schedule.zero_terminal_snr or "rescale_betas_zero_snr" in config:
-        config["rescale_betas_zero_snr"] = schedule.zero_terminal_snr
+    if form.writes_prediction:
+        config["prediction_type"] = prediction.name
+    for field in fields(schedule):  # pyright: ignore[reportArgumentType]  # schedules are dataclasses
+        name, value = form.name_of(field.name), getattr(schedule, field.name)
+        if value is not False or name in config:  # a flag that is not set has no line
+            config[name] = value
     return dict(sorted(config.items()))
 
 
-def is_flow(config: Mapping[str, Any]) -> bool:
-    """Whether diffusers would take this configuration for a rectified flow."""
-    return str(config.get("_class_name", "")).startswith("FlowMatch") or config.get("use_flow_sigmas") is True
+def _forms(law: type) -> tuple[SchedulerForm, ...]:
+    """Return the forms in which diffusers has a noise law."""
+    return getattr(law, "schedulers", ())
 
 
-def _read_flow(config: Mapping[str, Any]) -> tuple[NoiseSchedule, Prediction]:
-    """Return flow and prediction; a shift that depends on the picture's size is not read."""
-    if config.get("use_dynamic_shifting"):
-        raise CheckpointError("use_dynamic_shifting is set; only a rectified flow with one shift is read")
-    said = config.get("prediction_type", FLOW.name)
-    if said != FLOW.name:
-        raise CheckpointError(f"prediction_type is {said!r:.50}, a rectified flow's model says {FLOW.name}")
-    matched = str(config.get("_class_name", "")).startswith("FlowMatch")
-    shift = _number(config, "shift" if matched else "flow_shift", 1.0, float)
-    try:
-        return RectifiedFlow(_number(config, "num_train_timesteps", 1000, int), shift), FLOW
-    except ConfigError as error:
-        raise CheckpointError(str(error)) from None
+def _laws() -> tuple[list[tuple[type, SchedulerForm]], list[tuple[type, SchedulerForm]]]:
+    """Return all noise laws with their forms: those with a mark of their own, those that `beta_schedule` names."""
+    laws = [(law, form) for name in names(SCHEDULES) for law in (find(SCHEDULES, name),) for form in _forms(law)]
+    named = [(law, form) for law, form in laws if "beta_schedule" in form.marks]
+    return [pair for pair in laws if pair not in named], named
 
 
-def _write_flow(schedule: RectifiedFlow, prediction: Prediction, sampler: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the configuration of one of diffusers' flow-matching schedulers, or of another told that it is a flow."""
-    if prediction != FLOW:
-        raise CheckpointError(
-            f"diffusers has no name for a rectified flow with {prediction.name}, only with {FLOW.name}"
-        )
-    config: dict[str, Any] = dict(sampler)
-    if not is_flow(config):
-        config = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
-    if str(config["_class_name"]).startswith("FlowMatch"):
-        config["shift"] = schedule.shift
-    else:
-        config |= {"flow_shift": schedule.shift, "prediction_type": FLOW.name}
-    return dict(sorted({**config, "num_train_timesteps": schedule.num_train_timesteps}.items()))
+def _law_of(read: Mapping[str, Any]) -> tuple[type, SchedulerForm]:
+    """Return the noise law of a configuration and its form; `beta_schedule` comes last, every configuration has one."""
+    marked, named = _laws()
+    for law, form in (*marked, *named):
+        if form.matches(read):
+            return law, form
+    known = sorted(form.marks["beta_schedule"] for _, form in named)
+    raise CheckpointError(f"unknown beta_schedule {read['beta_schedule']!r}; there are {', '.join(known)}")
+
+
+def _values(read: Mapping[str, Any], law: type, form: SchedulerForm) -> dict[str, Any]:
+    """Return the law's arguments; fields that the file does not have stay at their defaults."""
+    values: dict[str, Any] = {}
+    for field in fields(law):
+        name, default = form.name_of(field.name), cast(Any, field.default)
+        if name in read:
+            flag = isinstance(default, bool)
+            values[field.name] = bool(read[name]) if flag else _number(read, name, default, type(default))
+    return values
 
 
 def _number(config: Mapping[str, Any], name: str, default: float, kind: type) -> Any:
