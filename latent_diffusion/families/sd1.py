@@ -7,7 +7,9 @@ from latent_diffusion.models.autoencoder import AutoencoderConfig
 from latent_diffusion.models.text_config import TextConfig
 from latent_diffusion.models.unet import UNetConfig
 
-__all__ = ["AUTOENCODER", "SCHEDULER", "TEXT", "UNET"]
+__all__ = ["ARCHITECTURE", "AUTOENCODER", "SCHEDULER", "TEXT", "UNET"]
+
+ARCHITECTURE = "stable-diffusion-v1"  # in ModelSpec
 
 AUTOENCODER = AutoencoderConfig(
     block_out_channels=(128, 256, 512, 512),

@@ -8,7 +8,9 @@ from dataclasses import replace
 
 from latent_diffusion.families import sd1
 
-__all__ = ["AUTOENCODER", "SCHEDULER", "TEXT", "UNET"]
+__all__ = ["ARCHITECTURE", "AUTOENCODER", "SCHEDULER", "TEXT", "UNET"]
+
+ARCHITECTURE = "stable-diffusion-v1-inpainting"  # in ModelSpec
 
 AUTOENCODER = sd1.AUTOENCODER
 

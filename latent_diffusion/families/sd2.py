@@ -9,7 +9,9 @@ from dataclasses import replace
 from latent_diffusion.families import sd1
 from latent_diffusion.models.text_config import TextConfig
 
-__all__ = ["AUTOENCODER", "SCHEDULER", "TEXT", "UNET"]
+__all__ = ["ARCHITECTURE", "AUTOENCODER", "SCHEDULER", "TEXT", "UNET"]
+
+ARCHITECTURE = "stable-diffusion-v2-512"  # in ModelSpec
 
 AUTOENCODER = sd1.AUTOENCODER
 

@@ -8,7 +8,9 @@ from dataclasses import replace
 
 from latent_diffusion.families import sd2
 
-__all__ = ["AUTOENCODER", "SCHEDULER", "TEXT", "UNET"]
+__all__ = ["ARCHITECTURE", "AUTOENCODER", "SCHEDULER", "TEXT", "UNET"]
+
+ARCHITECTURE = "stable-diffusion-v2-inpainting"  # in ModelSpec
 
 AUTOENCODER = sd2.AUTOENCODER
 

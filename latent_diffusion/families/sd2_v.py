@@ -7,7 +7,11 @@ from dataclasses import replace
 
 from latent_diffusion.families import sd2
 
-__all__ = ["AUTOENCODER", "SCHEDULER", "TEXT", "UNET"]
+__all__ = ["ARCHITECTURE", "AUTOENCODER", "LOOKS_LIKE", "SCHEDULER", "TEXT", "UNET"]
+
+ARCHITECTURE = "stable-diffusion-v2-768-v"  # in ModelSpec
+
+LOOKS_LIKE = "sd2"  # the same networks: its files are told by what they predict
 
 AUTOENCODER = replace(sd2.AUTOENCODER, sample_size=768)
 

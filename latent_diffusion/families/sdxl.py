@@ -9,7 +9,9 @@ from latent_diffusion.families import sd1
 from latent_diffusion.models.text_config import TextConfig
 from latent_diffusion.models.unet import UNetConfig
 
-__all__ = ["AUTOENCODER", "SCHEDULER", "TEXT", "UNET", "ZEROS_FOR_EMPTY_PROMPT"]
+__all__ = ["ARCHITECTURE", "AUTOENCODER", "SCHEDULER", "TEXT", "UNET", "ZEROS_FOR_EMPTY_PROMPT"]
+
+ARCHITECTURE = "stable-diffusion-xl-v1-base"  # in ModelSpec
 
 AUTOENCODER = replace(sd1.AUTOENCODER, scaling_factor=0.13025, sample_size=1024)
 

@@ -8,7 +8,9 @@ from dataclasses import replace
 
 from latent_diffusion.families import sdxl
 
-__all__ = ["AUTOENCODER", "SCHEDULER", "TEXT", "UNET", "ZEROS_FOR_EMPTY_PROMPT"]
+__all__ = ["ARCHITECTURE", "AUTOENCODER", "SCHEDULER", "TEXT", "UNET", "ZEROS_FOR_EMPTY_PROMPT"]
+
+ARCHITECTURE = "stable-diffusion-xl-v1-inpainting"  # in ModelSpec
 
 AUTOENCODER = sdxl.AUTOENCODER
 

@@ -8,7 +8,9 @@ huggingface.co/stabilityai/stable-diffusion-xl-refiner-1.0.
 from latent_diffusion.families import sdxl
 from latent_diffusion.models.unet import UNetConfig
 
-__all__ = ["AUTOENCODER", "SCHEDULER", "TEXT", "UNET"]
+__all__ = ["ARCHITECTURE", "AUTOENCODER", "SCHEDULER", "TEXT", "UNET"]
+
+ARCHITECTURE = "stable-diffusion-xl-v1-refiner"  # in ModelSpec
 
 AUTOENCODER = sdxl.AUTOENCODER
 

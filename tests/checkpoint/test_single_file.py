@@ -11,11 +11,12 @@ from safetensors.torch import load_file, save_file
 from latent_diffusion.checkpoint.files.safetensors_file import open_file, read_tensors, write_tensors
 from latent_diffusion.checkpoint.folder.diffusers_folder import load_folder, save_folder
 from latent_diffusion.checkpoint.single import single_file
+from latent_diffusion.checkpoint.single.detect import families_of_files
 from latent_diffusion.checkpoint.single.single_file import load_single_file, save_single_file
 from latent_diffusion.errors import CheckpointError, ConfigError
 from latent_diffusion.models.text_config import TextConfig
 
-FAMILIES = ("sd1", "sd1_inpaint", "sd2", "sd2_v", "sd2_inpaint", "sdxl", "sdxl_inpaint", "sdxl_refiner")
+FAMILIES = families_of_files()
 
 
 def parts(components):

@@ -18,7 +18,7 @@ from latent_diffusion.families import FAMILIES
 from latent_diffusion.models.unet import UNetConfig
 from latent_diffusion.registry import names, nearest
 
-__all__ = ["Detected", "detect", "family_values", "looks_like"]
+__all__ = ["Detected", "detect", "families_of_files", "family_values", "looks_like"]
 
 FIRST = f"{UNET}input_blocks.0.0.weight"
 EDM = ("edm_mean", "edm_std", "edm_vpred.sigma_max", "edm_vpred.sigma_min")
@@ -50,16 +50,22 @@ class Detected:
     notes: tuple[str, ...]  # what was read from what, for people
 
 
+def families_of_files() -> dict[str, ModuleType]:
+    """Return the families that single files can be of, by name: those with text towers."""
+    found = {name: importlib.import_module(f"{FAMILIES}.{name}") for name in names(FAMILIES)}
+    return {name: values for name, values in found.items() if hasattr(values, "TEXT")}
+
+
 def family_values(name: str) -> ModuleType:
     """Return the values of a family.
 
     Raises:
         ConfigError: there is none of that name.
     """
-    known = [other for other in names(FAMILIES) if hasattr(importlib.import_module(f"{FAMILIES}.{other}"), "TEXT")]
+    known = families_of_files()
     if name not in known:
         raise ConfigError(f"unknown family {name!r}; there are {', '.join(known)}{nearest(name, known)}")
-    return importlib.import_module(f"{FAMILIES}.{name}")
+    return known[name]
 
 
 def detect(
@@ -81,8 +87,8 @@ def detect(
     values = family_values(chosen)
     origin = "as asked for" if family else "read from the tensors"
     prediction, why, zero = _prediction(weights, metadata, step, values.UNET)
-    if family is None and chosen == "sd2" and prediction == "v_prediction":
-        chosen = "sd2_v"
+    if family is None and prediction not in (None, values.SCHEDULER["prediction_type"]):
+        chosen = _variant(chosen, prediction)
     notes = [f"family: {chosen}, {origin}"]
     if prediction is not None:
         notes.append(f"prediction: {prediction}, {why}")
@@ -110,9 +116,8 @@ def _family(weights: Weights) -> str:
     context = next(widths, 0)
     found = (channels, width, context)
     known: dict[tuple[int, int, int], str] = {}
-    for name in names(FAMILIES):
-        values = importlib.import_module(f"{FAMILIES}.{name}")
-        if hasattr(values, "TEXT"):
+    for name, values in families_of_files().items():
+        if not hasattr(values, "LOOKS_LIKE"):
             known.setdefault(_signature(values.UNET), name)
     if found not in known:
         raise CheckpointError(
@@ -121,6 +126,14 @@ def _family(weights: Weights) -> str:
             "say family=... (--family) where it is one of them"
         )
     return known[found]
+
+
+def _variant(family: str, prediction: str | None) -> str:
+    """Return the family of the same sizes that predicts this, or `family` where there is none."""
+    for name, values in families_of_files().items():
+        if getattr(values, "LOOKS_LIKE", None) == family and values.SCHEDULER["prediction_type"] == prediction:
+            return name
+    return family
 
 
 def _signature(config: UNetConfig) -> tuple[int, int, int]:

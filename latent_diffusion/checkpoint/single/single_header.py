@@ -5,7 +5,6 @@ there are the `modelspec` fields.
 Reference: github.com/Stability-AI/ModelSpec, version 1.0.0.
 """
 
-import importlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,23 +23,13 @@ from latent_diffusion.checkpoint.folder.plan import ModelPlan, Tower
 from latent_diffusion.checkpoint.folder.scheduler_config import write_schedule
 from latent_diffusion.checkpoint.folder.text_folder import ENDINGS, plan_text_model, text_config
 from latent_diffusion.checkpoint.folder.vocabulary import tokenizer_of, tokenizer_values
+from latent_diffusion.checkpoint.single.detect import families_of_files
 from latent_diffusion.errors import CheckpointError
 
 __all__ = ["KEY", "header_of", "plan_of"]
 
 KEY = "latent_diffusion"
 SCHEDULER = "scheduler/scheduler_config.json"
-ARCHITECTURES = {
-    "sd1": "stable-diffusion-v1",
-    "sd1_inpaint": "stable-diffusion-v1-inpainting",
-    "sd2": "stable-diffusion-v2-512",
-    "sd2_v": "stable-diffusion-v2-768-v",
-    "sd2_inpaint": "stable-diffusion-v2-inpainting",
-    "sdxl": "stable-diffusion-xl-v1-base",
-    "sdxl_inpaint": "stable-diffusion-xl-v1-inpainting",
-    "sdxl_refiner": "stable-diffusion-xl-v1-refiner",
-}
-"""ModelSpec's names of our families."""
 
 
 def header_of(components: Components) -> dict[str, str]:
@@ -63,13 +52,13 @@ def _modelspec(components: Components) -> dict[str, str]:
     """Return the fields that other tools read; none for a model that they could not know."""
     kinds = {"epsilon": "epsilon", "v_prediction": "v"}
     prediction = kinds.get(components.prediction.name)
-    family = _family(components)
-    if family is None or prediction is None:
+    architecture = _architecture(components)
+    if architecture is None or prediction is None:
         return {}
     side = components.unet.config.sample_size * components.autoencoder.factor
     fields = {
         "sai_model_spec": "1.0.0",
-        "architecture": ARCHITECTURES[family],
+        "architecture": architecture,
         "implementation": "diffusers",
         "title": components.name,
         "resolution": f"{side}x{side}",
@@ -78,14 +67,12 @@ def _modelspec(components: Components) -> dict[str, str]:
     return {f"modelspec.{name}": value for name, value in fields.items()}
 
 
-def _family(components: Components) -> str | None:
-    """Return the family whose networks have these sizes, with the same prediction where two have."""
-    for name in ARCHITECTURES:
-        values = importlib.import_module(f"latent_diffusion.families.{name}")
-        same = values.SCHEDULER["prediction_type"] == components.prediction.name
-        if unet_sizes(values.UNET) == unet_sizes(components.unet.config) and (same or not name.startswith("sd2")):
-            return name
-    return None
+def _architecture(components: Components) -> str | None:
+    """Return ModelSpec's name of the family with these sizes, where two have them of that with the same prediction."""
+    sizes = unet_sizes(components.unet.config)
+    found = [values for values in families_of_files().values() if unet_sizes(values.UNET) == sizes]
+    found.sort(key=lambda values: values.SCHEDULER["prediction_type"] != components.prediction.name)
+    return next((values.ARCHITECTURE for values in found if hasattr(values, "ARCHITECTURE")), None)
 
 
 def unet_sizes(config: Any) -> tuple[Any, ...]:
