@@ -93,7 +93,10 @@ class Stack:
         taken = {word.token for word in self.words}
         for word in words:
             if word.token in taken:
-                raise ConfigError(f"a learned word {word.token!r} is loaded already; choose another with token=")
+                raise ConfigError(
+                    f"a learned word {word.token!r} is loaded already; rename the file, or choose another name with "
+                    "token="
+                )
             taken.add(word.token)
         return replace(self, words=(*self.words, *words))
 

@@ -75,7 +75,9 @@ def _add(tokenizer: Any, name: str) -> None:
     if name in tokenizer.get_vocab() or not tokenizer.add_tokens(
         [AddedToken(name, single_word=plain, normalized=True)]
     ):
-        raise ConfigError(f"the tokenizer knows the word {name!r} already; choose another with token=")
+        raise ConfigError(
+            f"the tokenizer knows the word {name!r} already; rename the file, or choose a name with token="
+        )
 
 
 def _fill_up(tokenizer: Any, size: int) -> None:

@@ -50,6 +50,8 @@ class Components:
     zeros_for_empty_prompt: bool = False  # an empty negative prompt is zeros, not the states of "" (SDXL base)
     adapters: tuple[Applied, ...] = ()  # what has changed them since they were read
     source: Path | None = None  # the folder or file they were read from
+    vae: str | None = None  # name of the autoencoder, where it is not the model's own
+    vae_file: Path | None = None  # which holds its weights
     overrides: Overrides = Overrides()  # what the caller said it is
     prompt_forms: PromptForms | None = None  # how it was asked in training, where its folder says so
 
@@ -60,6 +62,11 @@ class Components:
         if config.added_width is None:
             return 0
         return (config.added_width - self.text_encoder.pooled_width) // config.size_width
+
+    @property
+    def open_clip(self) -> bool:
+        """Whether a text encoder is of OpenCLIP's kind (Stable Diffusion 2, SDXL), not OpenAI's alone."""
+        return any(tower.config.hidden_act != "quick_gelu" for tower in self.text_encoder.towers)
 
     @property
     def for_inpainting(self) -> bool:

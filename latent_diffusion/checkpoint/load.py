@@ -2,6 +2,8 @@
 
 import os
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import TypedDict, Unpack
 
 import torch
@@ -10,6 +12,7 @@ from latent_diffusion.checkpoint.components import Components, Overrides
 from latent_diffusion.checkpoint.folder.diffusers_folder import load_folder
 from latent_diffusion.checkpoint.folder.plan import ChooseDtype
 from latent_diffusion.checkpoint.locate import locate_model
+from latent_diffusion.checkpoint.single.autoencoder_file import with_autoencoder
 from latent_diffusion.checkpoint.single.single_file import load_single_file
 from latent_diffusion.errors import ConfigError
 
@@ -23,6 +26,8 @@ class Reading(TypedDict, total=False):
     """Of a single file: "sd1", "sd2_v", "sdxl_inpaint", ... (a file of `families/`); None = read from its tensors."""
     prediction_type: str | None
     """What the U-Net's output means: "epsilon", "v_prediction", "sample"; None = what the model says."""
+    vae: str | os.PathLike[str] | None
+    """Autoencoder to use in place of the model's own, or where a single file has none: a folder or a file."""
     averaged: bool
     """Of a single file: take the U-Net's moving average (EMA) where it lies beside the plain weights."""
 
@@ -42,12 +47,20 @@ def load_model(
         ConfigError: what only a single file can be told, for a folder.
     """
     place = locate_model(name)
-    if place.is_file():
-        return replace(load_single_file(place, dtype, **reading), overrides=Overrides(**reading))
-    prediction_type = reading.get("prediction_type")
-    for option in ("family", "averaged"):
-        if value := reading.get(option):
-            raise ConfigError(f"{option}={value!r} is for single files; {str(name)!r} is a folder")
-    return replace(
-        load_folder(place, dtype, prediction_type=prediction_type), overrides=Overrides(None, prediction_type)
+    vae = reading.get("vae")
+    with_vae = None if vae is None else partial(with_autoencoder, place=Path(vae))
+    family, prediction_type, averaged = (
+        reading.get("family"),
+        reading.get("prediction_type"),
+        reading.get("averaged", False),
     )
+    if place.is_file():
+        components = load_single_file(
+            place, dtype, family=family, prediction_type=prediction_type, averaged=averaged, with_vae=with_vae
+        )
+        return replace(components, overrides=Overrides(family, prediction_type, averaged))
+    for option, value in (("family", family), ("averaged", averaged)):
+        if value:
+            raise ConfigError(f"{option}={value!r} is for single files; {str(name)!r} is a folder")
+    components = load_folder(place, dtype, prediction_type=prediction_type, with_vae=with_vae)
+    return replace(components, overrides=Overrides(None, prediction_type))

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 from latent_diffusion.options.option import MACHINE, MODEL, Option
 
 if TYPE_CHECKING:
+    import os
+
     import torch
 
 __all__ = ["LoadOptions", "MachineOptions", "ReadingOptions"]
@@ -87,6 +89,13 @@ class ReadingOptions(TypedDict, total=False):
         Option(
             "Use the moving average (EMA) of the U-Net's weights that a single file may hold.",
             False, panel=MODEL, flags=("--ema",),
+        ),
+    ]  # fmt: skip
+    vae: Annotated[
+        "str | os.PathLike[str] | None",
+        Option(
+            "Autoencoder to use in place of the model's own, or where a single file has none.",
+            metavar="FILE|FOLDER", panel=MODEL, shown="the model's own", cli=str,
         ),
     ]  # fmt: skip
 

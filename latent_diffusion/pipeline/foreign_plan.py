@@ -12,7 +12,8 @@ from latent_diffusion.provenance.other_schedules import schedule_of, times_of
 
 __all__ = ["plan_of_found"]
 
-HARMLESS = ("Version", "Lora hashes", "TI hashes", "Template", "User")  # fields of an A1111 text that decide no pixel
+HARMLESS = ("Version", "VAE hash", "Lora hashes", "TI hashes", "Template", "User")
+"""Fields of an A1111 text that decide no pixel."""
 CPU_NOISE = ("A1111", "ComfyUI", "InvokeAI", "SwarmUI")  # tools whose noise torch's CPU generator makes, or may make
 COUNTED_TIMES = ("ddim", "pndm", "unipc")  # A1111 runs these by another rule when it starts from a picture
 TRAINED_LEVELS = 1000
@@ -25,6 +26,7 @@ def plan_of_found(found: Found) -> Plan:
     values = dict(found.options)
     other = {key: value for key, value in found.other.items() if key not in HARMLESS}
     model, digest = values.pop("model", None), values.pop("model_hash", None)
+    vae = other.pop("VAE", None)
     missing = []
     if (noise := values.pop("noise", "CPU")) != "CPU":
         missing.append(f"its noise was drawn on a GPU ({noise}); ours is drawn on the CPU, so the picture is another")
@@ -66,6 +68,7 @@ def plan_of_found(found: Found) -> Plan:
         refiner=refiner["refiner"],
         refined_below=TRAINED_LEVELS * (1 - (0.8 if switch is None else switch)),
         refined_after=refiner["refiner_step"],
+        vae=vae,
         tool=found.tool,
     )
 

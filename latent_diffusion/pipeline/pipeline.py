@@ -82,6 +82,7 @@ class LatentDiffusionPipeline(Adapting):
             family=reading.family,
             prediction_type=reading.prediction_type,
             averaged=reading.averaged,
+            vae=reading.vae,
         )
         pipe = cls.__new__(cls)
         pipe.engine = Engine.build(components, machine, keep=False)

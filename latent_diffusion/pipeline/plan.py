@@ -36,6 +36,7 @@ class Plan:
     refined_below: float = 0.0  # training time at which it took over
     refined_by: RefinerRecord | None = None
     refined_after: int | None = None  # or the steps after which it did, where another tool counts them
+    vae: str | None = None  # name of the autoencoder, where it was not the model's own
     tool: str | None = None  # that made the picture; None = this package
 
     @property
@@ -51,8 +52,7 @@ class Plan:
         for name in [name for name in arguments if name.removeprefix("negative_") in OF_SDXL]:
             if not components.size_count:
                 missing.append(f"{name.replace('_', ' ')}: {arguments.pop(name)}; this model is not SDXL")
-        first, *others = components.text_encoder.towers
-        if "clip_skip" in arguments and (others or first.config.hidden_act != "quick_gelu"):  # SDXL, Stable Diffusion 2
+        if "clip_skip" in arguments and components.open_clip:
             skipped = arguments.pop("clip_skip")
             if self.tool != "A1111" and skipped > 1:  # A1111 reads it for Stable Diffusion 1 alone
                 arguments["clip_skip"] = skipped - 1  # these models leave the last layer out anyway

@@ -21,7 +21,7 @@ from latent_diffusion.provenance.record import Record, RefinerRecord
 __all__ = ["Plan", "differences", "loading_of", "plan_of_found", "plan_of_record"]
 
 LOADING = ("family", "prediction_type", "averaged", "vae_dtype")  # fields that `from_pretrained` takes
-NOT_COMPARED = ("software", "device", "steps_run")  # decide no pixel, or follow from what does
+NOT_COMPARED = ("software", "device", "steps_run", "open_clip")  # decide no pixel, or follow from what does
 
 
 def plan_of_record(record: Record) -> Plan:
@@ -70,6 +70,7 @@ def plan_of_record(record: Record) -> Plan:
         record.refiner,
         record.refined_below or 0.0,
         record.refined_by,
+        vae=record.vae,
     )
 
 

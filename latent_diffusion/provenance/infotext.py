@@ -71,11 +71,14 @@ def write_infotext(record: Record) -> str:
     task = record.inpaint or record.image_to_image or record.hires
     if task:
         values["Denoising strength"] = _number(task.strength)
-    if record.clip_skip and record.size_ids is None:  # A1111 does not read it for SDXL
+    if record.clip_skip and not record.open_clip:  # A1111 does not read it for Stable Diffusion 2 and SDXL
         values["Clip skip"] = record.clip_skip + 1  # it counts from 1, diffusers from 0
     values["RNG"] = "CPU"
     if record.eta:
         values["Eta"] = _number(record.eta)
+    if record.vae:
+        values |= {"VAE hash": record.vae_hash[:10]} if record.vae_hash else {}
+        values["VAE"] = record.vae
     if record.inpaint:
         values |= _of_inpainting(record.inpaint)
     if record.hires:

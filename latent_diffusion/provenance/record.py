@@ -119,6 +119,9 @@ class Record(_Options):
     family: str | None = None  # given when the model was opened; None = read from its files
     prediction_type: str | None = None  # likewise
     averaged: bool = False  # whether the moving average (EMA) of its weights was asked for
+    open_clip: bool = False  # whether clip_skip is of a text encoder of OpenCLIP's kind, where A1111 reads none
+    vae: str | None = None  # name of the autoencoder's file or folder, where it was not the model's own
+    vae_hash: str | None = None  # sha256 of its file
     vae_dtype: str = "float32"
     software: str = f"latent_diffusion {VERSION}"
 
@@ -129,6 +132,9 @@ class Record(_Options):
         for field in dataclasses.fields(_Options):
             if field.name not in ALWAYS and values[field.name] == field.default:
                 del values[field.name]
+        for name in ("open_clip", "vae", "vae_hash"):
+            if not values[name]:
+                del values[name]
         for name, default in LATER.items():
             if values["inpaint"] and values["inpaint"][name] == default:
                 del values["inpaint"][name]

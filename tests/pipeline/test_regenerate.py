@@ -17,6 +17,7 @@ from latent_diffusion.pipeline.regenerate import differences, plan_of_found, pla
 from latent_diffusion.provenance.foreign import read_found
 from latent_diffusion.provenance.infotext import write_infotext
 from latent_diffusion.provenance.late_start import late_start
+from latent_diffusion.provenance.picture_file import read_texts, write_picture
 from latent_diffusion.provenance.record import Record, RefinerRecord
 
 COMMON = {"num_inference_steps": 4, "seed": 11}
@@ -271,6 +272,18 @@ def test_clip_skip_is_read_for_stable_diffusion_1_alone_in_a1111(tiny_family):
     for family in ("sd2", "sdxl"):
         fitted = plan.fitted(parts(tiny_family, family))
         assert "clip_skip" not in fitted.arguments and not fitted.missing
+
+
+def test_the_a1111_text_has_clip_skip_for_stable_diffusion_1_alone(tiny_family, tmp_path):
+    for family, expected in (("sd1", True), ("sd2", False), ("sdxl", False)):
+        pipe = LatentDiffusionPipeline.from_pretrained(tiny_family(family), device="cpu")
+        out = pipe("a cat", num_inference_steps=1, height=32, width=32, clip_skip=1, seed=1)
+        picture = out.images[0]
+        assert isinstance(picture, Image.Image)
+        write_picture(picture, tmp_path / f"{family}.png", out.records[0])
+        text, record = read_texts(tmp_path / f"{family}.png")
+        assert text is not None and record == out.records[0] and out.records[0].clip_skip == 1
+        assert ("Clip skip: 2" in text) == expected
 
 
 def test_clip_skip_of_comfyui_is_counted_from_the_last_layer_of_every_model(tiny_family):

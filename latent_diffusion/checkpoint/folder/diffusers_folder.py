@@ -53,6 +53,7 @@ def load_folder(
     dtype: torch.dtype | ChooseDtype | None = torch.float32,
     *,
     prediction_type: str | None = None,
+    with_vae: Callable[[ModelPlan], ModelPlan] | None = None,
 ) -> Components:
     """Read a model; its networks are on the CPU, in evaluation mode. Nothing is looked up elsewhere.
 
@@ -60,6 +61,7 @@ def load_folder(
         path: the folder.
         dtype: of every part; or what chooses the U-Net's, the others being float32; None keeps each tensor's own.
         prediction_type: what the U-Net's output means, where the folder says it wrongly.
+        with_vae: returns the plan with another autoencoder.
 
     Raises:
         CheckpointError: a file is missing, damaged or does not fit; the message names it.
@@ -72,7 +74,8 @@ def load_folder(
     def weights(part: str, network: nn.Module) -> Weights:
         return open_text_weights(path / part) if part.startswith("text") else open_weights(path / part)
 
-    components = assemble(plan.predicting(prediction_type), path, weights, dtype)
+    plan = plan.predicting(prediction_type)
+    components = assemble(plan if with_vae is None else with_vae(plan), path, weights, dtype)
     return replace(components, prompt_forms=read_prompt_forms(path))
 
 

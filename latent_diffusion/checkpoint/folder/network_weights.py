@@ -17,7 +17,7 @@ from latent_diffusion.checkpoint.files.safetensors_file import open_tensors, wri
 from latent_diffusion.checkpoint.files.weights import Network, Stored, Weights, fill, some
 from latent_diffusion.errors import CheckpointError
 
-__all__ = ["load_weights", "open_weights", "save_weights"]
+__all__ = ["load_weights", "open_weights", "renamed", "save_weights", "weights_file", "weights_of"]
 
 STEM = "diffusion_pytorch_model"  # what names of weight files begin with; of a text model it is "model"
 NAMES = ("{}.safetensors", "{}.fp16.safetensors", "{}.safetensors.index.json", "{}.safetensors.index.fp16.json")
@@ -40,7 +40,15 @@ def open_weights(folder: Path, stem: str = STEM) -> Weights:
     Raises:
         CheckpointError: a file is missing or damaged.
     """
-    file = weights_file(folder, stem)
+    return weights_of(weights_file(folder, stem))
+
+
+def weights_of(file: Path) -> Weights:
+    """Return the weights in a file, or in the shards that an index names, under today's names.
+
+    Raises:
+        CheckpointError: a file is missing or damaged.
+    """
     if file.suffix == ".bin":
         return Weights(file, renamed(open_pickle(file)[0]))
     return Weights(file, renamed(open_shards(file) if file.suffix == ".json" else open_tensors(file)))

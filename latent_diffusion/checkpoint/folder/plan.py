@@ -23,7 +23,7 @@ from latent_diffusion.models.text_encoder import TextEncoder, TextEncoders
 from latent_diffusion.models.tokenizer import Tokenizer
 from latent_diffusion.models.unet import UNet, UNetConfig
 
-__all__ = ["ChooseDtype", "ModelPlan", "Tower", "assemble", "on_meta"]
+__all__ = ["ChooseDtype", "ModelPlan", "OtherAutoencoder", "Tower", "assemble", "on_meta"]
 
 ChooseDtype = Callable[[int], torch.dtype]
 """The dtype for a U-Net of so many weights."""
@@ -51,6 +51,15 @@ class Tower:
 
 
 @dataclass(frozen=True)
+class OtherAutoencoder:
+    """An autoencoder from elsewhere than the model."""
+
+    name: str  # for people
+    file: Path  # of its weights
+    weights: Callable[[AutoencoderKL], Weights]  # for the network on the meta device
+
+
+@dataclass(frozen=True)
 class ModelPlan:
     """What a model is, without its weights."""
 
@@ -62,6 +71,7 @@ class ModelPlan:
     name: str
     notes: tuple[str, ...] = ()
     zeros_for_empty_prompt: bool = False
+    other_autoencoder: OtherAutoencoder | None = None  # None = the model's own
 
     def predicting(self, prediction_type: str | None) -> "ModelPlan":
         """Return the plan of a U-Net whose output means `prediction_type`; None changes nothing."""
@@ -103,10 +113,10 @@ def assemble(
         schedule, prediction = read_schedule(plan.scheduler)
     except CheckpointError as error:
         raise CheckpointError(f"{plan.scheduler_place}: {error}") from None
-    notes = list(plan.notes)
+    notes, other = list(plan.notes), plan.other_autoencoder
 
     def filled(part: str, network: Any, kind: torch.dtype | None, fill_in: Callable = fill) -> Any:
-        found = weights(part, network)
+        found = other.weights(network) if part == "vae" and other is not None else weights(part, network)
         notes.extend(found.casts(part, kind))
         return fill_in(network, found, kind)
 
@@ -126,6 +136,8 @@ def assemble(
         notes=tuple(notes),
         zeros_for_empty_prompt=plan.zeros_for_empty_prompt,
         source=source,
+        vae=None if other is None else other.name,
+        vae_file=None if other is None else other.file,
     )
     components.check(source)
     return components

@@ -3,7 +3,7 @@
 Files of others say what they are by their tensors (`detect`), ours also by their header (`single_header`).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from latent_diffusion.checkpoint.folder.open_clip_names import TEXT, from_open_c
 from latent_diffusion.checkpoint.folder.plan import ChooseDtype, ModelPlan, Tower, assemble, on_meta
 from latent_diffusion.checkpoint.folder.text_folder import bare
 from latent_diffusion.checkpoint.folder.vocabulary import clip_vocabulary
+from latent_diffusion.checkpoint.single.autoencoder_file import compvis_autoencoder
 from latent_diffusion.checkpoint.single.compvis_names import autoencoder_names, unet_names
 from latent_diffusion.checkpoint.single.detect import detect, family_values
 from latent_diffusion.checkpoint.single.layout import (
@@ -40,6 +41,7 @@ from latent_diffusion.models.unet import UNet as UNetNetwork
 __all__ = ["load_single_file", "plan_single_file", "save_single_file"]
 
 SUFFIX = ".safetensors"
+AUTOENCODER_PART = "the autoencoder (first_stage_model)"
 
 
 def load_single_file(
@@ -49,6 +51,7 @@ def load_single_file(
     family: str | None = None,
     prediction_type: str | None = None,
     averaged: bool = False,
+    with_vae: Callable[[ModelPlan], ModelPlan] | None = None,
 ) -> Components:
     """Read a model; its networks are on the CPU, in evaluation mode. Nothing is looked up elsewhere.
 
@@ -58,28 +61,30 @@ def load_single_file(
         family: what it is, where its tensors do not say so ("sd1", "sdxl_inpaint", a file of `families/`).
         prediction_type: what the U-Net's output means, where nothing in the file says so.
         averaged: take the U-Net's moving average (EMA) where the file has it beside the plain weights.
+        with_vae: returns the plan with another autoencoder; the file needs none of its own then.
 
     Raises:
         CheckpointError: the file is missing, damaged, does not fit, or is none of a family that we have.
         ConfigError: unknown `family`.
     """
     file = open_checkpoint(Path(path))
-    plan = plan_single_file(file, family).predicting(prediction_type)
+    plan = plan_single_file(file, family, needs_autoencoder=with_vae is None).predicting(prediction_type)
     choice, note = _average(file, averaged)
     plan = plan.noting(*([note] if note else []))
+    plan = plan if with_vae is None else with_vae(plan)
     places = {place.part: place for place in text_places(file.tensors)}
 
     def weights(part: str, network: nn.Module) -> Weights:
         if isinstance(network, UNetNetwork):
             return Weights(file.source, _unet(file, network, choice))
         if isinstance(network, AutoencoderKL):
-            return Weights(file.source, _autoencoder(file, network))
+            return Weights(file.source, compvis_autoencoder(file.tensors, AUTOENCODER, network))
         return Weights(file.source, _text(file, network, places[part]))
 
     return assemble(plan, file.source, weights, dtype)
 
 
-def plan_single_file(file: CheckpointFile, family: str | None = None) -> ModelPlan:
+def plan_single_file(file: CheckpointFile, family: str | None = None, *, needs_autoencoder: bool = True) -> ModelPlan:
     """Return what the model of a file is: by its header where the file is ours, else by its tensors.
 
     Raises:
@@ -92,13 +97,14 @@ def plan_single_file(file: CheckpointFile, family: str | None = None) -> ModelPl
     missing = [
         what
         for what, there in (
-            ("the autoencoder (first_stage_model)", any(name.startswith(AUTOENCODER) for name in file.tensors)),
+            (AUTOENCODER_PART, not needs_autoencoder or any(name.startswith(AUTOENCODER) for name in file.tensors)),
             ("the text encoder", bool(places)),
         )
         if not there
     ]
     if missing:
-        raise CheckpointError(f"{file.source}: {' and '.join(missing)} missing; only whole models are read")
+        advice = "give an autoencoder with vae=... (--vae)" if missing == [AUTOENCODER_PART] else "give a whole model"
+        raise CheckpointError(f"{file.source}: {' and '.join(missing)} missing; {advice}")
     parts, found = [tower.part for tower in plan.towers], [place.part for place in places]
     if parts != found:
         raise CheckpointError(
@@ -178,18 +184,6 @@ def _unet(file: CheckpointFile, network: UNetNetwork, averaged: bool) -> dict[st
     if averaged:
         return _named(file.tensors, averaged_name(""), {averaged_name(there): here for here, there in names.items()})
     return _named(file.tensors, UNET, {UNET + there: here for here, there in names.items()})
-
-
-def _autoencoder(file: CheckpointFile, network: AutoencoderKL) -> dict[str, Stored]:
-    """Return the autoencoder's tensors; its attention has 1x1 convolutions there, linear layers here."""
-    state = network.state_dict()
-    names = autoencoder_names(network.config, state)
-    tensors = {name: stored for name, stored in file.tensors.items() if not name.startswith(f"{AUTOENCODER}loss.")}
-    found = _named(tensors, AUTOENCODER, {AUTOENCODER + there: here for here, there in names.items()})
-    for name, stored in found.items():
-        if name in state and state[name].dim() == 2 and stored.shape[2:] == (1, 1):
-            found[name] = stored.viewed(stored.shape[:2], lambda tensor: tensor[:, :, 0, 0])
-    return found
 
 
 def _text(file: CheckpointFile, network: Any, place: TextPlace) -> dict[str, Stored]:

@@ -28,6 +28,7 @@ AS_IT_WAS = ("dtype", "vae_dtype", "family", "prediction_type", "averaged")
     only(CommandOptions, "embedding", "refiner", "output"),
     only(MachineOptions, "device"),
     only(LoadOptions, *AS_IT_WAS, shown="as it was"),
+    only(LoadOptions, "vae"),
 )
 def regenerate(
     picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="A .png, .jpg or .webp.", show_default=False)],
@@ -82,6 +83,8 @@ def regenerate(
     plan = plan.fitted(pipe.components)
     second = _load_refiner(refiner, plan, device, loading["dtype"])
     _load_adapters(pipe, plan, lora_folder)
+    if plan.vae and loading["vae"] is None:
+        _say(f"not honoured: the autoencoder {plan.vae!r} took the place of the model's own; give --vae")
     for line in plan.missing:
         _say(f"not honoured: {line}")
     with progress("Drawing", plan.arguments.get("num_inference_steps") or pipe.defaults.num_inference_steps) as on_step:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -175,6 +176,9 @@ class Job:
             **self._of_model(),
             "model": self.components.name,
             "device": self.machine.device.type,
+            "open_clip": bool(self.settings.options.clip_skip) and self.components.open_clip,
+            "vae": self.components.vae,
+            "vae_hash": _digest(self.components.vae_file),
             "vae_dtype": dtype_name(self.machine.vae_dtype),
             "width": size[0],
             "height": size[1],
@@ -193,7 +197,7 @@ class Job:
         """Return the fields of a record that a model has, the first or the refiner."""
         ids = self.settings.size_ids
         return {
-            "model_hash": _digest(self.components),
+            "model_hash": _digest(self.components.source),
             "dtype": dtype_name(self.machine.dtype),
             **asdict(self.components.overrides),
             "adapters": self.components.adapters,
@@ -215,7 +219,6 @@ class Job:
         }
 
 
-def _digest(components: Components) -> str | None:
-    """Return the hash of the model on disk; None = it was made in memory, or is gone."""
-    source = components.source
+def _digest(source: Path | None) -> str | None:
+    """Return the hash of what was read from disk; None = it was made in memory, or is gone."""
     return None if source is None or not source.exists() else model_hash(source)
