@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.registry import nearest
@@ -18,7 +18,6 @@ from latent_diffusion.registry import nearest
 __all__ = [
     "LESS_MEMORY",
     "EmaConfig",
-    "OptimizerConfig",
     "RunConfig",
     "SampleConfig",
     "Section",
@@ -46,26 +45,6 @@ class Section(BaseModel):
             if isinstance(value, bool | str) and field is not None and _is_number(field.annotation):
                 raise ValueError(f"`{name}` is {value!r}, a number is expected")
         return values
-
-
-class OptimizerConfig(Section):
-    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
-
-    learning_rate: float = Field(default=1e-4, gt=0)
-    """Peak of the learning rate."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """Decay rates of the two moments."""
-    weight_decay: float = Field(default=1e-2, ge=0)
-    """Decay of tensors of two and more dimensions; biases and norms are not decayed."""
-    eps: float = Field(default=1e-8, gt=0)
-    """Smallest denominator of an update."""
-
-    @field_validator("betas")
-    @classmethod
-    def _betas(cls, betas: tuple[float, float]) -> tuple[float, float]:
-        if not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"betas {list(betas)} must lie in [0, 1)")
-        return betas
 
 
 class EmaConfig(Section):
@@ -120,12 +99,12 @@ class RunConfig(Section):
     """Micro-batches per update; more take less memory."""
     precision: Literal["auto", "float32", "bfloat16", "float64"] = "float32"
     """auto: bfloat16 where the device computes in it, else float32. bfloat16: autocast over float32 weights."""
-    optimizer: OptimizerConfig = OptimizerConfig()
-    """AdamW; keys below."""
+    optimizer: dict[str, Any] = Field(default_factory=dict)
+    """`name`: a file of training/optimizers, adamw unless given; the other keys are its settings, below."""
     warmup: int = Field(default=0, ge=0)
     """Updates over which the learning rate rises to its peak."""
-    decay: Literal["constant", "cosine", "linear"] = "constant"
-    """Course of the learning rate after the warm-up, down to zero."""
+    decay: Literal["constant", "linear", "cosine", "polynomial", "restarts"] = "constant"
+    """Course of the learning rate after the warm-up, down to zero; restarts: three cosine curves."""
     clip_norm: float | None = Field(default=1.0, gt=0)
     """Largest norm of the gradients; null: no limit."""
     ema: EmaConfig | None = None

@@ -11,6 +11,7 @@ from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.config import RunConfig
 from latent_diffusion.data.folder import ImageFolder
 from latent_diffusion.training.adapter_layers import AdapterSettings
+from latent_diffusion.training.optimizer import optimizer_settings
 from latent_diffusion.version import VERSION
 
 __all__ = ["adapter_metadata"]
@@ -54,7 +55,7 @@ def adapter_metadata(
         "ss_num_train_images": str(len(data)),
         "ss_steps": str(run.steps),
         "ss_total_batch_size": str(run.batch_size),
-        "ss_learning_rate": str(run.optimizer.learning_rate),
+        "ss_learning_rate": str(optimizer_settings(run).learning_rate),
         "ss_seed": str(run.seed),
         "ss_resolution": f"({data.config.size}, {data.config.size})",
         "ss_training_comment": f"latent_diffusion {VERSION}",

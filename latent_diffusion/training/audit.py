@@ -22,6 +22,9 @@ __all__ = ["Audit", "AuditError"]
 _UPDATES = 5
 """Updates a player is watched for: layers behind a zero-initialised one get their first gradient in the second."""
 
+EPS = 1e-8
+"""Largest gradient that optimizers of Adam's kind may not follow: the eps below their roots."""
+
 
 class AuditError(LatentDiffusionError):
     """The objective does not train what it says it trains; our bug, exit code 70."""
@@ -80,7 +83,7 @@ class Audit:
         _refuse(idle, f"player {player!r}: trainable, but without any gradient in {_UPDATES} updates")
         rate = learning_rate(trainer.done - 1, trainer.run)
         # AdamW moves a weight by about the learning rate, unless its gradient is no larger than eps
-        pushed = [name for name in weights if largest[name] > 10 * trainer.run.optimizer.eps]
+        pushed = [name for name in weights if largest[name] > 10 * EPS]
         still = [n for n in pushed if torch.equal(weights[n], before[n]) and rate > _smallest_visible(weights[n])]
         _refuse(still, f"player {player!r}: trainable, but did not move in {_UPDATES} updates")
         changed = [n for n, module in trainer.objective.frozen.items() if weights_digest(module) != self._frozen[n]]

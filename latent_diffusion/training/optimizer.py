@@ -1,55 +1,204 @@
-"""AdamW over one player's weights, the learning-rate curve, and the norm of gradients.
+"""What every optimizer of training has in common, the learning-rate curve, and the norm of gradients.
 
 The curve is a pure function of the update number, so it needs no state and does not depend on the number of
 processes.
-
-Reference: Loshchilov & Hutter 2019, "Decoupled weight decay regularization", arXiv:1711.05101.
 """
 
+import importlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
+from pydantic import AfterValidator, Field
 from torch import Tensor
 
-from latent_diffusion.config import OptimizerConfig, RunConfig
-from latent_diffusion.training.objective import Player
+from latent_diffusion.config import RunConfig, Section, parse_section
+from latent_diffusion.errors import ConfigError
+from latent_diffusion.registry import find
 
-__all__ = ["build_optimizer", "gradient_norm", "learning_rate", "scale_gradients"]
+if TYPE_CHECKING:
+    from latent_diffusion.training.objective import Player
 
-_FUSED = ("cpu", "cuda")
-"""Devices whose AdamW updates all tensors in one kernel."""
+__all__ = [
+    "Groups",
+    "Joined",
+    "OptimizerSettings",
+    "build_optimizer",
+    "check_betas",
+    "described_optimizer",
+    "gradient_norm",
+    "learning_rate",
+    "need_package",
+    "optimizer_settings",
+    "scale_gradients",
+]
+
+OPTIMIZERS = "latent_diffusion.training.optimizers"
+Groups = list[dict[str, Any]]
+"""Parameter groups: params, weight_decay, and share: the group's learning rate over that of the run."""
 
 
-def build_optimizer(player: Player, config: OptimizerConfig) -> torch.optim.AdamW:
-    """Return AdamW over the trainable parameters; tensors of fewer than two dimensions are not decayed.
+def _betas(betas: tuple[float, float]) -> tuple[float, float]:
+    if not all(0 <= beta < 1 for beta in betas):
+        raise ValueError(f"betas {list(betas)} must lie in [0, 1)")
+    return betas
 
-    A group's `share` is its learning rate over that of the run, which the curve moves.
+
+check_betas = Annotated[tuple[float, float], AfterValidator(_betas)]
+
+
+class OptimizerSettings(Section):
+    """The `optimizer:` section, less `name`; each optimizer adds its own keys."""
+
+    constant_only: ClassVar[bool] = False
+    """Whether the optimizer replaces the curve of the learning rate."""
+
+    learning_rate: float = Field(default=1e-4, gt=0)
+    """Peak learning rate."""
+    weight_decay: float = Field(default=1e-2, ge=0)
+    """Decoupled weight decay of tensors with two dimensions or more; biases and norms have none."""
+
+    def build(self, groups: Groups) -> "torch.optim.Optimizer | Joined":
+        """Return the optimizer over `groups`."""
+        raise NotImplementedError
+
+
+class Joined:
+    """Several optimizers as one: each weight belongs to one of them."""
+
+    def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        """Take them in order."""
+        self.optimizers = tuple(optimizers)
+        self.param_groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+        self._first = [
+            {key: value for key, value in group.items() if type(value) in (int, float) and key != "lr"}
+            for group in self.param_groups
+        ]
+
+    def state_of(self, parameter: Tensor) -> dict[str, Any]:
+        """Return the state of a weight, to be read or filled."""
+        return self._owner(parameter).state[parameter]
+
+    def fused(self, parameter: Tensor) -> bool:
+        """Whether the weight's optimizer updates all its tensors in one kernel."""
+        return bool(self._owner(parameter).defaults.get("fused"))
+
+    def step(self) -> None:
+        """Update all weights."""
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop all gradients."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=set_to_none)
+
+    def mode(self, *, training: bool) -> None:
+        """Let weights hold the point of training, or what is for use; for optimizers where these differ."""
+        for optimizer in self.optimizers:
+            switch = getattr(optimizer, "train" if training else "eval", None)
+            if switch is not None:
+                switch()
+
+    def _owner(self, parameter: Tensor) -> torch.optim.Optimizer:
+        for optimizer in self.optimizers:
+            if any(parameter is other for group in optimizer.param_groups for other in group["params"]):
+                return optimizer
+        raise KeyError("a parameter of no optimizer")
+
+    def counted(self) -> dict[str, Any]:
+        """Return the numbers of groups that have changed since the start, by "group0.key": counts and estimates."""
+        return {
+            f"group{index}.{key}": group[key]
+            for index, (group, first) in enumerate(zip(self.param_groups, self._first, strict=True))
+            for key, value in first.items()
+            if group[key] != value
+        }
+
+    def count_on(self, values: Mapping[str, float]) -> None:
+        """Put back what `counted` returned."""
+        for place, value in values.items():
+            group, _, key = place.partition(".")
+            index = int(group.removeprefix("group"))
+            self.param_groups[index][key] = type(self._first[index][key])(value)
+
+
+def optimizer_settings(run: RunConfig) -> OptimizerSettings:
+    """Return the settings of the optimizer that the run names.
+
+    Raises:
+        ConfigError: unknown optimizer, a wrong key or value, or a curve that it does not allow.
     """
+    values = {key: value for key, value in run.optimizer.items() if key != "name"}
+    kind = find(OPTIMIZERS, str(run.optimizer.get("name", "adamw")))
+    settings = parse_section(kind, values, "optimizer")
+    assert isinstance(settings, OptimizerSettings), f"{kind} is a file of {OPTIMIZERS}"
+    if settings.constant_only and run.decay != "constant":
+        raise ConfigError(f"decay: {run.decay}, but optimizer {run.optimizer['name']!r} has no curve; use constant")
+    return settings
+
+
+def described_optimizer(run: RunConfig) -> dict[str, Any]:
+    """Return the name of the run's optimizer and all its settings, defaults included, as JSON."""
+    return {"name": run.optimizer.get("name", "adamw"), **optimizer_settings(run).model_dump(mode="json")}
+
+
+def build_optimizer(player: "Player", settings: OptimizerSettings) -> Joined:
+    """Return the optimizer of a player's trainable parameters; those of fewer than two dimensions are not decayed."""
     named = {name: p for name, p in player.named_parameters() if p.requires_grad}
     rates = player.learning_rates()
-    groups = []
-    for rate in dict.fromkeys(rates.get(name, config.learning_rate) for name in named):
-        of_rate = [p for name, p in named.items() if rates.get(name, config.learning_rate) == rate]
+    groups: Groups = []
+    for rate in dict.fromkeys(rates.get(name, settings.learning_rate) for name in named):
+        of_rate = [p for name, p in named.items() if rates.get(name, settings.learning_rate) == rate]
         decayed, plain = [p for p in of_rate if p.ndim >= 2], [p for p in of_rate if p.ndim < 2]
-        share = rate / config.learning_rate
-        groups += [{"params": decayed, "weight_decay": config.weight_decay, "share": share}] if decayed else []
+        share = rate / settings.learning_rate
+        groups += [{"params": decayed, "weight_decay": settings.weight_decay, "share": share}] if decayed else []
         groups += [{"params": plain, "weight_decay": 0.0, "share": share}] if plain else []
-    fused = all(p.device.type in _FUSED for p in named.values())
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps, fused=fused)
+    made = settings.build(groups)
+    return made if isinstance(made, Joined) else Joined([made])
+
+
+def need_package(name: str, optimizer: str) -> Any:
+    """Import an optional package.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ConfigError(
+            f"optimizer {optimizer!r} needs the package {name}: pip install {name}, or use another optimizer"
+        ) from error
 
 
 def learning_rate(step: int, run: RunConfig) -> float:
-    """Return the learning rate of update `step` (from 0): linear warm-up, then constant, cosine or linear to zero."""
-    peak = run.optimizer.learning_rate
+    """Return the learning rate of update `step` (from 0): linear warm-up to the peak, then the curve."""
+    peak = optimizer_settings(run).learning_rate
     if step < run.warmup:
         return peak * (step + 1) / run.warmup
     if run.decay == "constant":
         return peak
     progress = min(1.0, (step - run.warmup) / max(1, run.steps - run.warmup))
-    if run.decay == "linear":
-        return peak * (1 - progress)
-    return peak * 0.5 * (1 + math.cos(math.pi * progress))
+    return peak * CURVES[run.decay](progress)
+
+
+def cosine(progress: float) -> float:
+    """Return half a cosine, 1 .. 0."""
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+RESTARTS = 3
+"""Cosine curves of `restarts` (Loshchilov & Hutter 2017, arXiv:1608.03983)."""
+
+CURVES: Mapping[str, Callable[[float], float]] = {
+    "linear": lambda progress: 1 - progress,
+    "cosine": cosine,
+    "polynomial": lambda progress: (1 - progress) ** 2,
+    "restarts": lambda progress: cosine(progress * RESTARTS % 1.0) if progress < 1 else 0.0,
+}
+"""Share of the peak, by the share of the updates after the warm-up."""
 
 
 def gradient_norm(parameters: Sequence[Tensor]) -> Tensor:

@@ -2,8 +2,8 @@
 
 import json
 import logging
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from latent_diffusion.config import RunConfig
 from latent_diffusion.errors import CheckpointError, ConfigError
 from latent_diffusion.runtime.cpu.training_kernels import PLAIN, TrainingKernels
 from latent_diffusion.training.log import RunLog
+from latent_diffusion.training.optimizer import described_optimizer
 from latent_diffusion.training.run_folder import RunFolder
 from latent_diffusion.training.training_state import TrainingState, save_state
 from latent_diffusion.version import VERSION
@@ -70,22 +71,31 @@ class Saver:
             logger.warning("no sample pictures after step %d: %s: %s", trainer.done, type(fault).__name__, fault)
 
 
-def averaged(trainer: "Trainer") -> AbstractContextManager[None]:
-    """Return a context in which the objective's modules hold their moving average, where one is kept."""
-    return trainer.ema.in_place() if trainer.ema is not None else nullcontext()
+@contextmanager
+def averaged(trainer: "Trainer") -> Iterator[None]:
+    """Let the objective's modules hold what is for use: the optimizer's average, then the moving average, if kept."""
+    optimizers = trainer.optimizers.values()
+    for optimizer in optimizers:
+        optimizer.mode(training=False)
+    try:
+        with trainer.ema.in_place() if trainer.ema is not None else nullcontext():
+            yield
+    finally:
+        for optimizer in optimizers:
+            optimizer.mode(training=True)
 
 
 def collect(trainer: "Trainer") -> dict[str, dict[str, Tensor]]:
-    """Return everything that must come back: weights, AdamW's moments and counts, averages."""
+    """Return everything that must come back: weights, the optimizer's state of each and of its groups, averages."""
     groups: dict[str, dict[str, Tensor]] = {}
     for name, player in trainer.players.items():
         groups[name] = {key: value.detach() for key, value in player.state_dict().items()}
-        state = trainer.optimizers[name].state
+        optimizer = trainer.optimizers[name]
         groups[f"{name}.optimizer"] = {
-            f"{parameter_name}.{key}": value
+            f"{parameter_name}.{key}": _tensor(value)
             for parameter_name, parameter in trainer.trainable[name].items()
-            for key, value in state.get(parameter, {}).items()
-        }
+            for key, value in optimizer.state_of(parameter).items()
+        } | {place: _tensor(value) for place, value in optimizer.counted().items()}
     groups["ema"] = trainer.ema.tensors() if trainer.ema is not None else {}
     return groups
 
@@ -123,17 +133,47 @@ def restore(trainer: "Trainer", state: TrainingState) -> None:
 
 
 def _restore_optimizer(trainer: "Trainer", name: str, state: TrainingState, moments: Mapping[str, Tensor]) -> None:
-    optimizer = trainer.optimizers[name]
+    """Put back the state of every weight and the numbers of every group.
+
+    Raises:
+        CheckpointError: a weight without state, or a moment of another shape.
+    """
+    optimizer, left = trainer.optimizers[name], dict(moments)
+    groups = [place for place in left if place.startswith("group") and place.count(".") == 1]
+    optimizer.count_on({place: left.pop(place).item() for place in groups})
+    if not left:  # the player has not moved yet
+        return
     for parameter_name, parameter in trainer.trainable[name].items():
-        for key in ("step", "exp_avg", "exp_avg_sq"):
-            saved = moments.get(f"{parameter_name}.{key}")
-            if saved is None or (key != "step" and saved.shape != parameter.shape):
-                raise CheckpointError(f"{state.folder}: {name}.optimizer.safetensors has no {key} of {parameter_name}")
-            if key == "step":  # a fused optimizer keeps its counts beside the weights, others on the CPU
-                place = parameter.device if optimizer.defaults["fused"] else torch.device("cpu")
-                optimizer.state[parameter][key] = saved.to(place)
-            else:
-                optimizer.state[parameter][key] = torch.zeros_like(parameter).copy_(saved)
+        keys = [key for key in left if key.startswith(f"{parameter_name}.")]
+        mine = {key[len(parameter_name) + 1 :]: left[key] for key in keys if "." not in key[len(parameter_name) + 1 :]}
+        wrong = [k for k, saved in mine.items() if k.startswith("exp_avg") and saved.shape != parameter.shape]
+        if not mine or wrong:
+            lacking = wrong[0] if wrong else "state"
+            raise CheckpointError(f"{state.folder}: {name}.optimizer.safetensors has no {lacking} of {parameter_name}")
+        for key, saved in mine.items():
+            optimizer.state_of(parameter)[key] = _placed(saved, parameter, fused=optimizer.fused(parameter))
+
+
+def _tensor(value: Any) -> Tensor:
+    """Return a number of Python as a tensor of 64 bits, and a tensor as it is."""
+    if isinstance(value, Tensor):
+        return value.detach()
+    return torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else None)
+
+
+def _placed(saved: Tensor, parameter: Tensor, *, fused: bool) -> Any:
+    """Return one value of a weight's state where its optimizer keeps it.
+
+    Counts of steps are numbers of Python or tensors; a fused optimizer has the latter beside the weights, others on the
+    CPU. A moment has the memory layout of its weight.
+    """
+    if saved.ndim == 0 and saved.dtype in (torch.int64, torch.float64):
+        return saved.item()
+    if saved.ndim == 0:
+        return saved.to(parameter.device if fused else "cpu")
+    if saved.shape == parameter.shape and saved.dtype == parameter.dtype:
+        return torch.zeros_like(parameter).copy_(saved)
+    return saved.to(parameter.device)
 
 
 def _matching(state: TrainingState, name: str, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
@@ -161,7 +201,7 @@ def describe_run(
 
     versions = {"latent_diffusion": VERSION, "torch": torch.__version__}
     return {
-        "config": run.model_dump(mode="json"),
+        "config": run.model_dump(mode="json") | {"optimizer": described_optimizer(run)},
         "fingerprint": dict(fingerprint),
         "processes": processes,
         "threads": threads,
@@ -191,6 +231,7 @@ def refuse_drift(state: TrainingState, described: Mapping[str, Any], run: RunCon
         ConfigError: what differs, unless `allow_drift` is set.
     """
     before = _flat({k: v for k, v in state.values["config"].items() if k not in _FREE})
+    before.setdefault("optimizer.name", "adamw")  # the only one that older checkpoints can have
     now = _flat({k: v for k, v in described["config"].items() if k not in _FREE})
     if run.decay == "constant":
         before.pop("steps", None)

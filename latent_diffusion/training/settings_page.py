@@ -34,6 +34,9 @@ def settings_page() -> str:
         _section("The run", RunConfig, ""),
         _section("`data:`", DataConfig, "data."),
     ]
+    package = "latent_diffusion.training.optimizers"
+    for name in names(package):
+        parts.append(_section(f"`optimizer: {{name: {name}}}`", find(package, name), "optimizer."))
     package = "latent_diffusion.training.objectives"
     for name in names(package):
         kind: Any = find(package, name)

@@ -23,7 +23,13 @@ from latent_diffusion.training.clock import Clock
 from latent_diffusion.training.ema import MovingAverage
 from latent_diffusion.training.numbers import sample_numbers
 from latent_diffusion.training.objective import Batch, Objective
-from latent_diffusion.training.optimizer import build_optimizer, gradient_norm, learning_rate, scale_gradients
+from latent_diffusion.training.optimizer import (
+    build_optimizer,
+    gradient_norm,
+    learning_rate,
+    optimizer_settings,
+    scale_gradients,
+)
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -69,7 +75,8 @@ class Trainer:
             name: {n: p for n, p in player.named_parameters() if p.requires_grad}
             for name, player in self.players.items()
         }
-        self.optimizers = {name: build_optimizer(player, run.optimizer) for name, player in self.players.items()}
+        settings = optimizer_settings(run)
+        self.optimizers = {name: build_optimizer(player, settings) for name, player in self.players.items()}
         self.ema = MovingAverage(objective.ema_modules, run.ema) if run.ema else None
         self._wrapped: dict[str, nn.Module] = {
             name: accelerator.prepare_model(player) for name, player in self.players.items()

@@ -205,7 +205,7 @@ def _at(name: str, before: Callable = _kill, *, late: bool = False) -> Callable[
     return plant
 
 
-FAULTS: dict[str, Callable[[int], None]] = {
+KILLED_WITHIN_A_SAVE: dict[str, Callable[[int], None]] = {
     "before anything is written": _at("_refuse_non_finite"),
     "before a tensor file": _at("write_tensors"),
     "within a tensor file": _at("write_tensors", _cut_file),
@@ -216,6 +216,9 @@ FAULTS: dict[str, Callable[[int], None]] = {
     "after the rename": lambda after: _in_rename_of(".tmp-step-", after, late=True),
     "before pruning": _at("_prune"),
     "within pruning": lambda after: _in_rename_of("step-", after, late=True),
+}
+FAULTS: dict[str, Callable[[int], None]] = {
+    **KILLED_WITHIN_A_SAVE,
     "disk full": _at("write_tensors", _disk_full),
     "out of memory in forward": lambda after: _instead(toy.Maker, "forward", after, _no_memory),
     "out of memory in backward": lambda after: _instead(torch.Tensor, "backward", after, _no_memory),

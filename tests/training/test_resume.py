@@ -8,7 +8,7 @@ import time
 
 import processes
 import pytest
-from processes import FAULTS, assert_equal_states, finish, last_step, losses_of, start, train
+from processes import KILLED_WITHIN_A_SAVE, assert_equal_states, finish, last_step, losses_of, start, train
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def straight(tmp_path_factory):
     return output
 
 
-@pytest.mark.parametrize("point", [name for name in FAULTS if name != "disk full"])
+@pytest.mark.parametrize("point", KILLED_WITHIN_A_SAVE)
 def test_killed_within_a_save(straight, tmp_path, point):
     output = tmp_path / "run"
     after = random.Random(point).randint(2, 6)
