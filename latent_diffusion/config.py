@@ -43,7 +43,7 @@ class Section(BaseModel):
         for name, value in values.items() if isinstance(values, dict) else ():
             field = cls.model_fields.get(name)
             if isinstance(value, bool | str) and field is not None and _is_number(field.annotation):
-                raise ValueError(f"`{name}` is {value!r}, a number is expected")
+                raise ValueError(f"`{name}` is {value!r}, a number is required")
         return values
 
 

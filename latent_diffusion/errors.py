@@ -83,4 +83,4 @@ def describe(error: Exception, *, out_of_memory: str) -> tuple[int, str]:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
         place = error.filename or "output"
         return ResourceError.exit_code, f"{place}: {error.strerror}; free some space or choose another output"
-    return 70, f"a bug of ours: {kind}: {text}; run again with --debug and report the traceback"
+    return 70, f"a bug in this package: {kind}: {text}; run again with --debug and report the traceback"

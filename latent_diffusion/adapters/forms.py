@@ -48,14 +48,14 @@ def update_of(fields: Fields, weight: Tensor, bias: Tensor | None, scale: Scale,
     if delta is not None:
         wanted = weight.shape[0], weight[0].numel()
         if delta.shape != wanted:
-            raise CheckpointError(f"it changes a weight of {delta.shape}, the model's has {wanted}")
+            raise CheckpointError(f"its change has shape {delta.shape}, the model's weight {wanted}")
         length = fields.get("magnitude", fields.get("dora_scale"))
         if length is not None:
             form, delta = f"DoRA {form}", _decomposed(delta, length, weight, peft="magnitude" in fields)
     change = fields.get("diff_b")
     if change is not None and (bias is None or change.numel() != bias.numel()):
         wanted = 0 if bias is None else bias.numel()
-        raise CheckpointError(f"it changes a bias of {change.numel()}, the model's has {wanted}")
+        raise CheckpointError(f"its change of the bias has {change.numel()} numbers, the model's bias {wanted}")
     return Update(form, delta, change)
 
 
@@ -79,7 +79,7 @@ def _form(fields: Fields, scale: Scale) -> tuple[str, Delta | None]:
         return "full", Full(change.flatten(1) if change.ndim > 1 else change[:, None])
     if "diff_b" in fields:
         return "full", None
-    raise CheckpointError(f"it has {', '.join(sorted(fields))} and nothing to go with it")
+    raise CheckpointError(f"it has {', '.join(sorted(fields))} without the other factors")
 
 
 def _hada(fields: Fields, number: str) -> Product:
@@ -128,5 +128,5 @@ def _decomposed(delta: Delta, length: Tensor, weight: Tensor, *, peft: bool) -> 
     by_input = not peft and length.shape[0] != weight.shape[0]
     wanted = weight.shape[1 if by_input else 0]
     if length.numel() != wanted:
-        raise CheckpointError(f"it has {length.numel()} lengths (DoRA), the model's weight wants {wanted}")
+        raise CheckpointError(f"it has {length.numel()} lengths (DoRA), the model's weight needs {wanted}")
     return Decomposed(delta, length.flatten(), by_input)

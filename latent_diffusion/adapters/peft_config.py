@@ -93,11 +93,13 @@ class PeftConfigs:
         value = self._field(place, short) if value is None else value
         patterns = self._field(place, f"{short}_pattern") or {}
         if not isinstance(patterns, dict):
-            raise CheckpointError(f"its PEFT settings give {short}_pattern {patterns!r:.100}; a JSON object is wanted")
+            raise CheckpointError(
+                f"its PEFT settings give {short}_pattern {patterns!r:.100}; a JSON object is required"
+            )
         value = next((given for pattern, given in patterns.items() if _matches(pattern, place.path)), value)
         number = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
         if value is not None and not number:
-            raise CheckpointError(f"its PEFT settings give {name} {value!r:.100}; a number above 0 is wanted")
+            raise CheckpointError(f"its PEFT settings give {name} {value!r:.100}; a number above 0 is required")
         return value
 
     def _field(self, place: Place, name: str) -> Any:

@@ -74,7 +74,7 @@ class Stack:
         chosen = tuple(self.active) if names is None else tuple(map(self._known, names))
         for name in chosen:
             if name not in self.active:
-                raise ConfigError(f"adapter {name!r} is not active; set it before it can be fused")
+                raise ConfigError(f"adapter {name!r} is not active; activate it with set_adapters before fusing")
         more = tuple((self.loaded[name], _scaled(self.active[name], scale)) for name in chosen)
         active = {name: strength for name, strength in self.active.items() if name not in chosen}
         return replace(self, active=active, fused=self.fused + more)
@@ -109,7 +109,7 @@ class Stack:
         there = [word.token for word in self.words]
         for token in tokens or ():
             if token not in there:
-                raise ConfigError(f"no learned word {token!r}; there are {', '.join(there) or 'none'}")
+                raise ConfigError(f"no learned word {token!r}; loaded: {', '.join(there) or 'none'}")
         return replace(self, words=tuple(w for w in self.words if tokens is not None and w.token not in tokens))
 
     def only_fused(self) -> "Stack":

@@ -76,7 +76,7 @@ def _add(tokenizer: Any, name: str) -> None:
         [AddedToken(name, single_word=plain, normalized=True)]
     ):
         raise ConfigError(
-            f"the tokenizer knows the word {name!r} already; rename the file, or choose a name with token="
+            f"the tokenizer's vocabulary already has the word {name!r}; rename the file, or choose a name with token="
         )
 
 

@@ -82,11 +82,11 @@ class Components:
         channels, latents = self.unet.config.in_channels, self.autoencoder.config.latent_channels
         if channels != latents:
             raise ConfigError(
-                f"{self.name}: its U-Net reads {channels} channels, the latents have {latents}: it also wants "
+                f"{self.name}: its U-Net reads {channels} channels, the latents have {latents}: it also needs "
                 + (
                     "a picture and a mask; use `inpaint`"
                     if self.for_inpainting
-                    else "a picture that nothing here gives it"
+                    else "a picture, which no method of this package supplies"
                 )
             )
 

@@ -38,7 +38,7 @@ def locate_model(name: str | os.PathLike[str]) -> Path:
         refuse_broken_link(folder)
         if folder.name and os.path.isdir(older := moved_aside(folder)):  # False for a name that is too long
             raise CheckpointError(
-                f"no model {str(name)!r}: it was being replaced; rename {str(older)!r} to have it back"
+                f"no model {str(name)!r}: a save over it was interrupted; rename {str(older)!r} to restore it"
             )
         advice = ""
         if _HUB.fullmatch(str(name)):

@@ -36,9 +36,9 @@ DRAWING = (["generate"], ["img2img"], ["inpaint"], ["outpaint"], ["regenerate"])
 
 app = typer.Typer(
     name="latent-diffusion",
-    help="Make pictures from text, repaint parts of pictures, and train the models that do it.",
+    help="Make pictures from text, repaint parts of pictures, and train models.",
     epilog="Exit codes: 0 ok, 1 a check failed, 2 wrong argument or config, 3 data, 4 model, 5 diverged, "
-    "6 disk, memory or device, 70 a bug of ours.",
+    "6 disk, memory or device, 70 a bug in this package.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,

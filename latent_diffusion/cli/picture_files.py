@@ -44,7 +44,9 @@ def check_pictures(files: Mapping[str, Path]) -> None:
 def warn_if_lossy(files: Sequence[Path]) -> None:
     """Say where writing the file ends the promise that pixels are kept."""
     if files[0].suffix.lower() in LOSSY:
-        typer.echo(f"warning: {files[0].suffix} loses detail everywhere; write .png to keep every pixel", err=True)
+        typer.echo(
+            f"warning: {files[0].suffix} is a lossy format and changes all pixels; write .png to keep them", err=True
+        )
 
 
 def load_pipeline(

@@ -103,7 +103,7 @@ class ImageFolder:
         if not rows:
             held = endings(self._source.names())
             raise DataError(
-                f"data set {config.path!r} holds 0 pictures (JPEG, PNG, WebP or BMP) and no table; "
+                f"data set {config.path!r} has 0 pictures (JPEG, PNG, WebP or BMP) and no table; "
                 f"it holds {held or 'no file'}; looked for {LOOKED_FOR}"
             )
         rows = self._chosen(rows)

@@ -42,7 +42,7 @@ def read_rows(source: Source, where: str) -> list[Row]:
         unread = [name for name in names if PurePosixPath(name).suffix.lower() in UNREAD]
         if unread:
             logger.warning(
-                "%s: %d pictures are left out, which are no JPEG, PNG, WebP or BMP: %s",
+                "%s: %d pictures are left out, since they are not JPEG, PNG, WebP or BMP: %s",
                 *(where, len(unread), endings(unread)),
             )
         return _rows_beside(source, names, where)
@@ -57,7 +57,7 @@ def read_rows(source: Source, where: str) -> list[Row]:
         row["file_name"] = (folder / str(row["file_name"])).as_posix()
     absent = [name for name, row in zip(stated, rows) if row["file_name"] not in present]
     if absent:
-        raise DataError(f"{place}: {len(absent)} of {len(rows)} rows name pictures that are not there: {_some(absent)}")
+        raise DataError(f"{place}: {len(absent)} of {len(rows)} rows name pictures that do not exist: {_some(absent)}")
     return rows
 
 
@@ -72,7 +72,7 @@ def _table(names: list[str], where: str) -> str | None:
     found = [name for name in names if PurePosixPath(name).name in TABLES]
     found = [name for name in found if "/" not in name] or found
     if len(found) > 1:
-        raise DataError(f"{where}: {len(found)} tables: {_some(found)}; leave one, or give the folder of one")
+        raise DataError(f"{where}: {len(found)} tables: {_some(found)}; keep one, or give the folder of one")
     if not found or "/" not in found[0]:
         return found[0] if found else None
     folder = PurePosixPath(found[0]).parent
@@ -101,7 +101,7 @@ def _rows_beside(source: Source, names: list[str], where: str) -> list[Row]:
         if PurePosixPath(name).suffix.lower() in PICTURES:
             files = beside.get(PurePosixPath(name).with_suffix("").as_posix(), [])
             if len(files) > 1:
-                raise DataError(f"{where}/{name}: {len(files)} captions, {_some(files)}; leave one")
+                raise DataError(f"{where}/{name}: {len(files)} captions, {_some(files)}; keep one")
             row: Row = {"file_name": name}
             if files:
                 row["text"] = read_utf8(source.read(files[0]), f"{where}/{files[0]}").strip()

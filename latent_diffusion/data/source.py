@@ -60,7 +60,9 @@ def check_bytes(size: int, name: str) -> None:
         DataError: too large; `name` is what the error calls it.
     """
     if size > MAX_BYTES:
-        raise DataError(f"{name!r}: {size} bytes, but at most {MAX_BYTES} are read; it is no ordinary picture or table")
+        raise DataError(
+            f"{name!r}: {size} bytes, but at most {MAX_BYTES} are read; it is not an ordinary picture or table"
+        )
 
 
 def _inside(name: str, where: str) -> str:

@@ -82,7 +82,7 @@ def _parse_object(text: str, place: str) -> Row:
         row: Row = {}
         for key, value in pairs:
             if key in row:
-                raise DataError(f"{place}: key {key!r} is there twice")
+                raise DataError(f"{place}: key {key!r} appears twice")
             row[key] = value
         return row
 
@@ -108,7 +108,7 @@ def _parse_csv(data: bytes, place: str) -> list[tuple[int, Row]]:
             raise DataError(f"{place}:1: no column `file_name`; columns are {header}, separated by commas")
         if len(set(header)) != len(header):
             twice = next(name for name in header if header.count(name) > 1)
-            raise DataError(f"{place}:1: column {twice!r} is there twice")
+            raise DataError(f"{place}:1: column {twice!r} appears twice")
         for cells in reader:
             if len(cells) != len(header) and cells:
                 raise DataError(f"{place}:{reader.line_num}: {len(cells)} cells, but there are {len(header)} columns")

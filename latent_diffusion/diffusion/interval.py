@@ -63,7 +63,9 @@ class Interval(Guidance):
         if (self.start, self.stop) == (0.0, 1.0):
             return -math.inf, math.inf
         if not context.levels:
-            raise ConfigError("an interval in steps needs the levels; give them to `bind`, or tell it in sigma")
+            raise ConfigError(
+                "an interval in steps needs the levels; give them to `bind`, or give the interval in sigma"
+            )
         steps = len(context.levels) - 1
         first, last = (context.levels[int(share * steps + 1e-9)].log_snr for share in (self.start, self.stop))
         return (-math.inf if self.start == 0.0 else first), (math.inf if self.stop == 1.0 else last)

@@ -191,6 +191,6 @@ def check_prediction(prediction: Prediction, last_alpha: float | Tensor) -> None
     """
     if prediction == EPSILON and not torch.as_tensor(last_alpha).ne(0).all():
         raise ConfigError(
-            "epsilon prediction cannot be used with zero terminal SNR (alpha is 0), nor with a rectified flow, which "
-            "has it; use v_prediction, sample or flow_prediction"
+            "epsilon prediction cannot be used with zero terminal SNR (alpha is 0), as of rectified flows; "
+            "use v_prediction, sample or flow_prediction"
         )

@@ -81,8 +81,8 @@ class CFGZero(Guidance):
             return -math.inf
         if context.denoiser.prediction.name not in VELOCITIES:
             raise ConfigError(
-                f"cfg_zero: zero_steps {self.zero_steps} needs a flow model; where the network predicts "
-                f"{context.denoiser.prediction.name!r}, an output of zero does not leave the latents as they are; use 0"
+                f"cfg_zero: zero_steps {self.zero_steps} needs a flow model; this network predicts "
+                f"{context.denoiser.prediction.name!r}, and an output of zero changes its latents; use 0"
             )
         if not self.zero_steps < len(context.levels):
             raise ConfigError(

@@ -73,14 +73,14 @@ def self_attentions(who: str, network: object, layers: str) -> dict[str, Attenti
         ConfigError: no U-Net, or none found.
     """
     if not isinstance(network, nn.Module):
-        raise ConfigError(f"{who} needs a U-Net whose attentions it can reach, not a {type(network).__name__}")
+        raise ConfigError(f"{who} needs a U-Net of this package, not a {type(network).__name__}")
     blocks = ((name, block) for name, block in network.named_modules() if isinstance(block, TransformerBlock))
     every = {f"{name}.attn1": block.attn1 for name, block in blocks}
     parts = layers.split("|")
     found = {name: attention for name, attention in every.items() if any(part in name for part in parts)}
     if not found:
         raise ConfigError(
-            f"{who}: layers {layers!r:.60} finds none of the self-attentions {', '.join(every) or '(none)'}"
+            f"{who}: layers {layers!r:.60} matches none of the self-attentions {', '.join(every) or '(none)'}"
         )
     return found
 

@@ -17,9 +17,9 @@ class Repainting(_Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.padding_mask_crop is not None and self.inpaint_area == "whole":
-            raise ConfigError("padding_mask_crop has no effect where the whole picture is seen; leave it out")
+            raise ConfigError("padding_mask_crop has no effect with inpaint_area 'whole'; leave it out")
         if self.mask_blur and self.mask_mode != "soft":
-            raise ConfigError("mask_blur is the rise of a soft mask; use mask_mode 'soft' with it, or feather")
+            raise ConfigError("mask_blur is the ramp of a soft mask; use mask_mode 'soft' with it, or feather")
         if self.start_from == "noise" and self.strength < 1.0:
             raise ConfigError(f"start_from 'noise' needs strength 1, not {self.strength:g}; use 'noised_image'")
 

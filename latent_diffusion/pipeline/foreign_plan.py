@@ -29,15 +29,15 @@ def plan_of_found(found: Found) -> Plan:
     vae = other.pop("VAE", None)
     missing = []
     if (noise := values.pop("noise", "CPU")) != "CPU":
-        missing.append(f"its noise was drawn on a GPU ({noise}); ours is drawn on the CPU, so the picture is another")
+        missing.append(f"its noise was drawn on a GPU ({noise}) and is drawn on the CPU here, so the picture differs")
     if found.tool not in CPU_NOISE:
-        missing.append(f"how {found.tool} draws its noise is not known; expect another picture")
+        missing.append(f"the noise of {found.tool} cannot be reproduced, so the picture differs")
     refiner = {name: values.pop(name, None) for name in ("refiner", "refiner_switch", "refiner_step")}
     values |= schedule_of(found.tool, values)
     method, of_task = _task(found, values, missing)
     times = times_of(values, TRAINED_LEVELS)
     if times and method == "hires":
-        missing.append(f"ddim_uniform visits {len(times)} times there, which two passes of one spacing cannot")
+        missing.append(f"ddim_uniform visits {len(times)} times there; two passes with one spacing cannot follow it")
     elif times:
         if "strength" in of_task:  # as many steps of a path of another length
             run = int(values["num_inference_steps"] * of_task["strength"])
@@ -101,7 +101,9 @@ def _task(found: Found, values: dict[str, Any], missing: list[str]) -> tuple[str
     strength = 1.0 if strength is None else strength
     if steps and strength and not started:
         if found.tool == "A1111" and values.get("sampler") in COUNTED_TIMES:
-            missing.append(f"where {values['sampler']} of {found.tool} starts on a picture is not followed to the step")
+            missing.append(
+                f"the first step of {values['sampler']} of {found.tool} on a picture is not followed exactly"
+            )
         values["num_inference_steps"], strength = late_start(found.tool, steps, strength, second=False)
     return found.task, {"strength": strength, **task}
 
@@ -118,11 +120,11 @@ def _translated(tool: str, text: str, missing: list[str]) -> str:
         missing.append(f"{', '.join(tags)[:200]} in its prompt is text here")
     stretches = LANGUAGES[tool](text)
     if stretches is None:
-        missing.append(f"its prompt is compel's and joins or swaps parts, which is text here: {text[:100]!r}")
+        missing.append(f"its prompt joins or swaps parts by compel's syntax, which is text here: {text[:100]!r}")
         return written([(text, 1.0)])
     weights = {weight for _, weight in stretches}
     if tool == "InvokeAI" and min(weights, default=1) < 1:
         missing.append("its prompt has weights below 1, which compel blends with the prompt without those words")
     if tool in ("Fooocus", "NovelAI") and weights - {1.0}:
-        missing.append(f"weights in its prompt count by a rule of {tool} that is not among ours")
+        missing.append(f"weights in its prompt follow a rule of {tool} that is not implemented")
     return written(stretches)

@@ -95,7 +95,7 @@ class Plan:
     def _refining(self, pipe: LatentDiffusionPipeline, refiner: LatentDiffusionPipeline) -> dict[str, Any]:
         """Return the arguments that belong to the refiner."""
         if self.refiner is None:
-            raise ConfigError("this picture has no use for a refiner: one model drew all of it")
+            raise ConfigError("this picture was drawn by one model; leave the refiner out")
         below = self.refined_below if self.refined_after is None else self._time_after(pipe, self.refined_after)
         switch = 1 - below / pipe.components.schedule.num_train_timesteps
         told = self.refined_by

@@ -31,7 +31,9 @@ def plan_of_record(record: Record) -> Plan:
         DataError: the picture was made from embeddings, which it does not keep.
     """
     if record.prompt is None:
-        raise DataError("this picture was made from text embeddings, which it does not keep; it cannot be made again")
+        raise DataError(
+            "this picture was made from text embeddings, which its record does not contain; it cannot be made again"
+        )
     arguments = arguments_of(Options, record)
     if record.read_as is None:
         arguments["rewrite"] = False
@@ -49,11 +51,11 @@ def plan_of_record(record: Record) -> Plan:
     method, of_task = _task(record)
     missing = []
     if record.negative_prompt is None:
-        missing.append("its negative prompt was given as text embeddings, which the picture does not keep")
+        missing.append("its negative prompt was given as text embeddings, which the record does not contain")
     if record.initial == "latents":
-        missing.append("its first noise was given as latents, which the picture does not keep")
+        missing.append("its initial noise was given as latents, which the record does not contain")
     if record.initial == "generator":
-        missing.append("its noise came from a torch generator; a new one of its seed is used")
+        missing.append("its noise came from a torch generator; a new generator with its seed is used")
     tags = take_adapters(record.prompt)[1] if record.emphasis != "none" else ()
     named = {tag.name for tag in tags}
     return Plan(

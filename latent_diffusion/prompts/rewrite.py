@@ -63,12 +63,12 @@ def read_as(prompt: str, forms: PromptForms | None) -> str | None:
         return None
     shown = repr(prompt if len(prompt) <= 60 else f"{prompt[:57]}...")
     if not found.known:
-        message = f"prompt {shown}: nothing in it is a name that this model knows; the picture may show anything"
+        message = f"prompt {shown}: no word of it is among this model's names; the picture may show anything"
         warn(message)
     elif found.left_out:
         words = ", ".join(found.left_out)
-        message = f"prompt {shown} is read as {found.text!r}, without {words[:80]}: this model knows no such name; "
-        warn(f"{message}--no-rewrite (rewrite=False) reads all of it")
+        message = f"prompt {shown} is rewritten to {found.text!r}, without {words[:80]}: not among this model's names; "
+        warn(f"{message}--no-rewrite (rewrite=False) uses the whole prompt")
     return found.text
 
 

@@ -62,7 +62,7 @@ def read_script(text: str, second: str | None, steps: int, *, syntax: bool, nega
     warn_of_broken_tags(words)
     if negative and tags:
         names = ", ".join(tag.name for tag in tags)
-        message = f"adapters in a negative prompt have no effect: {names}; ask for them in the prompt"
+        message = f"adapters in a negative prompt have no effect: {names}; name them in the prompt"
         warn(message)
         tags = ()
     firsts = texts_by_step(words, steps)

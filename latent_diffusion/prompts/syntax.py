@@ -109,6 +109,6 @@ def _capped(weight: float, text: str) -> float:
     if abs(weight) <= MAX_WEIGHT:
         return weight
     capped = MAX_WEIGHT if weight > 0 else -MAX_WEIGHT
-    message = f"the prompt gives {text[:40]!r} the weight {weight:g}; at most {MAX_WEIGHT:g} counts, {capped:g} is used"
+    message = f"the prompt gives {text[:40]!r} the weight {weight:g}; {capped:g}, the largest weight, is used"
     warn(message)
     return capped

@@ -58,7 +58,7 @@ def warn_of_broken_tags(words: str) -> None:
         message = f"the prompt's {found.group()!r} is read as text: wildcards and choices are not filled in"
         warn(message)
     if found := _BROKEN_TAG.search(words):
-        message = f"the prompt's {found.group()!r} is no whole tag and is read as text; write <lora:name:0.8>"
+        message = f"the prompt's {found.group()!r} is an incomplete tag and is read as text; write <lora:name:0.8>"
         warn(message)
 
 
@@ -75,7 +75,7 @@ def _tag(body: str) -> AdapterTag:
     named = dict(part.split("=", 1) for part in given if "=" in part)
     plain = [part for part in given if "=" not in part]
     if not name.strip() or len(plain) > 2 or set(named) - {"te", "unet"}:
-        raise ConfigError(f"prompt: <lora:{body[:80]}> is not understood; write <lora:name> or <lora:name:0.8>")
+        raise ConfigError(f"prompt: <lora:{body[:80]}> cannot be parsed; write <lora:name> or <lora:name:0.8>")
     text = named.get("te", plain[0] if plain else "1")
     unet = named.get("unet", plain[1] if len(plain) == 2 else text)
     return AdapterTag(name.strip(), _number(text, body), _number(unet, body))

@@ -83,7 +83,7 @@ def load_kernel(backend: str, device: torch.device, dtype: torch.dtype, *, fast:
     native = asked and device.type == "cpu" and attends(dtype)
     if backend == "native" and not native:
         raise ResourceError(
-            f"attention 'native' is not to be had on {device} in {str(dtype).removeprefix('torch.')}: it needs a CPU "
+            f"attention 'native' is not available on {device} in {str(dtype).removeprefix('torch.')}: it needs a CPU "
             "with AVX-512 and a C compiler at install time; use 'auto'"
         )
     return attend if native else {"auto": automatic, "sdpa": sdpa, "math": written_out}[backend]

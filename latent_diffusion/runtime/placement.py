@@ -28,7 +28,9 @@ def choose_device(device: str | torch.device | None) -> torch.device:
     except RuntimeError as error:
         raise ConfigError(f"unknown device {device!r}; use cpu, cuda or cuda:1") from error
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise ResourceError(f"device {str(device)!r} is not here: {torch.cuda.device_count()} CUDA devices; use cpu")
+        raise ResourceError(
+            f"device {str(device)!r} does not exist: this machine has {torch.cuda.device_count()} CUDA devices; use cpu"
+        )
     if chosen.type not in ("cpu", "cuda", "mps"):
         raise ConfigError(f"device {str(device)!r} is not supported; use cpu, cuda or cuda:1")
     return chosen

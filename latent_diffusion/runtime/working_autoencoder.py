@@ -112,7 +112,7 @@ def check_tiling(tiling: Tiling) -> Tiling:
         ConfigError: it is not.
     """
     if not isinstance(tiling, bool) and tiling != "auto":
-        raise ConfigError(f"tiling {tiling!r} is none of True, False and 'auto'")
+        raise ConfigError(f"tiling {tiling!r}: use True, False or 'auto'")
     return tiling
 
 
@@ -134,6 +134,6 @@ def _overflowed(dtype: torch.dtype, result: Tensor) -> bool:
 
 def _say_again(what: str, dtype: torch.dtype) -> None:
     warn(
-        f"the {what} overflowed in {str(dtype).removeprefix('torch.')}; it runs again in float32 "
-        "(vae_dtype 'float32' saves the first try)"
+        f"the {what} overflowed in {str(dtype).removeprefix('torch.')}; it is run again in float32 "
+        "(vae_dtype 'float32' avoids the first attempt)"
     )

@@ -82,7 +82,7 @@ class AdapterSettings(Section):
     @model_validator(mode="after")
     def _consistent(self) -> "AdapterSettings":
         if self.factor is not None and self.form != "lokr":
-            raise ValueError(f"factor is LoKr's; form {self.form!r} has no use for it")
+            raise ValueError(f"factor is for LoKr; leave it out for form {self.form!r}")
         if len(set(self.parts)) != len(self.parts):
             raise ValueError(f"parts {self.parts} names one twice")
         return self

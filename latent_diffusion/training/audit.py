@@ -51,7 +51,9 @@ class Audit:
         if self._seen[player] >= _UPDATES:
             return
         if not torch.equal(torch.get_rng_state(), self._random):
-            raise AuditError(f"audit: player {player!r} draws from torch's global generator: no resumed run equals it")
+            raise AuditError(
+                f"audit: player {player!r} draws from torch's global generator, so a resumed run would differ"
+            )
         weights = self._trainer.trainable[player]
         if player not in self._before:
             self._before[player] = {name: p.detach().clone() for name, p in weights.items()}

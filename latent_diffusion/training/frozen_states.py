@@ -71,7 +71,7 @@ class Latents:
         if bad:
             names = ", ".join(repr(self._data.rows[row]["file_name"]) for row in bad[:10])
             raise DataError(
-                f"the autoencoder makes NaN or infinity of {len(bad)} of {len(self._data)} pictures: {names}"
+                f"the autoencoder's latents are NaN or infinite for {len(bad)} of {len(self._data)} pictures: {names}"
                 f"{', ...' if len(bad) > 10 else ''}; leave them out, or set precision=float32"
             )
 

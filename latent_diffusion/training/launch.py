@@ -54,7 +54,7 @@ def build_accelerator() -> Accelerator:
     started = int(os.environ.get("WORLD_SIZE") or 1)
     if started > accelerator.num_processes:
         raise ConfigError(
-            f"{started} processes were launched, but without a GPU accelerate takes each for a run of its own; set "
+            f"{started} processes were launched, but without a GPU accelerate starts each as a separate run; set "
             f"ACCELERATE_USE_CPU=true to train with {started} CPU processes, or launch one process"
         )
     return accelerator
@@ -116,7 +116,7 @@ def lost_process(fault: Exception) -> ResourceError | None:
     if not isinstance(fault, RuntimeError) or not any(sign in words for sign in _LOST):
         return None
     return ResourceError(
-        "another process of this run ended, see its own message; every checkpoint is intact: run again to continue"
+        "another process of this run ended; see its message; every checkpoint is intact: run again to continue"
     )
 
 

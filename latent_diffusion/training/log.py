@@ -134,7 +134,7 @@ class RunLog:
                 for name, value in {**figures, **more}.items():
                     self._board.add_scalar(name, value, done)
         except OSError as fault:  # a full disk must not end the training; the next checkpoint decides
-            logger.warning("the log can no longer be written (%s); training goes on without it", fault)
+            logger.warning("the log can no longer be written (%s); training continues without it", fault)
             self._file = self._board = None
 
     def pictures(self, done: int, images: "list[Image]") -> None:

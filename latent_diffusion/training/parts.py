@@ -57,7 +57,7 @@ def build_parts(settings: ModelSettings) -> Components:
         raise ConfigError("objective: give either `init` (a model to train on) or `parts` (from scratch), not both")
     if settings.init is not None:
         if settings.unet is not None:
-            raise ConfigError("objective.unet: the U-Net's sizes come with `init`; leave `unet` out")
+            raise ConfigError("objective.unet: the U-Net's sizes are those of `init`; leave `unet` out")
         loaded = load_model(settings.init)
         if loaded.size_count:
             raise ConfigError(f"objective.init: {loaded.name} is an SDXL model, which this objective does not train")

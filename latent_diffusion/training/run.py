@@ -182,7 +182,10 @@ def _choose_kernels(run: RunConfig, state: TrainingState | None, accelerator: "A
     if state is not None:
         kept = TrainingKernels(**state.values.get("kernels", {}))  # older checkpoints: the plain ones
         if not works(kept):
-            logger.warning("the kernels that %s was trained with are not here: the rest rounds otherwise", state.folder)
+            logger.warning(
+                "the kernels with which %s was trained are not available here: later updates round differently",
+                state.folder,
+            )
         kernels = kept if works(kept) else kernels
     everywhere = gather_object([asdict(kernels)])
     return TrainingKernels(**{name: all(chosen[name] for chosen in everywhere) for name in asdict(kernels)})

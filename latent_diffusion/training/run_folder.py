@@ -106,7 +106,7 @@ class RunFolder:
         others = sorted(p.name for p in self.path.iterdir() if p.name not in _OURS and not p.name.startswith(TEMPORARY))
         if others and not self.checkpoints.exists() and not (self.path / "status.json").exists():
             raise ConfigError(
-                f"output: {self.path} holds other things ({', '.join(others[:3])}); choose a new or empty folder"
+                f"output: {self.path} has other files ({', '.join(others[:3])}); choose a new or empty folder"
             )
 
     def _take_lock(self) -> None:

@@ -260,7 +260,7 @@ def _difference(key: str, before: Any, now: Any, content: bool) -> str:
     """Return one difference in words; of `content` there are only digests, which mean nothing to a reader."""
     if content and "absent" not in (before, now):
         what = "a picture, a caption or the choice of pictures" if key == "data.path" else "its content"
-        return f"{key}: {what} is not what it was"
+        return f"{key}: {what} has changed"
     return f"{key}: {before} -> {now}"
 
 

@@ -111,10 +111,10 @@ def newest_state(root: Path) -> TrainingState | None:
         if fault is None:
             values = json.loads((folder / "state.json").read_text(encoding="utf-8"))
             return TrainingState(folder, int(values["step"]), values)
-        logger.warning("%s is damaged (%s): taking an older checkpoint", folder, fault)
+        logger.warning("%s is damaged (%s): an older checkpoint is used", folder, fault)
     if folders:
         raise CheckpointError(
-            f"{root}: none of its {len(folders)} checkpoints is sound (see the warnings above); restore one from a "
+            f"{root}: none of its {len(folders)} checkpoints is intact (see the warnings above); restore one from a "
             f"backup, or remove the folder to start afresh"
         )
     return None

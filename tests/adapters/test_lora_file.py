@@ -206,7 +206,7 @@ def test_what_is_left_over_is_a_warning_with_names(tiny_components, random_lora,
         ({"unet.conv_in.lora_A.weight": torch.ones(2, 4, 3, 3)}, "unet.conv_in: .*no up"),
         (
             {"unet.conv_out.lora_A.weight": torch.ones(2, 4, 3, 3), "unet.conv_out.lora_B.weight": torch.ones(4, 2)},
-            r"unet.conv_out: it changes a weight of \(4, 36\), the model's has \(4, 144\)",
+            r"unet.conv_out: its change has shape \(4, 36\), the model's weight \(4, 144\)",
         ),
         (
             {"unet.conv_in.lora_A.weight": torch.ones(2, 2), "lora_unet_conv_in.lora_down.weight": torch.ones(2, 2)},

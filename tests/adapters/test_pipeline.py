@@ -89,7 +89,7 @@ def test_a_prompt_asks_for_adapters(pipe, files):
     mixed = pipe([PROMPT, asked, PROMPT], lora_folder=files, **{**CALL, "seed": [3, 3, 3]})
     torch.testing.assert_close(mixed.images, torch.cat([plain, both, plain]), rtol=1e-4, atol=1e-4)
     assert [[a.name for a in record.adapters] for record in mixed.records] == [[], ["ink", "styles/oil"], []]
-    for folder, words in ((None, "give the folder"), (files, "no adapter 'nope'"), (files / "x", "no such folder")):
+    for folder, words in ((None, "give its folder"), (files, "no adapter 'nope'"), (files / "x", "no such folder")):
         with pytest.raises(ConfigError, match=words):
             draw(pipe, f"{PROMPT} <lora:nope:1>", lora_folder=folder)
     with pytest.raises(ConfigError, match="no such folder"):  # also where no prompt asks for it
@@ -184,7 +184,7 @@ def test_on_the_command_line(tiny_folder, files, tmp_path, monkeypatch, capsys):
         (["--lora", f"{files}/zorp.safetensors"], 4, "none of its 1 tensors"),
         (["--lora", f"{files}/ink.safetensors:nan"], 2, "no finite number"),
         (["--lora", f"{files}/ink.safetensors:1e30"], 2, "use -100 to 100"),
-        ([], 2, "give the folder it is in"),
+        ([], 2, "give its folder"),
     ):
         assert main([*base, *wrong]) == code
         err = capsys.readouterr().err

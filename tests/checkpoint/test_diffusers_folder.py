@@ -154,7 +154,7 @@ TENSOR_FAULTS = {
     "one extra": (lambda t: t.update(extra=torch.ones(1)), "1 unknown: extra"),
     "from DDP": (rename_all("module."), r"286 missing: .*, \.\.\.; 286 unknown: .*'module\.'.*without its wrapper"),
     "from compile": (rename_all("_orig_mod."), "'_orig_mod.'"),
-    "wrong shape": (put("conv_out.bias", lambda w: w[:3]), r"conv_out\.bias is \(3,\), config\.json asks for \(4,\)"),
+    "wrong shape": (put("conv_out.bias", lambda w: w[:3]), r"conv_out\.bias is \(3,\), config\.json requires \(4,\)"),
     "inpainting": (put("conv_in.weight", lambda w: torch.ones(16, 9, 3, 3)), "conv_in.weight is .*9 input channels"),
     "other text width": (
         put("mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight", lambda w: torch.ones(32, 64)),

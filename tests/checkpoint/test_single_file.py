@@ -214,7 +214,10 @@ def test_prediction_type_can_be_overridden(tiny_family, tmp_path):
     first = load_folder(tiny_family("sd1"))
     save_single_file(first, tmp_path / "a.safetensors")
     found = load_single_file(tmp_path / "a.safetensors", prediction_type="v_prediction")
-    assert found.prediction.name == "v_prediction" and "prediction: v_prediction, as asked for" in found.notes
+    assert (
+        found.prediction.name == "v_prediction"
+        and "prediction: v_prediction, from the option prediction_type" in found.notes
+    )
     assert load_folder(tiny_family("sd1"), prediction_type="v_prediction").prediction.name == "v_prediction"
     save_single_file(found, tmp_path / "v.safetensors")
     assert "v_pred" in read_tensors(tmp_path / "v.safetensors")

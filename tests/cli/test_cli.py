@@ -148,7 +148,7 @@ def test_inpaint_keeps_the_rest(inpaint, here, capsys):
 
 def test_a_lossy_file_and_an_empty_mask_are_said(inpaint, here, capsys):
     assert inpaint("-o", "out.jpg") == 0
-    assert "loses detail" in one_line_of(capsys.readouterr().err)
+    assert "is a lossy format" in one_line_of(capsys.readouterr().err)
     Image.new("L", (70, 50)).save(here / "black.png")
     assert inpaint("-o", "out.png", mask="black.png") == 0
     assert "nothing to repaint" in one_line_of(capsys.readouterr().err)
@@ -175,7 +175,7 @@ GENERATE_MISTAKES = [
     (["--eta", "0.5", "--sampler", "ddpm"], 2, "has no eta"),
     (["--dtype", "float8"], 2, "unknown dtype 'float8'"),
     (["--device", "gpu"], 2, "unknown device 'gpu'"),
-    (["--device", "cuda:99"], 6, "not here"),
+    (["--device", "cuda:99"], 6, "does not exist"),
     (["--model", "emojy-7"], 4, "no model 'emojy-7'"),
     (["--output", "a.gif"], 2, "cannot write '.gif'"),
     (["--output", "/proc/here"], 6, "cannot be written"),

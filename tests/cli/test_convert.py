@@ -39,7 +39,7 @@ def test_dtype_and_overrides(tiny_family, tmp_path, capsys):
     arguments = ["--dtype", "float16", "--prediction-type", "v_prediction"]
     assert main(["convert", str(tiny_family("sd1")), str(file), *arguments]) == 0
     out = capsys.readouterr().out
-    assert "float32 -> float16" in out and "prediction: v_prediction, as asked for" in out
+    assert "float32 -> float16" in out and "prediction: v_prediction, from the option prediction_type" in out
     assert {t.dtype for name, t in read_tensors(file).items() if name != "v_pred"} == {torch.float16}
     assert main(["convert", str(file), str(tmp_path / "half")]) == 0  # keeps float16
     assert {t.dtype for t in read_tensors(tmp_path / "half/unet/diffusion_pytorch_model.safetensors").values()} == {
@@ -49,7 +49,7 @@ def test_dtype_and_overrides(tiny_family, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("target", "words"),
-    [("m.ckpt", "pickles are not written"), ("there", "is there"), ("other.safetensors", "is there")],
+    [("m.ckpt", "pickles are not written"), ("there", "exists"), ("other.safetensors", "exists")],
 )
 def test_refusals(target, words, tiny_family, tmp_path, capsys):
     (tmp_path / "there").mkdir()
@@ -65,7 +65,7 @@ def test_overwrite_only_models(tiny_family, tmp_path, capsys):
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "letter.txt").write_text("dear")
     assert main(["convert", str(folder), str(tmp_path / "there"), "--overwrite"]) == 2
-    assert "other things than a model" in capsys.readouterr().err
+    assert "a folder without a model" in capsys.readouterr().err
     (tmp_path / "a.safetensors").write_text("x")
     assert main(["convert", str(folder), str(tmp_path / "a.safetensors"), "--overwrite"]) == 0
     assert main(["convert", str(tmp_path / "a.safetensors"), str(tmp_path / "model")]) == 0

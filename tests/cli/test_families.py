@@ -47,7 +47,7 @@ def test_a_refined_picture_is_made_again(here, tiny_family, capsys):
     said = capsys.readouterr().err
     assert "not honoured: the refiner 'sdxl_refiner'" in said and "not as it was: refiner was 'sdxl_refiner'" in said
     assert main(["regenerate", "c.png", *pair, "--output", "d.png"]) == 2
-    assert "--refiner: one model drew all of this picture" in capsys.readouterr().err
+    assert "--refiner: this picture was drawn by one model" in capsys.readouterr().err
 
 
 def test_an_inpainting_model(here, tiny_family, capsys):

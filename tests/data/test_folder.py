@@ -122,7 +122,7 @@ def test_rows_without_a_picture_are_counted(make_folder):  # D14
         (b'{"file_name": "0.png", "te', "metadata.jsonl:2: not a JSON object"),
         (b'{"file_name": "0.png", "text": "a",}', "metadata.jsonl:2"),
         (b'{"file_name": "0.png", "strong": NaN, "text": "a"}', "metadata.jsonl:2: NaN"),
-        (b'{"file_name": "0.png", "file_name": "1.png", "text": "a"}', "'file_name' is there twice"),
+        (b'{"file_name": "0.png", "file_name": "1.png", "text": "a"}', "'file_name' appears twice"),
         (b'["0.png"]', "found list"),
         (b'{"text": "a"}', "`file_name` must be"),
     ],

@@ -59,7 +59,7 @@ def test_captions_beside_pictures(written, caption):
 
 
 def test_two_captions_of_one_picture_are_refused(written):
-    with pytest.raises(DataError, match=r"a\.png: 2 captions, 'a\.caption', 'a\.txt'; leave one"):
+    with pytest.raises(DataError, match=r"a\.png: 2 captions, 'a\.caption', 'a\.txt'; keep one"):
         read(written({"a.png": None, "a.txt": "a cat", "a.caption": "cat"}))
 
 
@@ -97,14 +97,14 @@ def test_a_csv_file_is_a_table(written):
         ("name,text\na.png,a\n", r"csv:1: no column `file_name`; columns are \['name', 'text'\]"),
         ("file_name;text\na.png;a\n", r"no column `file_name`; columns are \['file_name;text'\], separated by commas"),
         ("", r"no column `file_name`; columns are \[\]"),
-        ("file_name,text,text\na.png,a,b\n", "csv:1: column 'text' is there twice"),
+        ("file_name,text,text\na.png,a,b\n", "csv:1: column 'text' appears twice"),
         ("file_name,text\na.png,a\na.png\n", "csv:3: 1 cells, but there are 2 columns"),
         ("file_name,text\na.png,a,b\n", "csv:2: 3 cells"),
         ('file_name,text\na.png,"a\n', "csv:2: not CSV"),
         ("file_name,text\na.png," + "x" * 5_000_000, "csv:2: not CSV: field larger"),
         ("file_name,text\n,a\n", "csv:2: `file_name` must be a file name"),
         ("file_name,text\n../a.png,a\n", "lead out of the data set"),
-        ("file_name,text\nb.png,a\n", r"1 of 1 rows name pictures that are not there: 'b\.png'"),
+        ("file_name,text\nb.png,a\n", r"1 of 1 rows name pictures that do not exist: 'b\.png'"),
     ],
     ids=range(11),
 )  # D21

@@ -49,7 +49,7 @@ def picture(size=(8, 8), prompt="a cat") -> Output:
 def test_names_too_long_for_a_file(arguments, code, capsys):
     assert main(arguments) == code
     out, err = capsys.readouterr()
-    assert out == "" and err.count("\n") == 1 and "a bug of ours" not in err
+    assert out == "" and err.count("\n") == 1 and "a bug in this package" not in err
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_mistakes_of_inpaint(tiny_folder, here, arguments, code, capsys):
     base = ["inpaint", "a", "--image", "a.png", "--mask", "a.png", "--model", str(tiny_folder), "--steps", "1"]
     assert main([*base, *arguments]) == code
     out, err = capsys.readouterr()
-    assert out == "" and err.count("\n") == 1 and "a bug of ours" not in err
+    assert out == "" and err.count("\n") == 1 and "a bug in this package" not in err
 
 
 def test_too_many_prompts_are_refused_before_the_model_is_read(here, capsys):
@@ -101,7 +101,7 @@ def test_no_prompt_is_too_strange_for_a_file(here, suffix, prompt, recwarn):
 
 
 @pytest.mark.parametrize(("suffix", "side"), [(".webp", 16_384), (".jpg", 65_536)])
-def test_a_picture_too_large_for_its_format_is_no_bug_of_ours(here, suffix, side):
+def test_a_picture_too_large_for_its_format_is_no_bug_in_this_package(here, suffix, side):
     with pytest.raises(ValueError, match=r"use \.png"):
         write_picture(Image.new("RGB", (side, 1)), here / f"a{suffix}")
     assert not list(here.iterdir())
@@ -122,7 +122,7 @@ def test_info_on_broken_weights(tiny_folder, here, header, capsys):
     shutil.copytree(tiny_folder, here / "m")
     (here / "m/unet/diffusion_pytorch_model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"0000")
     assert main(["info", "m"]) == 4
-    assert "a bug of ours" not in capsys.readouterr().err
+    assert "a bug in this package" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("blocks", [[], 5, "x", [64] * 10_000])
@@ -137,7 +137,7 @@ def test_info_on_broken_configs(tiny_folder, here, blocks, capsys):
     assert main(["info", "m"]) == 4
     shutil.rmtree(here / "m/text_encoder")
     assert main(["info", "m"]) == 4
-    assert "a bug of ours" not in capsys.readouterr().err
+    assert "a bug in this package" not in capsys.readouterr().err
 
 
 def test_inpainting_drops_a_colour_profile_that_is_not_of_rgb(here, tiny_pipeline):

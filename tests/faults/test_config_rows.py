@@ -62,7 +62,7 @@ def test_c04_json_that_no_reader_survives_is_one_line(changed, capsys, kind):
     for command in (*by_info, ["generate", "a cat", "--model", str(folder)]):
         assert main(command) == 4
         told = capsys.readouterr().err
-        assert told.count("\n") == 1 and "config.json" in told and "a bug of ours" not in told
+        assert told.count("\n") == 1 and "config.json" in told and "a bug in this package" not in told
 
 
 YAML = (

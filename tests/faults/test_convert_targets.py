@@ -28,7 +28,7 @@ def test_a_name_too_long_for_any_file(refused, tmp_path, ending):
 def test_a_link_to_nothing_is_somebody_s(refused, tmp_path, name):
     (tmp_path / name).symlink_to("elsewhere")
     code, line = refused(tmp_path / name)
-    assert code == 2 and "is there" in line
+    assert code == 2 and "exists" in line
     assert (tmp_path / name).is_symlink()
 
 

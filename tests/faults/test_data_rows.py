@@ -289,7 +289,7 @@ def test_d26_a_picture_that_changes_under_the_run_is_named(folder, change):
 
 def test_d27_sets_of_nothing_and_of_less_than_a_batch(folder, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="holds 0 pictures"):
+    with pytest.raises(DataError, match="has 0 pictures"):
         read(tmp_path / "empty")
     rows = [{"file_name": f"{k}.png", "text": "a", "split": "train"} for k in range(4)]
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -313,7 +313,7 @@ def test_d28_archives_that_are_cut_doubled_or_short_of_a_member(folder, tmp_path
     with zipfile.ZipFile(target, "w") as archive:
         archive.write(folder / "0.png", "0.png")
         archive.writestr("metadata.jsonl", '{"file_name": "1.png", "text": "a"}')
-    with pytest.raises(DataError, match=r"1 of 1 rows name pictures that are not there: '1\.png'"):
+    with pytest.raises(DataError, match=r"1 of 1 rows name pictures that do not exist: '1\.png'"):
         read_rows(open_source(target), "set.zip")
     with pytest.raises(DataError, match="no such member"):
         open_source(target).read("1.png")
@@ -353,7 +353,7 @@ def test_d31_latents_that_are_not_finite_are_named(folder, tiny_pipeline, monkey
         return mean, std
 
     monkeypatch.setattr(Latents, "_encode", broken)
-    with pytest.raises(DataError, match=r"NaN or infinity of 1 of 4 pictures: '2\.png'; leave them out") as caught:
+    with pytest.raises(DataError, match=r"NaN or infinite for 1 of 4 pictures: '2\.png'; leave them out") as caught:
         latents.fill(10**9)
     assert caught.value.exit_code == 3 and not latents.cached
 

@@ -45,7 +45,7 @@ def refuses(tiny_pipeline, here, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(("command", "option"), numeric_options())
-def test_no_number_is_a_bug_of_ours(refuses, command, option):
+def test_no_number_is_a_bug_in_this_package(refuses, command, option):
     needed = ["--hires", "2"] if option.startswith("--hires-") else []
     for number in NUMBERS:
         code, told = refuses(command, *needed, f"{option}={number}")

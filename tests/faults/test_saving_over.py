@@ -142,7 +142,7 @@ def test_a_system_that_cannot_exchange_names(old_and_new, tmp_path, monkeypatch)
 def test_a_model_moved_aside_is_named(old_and_new, tmp_path):
     folder = tmp_path / "model"
     folder.rename(atomic.moved_aside(folder))
-    with pytest.raises(CheckpointError, match=r"rename '.*\.tmp-old-model' to have it back"):
+    with pytest.raises(CheckpointError, match=r"rename '.*\.tmp-old-model' to restore it"):
         locate_model(folder)
 
 

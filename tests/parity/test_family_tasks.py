@@ -176,7 +176,7 @@ def test_base_and_refiner_share_a_guidance_object(tiny_family):
 
 def test_a_refiner_that_does_not_fit_is_refused(tiny_family, tiny_pipeline):
     base = LatentDiffusionPipeline.from_pretrained(tiny_family("sdxl"), device="cpu")
-    for refiner, words in (("sdxl_refiner", "is no pipeline"), (tiny_pipeline, "its scaling_factor is")):
+    for refiner, words in (("sdxl_refiner", "is not a pipeline"), (tiny_pipeline, "its scaling_factor is")):
         with pytest.raises(ConfigError, match=words):
             base(PROMPT, refiner=refiner, **CALL)
     with pytest.raises(ConfigError, match="refiner_switch has no effect"):

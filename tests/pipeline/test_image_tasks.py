@@ -175,7 +175,7 @@ def test_no_line_is_left_at_the_seam(tiny_pipeline):
         ({"left": -1}, "left -1"),
         ({"top": 1.5}, "top 1.5"),
         ({"right": 10**9}, "right 1000000000"),
-        ({"right": 5, "mask_grow": 2}, "mask_grow would repaint the picture"),
+        ({"right": 5, "mask_grow": 2}, "mask_grow would repaint a part of the picture"),
     ],
 )
 def test_impossible_borders(tiny_pipeline, photo, arguments, message):
@@ -297,14 +297,14 @@ def test_a_walk_between_seeds_keeps_its_prompt(tiny_pipeline):
         ("a cat", {"seed": 1}, "two prompts or two seeds"),
         (["a cat", "a dog"], {"seed": [1, 2, 3]}, "found 2 and 3"),
         (["a cat", "a dog"], {"frames": 1}, "frames 1"),
-        (["a cat", "a dog"], {"num_images_per_prompt": 2}, "num_images_per_prompt has no place"),
-        (["a cat", 3], {}, "only texts"),
-        (None, {"seed": [1, 2]}, "a walk needs a text"),
+        (["a cat", "a dog"], {"num_images_per_prompt": 2}, "num_images_per_prompt cannot be used"),
+        (["a cat", 3], {}, "must be text"),
+        (None, {"seed": [1, 2]}, "interpolate needs a text"),
         (["a cat", "a" * 10_001], {}, "at most 10000"),
-        (["a cat", "a dog"], {"refiner": 1}, "refiner has no place"),
-        (["a cat", "a dog AND a bird"], {}, "no place in a walk"),
-        (["a cat", "[a dog:a bird:0.5]"], {"num_inference_steps": 4}, "no place in a walk"),
-        (["a cat", "a dog <lora:x:1>"], {}, "no place in a walk"),
+        (["a cat", "a dog"], {"refiner": 1}, "refiner cannot be used"),
+        (["a cat", "a dog AND a bird"], {}, "cannot be used with interpolate"),
+        (["a cat", "[a dog:a bird:0.5]"], {"num_inference_steps": 4}, "cannot be used with interpolate"),
+        (["a cat", "a dog <lora:x:1>"], {}, "cannot be used with interpolate"),
     ],
 )
 def test_impossible_walks(tiny_pipeline, prompts, arguments, message):

@@ -199,7 +199,7 @@ def test_models_and_devices_that_are_not_there(tiny_folder, tmp_path):
         load(tmp_path)
     with pytest.raises(ConfigError, match="unknown device 'gpu'"):
         load(tiny_folder, device="gpu")
-    with pytest.raises(ResourceError, match="is not here"):
+    with pytest.raises(ResourceError, match="does not exist"):
         load(tiny_folder, device="cuda:99")
     with pytest.raises(ConfigError, match="unknown dtype 'float8'"):
         load(tiny_folder, dtype="float8")

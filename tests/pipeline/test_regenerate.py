@@ -238,7 +238,7 @@ def test_info_shows_other_tools_and_escapes_strangers(here, capsys):
     with_text(here / "c.png", parameters="<html>")
     assert main(["info", "c.png"]) == 0 and "<html>" in capsys.readouterr().out
     assert main(["regenerate", "c.png"]) == 3
-    assert "does not say what made it" in capsys.readouterr().err
+    assert "has no record of how it was made" in capsys.readouterr().err
 
 
 def test_tokens_shows_how_a_prompt_is_read(tiny_folder, here, capsys):

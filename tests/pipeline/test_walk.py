@@ -147,7 +147,7 @@ def test_custom_sigmas_with_and_without_the_last_zero(tiny_pipeline):
 @pytest.mark.parametrize(
     "options,said",
     [
-        ({"sampler": "DPM++ 2M Karras", "spacing": "exponential"}, "name one"),
+        ({"sampler": "DPM++ 2M Karras", "spacing": "exponential"}, "give one"),
         ({"sampler": "unipc:order=3"}, "has no 'order'; it has solver_order"),
         ({"sampler": "unipc:solver_order=x"}, "solver_order 'x' is not a number"),
         ({"sampler": "unipc:solver_order=1.5"}, "not an integer"),
@@ -169,8 +169,8 @@ def test_custom_sigmas_with_and_without_the_last_zero(tiny_pipeline):
         ({"timesteps": "999"}, "1 to 1000 numbers"),
         ({"timesteps": [float("nan")]}, "strictly falling"),
         ({"sigmas": [1.0, -1.0]}, "strictly falling"),
-        ({"sigmas": [5.0], "timesteps": [5]}, "name one of them"),
-        ({"sigmas": [5.0], "spacing": "karras"}, "name one of them"),
+        ({"sigmas": [5.0], "timesteps": [5]}, "give one of them"),
+        ({"sigmas": [5.0], "spacing": "karras"}, "give one of them"),
         ({"spacing": "custom"}, "needs timesteps or sigmas"),
         ({"sigmas": [5.0, 1.0], "num_inference_steps": 3}, "2 custom levels"),
         ({"spacing_rho": "x"}, "not a number"),

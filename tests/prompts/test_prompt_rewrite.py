@@ -218,7 +218,7 @@ def test_tokens_say_what_is_read(pipe):
 
 
 def test_rewrite_is_for_models_that_say_how(pipe, tiny_pipeline):
-    with pytest.raises(ConfigError, match="does not say"):
+    with pytest.raises(ConfigError, match="has no prompt forms"):
         draw(tiny_pipeline, "apple", rewrite=True)
     with pytest.raises(ConfigError, match="neither True nor False"):
         draw(pipe, "apple", rewrite="yes")
@@ -281,9 +281,9 @@ def test_case_blanks_and_full_stops_change_nothing(emoji):
 def test_the_command_line_says_what_is_read(capsys):
     assert main(["tokens", "a blue FISH, flat"]) == 0
     said = capsys.readouterr()
-    assert said.out.startswith("read as: a flat vector illustration of a fish\n")
+    assert said.out.startswith("rewritten: a flat vector illustration of a fish\n")
     assert "without blue" in said.err
     assert main(["tokens", "a blue FISH, flat", "--no-rewrite"]) == 0
-    assert "read as" not in capsys.readouterr().out
+    assert "rewritten" not in capsys.readouterr().out
     assert main(["info", "emoji"]) == 0
     assert "names.txt" in capsys.readouterr().out

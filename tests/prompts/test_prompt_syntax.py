@@ -56,7 +56,7 @@ def test_break_starts_a_part_also_within_brackets():
 
 
 def test_weights_stay_in_range_and_say_so():
-    with pytest.warns(LatentDiffusionWarning, match="at most 10 counts"):
+    with pytest.warns(LatentDiffusionWarning, match="10, the largest weight"):
         assert spans("(a:99999999999)") == [[("a", MAX_WEIGHT)]]
     with pytest.warns(LatentDiffusionWarning):
         assert spans("(" * 9000 + "a" + "[" * 9000 + ")" * 100)[0][0][1] == MAX_WEIGHT

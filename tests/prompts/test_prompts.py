@@ -191,7 +191,7 @@ def test_adapters_in_a_negative_prompt_are_said_to_be_nothing(tiny_pipeline):
 
 @pytest.mark.parametrize("prompt", ["a cat <lora:good:1", "<lora:good:1 a cat", "<lora:>", "<lyco:a<b"])
 def test_a_tag_that_is_not_closed_is_said_to_be_text(prompt):
-    with pytest.warns(LatentDiffusionWarning, match="is no whole tag and is read as text") as told:
+    with pytest.warns(LatentDiffusionWarning, match="is an incomplete tag and is read as text") as told:
         script = read_script(prompt, None, 2, syntax=True, negative=False)
     assert len(told) == 1 and not script.tags
     with warnings.catch_warnings():

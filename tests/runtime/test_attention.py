@@ -106,7 +106,7 @@ def test_auto_says_what_it_took(monkeypatch):
 
 def test_the_native_kernel_by_name_where_it_cannot_be(unet, monkeypatch):
     monkeypatch.setattr(runtime_attention, "attends", lambda dtype: False)
-    with pytest.raises(ResourceError, match=r"'native' is not to be had on cpu in float32.*compiler"):
+    with pytest.raises(ResourceError, match=r"'native' is not available on cpu in float32.*compiler"):
         set_kernel(unet, "native", CPU, torch.float32)
 
 

@@ -86,7 +86,7 @@ def test_the_autoencoder_computes_what_it_did():
 def test_weights_are_the_models_own_under_the_same_names():
     unet = small_unet()
     before = copy.deepcopy(unet.state_dict())
-    with pytest.warns(UserWarning, match="no fused kernels"):
+    with pytest.warns(UserWarning, match="fused kernels are not used"):
         choose_fusions.cache_clear()
         fast = fast_cuda(shared_copy(unet), torch.float32)
     assert fast_cuda(fast, torch.float32) is fast  # twice is once

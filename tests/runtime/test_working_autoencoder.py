@@ -46,7 +46,7 @@ def test_an_overflow_in_half_precision_is_decoded_again(model, tiling):
     z, loud = torch.randn(2, tiny.AUTOENCODER.latent_channels, 8, 8).half(), too_large_inside(model)
     half = at_work(loud.half(), tiling=tiling)
     with torch.no_grad():
-        with pytest.warns(LatentDiffusionWarning, match="decoder overflowed in float16; it runs again in float32"):
+        with pytest.warns(LatentDiffusionWarning, match="decoder overflowed in float16; it is run again in float32"):
             found = half.decode(z)
         wanted = copy.deepcopy(loud).float().decode(z.float())
     assert found.isfinite().all() and found.dtype == torch.float32

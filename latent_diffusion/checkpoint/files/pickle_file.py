@@ -148,12 +148,12 @@ def read_pickle(path: Path) -> Any:
             warnings.simplefilter("ignore")  # about protocols that old tools used
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except MemoryError:
-        raise CheckpointError(f"{path}: asks for more memory than there is") from None
+        raise CheckpointError(f"{path}: needs more memory than is available") from None
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path}: {_refused(str(error))}") from None
     except Exception as error:  # whatever a damaged pickle makes torch's reader stumble over
         why = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{path}: not a sound checkpoint: {why or type(error).__name__}") from None
+        raise CheckpointError(f"{path}: not a valid checkpoint: {why or type(error).__name__}") from None
 
 
 def _refused(error: str) -> str:
@@ -161,11 +161,11 @@ def _refused(error: str) -> str:
     said = error.rpartition("WeightsUnpickler error:")[2]  # before it stands advice that we do not pass on
     if found := re.search(r"(?:GLOBAL|class|function|module)\s+[`'\"<]*([\w.]+\.[\w.]+)", said):
         return (
-            f"it names {found[1]}, which could run code and is not on the list of what is read; "
+            f"it names {found[1]}, which could run code and is not on the list of allowed names; "
             "convert it to safetensors with the tool that made it"
         )
     why = re.split(r"\.?\s+(?:Please|Check)\b|\.\s", " ".join(said.split()))[0]  # what follows is advice to allow it
-    return f"not a sound checkpoint, or one that could run code: {why}; convert it to safetensors with its own tool"
+    return f"not a valid checkpoint, or one that could run code: {why}; convert it to safetensors with its own tool"
 
 
 def _check_archive(path: Path) -> None:

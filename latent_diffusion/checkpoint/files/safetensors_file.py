@@ -56,7 +56,7 @@ def read_tensors(path: Path | str) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: not a sound safetensors file: {error}") from None
+        raise CheckpointError(f"{path}: not a valid safetensors file: {error}") from None
 
 
 def read_header(path: Path | str) -> dict[str, dict[str, Any]]:

@@ -105,7 +105,7 @@ def check_fit(weights: Weights, wanted: Mapping[str, tuple[int, ...]]) -> None:
     for name, shape in wanted.items():
         if found[name].shape != tuple(shape):
             raise CheckpointError(
-                f"{source}: {name} is {found[name].shape}, config.json asks for {tuple(shape)}{_cause(name)}"
+                f"{source}: {name} is {found[name].shape}, config.json requires {tuple(shape)}{_cause(name)}"
             )
         if not found[name].dtype.is_floating_point:
             raise CheckpointError(

@@ -130,7 +130,7 @@ def _unfollowed(kind: str, config: Mapping[str, Any], read: Mapping[str, Any], t
         if not (field in FOLLOWED or field in taken or field in idle or field.startswith("_") or value == default):
             found.append(f"{field} {value!r:.40} is not followed" + ("" if default is None else f"; {default!r} is"))
     if kind == "PNDMScheduler" and not read["skip_prk_steps"]:
-        found.append("PNDM's Runge-Kutta warm-up (skip_prk_steps false) is not done; the first step is Heun's")
+        found.append("PNDM's Runge-Kutta warm-up (skip_prk_steps false) is not run; the first step is Heun's")
     unknown = [field for field in config if field not in KNOWN and not field.startswith("_")]
     return found + [f"{field} is unknown and not followed" for field in sorted(unknown)[:8]]
 
@@ -149,5 +149,5 @@ def _notes(read: Mapping[str, Any]) -> list[str]:
     """Return how the sampler differs from diffusers' on purpose."""
     notes = [note for when, note in NOTES if all(read.get(field) == value for field, value in when.items())]
     if str(read["_class_name"]).startswith("FlowMatch") and read.get("shift", 1.0) != 1.0:
-        notes.append("the least noisy level is the law's own, where diffusers shifts it twice")
+        notes.append("the least noisy level is the schedule's own, where diffusers shifts it twice")
     return notes

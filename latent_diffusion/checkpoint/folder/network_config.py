@@ -127,7 +127,9 @@ def unet_config(found: Mapping[str, Any], file: str) -> UNetConfig:
         )
     side = values["sample_size"]
     if side is None:
-        raise CheckpointError(f"{file}: sample_size is missing; give the latent px a side the U-Net was trained at")
+        raise CheckpointError(
+            f"{file}: sample_size is missing; set it to the side of the latents that the U-Net was trained at"
+        )
     values["sample_size"] = _single(file, "sample_size", side)
     values["cross_attention"] = [known[name] for name in down]
     heads = values.pop("attention_head_dim")  # number of heads, see above

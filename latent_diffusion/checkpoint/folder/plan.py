@@ -78,7 +78,7 @@ class ModelPlan:
         if prediction_type is None:
             return self
         changed = replace(self, scheduler={**self.scheduler, "prediction_type": prediction_type})
-        return changed.noting(f"prediction: {prediction_type}, as asked for")
+        return changed.noting(f"prediction: {prediction_type}, from the option prediction_type")
 
     def noting(self, *notes: str) -> "ModelPlan":
         """Return the plan with more to tell people."""

@@ -49,7 +49,7 @@ def read_schedule(config: Mapping[str, Any]) -> tuple[NoiseSchedule, Prediction]
     prediction = config.get("prediction_type", form.prediction or "epsilon")
     if form.prediction and prediction != form.prediction:
         raise CheckpointError(
-            f"prediction_type is {prediction!r:.50}; with this noise law only {form.prediction} is read"
+            f"prediction_type is {prediction!r:.50}; with this noise schedule only {form.prediction} is read"
         )
     try:
         return law(**_values(read, law, form)), prediction_named(str(prediction))

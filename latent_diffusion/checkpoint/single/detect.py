@@ -93,7 +93,7 @@ def detect(
     if prediction is not None:
         notes.append(f"prediction: {prediction}, {why}")
     if zero:
-        notes.append("noise law: zero terminal signal, marker ztsnr")
+        notes.append("noise schedule: zero terminal SNR, marker ztsnr")
     return Detected(chosen, prediction, zero, tuple(notes))
 
 
@@ -110,7 +110,7 @@ def _family(weights: Weights) -> str:
     if first is None or len(first.shape) != 4:
         like = looks_like(tensors)
         hint = f"; it looks like {like}" if like else ""
-        raise CheckpointError(f"{source}: no Stable Diffusion model: it has no {FIRST}{hint}")
+        raise CheckpointError(f"{source}: not a Stable Diffusion model: it has no {FIRST}{hint}")
     width, channels = first.shape[:2]
     widths = (s.shape[-1] for name, s in tensors.items() if name.endswith(("attn2.to_k.weight", "attn2to_kweight")))
     context = next(widths, 0)
@@ -123,7 +123,7 @@ def _family(weights: Weights) -> str:
         raise CheckpointError(
             f"{source}: no known family has a U-Net with {channels} input channels, {width} channels at its first "
             f"level and text states of {context}; known are {', '.join(known.values())}; "
-            "say family=... (--family) where it is one of them"
+            "give family=... (--family) if it is one of them"
         )
     return known[found]
 
@@ -148,7 +148,7 @@ def _prediction(
     if any(name in tensors for name in EDM):
         marker = next(name for name in EDM if name in tensors)
         raise CheckpointError(
-            f"{weights.source}: marker {marker}: trained on the continuous noise levels of EDM, a law that is not "
+            f"{weights.source}: marker {marker}: trained on the continuous noise levels of EDM, a schedule that is not "
             "supported"
         )
     zero = "ztsnr" in tensors

@@ -167,12 +167,12 @@ def _average(file: CheckpointFile, wanted: bool) -> tuple[bool, str]:
     there = averaged_name("input_blocks.0.0.weight") in file.tensors
     if not there:
         if wanted:
-            raise CheckpointError(f"{file.source}: holds no averaged (EMA) weights; leave out averaged=True (--ema)")
+            raise CheckpointError(f"{file.source}: has no averaged (EMA) weights; leave out averaged=True (--ema)")
         return False, ""
     if not plain:
-        return True, "U-Net: averaged (EMA) weights, the only ones there"
+        return True, "U-Net: averaged (EMA) weights; the file has no others"
     if wanted:
-        return True, "U-Net: averaged (EMA) weights, as asked for"
+        return True, "U-Net: averaged (EMA) weights, from the option averaged"
     note = "U-Net: plain weights; the file also holds averaged ones (averaged=True, --ema)"
     warn(f"{file.source}: {note}")
     return False, note

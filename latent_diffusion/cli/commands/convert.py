@@ -21,16 +21,18 @@ NO_TARGETS = (".ckpt", ".pt", ".pth", ".bin")
 @takes(ReadingOptions)
 def convert(
     source: Annotated[
-        str, typer.Argument(metavar="SRC", help="A bundled name, a folder or a single file.", show_default=False)
+        str, typer.Argument(metavar="SRC", help="Bundled name, folder or single file.", show_default=False)
     ],
     target: Annotated[
-        Path, typer.Argument(metavar="DST", help="A .safetensors file, or else a folder.", show_default=False)
+        Path, typer.Argument(metavar="DST", help="File to write (.safetensors), or else a folder.", show_default=False)
     ],
     dtype: Annotated[
         str | None,
-        typer.Option("--dtype", metavar="NAME", help=f"{', '.join(DTYPES)}.", show_default="each tensor's own"),
+        typer.Option(
+            "--dtype", metavar="NAME", help=f"Number format: {', '.join(DTYPES)}.", show_default="each tensor's own"
+        ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DST where it is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DST if it exists.")] = False,
     **given: Any,
 ) -> None:
     """Write a model as a diffusers folder or as one .safetensors file.
@@ -69,13 +71,13 @@ def _check_target(source: str, target: Path, overwrite: bool) -> None:
         ResourceError: its folder is not there, or no file can have the name.
     """
     if _is_there(target) and not overwrite:
-        raise ConfigError(f"{str(target)!r} is there; choose another name, or replace it with --overwrite")
+        raise ConfigError(f"{str(target)!r} exists; choose another name, or replace it with --overwrite")
     if target.is_symlink():
-        raise ConfigError(f"{str(target)!r} is a link to {os.readlink(target)!r}; name what is to be replaced itself")
+        raise ConfigError(f"{str(target)!r} is a link to {os.readlink(target)!r}; give the target of the link instead")
     if target.exists() and target.is_dir() == (target.suffix.lower() == FILE):
         raise ConfigError(f"{str(target)!r} is {'a folder' if target.is_dir() else 'a file'}; choose another name")
     if target.is_dir() and any(target.iterdir()) and not (target / "model_index.json").is_file():
-        raise ConfigError(f"{str(target)!r} is a folder of other things than a model; choose another name")
+        raise ConfigError(f"{str(target)!r} is a folder without a model; choose another name")
     if target.is_dir() and os.path.realpath(target) in map(str, Path(os.path.realpath(source)).parents):
         raise ConfigError(f"{str(source)!r} lies in {str(target)!r} and would be removed with it; choose another name")
     if not target.absolute().parent.is_dir():

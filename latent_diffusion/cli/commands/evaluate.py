@@ -18,12 +18,12 @@ ASKED, RESULT = "What is asked", "Result"
 
 @takes(only(Options, "num_inference_steps", "guidance_scale", "sampler"), only(MachineOptions, "device", "dtype"))
 def evaluate(
-    model: Annotated[str, typer.Argument(metavar="NAME|PATH", help="A bundled model's name, or a folder.")] = "emoji",
+    model: Annotated[str, typer.Argument(metavar="NAME|PATH", help="Bundled model's name, or a folder.")] = "emoji",
     data: Annotated[
-        Path, typer.Option(metavar="PATH", help="The real pictures: an image folder, or a .zip of one.")
+        Path, typer.Option(metavar="PATH", help="Real pictures: an image folder, or a .zip of one.")
     ] = Path("assets/emoji-128.zip"),
     prompts: Annotated[
-        int, typer.Option(min=1, help="At most so many prompts of the training set.", rich_help_panel=ASKED)
+        int, typer.Option(min=1, help="Largest number of prompts from the training set.", rich_help_panel=ASKED)
     ] = 300,
     images_per_prompt: Annotated[
         int, typer.Option("--images-per-prompt", "-k", min=1, help="Pictures for each prompt.", rich_help_panel=ASKED)
@@ -32,7 +32,7 @@ def evaluate(
         list[str] | None,
         typer.Option(
             metavar="FIELD=VALUE,...",
-            help="Ask only for these, as in style=noto,fluent-3d or group=food-drink; repeatable.",
+            help="Use only prompts with these values, as in style=noto,fluent-3d or group=food-drink. Repeatable.",
             show_default="what the model was trained on",
             rich_help_panel=ASKED,
         ),
@@ -40,17 +40,28 @@ def evaluate(
     where_not: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="FIELD=VALUE,...", help="Leave these out.", show_default="as for --where", rich_help_panel=ASKED
+            metavar="FIELD=VALUE,...",
+            help="Leave out prompts with these values.",
+            show_default="as for --where",
+            rich_help_panel=ASKED,
         ),
     ] = None,
     limit: Annotated[
         int | None,
         typer.Option(
-            min=2, help="A quick look: so many prompts of each kind.", show_default="all", rich_help_panel=ASKED
+            min=2, help="Number of prompts of each kind, for a quick run.", show_default="all", rich_help_panel=ASKED
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option("--seed", "-s", min=0, max=2**32 - 1, help="Of prompts and pictures.", rich_help_panel=ASKED)
+        int,
+        typer.Option(
+            "--seed",
+            "-s",
+            min=0,
+            max=2**32 - 1,
+            help="Seed of the choice of prompts and of the pictures.",
+            rich_help_panel=ASKED,
+        ),
     ] = 0,
     output: Annotated[
         Path | None,
@@ -58,7 +69,7 @@ def evaluate(
             "--output",
             "-o",
             metavar="FOLDER",
-            help="For evaluation.json and the picture sheets; must be new or empty.",
+            help="Folder for evaluation.json and the picture sheets; must be new or empty.",
             show_default="outputs/evaluation-<time>",
             rich_help_panel=RESULT,
         ),
@@ -67,7 +78,7 @@ def evaluate(
         list[str] | None,
         typer.Option(
             metavar="FIGURE=VALUE",
-            help="End with exit code 1 if a figure is lower, as in seen.name1=0.3; repeatable.",
+            help="End with exit code 1 if a figure is lower, as in seen.name1=0.3. Repeatable.",
             show_default="no check",
             rich_help_panel=RESULT,
         ),
@@ -80,7 +91,7 @@ def evaluate(
     device: str | None,
     dtype: str,
 ) -> int:
-    """Judge a model against real pictures.
+    """Evaluate a model against real pictures.
 
     Its autoencoder gives back held-out pictures (PSNR, rKID). It draws prompts of its training set and prompts never
     seen, and every drawing is looked up among the real pictures: is it the right thing (Name@1, Name@5), in the right

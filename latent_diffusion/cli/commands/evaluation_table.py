@@ -45,7 +45,7 @@ def print_tables(report: "Report") -> None:
             f"{part.copies:.0%} of the drawings are nearer than nine in ten training pictures are to each other."
         )
     if report.references:
-        console.print("Dim rows: other answers to the prompts never seen.", style="dim")
+        console.print("Dim rows: reference pictures for the prompts never seen.", style="dim")
 
 
 def _cells(score: "DrawingScore") -> list[str]:

@@ -49,7 +49,7 @@ def generate(
 
     prompts = list(prompt or []) + (read_prompts_file(prompts_file) if prompts_file else [])
     if not prompts:
-        raise ConfigError("no prompt: say what to draw, or give --prompts-file")
+        raise ConfigError("no prompt; give PROMPT or --prompts-file")
     count = len(prompts) * given["num_images"]
     if count > MAX_PICTURES:
         raise ConfigError(

@@ -20,13 +20,13 @@ def info(
         str,
         typer.Argument(
             metavar="FILE|NAME",
-            help="A picture, a model, a LoRA, or a bundled name.",
+            help="Picture, model, LoRA, or bundled name.",
             show_default=False,
         ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
-    """Show what made a picture, or what is in a model.
+    """Show how a picture was made, or the contents of a model.
 
     **Examples**
 

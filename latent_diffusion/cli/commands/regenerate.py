@@ -31,17 +31,23 @@ AS_IT_WAS = ("dtype", "vae_dtype", "family", "prediction_type", "averaged")
     only(LoadOptions, "vae"),
 )
 def regenerate(
-    picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="A .png, .jpg or .webp.", show_default=False)],
+    picture: Annotated[
+        Path, typer.Argument(metavar="PICTURE", help="Picture with a record: .png, .jpg or .webp.", show_default=False)
+    ],
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", metavar="NAME|PATH", help="The model.", show_default="the one it names"),
+        typer.Option(
+            "--model", "-m", metavar="NAME|PATH", help="Model to draw with.", show_default="the one in the record"
+        ),
     ] = None,
     image: Annotated[
         Path | None,
-        typer.Option("--image", "-i", metavar="FILE", help="What it was made from, where it was.", show_default=False),
+        typer.Option(
+            "--image", "-i", metavar="FILE", help="Original of an inpainted or redrawn picture.", show_default=False
+        ),
     ] = None,
     mask: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The mask, where it was inpainted.", show_default=False)
+        Path | None, typer.Option(metavar="FILE", help="Mask of an inpainted picture.", show_default=False)
     ] = None,
     *,
     lora_folder: Path | None,
@@ -51,7 +57,7 @@ def regenerate(
     device: str | None,
     **loading: Any,
 ) -> None:
-    """Make a picture again from the parameters it carries, and say what could not be honoured.
+    """Draw a picture again from its metadata, and list the parameters that could not be followed.
 
     Pictures of this program come out the same; those of A1111, ComfyUI, InvokeAI, NovelAI and Fooocus as near as their
     texts go. Pictures that an original went into (inpainting) need it again. What the model was said to be then
@@ -111,7 +117,7 @@ def _read(picture: Path) -> "tuple[Record | None, Plan]":
         return record, plan_of_record(record)
     found = read_found(texts.chunks, texts.parameters)
     if found is None:
-        raise DataError(f"{str(picture)!r} does not say what made it; nothing to make it from")
+        raise DataError(f"{str(picture)!r} has no record of how it was made")
     return None, plan_of_found(found)
 
 
@@ -124,8 +130,8 @@ def _model(model: str | None, plan: "Plan") -> str:
     if plan.model in bundled_models():
         return str(plan.model)
     if plan.model is None:
-        raise CheckpointError("the picture does not name the model it was made with; give one with --model")
-    raise CheckpointError(f"the picture was made with the model {plan.model!r}; say where it is with --model")
+        raise CheckpointError("the picture's record names no model; give one with --model")
+    raise CheckpointError(f"the picture was made with the model {plan.model!r}; give its path with --model")
 
 
 def _loading(model: str, said: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,7 +154,7 @@ def _load_refiner(
             _say(f"not honoured: the refiner {plan.refiner!r} drew the end of its path; give --refiner")
         return None
     if plan.refiner is None:
-        raise ConfigError("--refiner: one model drew all of this picture; leave it out")
+        raise ConfigError("--refiner: this picture was drawn by one model; leave it out")
     told = plan.refined_by
     made = {} if told is None else _loading(name, loading_of(told))
     return load_pipeline(name, made | {"device": device, "dtype": dtype or (told.dtype if told else "auto")})

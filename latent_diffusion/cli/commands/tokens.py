@@ -35,7 +35,7 @@ def tokens(
     emphasis: str,
     rewrite: bool | None,
 ) -> None:
-    """Show how a prompt is read: its tokens, their weights, chunks of 75, and what changes at which step.
+    """Show how a prompt is parsed: tokens, weights, chunks of 75, and the changes from step to step.
 
     **Examples**
 
@@ -54,7 +54,7 @@ def tokens(
 def _show(report: "TokenReport") -> None:
     """Print the report line by line, without what could steer a terminal."""
     if report.read_as is not None:
-        _say(f"read as: {report.read_as}")
+        _say(f"rewritten: {report.read_as}")
     for tag in report.adapters:
         _say(f"adapter {tag.name}: text {tag.text_weight:g}, U-Net {tag.unet_weight:g}")
     for first, terms in report.lines:

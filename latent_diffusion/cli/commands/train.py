@@ -10,11 +10,11 @@ __all__ = ["train"]
 def train(
     context: typer.Context,
     config: Annotated[
-        str, typer.Argument(metavar="CONFIG", help="A YAML file of `configs/`, or your own.", show_default=False)
+        str, typer.Argument(metavar="CONFIG", help="YAML file: one of `configs/`, or your own.", show_default=False)
     ],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Change single keys, as in steps=200.", show_default=False),
+        typer.Argument(metavar="[KEY=VALUE]...", help="Change of a single key, as in steps=200.", show_default=False),
     ] = None,
 ) -> int:
     """Train a part of the model, or fine-tune all of it.

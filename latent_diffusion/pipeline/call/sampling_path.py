@@ -57,10 +57,10 @@ class SamplingPath:
                 f"unknown spacing {wanted!r:.50}; there are {', '.join(known)}{nearest(str(wanted), known)}"
             )
         if implied and ours != implied:
-            raise ConfigError(f"sampler {asked!r} says {implied} spacing, and spacing says {wanted!r}; name one")
+            raise ConfigError(f"sampler {asked!r} implies {implied} spacing, but spacing is {wanted!r}; give one")
         custom = {what: _numbers(what, options.get(what)) for what in ("timesteps", "sigmas")}
         if all(custom.values()) or (any(custom.values()) and options.get("spacing") not in (None, CUSTOM)):
-            raise ConfigError("timesteps, sigmas and spacing each say which levels are visited; name one of them")
+            raise ConfigError("timesteps, sigmas and spacing each choose the visited levels; give one of them")
         if wanted == CUSTOM and not any(custom.values()):
             raise ConfigError("spacing 'custom' needs timesteps or sigmas")
         rho = options.get("spacing_rho")
@@ -129,7 +129,7 @@ class SamplingPath:
 def _sampler(text: object) -> tuple[str, str | None]:
     """Return our name with its fields, and the spacing that a name like "DPM++ 2M Karras" implies."""
     if not isinstance(text, str):
-        raise ConfigError(f"sampler {text!r:.50} is no name")
+        raise ConfigError(f"sampler {text!r:.50} is not a name")
     name, colon, rest = text.partition(":")
     found = sampler_of(name)
     if found is None:
@@ -156,7 +156,7 @@ def _eta(name: str, told: dict[str, str], asked: float | None) -> float:
     if asked is None:
         return float(own["eta"] if given is None else given)
     if given is not None and given != asked:
-        raise ConfigError(f"sampler {name}:eta={given:g} and eta {asked:g} contradict each other; name one")
+        raise ConfigError(f"sampler {name}:eta={given:g} and eta {asked:g} contradict each other; give one")
     return asked
 
 

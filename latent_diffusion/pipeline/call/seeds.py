@@ -68,7 +68,9 @@ def noise_for(
         one = isinstance(generator, torch.Generator)
         generators = [generator] * count if one else list(generator) if isinstance(generator, Sequence) else []
         if not generators or not all(isinstance(g, torch.Generator) for g in generators):
-            raise ConfigError(f"generator {generator!r} is no torch.Generator; give one, or a list with one per image")
+            raise ConfigError(
+                f"generator {generator!r} is not a torch.Generator; give one, or a list with one per image"
+            )
         _check_length("generator", len(generators), count)
         return NoiseSource(generators), [g.initial_seed() for g in generators]
     if seed is None:

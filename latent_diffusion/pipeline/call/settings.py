@@ -174,7 +174,7 @@ def _prompt_forms(components: Components, rewrite: bool | None) -> PromptForms |
         ConfigError: `rewrite` is True for a model that has none.
     """
     if rewrite and components.prompt_forms is None:
-        raise ConfigError(f"{components.name} does not say how its prompts were made; leave rewrite out")
+        raise ConfigError(f"{components.name} has no prompt forms, so prompts cannot be rewritten; leave rewrite out")
     if rewrite is False or (rewrite is None and components.adapters):
         return None
     return components.prompt_forms

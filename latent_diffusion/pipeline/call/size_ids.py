@@ -44,7 +44,7 @@ class SizeIds:
         refined = SCORES if options.get("refiner") is not None else ()  # the refiner is told those
         for name in unread:
             if options.get(name) is not None and name not in refined:
-                raise ConfigError(f"{name}: {components.name} is not told it; leave it out")
+                raise ConfigError(f"{name}: {components.name} does not use it; leave it out")
         if not count:
             return None
         whole = {"original_size": (height, width), "crops_coords_top_left": (0, 0), "target_size": (height, width)}

@@ -72,7 +72,7 @@ def find_lora(folder: str | os.PathLike[str] | None, name: str) -> Path:
         ConfigError: no folder, no such file, or several.
     """
     if folder is None:
-        raise ConfigError(f"the prompt asks for <lora:{name}>, which is not loaded; give the folder it is in")
+        raise ConfigError(f"the prompt's <lora:{name}> is not loaded; give its folder with lora_folder (--lora-folder)")
     root = check_folder(folder)
     paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in ENDINGS)
     files = {path: path.relative_to(root).with_suffix("").as_posix() for path in paths}
@@ -81,7 +81,7 @@ def find_lora(folder: str | os.PathLike[str] | None, name: str) -> Path:
     found = found or [path for path in files if _alias(path) == name]
     if not found:
         count = f"{len(files)} files of {', '.join(ENDINGS)}"
-        raise ConfigError(f"{root}: holds no adapter {name!r}{nearest(name, files.values())} ({count})")
+        raise ConfigError(f"{root}: has no adapter {name!r}{nearest(name, files.values())} ({count})")
     if len(found) > 1:
         ways = ", ".join(path.relative_to(root).as_posix() for path in found[:5])
         raise ConfigError(f"{root}: {name!r} is the name of {ways}; rename or move all but one")

@@ -89,7 +89,7 @@ def check_finite(values: Tensor, what: str) -> None:
     if bad:
         raise DivergedError(
             f"{what} are not finite for image {', '.join(map(str, bad))} of the batch (counted from 0); "
-            "use dtype float32 if it was another, else the model's weights are broken"
+            "use dtype float32; if it was float32, the model's weights are damaged"
         )
 
 

@@ -241,9 +241,9 @@ def check_prompt(text: object, name: str = "prompt") -> str:
         ConfigError: no text, too long, or half a character in it.
     """
     if not isinstance(text, str):
-        raise ConfigError(f"`{name}` holds {text!r}; only texts are prompts")
+        raise ConfigError(f"`{name}` holds {text!r}; a prompt must be text")
     if len(text) > MAX_CHARACTERS:
         raise ConfigError(f"`{name}` has {len(text)} characters; at most {MAX_CHARACTERS} are read")
     if any("\ud800" <= character <= "\udfff" for character in text):
-        raise ConfigError(f"`{name}` {text[:40]!r} holds half a character (a lone surrogate); it is no valid text")
+        raise ConfigError(f"`{name}` {text[:40]!r} holds half a character (a lone surrogate); it is not valid text")
     return text

@@ -72,12 +72,12 @@ def read_refiner(
         return None
     engine = getattr(refiner, "engine", None)
     if engine is None:
-        raise ConfigError("refiner is no pipeline; give what from_pretrained returned")
+        raise ConfigError("refiner is not a pipeline; give the result of from_pretrained")
     parts: Components = engine.components
     _check_fit(base, parts)
     for name in EMBEDS:
         if options.get(name) is not None:
-            raise ConfigError(f"{name}: a refiner reads prompts as texts; leave one of both out")
+            raise ConfigError(f"{name}: a refiner needs prompts as text; leave one of the two out")
     share = check_number("refiner_switch", SWITCH if given is None else given, 1.0)
     own: Any = {name: value for name, value in options.items() if name not in NOT_READ}
     own |= {"height": settings.height, "width": settings.width}

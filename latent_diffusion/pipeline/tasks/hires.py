@@ -54,7 +54,7 @@ def hires(
     large = engine.settings(wider)
     levels = late_levels(engine.components, large, enlarging.hires_strength)
     if not levels:
-        raise ConfigError("hires strength 0 would only enlarge; use more, or draw without hires")
+        raise ConfigError("hires_strength 0 only enlarges the picture; use more, or draw without hires")
     first = engine.start(prompt, small, rest)
     # the second pass draws on from the same noise streams
     second = replace(

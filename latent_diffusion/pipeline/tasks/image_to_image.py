@@ -48,7 +48,7 @@ def image_to_image(
         x = add_noise(autoencoder.to_latents(images).float(), job.initial_noise(), levels[0].alpha, levels[0].sigma)
         sampled, made = job.draw(x, options.get("on_step")), None
     else:
-        warn("strength is 0: the picture comes back as it is")
+        warn("strength is 0: the picture is returned unchanged")
         sampled = Sampled.nothing()
         # the picture itself, not `images`, which are in the autoencoder's number format
         same = autoencoder.to_latents(images).float() if output_type == "latent" else to_tensor(picture)[None]

@@ -47,7 +47,7 @@ def inpaint(
     job = engine.start(prompt, settings, rest, levels=levels)
     if canvas.region is None or not levels:
         why = "strength is 0" if canvas.region else "the mask has no white (128 or more of 255, in soft mode any)"
-        warn(f"nothing to repaint: {why}; the input comes back as it is")
+        warn(f"nothing to repaint: {why}; the input is returned unchanged")
         sampled, images = Sampled.nothing(), [canvas.unchanged() for _ in job.seeds]
     else:
         x = job.initial_noise()
@@ -80,7 +80,7 @@ def _check_channels(components: Components, repainting: Repainting) -> None:
         )
     if channels == latents and not repainting.latent_blend:
         raise ConfigError(
-            f"latent_blend False: the U-Net of {components.name} reads {channels} channels and is told nothing of "
+            f"latent_blend False: the U-Net of {components.name} reads {channels} channels and has no input for "
             "the picture; leave it out, or use an inpainting model"
         )
 

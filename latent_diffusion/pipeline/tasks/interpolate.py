@@ -48,7 +48,7 @@ def interpolate(
     engine.components.check_unmasked()
     for name in NOT_HERE:
         if options.get(name) is not None:
-            raise ConfigError(f"{name} has no place in a walk; give prompts and seeds")
+            raise ConfigError(f"{name} cannot be used with interpolate; give prompts and seeds")
     settings = engine.settings(options)
     texts, seeds = _keys(prompt, options)
     check_integer("frames", frames, 2, MAX_FRAMES)
@@ -81,13 +81,13 @@ def _keys(prompt: str | Sequence[str], options: Options) -> tuple[list[str], lis
         ConfigError: fewer than two keys, lists of unequal length, or what is no text.
     """
     if not isinstance(prompt, Sequence):
-        raise ConfigError(f"`prompt` is {prompt!r:.50}; a walk needs a text, or a list of texts")
+        raise ConfigError(f"`prompt` is {prompt!r:.50}; interpolate needs a text, or a list of texts")
     texts = [check_prompt(text) for text in ([prompt] if isinstance(prompt, str) else prompt)]
     seed = options.get("seed")
     _, seeds = noise_for(seed, None, len(seed) if isinstance(seed, Sequence) and seed else 1)
     count = max(len(texts), len(seeds))
     if count < 2 or {len(texts), len(seeds)} - {1, count}:
-        raise ConfigError(f"a walk needs two prompts or two seeds, and as many of both or one; found "
+        raise ConfigError(f"interpolate needs two prompts or two seeds, and equal numbers of both or one; found "
                           f"{len(texts)} and {len(seeds)}")  # fmt: skip
     return texts * (count // len(texts)), seeds * (count // len(seeds))
 
@@ -112,7 +112,7 @@ def _read(text: str, settings: Settings) -> Text:
     )
     (key, weight), *others = script.steps[0]
     if script.tags or others or weight != 1.0 or len(set(script.steps)) > 1 or not isinstance(key, Text):
-        raise ConfigError(f"prompt {text[:60]!r}: schedules, AND and <lora:...> have no place in a walk")
+        raise ConfigError(f"prompt {text[:60]!r}: schedules, AND and <lora:...> cannot be used with interpolate")
     return key
 
 

@@ -32,7 +32,9 @@ def outpaint(
     if options.get("mask_invert") or options.get("mask_channel", "grey") != "grey":
         raise ConfigError("outpainting makes its own mask: leave mask_invert and mask_channel out")
     if options.get("mask_grow"):
-        raise ConfigError("mask_grow would repaint the picture that outpainting keeps; leave it out, or use inpaint")
+        raise ConfigError(
+            "mask_grow would repaint a part of the picture, which outpainting keeps; leave it out, or use inpaint"
+        )
     picture = load_image(image, background=None)
     size = picture.width + left + right, picture.height + top + bottom
     if size[0] * size[1] > MAX_PIXELS:

@@ -33,6 +33,6 @@ def _with_size_of(latents: Tensor, options: Options, factor: int) -> Options:
         raise ConfigError(f"latents must be a tensor (images, channels, height, width), not {found}")
     height, width = (side * factor for side in latents.shape[-2:])
     if (options.get("height") or height, options.get("width") or width) != (height, width):
-        raise ConfigError(f"latents are for {width}x{height} px; height and width must say so or be None")
+        raise ConfigError(f"latents are for {width}x{height} px; height and width must be equal to it or None")
     sized: Options = {**options, "height": height, "width": width}
     return sized

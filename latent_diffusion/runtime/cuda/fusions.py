@@ -101,7 +101,7 @@ def choose_fusions(device: torch.device, dtype: torch.dtype) -> Fusions:
             reason = f"they are off by {off:.1e}"
         except Exception as fault:  # no C compiler, a GPU it does not know: each part of Triton has errors of its own
             reason = (str(fault).strip() or type(fault).__name__).split("\n")[0][:200]
-    message = f"no fused kernels on {device}, so pictures take longer, with the same result: {reason}"
+    message = f"fused kernels are not used on {device}, so drawing is slower with the same result: {reason}"
     warn(message)
     return PLAIN
 

@@ -170,7 +170,7 @@ class Graphs:
         if not self._warned:
             self._warned = True
             reason = (str(error).strip() or type(error).__name__).split("\n")[0][:200]
-            message = f"no CUDA graph for this size, so it runs slower, with the same result: {reason}"
+            message = f"no CUDA graph for this size, so drawing is slower with the same result: {reason}"
             warn(message)
         return _Entry(tree, [], [], None)
 

@@ -70,7 +70,7 @@ def test_kernels_that_are_gone_are_said(tiny_folder, make_run, tmp_path, chosen,
         monkeypatch.setattr("latent_diffusion.training.run.start_logging", lambda level: None)
         run = run_of(make_run, tiny_folder, tmp_path / "moved", steps=2)
         assert train(run) == 0
-    assert "rounds otherwise" in caplog.text
+    assert "round differently" in caplog.text
     assert end_of(run)[1]["native_attention"] is False
 
 

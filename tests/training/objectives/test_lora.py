@@ -116,7 +116,7 @@ def test_factors_do_not_depend_on_which_other_layers_are_chosen(tiny_folder, mak
         ({"rules": [{"match": "attn9", "rank": 2}]}, "'attn9' matches no layer"),
         ({"parts": ["text_encoder_2"]}, "has no text_encoder_2"),
         ({"parts": ["unet", "unet"]}, "names one twice"),
-        ({"factor": 4}, "factor is LoKr's"),
+        ({"factor": 4}, "factor is for LoKr"),
         ({"rules": [{"match": "(", "rank": 2}]}, "not a regular expression"),
         ({"rank": 0}, "rank"),
         ({"ranks": 4}, "did you mean 'rank'"),
