@@ -91,9 +91,7 @@ def read_chunks(tower: TextEncoder, text: str, *, syntax: bool = True, long_prom
         found += _split(tokens, room, comma[0][0] if comma else -1, backtrack)
     if len(found) > 1 and long_prompt != "chunk":
         total = sum(map(len, found))
-        message = (
-            f"prompt {text[:40]!r} has {total} tokens in {len(found)} chunks; this model reads {room} at once"
-        )
+        message = f"prompt {text[:40]!r} has {total} tokens in {len(found)} chunks; this model reads {room} at once"
         if long_prompt == "error":
             raise ConfigError(f"{message}; shorten it, or use long_prompt 'chunk'")
         lost = tower.tokenizer.decode([token.id for chunk in found[1:] for token in chunk])
