@@ -16,7 +16,7 @@ from torch import Tensor
 from latent_diffusion.data.images import ImageSource, load_image, to_pil, to_tensor
 from latent_diffusion.inpainting.color_match import match_colors
 from latent_diffusion.inpainting.latent_canvas import LatentCanvas
-from latent_diffusion.inpainting.masks import FULL, fade_in, grow, inward_weights, load_mask
+from latent_diffusion.inpainting.masks import FULL, fade_in, grow, inward_weights, load_mask, thresholded
 from latent_diffusion.inpainting.region import Region
 from latent_diffusion.inpainting.repainting import Repainting
 from latent_diffusion.models.autoencoder import AutoencoderKL
@@ -31,12 +31,13 @@ class Canvas:
     """A picture, its mask and the region that is worked on."""
 
     picture: Image.Image  # RGB
-    alpha: Image.Image | None  # handed back unchanged
+    alpha: Image.Image | None  # handed back unchanged, but opaque where a hole of it was the mask
     mask: np.ndarray  # (H, W) uint8, 0 = kept, 255 = repainted
     region: Region | None  # None = the mask is empty
     settings: Repainting
     profile: bytes | None  # ICC profile of the input
     drawn: np.ndarray  # (H, W) the mask as it was given: uint8, or bool in binary mode
+    brightest: int  # largest value of the mask as it was given, 0 .. 255
 
     @classmethod
     def read(cls, image: ImageSource, mask_image: ImageSource, settings: Repainting, work: tuple[int, int]) -> "Canvas":
@@ -48,13 +49,8 @@ class Canvas:
         picture = load_image(image, background=None)
         alpha = picture.getchannel("A") if picture.mode == "RGBA" else None
         soft = settings.mask_mode == "soft"
-        drawn = load_mask(
-            mask_image,
-            picture.size,
-            "soft" if soft else "binary",
-            settings.mask_channel,
-            invert=settings.mask_invert,
-        )
+        grey = load_mask(mask_image, picture.size, "soft", settings.mask_channel, invert=settings.mask_invert)
+        drawn = grey if soft else thresholded(grey)
         mask = fade_in(grow(drawn, settings.mask_grow), settings.mask_blur)
         region = None
         if mask.any():
@@ -62,7 +58,8 @@ class Canvas:
         profile = picture.info.get("icc_profile")
         if not isinstance(profile, bytes) or profile[16:20] != b"RGB ":
             profile = None  # of the grey or CMYK picture this was, which says nothing about RGB values
-        return cls(picture.convert("RGB"), alpha, mask, region, settings, profile, drawn if soft else drawn > 0)
+        drawn = drawn if soft else drawn > 0
+        return cls(picture.convert("RGB"), alpha, mask, region, settings, profile, drawn, int(grey.max()))
 
     def hashes(self, added: tuple[int, int, int, int] | None = None) -> tuple[str, str]:
         """Return the sha256 of the picture's pixels and of the mask, by which a record knows them.
@@ -75,7 +72,7 @@ class Canvas:
 
     def unchanged(self) -> Image.Image:
         """Return the input as it was read."""
-        return self._finish(self.picture.copy())
+        return self._finish(self.picture.copy(), self.alpha)
 
     @cached_property
     def view(self) -> tuple[Tensor, np.ndarray]:
@@ -107,6 +104,8 @@ class Canvas:
         if self.settings.mask_mode == "soft":
             seen = np.minimum(OPAQUE_FROM * self.mask.astype(np.float32) / FULL, 1.0)
             weights = np.where(self.mask.astype(np.int64) * steps >= FULL, weights * seen, 0.0)
+        if self.alpha is not None and self.settings.mask_channel == "alpha":  # a hole has no old colours to fade from
+            weights = np.where((np.asarray(self.alpha) == 0) & (self.mask > 0), 1.0, weights)
         return [self._pasted(picture, weights) for picture in to_pil(painted)]
 
     def _pasted(self, painted: Image.Image, weights: np.ndarray) -> Image.Image:
@@ -117,11 +116,14 @@ class Canvas:
         new = np.asarray(self.region.give_back(painted)).astype(np.float32)
         mixed = np.rint(old + weights[y0:y1, x0:x1, None] * (new - old)).astype(np.uint8)
         pixels[y0:y1, x0:x1] = np.where(self.mask[y0:y1, x0:x1, None] > 0, mixed, old)
-        return self._finish(Image.fromarray(pixels))
+        alpha = self.alpha
+        if alpha is not None and self.settings.mask_channel == "alpha":  # the holes are filled
+            alpha = Image.fromarray(np.where(self.mask > 0, FULL, np.asarray(alpha)).astype(np.uint8))
+        return self._finish(Image.fromarray(pixels), alpha)
 
-    def _finish(self, picture: Image.Image) -> Image.Image:
-        if self.alpha is not None:
-            picture.putalpha(self.alpha)
+    def _finish(self, picture: Image.Image, alpha: Image.Image | None) -> Image.Image:
+        if alpha is not None:
+            picture.putalpha(alpha)
         picture.info.pop("icc_profile", None)
         if self.profile:
             picture.info["icc_profile"] = self.profile

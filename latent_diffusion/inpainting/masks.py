@@ -25,6 +25,7 @@ __all__ = [
     "inward_weights",
     "load_mask",
     "max_pool",
+    "thresholded",
 ]
 
 REPAINT_FROM = 128
@@ -67,7 +68,12 @@ def load_mask(
             "draw the mask at the picture's size"
         )
     grey = np.array(mask)
-    return grey if mode == "soft" else np.where(grey >= REPAINT_FROM, FULL, 0).astype(np.uint8)
+    return grey if mode == "soft" else thresholded(grey)
+
+
+def thresholded(grey: np.ndarray) -> np.ndarray:
+    """Return `grey` (H, W) uint8 with 255 for 128 or more and 0 for less."""
+    return np.where(grey >= REPAINT_FROM, FULL, 0).astype(np.uint8)
 
 
 def grow(mask: np.ndarray, distance: int) -> np.ndarray:

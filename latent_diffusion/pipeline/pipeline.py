@@ -149,7 +149,7 @@ class LatentDiffusionPipeline(Adapting):
         prompt: Texts = None,
         *,
         image: ImageSource,
-        mask_image: ImageSource,
+        mask_image: ImageSource | None = None,
         **options: Unpack[InpaintOptions],
     ) -> Output:
         """Repaint the white part of a mask; every pixel outside it stays bit for bit what it was.
@@ -161,7 +161,8 @@ class LatentDiffusionPipeline(Adapting):
         Args:
             prompt: what the repainted part shows.
             image: a file or PIL picture of any size; EXIF rotation is applied, transparency handed back unchanged.
-            mask_image: of the picture's size; grey of 128 or more is repainted.
+            mask_image: of the picture's size; grey of 128 or more is repainted. None: the transparent parts of the
+                picture itself, with `mask_channel` "alpha"; they are opaque in the result.
             **options: see `InpaintOptions` and `Options`; `height` and `width` are what the model works at.
 
         Raises:

@@ -42,7 +42,12 @@ class Plan:
     @property
     def inputs(self) -> tuple[str, ...]:
         """Pictures that the call needs: "image", "mask_image"."""
-        return NEEDS_INPUT.get(self.method, ())
+        return tuple(name for name in NEEDS_INPUT.get(self.method, ()) if name not in self.optional_inputs)
+
+    @property
+    def optional_inputs(self) -> tuple[str, ...]:
+        """Pictures that the call takes or does without: the transparency of a picture may be its own mask."""
+        return ("mask_image",) if self.arguments.get("mask_channel") == "alpha" else ()
 
     def fitted(self, components: Components) -> "Plan":
         """Return the plan for a model: what its family does not read is left out, as the tool does, or named."""
@@ -79,7 +84,7 @@ class Plan:
         arguments = {**self.arguments, **({} if refiner is None else self._refining(pipe, refiner))}
         if pipe.components.prompt_forms is None:
             arguments.pop("rewrite", None)  # another model than it was made with
-        for name in {*self.inputs, *pictures}:
+        for name in {*self.inputs, *pictures} - {*self.optional_inputs}:
             if (name in pictures) != (name in self.inputs):
                 need = "needs" if name in self.inputs else "has no use for"
                 raise ConfigError(f"this picture {need} `{name}`: it was made by {self.method.strip('_')}")

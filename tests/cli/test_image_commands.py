@@ -94,9 +94,86 @@ def test_a_lossy_file_is_said_to_end_the_promise(run, tiny_folder, capsys):
     assert "is a lossy format" in capsys.readouterr().err
 
 
+def again(tiny_folder, *arguments):
+    """Make out.png again and return what was reported."""
+    return main(
+        ["regenerate", "out.png", "--model", str(tiny_folder), "-i", "image.png", *arguments, "-o", "again.png"]
+    )
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_mask_and_its_opposite(run, tiny_folder, capsys, swapped):
+    assert run("inpaint", "-i", "image.png", "--mask", "mask.png", *(["--mask-invert"] if swapped else [])) == 0
+    white = np.asarray(Image.open("mask.png")) >= 128
+    changed = (pixels("out.png") != pixels("image.png")).any(2)
+    assert changed.any() and not (changed & (white if swapped else ~white)).any()
+    assert task("inpaint").mask_invert is swapped
+    capsys.readouterr()
+    assert again(tiny_folder, "--mask", "mask.png") == 0
+    assert "bit for bit" in capsys.readouterr().err
+
+
+def erased():
+    """Erase a hole of 12x10 px in image.png and return where it is; outside is a pixel that is half transparent."""
+    picture = Image.open("image.png").convert("RGBA")
+    alpha = np.full((31, 45), 255, np.uint8)
+    alpha[8:18, 20:32] = 0
+    alpha[2, 3] = 200
+    picture.putalpha(Image.fromarray(alpha))
+    picture.save("image.png")
+    return alpha == 0
+
+
+def test_the_hole_of_a_picture_is_its_mask_and_is_filled(run, tiny_folder, capsys):
+    hole = erased()
+    assert run("inpaint", "-i", "image.png", "--mask-channel", "alpha") == 0
+    old, new = (np.asarray(Image.open(file)) for file in ("image.png", "out.png"))
+    assert new.shape == old.shape and np.array_equal(new[~hole], old[~hole])
+    assert (new[hole][:, 3] == 255).all() and (new[hole][:, :3] != old[hole][:, :3]).any(1).mean() > 0.9
+    assert task("inpaint").mask_channel == "alpha"
+    capsys.readouterr()
+    assert again(tiny_folder) == 0
+    assert "bit for bit" in capsys.readouterr().err
+
+
+def test_what_was_drawn_under_a_hole_does_not_show(run):
+    """An eraser leaves colours in the file that nobody sees; the edge of the new part is not mixed with them."""
+    hole = erased()
+    made = []
+    for colour in (0, 255):
+        values = np.array(Image.open("image.png"))
+        values[hole, :3] = colour
+        Image.fromarray(values).save("image.png")
+        assert run("inpaint", "-i", "image.png", "--mask-channel", "alpha", "--masked-content", "nothing") == 0
+        made.append(np.asarray(Image.open("out.png"))[hole])
+        Path("out.png").unlink()
+    assert np.array_equal(*made)
+
+
+def test_the_transparency_of_a_mask_of_its_own(run, tiny_folder, capsys):
+    Path("opaque.png").write_bytes(Path("image.png").read_bytes())
+    hole = erased()
+    Path("image.png").rename("mask.png")
+    Path("opaque.png").rename("image.png")
+    assert run("inpaint", "-i", "image.png", "--mask", "mask.png", "--mask-channel", "alpha") == 0
+    changed = (pixels("out.png") != pixels("image.png")).any(2)
+    assert changed.any() and not changed[~hole].any()
+    capsys.readouterr()
+    assert again(tiny_folder, "--mask", "mask.png") == 0
+    assert "bit for bit" in capsys.readouterr().err
+
+
+def test_a_mask_of_zeros_and_ones_is_named_by_its_largest_value(run, capsys):
+    Image.fromarray((np.asarray(Image.open("mask.png")) > 99).astype(np.uint8)).save("mask.png")
+    assert run("inpaint", "-i", "image.png", "--mask", "mask.png") == 0
+    assert "no white (128 or more of 255): its largest value is 1" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
+        (["inpaint", "-i", "image.png"], 2, "use --mask-channel alpha for a picture with holes"),
+        (["inpaint", "-i", "image.png", "--mask-channel", "alpha"], 3, "no transparency"),
         (["img2img", "-i", "none.png"], 3, "--image 'none.png': there is no such file"),
         (["img2img", "-i", "http://169.254.169.254/a.png"], 3, "there is no such file"),
         (["img2img", "-i", "image.png", "--strength", "0.1"], 2, "less than one step"),

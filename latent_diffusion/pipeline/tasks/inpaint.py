@@ -11,6 +11,7 @@ from latent_diffusion.data.images import ImageSource
 from latent_diffusion.diffusion.resample import Resampled
 from latent_diffusion.errors import ConfigError, warn
 from latent_diffusion.inpainting.canvas import Canvas
+from latent_diffusion.inpainting.masks import FULL, REPAINT_FROM
 from latent_diffusion.inpainting.repainting import Repainting
 from latent_diffusion.options.call import Texts
 from latent_diffusion.options.option import recorded_values
@@ -31,7 +32,7 @@ def inpaint(
     options: InpaintOptions,
     *,
     image: ImageSource,
-    mask_image: ImageSource,
+    mask_image: ImageSource | None,
     added: tuple[int, int, int, int] | None = None,
 ) -> Output:
     """Repaint the white part of a mask; arguments and errors as for the pipeline's method.
@@ -39,6 +40,12 @@ def inpaint(
     `added` are the px that outpainting added on the left, right, top and bottom, for the record.
     """
     repainting, rest = Repainting.read(options)
+    if mask_image is None:
+        if repainting.mask_channel != "alpha":
+            raise ConfigError(
+                "inpaint: no mask; give mask_image (--mask), or mask_channel 'alpha' for the picture's own"
+            )
+        mask_image = image
     settings = engine.settings(rest)
     parts = engine.components
     _check_channels(parts, repainting)
@@ -46,7 +53,10 @@ def inpaint(
     canvas = Canvas.read(image, mask_image, repainting, (settings.width, settings.height))
     job = engine.start(prompt, settings, rest, levels=levels)
     if canvas.region is None or not levels:
-        why = "strength is 0" if canvas.region else "the mask has no white (128 or more of 255, in soft mode any)"
+        why = "strength is 0"
+        if canvas.region is None:
+            asked = "any" if repainting.mask_mode == "soft" else f"{REPAINT_FROM} or more"
+            why = f"the mask has no white ({asked} of {FULL}): its largest value is {canvas.brightest}"
         warn(f"nothing to repaint: {why}; the input is returned unchanged")
         sampled, images = Sampled.nothing(), [canvas.unchanged() for _ in job.seeds]
     else:
