@@ -172,3 +172,52 @@ def tiny_text(configs):
         small = replace(small, vocab_size=len(tokenizer))
         towers.append(TextEncoder(small.build(tokenizer), tokenizer, penultimate=config.penultimate))
     return towers[0] if len(towers) == 1 else TextEncoders(*towers)
+
+
+COLOURS = ("red", "green", "blue", "orange", "purple", "black")
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory) -> Path:
+    """A folder of six coloured discs with captions; treat it as read-only."""
+    import json
+
+    from PIL import Image, ImageDraw
+
+    folder = tmp_path_factory.mktemp("pictures")
+    rows = []
+    for k, colour in enumerate(COLOURS):
+        picture = Image.new("RGB", (32, 32), "white")
+        ImageDraw.Draw(picture).ellipse((4, 4 + k, 20 + k, 28), fill=colour)
+        picture.save(folder / f"{k}.png")
+        texts = {"text": f"a {colour} disc", "text_alt": [f"disc, {colour}", f"{colour} circle"]}
+        rows.append({"file_name": f"{k}.png", **texts, "split": "train" if k < 4 else "val"})
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_objective(tiny_folder):
+    """A function from an objective's name to an `objective:` section that is trained in a moment on the discs.
+
+    One that is not listed starts from the tiny model where it has `init`, and else has its defaults.
+    """
+    from latent_diffusion.registry import find
+
+    tower = {"width": 16, "layers": 1, "heads": 2}
+    sections = {
+        "autoencoder": {
+            "equivariance": 0.25,
+            "model": {"block_out_channels": [8, 16], "layers_per_block": 1, "latent_channels": 4, "norm_num_groups": 8},
+            "adversarial": {"start": 0, "weight": 0.05, "width": 8, "layers": 1},
+        },
+        "lora": {"init": str(tiny_folder), "adapter": {"rank": 2, "layers": "all", "parts": ["unet", "text_encoder"]}},
+        "clip": {"embed_dim": 8, "patch_size": 16, "vocab_size": 600, "text": tower, "vision": tower},
+    }
+
+    def section(name: str) -> dict:
+        settings = find("latent_diffusion.training.objectives", name).settings_type
+        default = {"init": str(tiny_folder)} if "init" in settings.model_fields else {}
+        return {"name": name, **sections.get(name, default)}
+
+    return section

@@ -9,32 +9,24 @@ import pytest
 import real
 from processes import assert_equal_states, finish, last_step, losses_of, start, train, train_together
 
-OBJECTIVES = ("autoencoder", "unet", "lora", "clip")
+from latent_diffusion.registry import names
+
+OBJECTIVES = names("latent_diffusion.training.objectives")
 GAN_FROM = 5
 
 
 @pytest.fixture(scope="module")
-def config_of(tiny_folder, pictures, tmp_path_factory):
+def config_of(tiny_objective, pictures, tmp_path_factory):
     """Return a function that writes the run of an objective, 30 updates on four pictures, and returns its file."""
-    tower = {"width": 16, "layers": 1, "heads": 2}
-    objectives = {
-        "autoencoder": {
-            "name": "autoencoder", "perceptual": 0.05, "equivariance": 0.25,
-            "model": {"block_out_channels": [8, 16], "layers_per_block": 1, "latent_channels": 4, "norm_num_groups": 8},
-            "adversarial": {"start": GAN_FROM, "weight": 0.05, "width": 8, "layers": 1},
-        },
-        "unet": {"name": "unet", "init": str(tiny_folder)},
-        "lora": {
-            "name": "lora", "init": str(tiny_folder),
-            "adapter": {"rank": 2, "layers": "all", "parts": ["unet", "text_encoder"]},
-        },
-        "clip": {"name": "clip", "embed_dim": 8, "patch_size": 16, "vocab_size": 600, "text": tower, "vision": tower},
-    }  # fmt: skip
 
     def write(name: str, **changes) -> str:
+        objective = tiny_objective(name)
+        if name == "autoencoder":
+            adversarial = objective["adversarial"] | {"start": GAN_FROM}
+            objective |= {"perceptual": 0.05, "adversarial": adversarial}
         captions = [] if name == "autoencoder" else ["text", "text_alt"]
         run = {
-            "output": "unused", "objective": objectives[name], "steps": 30, "batch_size": 4, "ema": {"decay": 0.9},
+            "output": "unused", "objective": objective, "steps": 30, "batch_size": 4, "ema": {"decay": 0.9},
             "data": {"path": str(pictures), "size": 32, "captions": captions, "flip": name != "clip"},
             "optimizer": {"learning_rate": 1e-3}, "warmup": 5, "log_every": 1, "threads": 1,
             "checkpoint": {"every": 4, "keep": 1}, **changes,
