@@ -83,12 +83,13 @@ def test_the_u_net_fits_the_autoencoder_and_the_text_towers(family):
         assert ((unet.added_width or 0) - pooled) % unet.size_width == 0
 
 
-def test_the_family_it_looks_like_has_the_same_networks(family):
+def test_the_family_it_looks_like_has_a_u_net_of_the_same_sizes(family):
     if like := getattr(family, "LOOKS_LIKE", None):
         other = importlib.import_module(f"{FAMILIES}.{like}")
         assert not hasattr(other, "LOOKS_LIKE")
-        with torch.device("meta"):
-            assert shapes(UNet(family.UNET)) == shapes(UNet(other.UNET))
+        assert other.UNET.block_out_channels == family.UNET.block_out_channels
+        assert other.UNET.in_channels == family.UNET.in_channels
+        assert other.UNET.cross_attention_dim == family.UNET.cross_attention_dim
 
 
 def test_names_of_single_files_are_a_bijection(family, networks):
