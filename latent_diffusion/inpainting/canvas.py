@@ -57,12 +57,12 @@ class Canvas:
             region = Region.around(mask, work, settings.padding_mask_crop, settings.inpaint_area)
         profile = picture.info.get("icc_profile")
         if not isinstance(profile, bytes) or profile[16:20] != b"RGB ":
-            profile = None  # of the grey or CMYK picture this was, which says nothing about RGB values
+            profile = None  # of the original grey or CMYK picture; not valid for RGB values
         drawn = drawn if soft else drawn > 0
         return cls(picture.convert("RGB"), alpha, mask, region, settings, profile, drawn, int(grey.max()))
 
     def hashes(self, added: tuple[int, int, int, int] | None = None) -> tuple[str, str]:
-        """Return the sha256 of the picture's pixels and of the mask, by which a record knows them.
+        """Return the sha256 of the picture's pixels and of the mask, by which a record identifies them.
 
         `added` are px on the left, right, top and bottom that are not the picture's own.
         """
@@ -79,7 +79,7 @@ class Canvas:
         """The region at the working size: the picture (1, 3, H, W) in [-1, 1] and the mask (H, W)."""
         assert self.region is not None, "an empty mask has nothing to see"
         picture = self.picture
-        if self.alpha is not None:  # what shows through transparent parts is not picture: the network sees white there
+        if self.alpha is not None:  # transparent parts are white for the network
             picture = Image.composite(picture, Image.new("RGB", picture.size, (255, 255, 255)), self.alpha)
         return to_tensor(self.region.take(picture))[None], self.region.take_mask(self.mask)
 

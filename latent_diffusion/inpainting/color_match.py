@@ -12,7 +12,7 @@ from torch import Tensor
 __all__ = ["match_colors"]
 
 RING = 16  # px around the hole, at the working size
-MOST_GAIN = 1.5  # of a channel's spread, either way: a flat ring says little about contrast
+MOST_GAIN = 1.5  # of a channel's spread, either way: a flat ring has little contrast to measure
 
 
 def match_colors(painted: Tensor, original: Tensor, hole: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A canvas in latent space: what the sampler starts from and keeps, and what an inpainting U-Net reads of it."""
+"""A canvas in latent space: initial latents, known latents, and the input channels of an inpainting U-Net."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class LatentCanvas:
         """Encode a picture and its hole.
 
         Except for the content "original" the old content is taken out before encoding, so that it does not leak
-        through the encoder's receptive field. Only what a soft mask repaints in full is taken out.
+        through the encoder's receptive field. Of a soft mask, only parts that are repainted in full are taken out.
 
         An inpainting U-Net reads a mask that is 1 where the picture is repainted (a soft mask where it is at least
         half), and the latents of the picture with mid-grey there. Reference: Rombach et al. 2022, arXiv:2112.10752,

@@ -87,7 +87,7 @@ def grow(mask: np.ndarray, distance: int) -> np.ndarray:
 
 
 def fade_in(mask: np.ndarray, distance: int) -> np.ndarray:
-    """Return `mask` (H, W) uint8 weakened near its edge, in full from `distance` px inside on: nothing outside wakes.
+    """Return `mask` (H, W) uint8 weakened near its edge, in full from `distance` px inside on.
 
     What the mask touches keeps a strength of at least 1, so that it is still the same mask.
     """

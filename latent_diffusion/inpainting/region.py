@@ -3,7 +3,7 @@
     auto     a picture no larger than the working size is used whole; of a larger one the mask's box plus padding is,
              shrunk until it fits, and never enlarged
     masked   the mask's box plus padding, shrunk or enlarged to the working size: the most detail the model can give
-    whole    all of the picture, shrunk until it fits: the model sees everything
+    whole    all of the picture, shrunk until it fits
 
 What is missing to the working size is filled by repeating the edge, and cut off again afterwards.
 """

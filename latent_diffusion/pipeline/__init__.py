@@ -1,1 +1,1 @@
-"""What a user runs to make pictures."""
+"""The pipelines that draw pictures."""

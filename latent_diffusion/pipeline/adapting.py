@@ -1,8 +1,8 @@
 """The pipeline's methods for LoRA and learned words.
 
-None of them writes into a weight: each puts a new engine in place of the old, which drawings that run keep. Loading a
-file also draws with it, until `set_adapters` says otherwise. Threads may change one pipeline at the same time: each
-change begins with the engine that the one before it left.
+No method writes into a weight. Each call replaces the engine; images that are being drawn keep the old one. Loading a
+file also activates it, until `set_adapters` is called. Threads may change one pipeline at the same time: each
+change starts from the engine that the previous one made.
 """
 
 import os
@@ -26,7 +26,7 @@ _changing = threading.Lock()  # of all pipelines, since one that is copied or pi
 
 
 class Adapting:
-    """What a pipeline can do with adapters; names and meanings are diffusers' where it has one."""
+    """The methods for adapters; names and meanings are diffusers' where it has one."""
 
     engine: Engine
 
@@ -81,7 +81,7 @@ class Adapting:
         self._adapt(lambda stack: stack.delete(_several(adapter_names)))
 
     def fuse_lora(self, adapter_names: Names | None = None, lora_scale: float = 1.0) -> None:
-        """Make active adapters part of the model: they stay whatever is set, and are saved with it.
+        """Make active adapters part of the model: `set_adapters` no longer affects them, and they are saved.
 
         Args:
             adapter_names: which; None = all active ones.
@@ -103,7 +103,7 @@ class Adapting:
 
     @undisturbed()
     def load_textual_inversion(self, path: PathLike, token: str | None = None) -> tuple[Word, ...]:
-        """Load learned words; each then stands in prompts for its vectors.
+        """Load learned words; in prompts, each is replaced by its vectors.
 
         Args:
             path: a file of A1111, kohya or diffusers (.safetensors, .pt, .bin), or a folder with one.

@@ -1,4 +1,4 @@
-"""The public face: text to images, and image + mask + text to images.
+"""The public interface: text to images, and image + mask + text to images.
 
 A pipeline keeps no state between calls: two threads may share one.
 """
@@ -43,7 +43,7 @@ __all__ = ["LatentDiffusionPipeline", "Output"]
 
 
 class LatentDiffusionPipeline(Adapting):
-    """Text encoder, U-Net, autoencoder and noise schedule, put to work."""
+    """Text encoder, U-Net, autoencoder and noise schedule, with the methods that draw."""
 
     @undisturbed()
     def __init__(self, components: Components, **machine: Unpack[MachineOptions]) -> None:
@@ -51,7 +51,7 @@ class LatentDiffusionPipeline(Adapting):
 
         Raises:
             ConfigError: an unknown name or value.
-            ResourceError: a device or an attention kernel that is not to be had.
+            ResourceError: a device or an attention kernel that is not available.
         """
         self.engine = Engine.build(components, machine)
 
@@ -72,7 +72,7 @@ class LatentDiffusionPipeline(Adapting):
         Raises:
             CheckpointError: no such model, or one that is damaged or does not fit.
             ConfigError: an unknown name or value.
-            ResourceError: a device or an attention kernel that is not to be had.
+            ResourceError: a device or an attention kernel that is not available.
         """
         check_names(LoadOptions, loading)
         reading, machine = checked(ReadingOptions).read(loading)
@@ -99,12 +99,12 @@ class LatentDiffusionPipeline(Adapting):
 
     @property
     def device(self) -> torch.device:
-        """Where the parts are."""
+        """Device of the parts."""
         return self.engine.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the U-Net computes in."""
+        """Number format in which the U-Net computes."""
         return self.engine.dtype
 
     @property
@@ -114,12 +114,12 @@ class LatentDiffusionPipeline(Adapting):
 
     @property
     def attention(self) -> str:
-        """Which attention kernel the U-Net calls, for people; of "auto" also what it took."""
+        """Name of the U-Net's attention kernel; for "auto" also the kernel that was chosen."""
         return self.engine.machine.kernel
 
     @property
     def defaults(self) -> Defaults:
-        """What the model chooses where a call does not."""
+        """The model's defaults for options that a call leaves out."""
         return self.engine.defaults
 
     def __call__(
@@ -139,7 +139,7 @@ class LatentDiffusionPipeline(Adapting):
             **options: see `Options`.
 
         Raises:
-            ConfigError: an argument that cannot be, or an inpainting U-Net, which wants a picture beside the prompt.
+            ConfigError: an argument that cannot be, or an inpainting U-Net, which needs a picture.
             DivergedError: the network or the decoder made NaN.
         """
         return text_to_image(self.engine, prompt, options, latents=latents, output_type=output_type)
@@ -152,7 +152,7 @@ class LatentDiffusionPipeline(Adapting):
         mask_image: ImageSource | None = None,
         **options: Unpack[InpaintOptions],
     ) -> Output:
-        """Repaint the white part of a mask; every pixel outside it stays bit for bit what it was.
+        """Repaint the white part of a mask; every pixel outside it is unchanged, bit for bit.
 
         A picture larger than the working size is worked on in the mask's box plus padding, shrunk to that size, and
         pasted back at its own resolution; a smaller one is extended for the work. Output has the input's size. Takes
@@ -160,7 +160,7 @@ class LatentDiffusionPipeline(Adapting):
 
         Args:
             prompt: what the repainted part shows.
-            image: a file or PIL picture of any size; EXIF rotation is applied, transparency handed back unchanged.
+            image: a file or PIL picture of any size; EXIF rotation is applied, transparency is returned unchanged.
             mask_image: of the picture's size; grey of 128 or more is repainted. None: the transparent parts of the
                 picture itself, with `mask_channel` "alpha"; they are opaque in the result.
             **options: see `InpaintOptions` and `Options`; `height` and `width` are what the model works at.
@@ -179,7 +179,7 @@ class LatentDiffusionPipeline(Adapting):
         image: ImageSource,
         **options: Unpack[OutpaintOptions],
     ) -> Output:
-        """Draw beyond the edges of a picture, all of which stays bit for bit what it was.
+        """Draw beyond the edges of a picture; every pixel of it is unchanged, bit for bit.
 
         Args:
             prompt: what the larger picture shows.
@@ -202,7 +202,7 @@ class LatentDiffusionPipeline(Adapting):
         output_type: OutputType = "pil",
         **options: Unpack[ImageToImageOptions],
     ) -> Output:
-        """Redraw a picture with a prompt, keeping of it what `strength` leaves.
+        """Redraw a picture with a prompt; `strength` is the share of the steps that are run.
 
         Args:
             prompt: what the new picture shows.
@@ -251,7 +251,7 @@ class LatentDiffusionPipeline(Adapting):
         output_type: OutputType = "pil",
         **options: Unpack[Options],
     ) -> Output:
-        """Draw a walk between prompts, between seeds, or both; it begins and ends on the pictures of its keys.
+        """Draw the frames between prompts, between seeds, or both; the first and the last equal the key pictures.
 
         Args:
             prompt: one for all, or one a key.
@@ -300,15 +300,15 @@ class LatentDiffusionPipeline(Adapting):
     def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> None:
         """Write a diffusers folder that `from_pretrained` and diffusers open; None keeps each tensor's dtype.
 
-        Of adapters it holds those that were fused; a warning names the others.
+        Fused adapters are saved; a warning names the others.
         """
         save_folder(self.engine.saved(), Path(folder), dtype=dtype)
 
     @undisturbed()
     def save_single_file(self, file: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> None:
-        """Write one `.safetensors` in the layout of CompVis and A1111, for us and for the tools that read those.
+        """Write one `.safetensors` in the layout of CompVis and A1111.
 
-        Of adapters it holds those that were fused; a warning names the others.
+        Fused adapters are saved; a warning names the others.
         """
         save_single_file(self.engine.saved(), Path(file), dtype=dtype)
 
@@ -316,7 +316,7 @@ class LatentDiffusionPipeline(Adapting):
     def to_diffusers(self) -> "DiffusionPipeline":
         """Return a diffusers pipeline that shares these weights: training or moving one changes the other.
 
-        From then on this one draws without the speed-ups that keep weights in an order of their own.
+        From then on this pipeline draws without packed weights, which is slower.
         """
         from latent_diffusion.pipeline.to_diffusers import to_diffusers
 

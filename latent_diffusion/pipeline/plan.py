@@ -1,4 +1,4 @@
-"""A call that makes a picture again, and what of the picture it cannot follow."""
+"""A call that makes a picture again, with the fields that it cannot follow."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace

@@ -2,7 +2,7 @@
 
 | name | what it is | cost a step |
 |---|---|---|
-| `linear` | one matrix from latent channels to RGB, fitted to the model's own decoder; a colour a cell | none |
+| `linear` | one matrix from latent channels to RGB, fitted to the model's own decoder; one colour a cell | none |
 | `taesd` | a tiny autoencoder from a folder; full size | a twentieth of a decode |
 """
 

@@ -1,4 +1,4 @@
-"""Make a picture again from what it says of itself, and say what could not be honoured.
+"""Make a picture again from its record, and list the parameters that could not be followed.
 
 Our own record makes the same picture. The texts of other tools say less than decides their pixels, and their noise is
 not always ours; what is known of such differences is said beforehand.
@@ -25,7 +25,7 @@ NOT_COMPARED = ("software", "device", "steps_run", "open_clip")  # decide no pix
 
 
 def plan_of_record(record: Record) -> Plan:
-    """Return the call that a record tells.
+    """Return the call of a record.
 
     Raises:
         DataError: the picture was made from embeddings, which it does not keep.
@@ -77,7 +77,7 @@ def plan_of_record(record: Record) -> Plan:
 
 
 def loading_of(record: Record | RefinerRecord) -> dict[str, Any]:
-    """Return what `from_pretrained` was told besides name, device and dtype."""
+    """Return the recorded arguments of `from_pretrained`, without name, device and dtype."""
     return {name: value for name in LOADING if (value := getattr(record, name, None))}
 
 
@@ -112,7 +112,7 @@ def _task(record: Record) -> tuple[str, dict[str, Any]]:
 
 
 def differences(old: Record, new: Record) -> list[str]:
-    """Return a line for everything that decides pixels and is not what it was."""
+    """Return a line for each parameter that decides pixels and differs."""
     if old.refined_by is None or new.refined_by is None:  # an older record, or the line of `refiner` says it
         old, new = replace(old, refined_by=None), replace(new, refined_by=None)
     return _unlike("", old, new)

@@ -1,4 +1,4 @@
-"""The exit door: our parts as a ready diffusers pipeline that shares their weights."""
+"""Conversion to a diffusers pipeline that shares the weights."""
 
 import inspect
 from typing import TYPE_CHECKING, Any

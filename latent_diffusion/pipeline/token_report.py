@@ -18,7 +18,7 @@ __all__ = ["TokenReport", "report_tokens"]
 
 @dataclass(frozen=True)
 class ReadTerm:
-    """One of the prompts that hold at once."""
+    """One of the prompts joined by AND."""
 
     text: str
     weight: float

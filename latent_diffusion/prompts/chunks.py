@@ -1,7 +1,7 @@
 """A prompt of any length as rows of tokens that a text tower can read, each token with its weight.
 
 A tower reads 77 tokens: begin, 75 of text, end. A longer prompt is read in chunks of 75, each with its own begin and
-end, whose states are put one after the other: cross-attention takes any number of them. So that no phrase is
+end, whose states are concatenated: cross-attention takes any number of them. So that no phrase is
 torn apart, a chunk ends after its last comma where at most 20 tokens would move to the next. `BREAK` ends a chunk. All
 as in the A1111 web UI, so that its prompts give the same rows here.
 """

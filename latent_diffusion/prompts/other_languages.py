@@ -1,4 +1,4 @@
-r"""Prompts of other tools, written in our language, so that a picture of theirs is drawn as they read it.
+r"""Prompts of other tools, translated into this package's syntax.
 
     ComfyUI    (red) 1.1   (red:1.4) 1.4, not times the weight around it   \( \) brackets   nothing else is syntax
     compel     (red)1.4 "red"1.4   red+ (red)++ 1.1 each   red- 0.9 each   (red) 1   \( \) \" the character; InvokeAI's

@@ -1,7 +1,7 @@
-"""A prompt as people type it -> as the model was asked in training: its style's opening words and a name it knows.
+"""Rewriting of typed prompts into the form of the training captions: a style's opening words and a known name.
 
-A small model knows a few styles by the words of its captions, and things by their names. Told "a blue robot, 3d" it
-guesses; told "a 3d render of a robot" it draws one. Which words these are, the model's folder says
+A small model learns a few styles by the words of its captions, and objects by their names. For "a blue robot, 3d" it
+guesses; for "a 3d render of a robot" it draws one. The words are in the model's folder
 (`checkpoint.prompt_forms`): the longest name it knows is looked for in the prompt, and the style in what is
 left.
 """
@@ -36,7 +36,7 @@ class Rewritten:
 
     text: str | None  # None: it is read as it is
     left_out: tuple[str, ...] = ()  # words that stood for something and are not read
-    known: bool = True  # whether there is a name in it that the model knows
+    known: bool = True  # whether it contains one of the model's names
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class _Found:
 def read_as(prompt: str, forms: PromptForms | None) -> str | None:
     """Return what is read in place of `prompt`; None: it is read as it is.
 
-    A `LatentDiffusionWarning` says which words are left out, and of a prompt without a name that the model knows that
-    nobody can say what it will show.
+    A `LatentDiffusionWarning` names the words that are left out. For a prompt without any of the model's names it warns
+    that the picture may show anything.
     """
     found = None if forms is None else rewrite(prompt, forms)
     if found is None:
@@ -75,8 +75,8 @@ def read_as(prompt: str, forms: PromptForms | None) -> str | None:
 def rewrite(prompt: str, forms: PromptForms) -> Rewritten | None:
     """Return `prompt` in the form of the model's captions.
 
-    None for an empty one, and for one with weights, schedules or other syntax: who writes these says exactly what is to
-    be read. In a prompt all in upper case AND and BREAK are words ("A BLACK AND WHITE ICON OF A CAT").
+    None for an empty one, and for one with weights, schedules or other syntax: such a prompt is
+    used as it is. In a prompt all in upper case AND and BREAK are words ("A BLACK AND WHITE ICON OF A CAT").
     """
     if not prompt.isupper():
         return _rewrite(prompt, forms)

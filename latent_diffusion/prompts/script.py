@@ -1,4 +1,4 @@
-"""What one prompt says at each step: its text, taken apart by the prompt language (see `docs/prompts.md`)."""
+"""One prompt, parsed: its text at each step (see `docs/prompts.md`)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,15 +27,15 @@ Terms = tuple[tuple[Key, float], ...]
 
 @dataclass(frozen=True)
 class Script:
-    """What one prompt says."""
+    """One prompt, parsed."""
 
     steps: tuple[Terms, ...]  # one a step
-    tags: tuple[AdapterTag, ...] = ()  # the adapters it asks for
+    tags: tuple[AdapterTag, ...] = ()  # the adapters that it names
 
 
 @dataclass(frozen=True)
 class Line:
-    """What one prompt and its negative prompt say from a step on."""
+    """One prompt and its negative prompt from a step on."""
 
     first: int  # step, from 0
     terms: Terms
@@ -43,7 +43,7 @@ class Line:
 
 
 def read_script(text: str, second: str | None, steps: int, *, syntax: bool, negative: bool) -> Script:
-    """Return what a prompt says at each of `steps` steps.
+    """Return a prompt, parsed for each of `steps` steps.
 
     Args:
         text: the prompt.

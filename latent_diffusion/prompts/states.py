@@ -25,7 +25,7 @@ class Text:
 
     @property
     def empty(self) -> bool:
-        """Whether there is nothing to read."""
+        """Whether the text is empty."""
         return not self.first and not self.second
 
 

@@ -1,4 +1,4 @@
-r"""Attention syntax: how much each part of a prompt counts.
+r"""Attention syntax: the weight of each part of a prompt.
 
     (red)  1.1        (red:1.3)  1.3        [red]  1 / 1.1        \(  \)  \[  \]  \\  the character itself
     BREAK  what follows starts a new chunk of the text encoder
@@ -32,7 +32,7 @@ _OPENER = {")": "(", "]": "["}
 
 @dataclass(frozen=True)
 class Span:
-    """A stretch of text and how much it counts; 1 = as it is."""
+    """A part of the text and its weight; 1 = unchanged."""
 
     text: str
     weight: float

@@ -1,4 +1,4 @@
-"""What a prompt holds besides words: adapters to draw with, and several prompts at once.
+"""Adapter tags of a prompt, and prompts joined by AND.
 
     <lora:name>  <lora:name:0.8>  <lora:name:0.8:0.5>    an adapter and its weight; for text model and U-Net apart
     a cat AND a dog :0.5                                 both at once (Liu et al. 2022, arXiv:2206.01714), each weighted
@@ -27,7 +27,7 @@ MAX_TERMS = 32  # each costs a call of the network per step
 
 @dataclass(frozen=True)
 class AdapterTag:
-    """An adapter that a prompt asks for."""
+    """An adapter that a prompt names."""
 
     name: str
     text_weight: float
@@ -36,7 +36,7 @@ class AdapterTag:
 
 @dataclass(frozen=True)
 class Term:
-    """One of the prompts that hold at once."""
+    """One of the prompts joined by AND."""
 
     text: str
     weight: float

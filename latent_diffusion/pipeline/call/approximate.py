@@ -1,4 +1,4 @@
-"""Approximations told in words: "deepcache:interval=3" for an object of `approximations/`, and back."""
+"""Text forms of approximations: "deepcache:interval=3" for an object of `approximations/`, and back."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ OpenTiny = Callable[[str], TinyAutoencoder]
 
 @dataclass(frozen=True)
 class Approximate:
-    """What a call computes less of."""
+    """The approximations of a call."""
 
     parts: tuple[Approximation, ...] = ()
 
     @property
     def decoder(self) -> TinyAutoencoder | None:
-        """What decodes in place of the model's autoencoder."""
+        """The decoder in place of the model's autoencoder."""
         found = (part.decoder for part in self.parts)
         return next((decoder for decoder in found if isinstance(decoder, TinyAutoencoder)), None)
 

@@ -1,4 +1,4 @@
-"""Guidance told in words: "apg:scale=10,eta=0.2" for an object of `guidance/`, and back.
+"""Text forms of guidance: "apg:scale=10,eta=0.2" for an object of `guidance/`, and back.
 
 A text names a file of `guidance/` and sets its numbers. `start`, `stop` (shares of the steps), `sigma_low` and
 `sigma_high` (noise over signal) may be set for each and say when it is on. Several texts act together; where none of

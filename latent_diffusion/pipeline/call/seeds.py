@@ -16,14 +16,14 @@ __all__ = ["Variation", "noise_for", "open_noise"]
 
 @dataclass(frozen=True)
 class Variation:
-    """Other seeds whose noise every image leans towards."""
+    """Other seeds whose noise is blended into that of every image."""
 
     seeds: list[int]  # one an image
     shares: list[float]  # of the way to them, above 0
 
 
 def open_noise(options: Options, count: int) -> tuple[NoiseSource, list[int], Variation | None]:
-    """Return the noise streams of `count` images, the seed of each, and what they lean towards.
+    """Return the noise streams of `count` images, the seed of each, and the variation.
 
     Every draw of a variation is a spherical mean of the two streams' draws, so strength 1 is the picture of the other
     seed, whatever the sampler draws. An int `seed` is then that of all images: they vary one picture, and only the

@@ -1,4 +1,4 @@
-"""What decides a picture besides its prompt and seed: checked arguments, completed with the model's own choices."""
+"""The settings of a picture besides its prompt and seed: checked arguments, completed with the model's defaults."""
 
 import math
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ MAX_COST = 10**12  # px times steps: 76,000 pictures of 512 px in 50 steps, or 1
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a model's folder chooses when the caller does not."""
+    """The defaults of a model's folder."""
 
     height: int  # px
     width: int  # px
@@ -46,7 +46,7 @@ class Defaults:
         """Read the choices from the folder's default sampler.
 
         Steps and guidance have no place in diffusers' files; we keep them there under `_num_inference_steps` and
-        `_guidance_scale`, private names that diffusers passes over, and else take its own defaults.
+        `_guidance_scale`, private names that diffusers ignores. Without them, diffusers' defaults are used.
         """
         config = components.scheduler_config
         default = default_sampler(config)
@@ -151,7 +151,7 @@ class Settings:
 
     @property
     def guided(self) -> bool:
-        """Whether the negative prompt has any part in the picture."""
+        """Whether the negative prompt is used."""
         return self.guidance.needs_negative
 
     def build_sampler(self) -> Sampler:
@@ -199,7 +199,7 @@ def steps_after_strength(steps: int, strength: float) -> int:
 
 
 def check_cost(prompt: Texts, settings: Settings, options: Options, steps: int) -> None:
-    """Refuse a call that is out of all proportion, before anything is computed.
+    """Refuse a call of excessive cost, before anything is computed.
 
     Args:
         prompt: one text or several; None with `prompt_embeds`.

@@ -1,4 +1,4 @@
-"""What SDXL is told of a picture's size beside its prompt.
+"""SDXL's size conditioning.
 
 Base reads the size of the picture before any scaling, the corner it was cropped at and the size it has now; its refiner
 reads an aesthetic score in place of the last. Small original sizes look blurred, crops off 0 cut subjects off.
@@ -27,7 +27,7 @@ MOST = 100_000  # px, and of a score
 
 @dataclass(frozen=True)
 class SizeIds:
-    """The numbers told with the prompt and with the negative prompt: px, row before column, and a score."""
+    """The size numbers of the prompt and of the negative prompt: px, row before column, and a score."""
 
     positive: tuple[float, ...]
     negative: tuple[float, ...]

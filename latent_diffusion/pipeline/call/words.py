@@ -1,4 +1,4 @@
-"""Objects told in words: "name:key=value,key=value" names a file of a folder and sets fields of what it exports.
+"""Text forms of objects: "name:key=value,key=value" names a file of a folder and sets fields of its class.
 
 The one parser of such texts: samplers ("restart:repeats=2"), guidances ("pag:scale=3") and approximations.
 """
@@ -43,7 +43,7 @@ def build(package: str, text: str, make: Callable[..., Any] | None = None, **def
 
 
 def text_of(package: str, found: Any, extra: Mapping[str, object] | None = None) -> str:
-    """Return the text that `build` makes the object of, every number written out; what no text can say is left out.
+    """Return the text that `build` makes the object of, every number written out; others are left out.
 
     `extra` are values that are written besides those of its fields.
     """

@@ -1,1 +1,1 @@
-"""A model placed on a device, and one call of it at work."""
+"""A model placed on a device, and one call of it."""

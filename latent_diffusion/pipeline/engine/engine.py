@@ -1,4 +1,4 @@
-"""What a pipeline is made of at the moment of a call; new adapters make a new one, running calls keep theirs."""
+"""A model placed on a device, with its active adapters."""
 
 import os
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ __all__ = ["Engine"]
 
 @dataclass(frozen=True)
 class Engine:
-    """The parts in their places."""
+    """A model placed on a device, with its active adapters. Immutable; a change of adapters makes a new engine."""
 
     components: Components
     machine: Machine
@@ -42,7 +42,7 @@ class Engine:
 
     @classmethod
     def build(cls, components: Components, options: MachineOptions, *, keep: bool = True) -> "Engine":
-        """Put the parts where and in the formats that `options` say.
+        """Place the parts on the device and in the formats of `options`.
 
         Args:
             components: the parts; their tensors are themselves moved.
@@ -62,12 +62,12 @@ class Engine:
 
     @property
     def device(self) -> torch.device:
-        """Where the parts compute."""
+        """Device on which the parts compute."""
         return self.machine.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the U-Net computes in."""
+        """Number format in which the U-Net computes."""
         return self.machine.dtype
 
     @property
@@ -79,7 +79,7 @@ class Engine:
         """Return an engine that draws with these adapters and no others; this one stays as it is.
 
         Raises:
-            ConfigError: a learned word that the tokenizer knows already.
+            ConfigError: a learned word that the vocabulary already has.
         """
         base = self.without_adapters
         changed = adapters.apply(base)
@@ -87,7 +87,7 @@ class Engine:
         return replace(self, components=changed, adapters=adapters, base=base)
 
     def saved(self) -> Components:
-        """Return the parts that a saved model holds: with fused adapters, without those that can be taken off."""
+        """Return the parts of a saved model: with fused adapters, without active ones."""
         left = [f"adapter {name!r}" for name in self.adapters.active]
         left += [f"learned word {word.token!r}" for word in self.adapters.words]
         if left:
@@ -96,7 +96,7 @@ class Engine:
         return self.adapters.only_fused().apply(self.without_adapters)
 
     def plain(self) -> "Engine":
-        """Return an engine with every weight as a parameter again, in the order of the checkpoint: slower, and open."""
+        """Return an engine whose weights are plain parameters in the order of the checkpoint, without speed-ups."""
         unet, autoencoder = (unpacked_copy(part) for part in (self.components.unet, self.components.autoencoder))
         if isinstance(autoencoder, WorkingAutoencoder):
             autoencoder.before_encoding = None
@@ -118,7 +118,7 @@ class Engine:
         return Denoiser(self.machine.at_work(parts.unet), parts.schedule, parts.prediction, self.dtype)
 
     def _open(self, model: str) -> Denoiser:
-        """Return the U-Net of another model, which must read the same text states and latents.
+        """Return the U-Net of another model, which must have the same text states and latents.
 
         Raises:
             ConfigError: it reads others.
@@ -146,8 +146,8 @@ class Engine:
             prompt: one text or several; None with `prompt_embeds`.
             settings: what `settings` returned.
             options: the call's.
-            levels: what the sampler will visit, where it is less than the whole path.
-            initial: where the first noise comes from: "seed", or "latents" when the caller gave it.
+            levels: the levels that the sampler visits; None = the whole path.
+            initial: source of the initial noise: "seed", or "latents" if the caller gave it.
 
         Raises:
             ConfigError: prompts or seeds that cannot be.
@@ -172,10 +172,10 @@ class Engine:
     def with_prompt_adapters(
         self, tags: tuple[AdapterTag, ...], folder: str | os.PathLike[str] | None = None
     ) -> Components:
-        """Return the parts with the adapters that a prompt asks for, beside those that are active.
+        """Return the parts with the adapters that a prompt names, in addition to the active ones.
 
         Raises:
-            ConfigError: it asks for one that is neither loaded nor in the folder.
+            ConfigError: an adapter that is neither loaded nor in the folder.
             CheckpointError: one that does not fit this model.
         """
         if not tags:

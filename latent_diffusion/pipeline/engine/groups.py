@@ -1,7 +1,7 @@
 """Images that can share a batch, the conditions of each group, and from which step on.
 
 Prompts of one call may differ in length, in the number of terms joined by AND, in their schedules and adapters. Padding
-them to one shape would change their pictures; so images of one shape form a group, each group has its own batch, and an
+them to one shape would change their pictures. Images of one shape therefore form a group with its own batch, and an
 image's picture does not depend on its neighbours. Plain prompts are one group.
 """
 
@@ -58,8 +58,8 @@ def group_prompts(
     """Return the groups of all images.
 
     Args:
-        scripts: what each of P prompts says.
-        tags: the adapters each asks for.
+        scripts: the parsed texts of P prompts.
+        tags: the adapters that each names.
         models: for each set of adapters, the model and the conditions it makes of all keys.
         images: number of images of each prompt.
     """

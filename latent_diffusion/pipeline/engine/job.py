@@ -1,4 +1,4 @@
-"""One call of the pipeline once its arguments are read: the parts put to work for these prompts and seeds."""
+"""One call of the pipeline: the parts, encoded prompts, seeds and settings."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -37,19 +37,19 @@ __all__ = ["Job"]
 
 @dataclass(frozen=True)
 class Job:
-    """What a call has fixed before its first step; made anew for every call."""
+    """Everything that a call fixes before its first step; made anew for every call."""
 
     components: Components
     machine: Machine
     settings: Settings
-    levels: Sequence[Level]  # what the sampler will visit
+    levels: Sequence[Level]  # levels that the sampler visits
     prompts: Prompts  # of B images
     noise: NoiseSource  # B streams
     seeds: list[int]  # B
-    initial: str  # where the first noise comes from: "seed", "generator" or "latents"
-    variation: Variation | None = None  # other seeds that the noise leans towards
+    initial: str  # source of the initial noise: "seed", "generator" or "latents"
+    variation: Variation | None = None  # other seeds whose noise is blended in
     concat: Tensor | None = None  # (1, C', h, w) extra input channels of an inpainting U-Net
-    refiner: "Job | None" = None  # another model's side of the same call
+    refiner: "Job | None" = None  # the same call for the second model
     refined_below: float = 0.0  # training time at which it takes over
 
     def draw(
@@ -57,7 +57,7 @@ class Job:
     ) -> Sampled:
         """Run the sampler from `x` (B, C, h, w) at the first level: every step, or until `on_step` returns False.
 
-        Where it was stopped the latents are the last estimate of x0.
+        If `on_step` stopped it, the latents are the last estimate of x0.
 
         Args:
             x: float32 on the device.
@@ -92,9 +92,9 @@ class Job:
         Args:
             sampled: what `draw` returned.
             form: of the images.
-            size: width and height of the images in px; None = what the model worked at.
-            task: what was done, for the records; None = text to image.
-            images: what was made of the latents already; None = they are decoded here.
+            size: width and height of the images in px; None = the model's working size.
+            task: the task, for the records; None = text to image.
+            images: the decoded latents, if the caller has them; None = decode here.
 
         Raises:
             DivergedError: the decoder made NaN or infinity.
@@ -148,7 +148,7 @@ class Job:
 
     @property
     def decoder(self) -> AutoencoderKL | TinyAutoencoder:
-        """What makes pictures of the latents, on the device."""
+        """The decoder from latents to pictures, on the device."""
         tiny = self.settings.approximate.decoder
         if tiny is None:
             return self.components.autoencoder

@@ -1,4 +1,4 @@
-"""Adapters that a prompt asks for by name, from the pipeline or from a folder of files."""
+"""Adapters that a prompt names, from the pipeline or from a folder of files."""
 
 import os
 from collections.abc import Sequence
@@ -22,10 +22,10 @@ ALIAS = "ss_output_name"  # of a header: what A1111 writes into prompts in place
 def with_tags(
     stack: Stack, tags: Sequence[AdapterTag], folder: str | os.PathLike[str] | None, components: Components
 ) -> Stack:
-    """Return the stack that also draws with what `tags` ask for.
+    """Return the stack with the adapters of `tags` added.
 
-    A loaded adapter of that name is drawn with as strongly as the tag says, whatever was set; other names are looked
-    for in `folder`. A name given twice counts with the sum of its weights.
+    A loaded adapter of that name gets the tag's weight in place of its own; other names are looked
+    up in `folder`. A name given twice has the sum of its weights.
 
     Args:
         stack: the pipeline's.

@@ -1,4 +1,4 @@
-"""Where and how a pipeline computes: device, number formats, kernels, and what is saved of memory.
+"""Where and how a pipeline computes: device, number formats, kernels, and options that save memory.
 
 None of it decides a picture, beyond rounding.
 """
@@ -71,13 +71,13 @@ class Machine:
 
     @property
     def kernel(self) -> str:
-        """Which attention kernel the U-Net calls, for people; of "auto" also what it took."""
+        """Name of the U-Net's attention kernel; for "auto" also the kernel that was chosen."""
         if self.attention != "auto":
             return self.attention
         return f"auto: {describe_auto(self.device, self.dtype, fast=self.fast)}"
 
     def place(self, components: Components) -> Components:
-        """Return the parts ready to work: in their formats, where they wait or work, with their kernels.
+        """Return the parts in their formats, on their devices, with their kernels.
 
         The modules given are themselves moved and changed for speed.
 
@@ -107,7 +107,7 @@ class Machine:
         )
 
     def place_unet(self, unet: UNet) -> UNet:
-        """Return the U-Net where it waits or works; the one given is itself moved.
+        """Return the U-Net on its device; the given one is itself moved.
 
         Raises:
             ResourceError: the attention kernel does not work here.
@@ -130,7 +130,7 @@ class Machine:
         return on_device(source, self.device)
 
     def after_encoding(self, components: Components) -> None:
-        """Give back memory that only the text encoder needs, once the prompts of a call are read."""
+        """Release memory that only the text encoder needs, after the prompts of a call are encoded."""
         give_back(components.text_encoder)
 
     def at_work(self, unet: UNet) -> UNet:

@@ -1,4 +1,4 @@
-"""What a call of the pipeline returns, and the way there from latents: no broken number becomes a picture."""
+"""The output of a call, and its decoding from latents: values that are not finite never become a picture."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -48,7 +48,7 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Output:
-    """What a call made: the images in the form asked for, the seed and the full record of each."""
+    """The output of a call: images in the requested form, with the seed and the record of each."""
 
     images: Images
     seeds: list[int]

@@ -1,4 +1,4 @@
-"""From prompt arguments to what every image of a call is told, step by step."""
+"""From prompt arguments to the conditions of every image, step by step."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Prompts:
-    """What each image is told, prompt by prompt: every image of the first prompt comes first."""
+    """The conditions of each image, prompt by prompt: every image of the first prompt comes first."""
 
     texts: list[str | None]  # one an image; None where embeddings were given instead
     read_as: list[str | None]  # what was read in place of it; None = it was read as it is
@@ -149,11 +149,11 @@ class PromptArguments:
         return _texts(self.name, self.prompt)
 
     def second_texts(self) -> Sequence[str | None]:
-        """Return what the second text encoder reads instead; [None] where that is the same."""
+        """Return the texts of the second text encoder; [None] if they are the same."""
         return _texts(f"{self.name}_2", self.prompt_2)
 
     def scripts(self, steps: int, *, syntax: bool) -> list[Script]:
-        """Return what each prompt says.
+        """Return each prompt, parsed.
 
         Raises:
             ConfigError: both of text and embeddings, no text, or what the prompt language cannot read.

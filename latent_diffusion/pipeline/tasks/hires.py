@@ -1,4 +1,4 @@
-"""A large picture in two passes: drawn at the size the model knows, enlarged, and drawn on at the large size.
+"""A large picture in two passes: drawn at the model's training size, enlarged, and redrawn at the large size.
 
 Far beyond the size it was trained at a model repeats its subject. Drawn small the picture is composed once; the second
 pass starts in the middle of the path and adds detail. ("hires fix" of the A1111 web UI.)
@@ -42,7 +42,7 @@ def hires(
     *,
     output_type: OutputType,
 ) -> Output:
-    """Draw small, enlarge, draw on; arguments and errors as for the pipeline's method."""
+    """Draw small, enlarge, redraw; arguments and errors as for the pipeline's method."""
     check_output_type(output_type)
     engine.components.check_unmasked()
     enlarging, rest = checked(SecondPassOptions).read(options)

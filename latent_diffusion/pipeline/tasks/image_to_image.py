@@ -1,4 +1,4 @@
-"""Image to image: put noise on a picture, as much as `strength` says, and take it off again with a prompt.
+"""Image to image: add noise to a picture, by `strength`, and remove it with a prompt.
 
 Reference: Meng et al. 2021, arXiv:2108.01073 ("SDEdit"), algorithm 1.
 """

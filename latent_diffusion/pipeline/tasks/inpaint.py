@@ -1,6 +1,6 @@
-"""Inpainting around the sampler: start from the right latents, keep what is known, paste back what was painted.
+"""Inpainting around the sampler: initial latents, replacement of the known part, paste of the repainted pixels.
 
-The sampler knows nothing of it: what is known is kept by `diffusion.known`, an inpainting U-Net is told of it in extra
+Samplers are unchanged: `diffusion.known` keeps the known part, an inpainting U-Net reads it from additional
 input channels, and the pixels outside the mask are never written.
 """
 

@@ -1,7 +1,7 @@
-"""Walk between prompts and between noises: pictures that turn into one another.
+"""Frames between prompts and between noises.
 
 Text states are mixed in a straight line, noises on the sphere they lie on. A sampler that draws noise in every step
-draws mixed noise in every step, so the walk begins and ends on the pictures of its keys.
+draws mixed noise in every step, so the first and the last frame equal the key pictures.
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ NOT_HERE = (
 def interpolate(
     engine: Engine, prompt: str | Sequence[str], options: Options, *, frames: int, output_type: OutputType
 ) -> Output:
-    """Draw a walk from key to key; arguments and errors as for the pipeline's method."""
+    """Draw the frames from key to key; arguments and errors as for the pipeline's method."""
     check_output_type(output_type)
     engine.components.check_unmasked()
     for name in NOT_HERE:

@@ -1,4 +1,4 @@
-"""Outpainting: put borders around a picture and inpaint them; every pixel of the picture stays what it was."""
+"""Outpainting: add borders to a picture and inpaint them; every pixel of the picture is unchanged."""
 
 import numpy as np
 from PIL import Image
