@@ -17,7 +17,7 @@ __all__ = [
 ]
 
 MAX_SEED = 2**32 - 1  # torch's CPU generator reads only the low 32 bits
-SIZE_STEP = 8  # px; what diffusers asks for, and what every published autoencoder divides by
+SIZE_STEP = 8  # px; diffusers' requirement, and a multiple of every published autoencoder's factor
 MAX_SIZE = 8192  # px a side
 
 

@@ -1,4 +1,4 @@
-"""What the network is told besides the noisy latent and its noise level."""
+"""The network's condition: everything it reads besides the noisy latent and its noise level."""
 
 import math
 from collections.abc import Callable, Sequence

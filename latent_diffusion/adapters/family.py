@@ -38,7 +38,7 @@ def family_of_width(width: int) -> str:
 
 
 def family_of_file(shapes: Mapping[str, Iterable[int]], metadata: Mapping[str, str]) -> str | None:
-    """Return the family a file was made for, by what it says, then by its keys; None where nothing tells."""
+    """Return the family a file was made for, by its metadata, then by its keys; None if neither determines it."""
     said = metadata.get("ss_base_model_version", "") or metadata.get("modelspec.architecture", "")
     for start, family in OF_METADATA.items():
         if said.startswith(start):

@@ -32,7 +32,7 @@ def update_of(fields: Fields, weight: Tensor, bias: Tensor | None, scale: Scale,
     """Return the change that `fields` describe for a layer with this weight and bias.
 
     Raises:
-        CheckpointError: a factor is missing, holds no finite numbers, or does not fit the layer; says which.
+        CheckpointError: a factor is missing, holds no finite numbers, or does not fit the layer; the message names it.
     """
     for name, tensor in fields.items():
         numbers = tensor.is_floating_point() or name == "alpha"  # which some write as an integer

@@ -14,7 +14,7 @@ class LoadReport:
     file: str
     hash: str  # first 12 hex digits of the SHA-256 of the tensors' bytes, as the A1111 web UI has it
     format: str  # "kohya", "PEFT", "old diffusers" or "LyCORIS"
-    family: str | None  # what it seems made for; None where nothing tells
+    family: str | None  # family it was probably made for; None if unknown
     forms: Mapping[str, int]  # layers of each form: "LoRA", "LoHa", "LoKr", "full", "DoRA LoRA", ...
     matched: tuple[str, ...]  # layers: "unet.mid_block.attentions.0.proj_in"
     unmatched: tuple[str, ...]  # keys of the file that no layer of this model has

@@ -1,4 +1,4 @@
-"""Read a LoRA file, or one of its relatives, for the layers of a model; nothing is left out in silence."""
+"""Read a LoRA file, or one of its relatives, for the layers of a model; keys that are left out are named."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -156,7 +156,7 @@ def find_file(path: Path) -> Path:
 
 
 def name_of(file: Path) -> str:
-    """Return what to call an adapter: its file's name, or its folder's where the file's says nothing."""
+    """Return the name of an adapter: its file's, or its folder's if the file's is generic."""
     return file.parent.name if file.name in IN_FOLDER else file.stem
 
 

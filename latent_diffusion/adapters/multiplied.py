@@ -33,7 +33,7 @@ class Scaled:
 
 @dataclass(frozen=True)
 class Rotated:
-    """OFT: the inputs turned by an orthogonal matrix of blocks before W sees them."""
+    """OFT: the inputs are rotated by a block-diagonal orthogonal matrix before W."""
 
     shape: tuple[int, int]
     entries: Tensor  # (r, b * (b - 1) / 2): above the diagonal of each skew-symmetric Q; r = 1: one for all blocks

@@ -31,7 +31,7 @@ class PeftConfigs:
 
     @classmethod
     def of(cls, metadata: Mapping[str, str], file: Path) -> "PeftConfigs":
-        """Read what the header or the file beside says; empty where neither is there.
+        """Read the settings in the header or in the file beside; empty if there are none.
 
         Raises:
             CheckpointError: what is there is no JSON object.
@@ -50,7 +50,7 @@ class PeftConfigs:
         return cls(values)
 
     def scale(self, place: Place) -> Callable[[int | None], float]:
-        """Return the scale of a layer's change by its rank r: alpha / r, or alpha / sqrt(r); 1 where nothing is said.
+        """Return the scale of a layer's change by its rank r: alpha / r, or alpha / sqrt(r); 1 without settings.
 
         The root is rank-stabilised LoRA: Kalajdzievski 2023, arXiv:2312.03732, theorem 3.2. A change whose factors show
         no rank (None) has that of the settings.
@@ -107,7 +107,7 @@ class PeftConfigs:
 
 
 def _matches(pattern: str, path: str) -> bool:
-    """Whether a name of a pattern table means this layer: its path, or the end of it; `^` wants the whole.
+    """Whether a name of a pattern table matches this layer: its path, or the end of it; with `^` the whole path.
 
     Raises:
         CheckpointError: a regular expression, which PEFT allows and a hostile file could stall us with.

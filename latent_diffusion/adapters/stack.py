@@ -1,4 +1,4 @@
-"""The adapters of a pipeline: what is loaded, what is drawn with and how strongly, what was merged for good.
+"""The adapters of a pipeline: loaded, active with their strengths, and fused.
 
 A stack is never changed, only replaced, and the parts it gives are always made from the untouched ones of the
 checkpoint. So any order of loading, setting, merging and taking off ends in the same numbers.
@@ -66,7 +66,7 @@ class Stack:
         return replace(self, loaded=loaded, active={n: s for n, s in self.active.items() if n not in gone})
 
     def fuse(self, names: Sequence[str] | None, scale: float) -> "Stack":
-        """Merge active adapters (all, or those named) for good, `scale` times as strongly as they are set.
+        """Fuse active adapters (all, or those named), with `scale` times their strengths.
 
         Raises:
             ConfigError: one that is not active.
@@ -113,7 +113,7 @@ class Stack:
         return replace(self, words=tuple(w for w in self.words if tokens is not None and w.token not in tokens))
 
     def only_fused(self) -> "Stack":
-        """Return only what was merged for good: what a saved model holds."""
+        """Return the fused adapters only, which a saved model contains."""
         return Stack(fused=self.fused)
 
     def apply(self, base: Components) -> Components:
@@ -128,7 +128,7 @@ class Stack:
         return replace(changed, adapters=self.applied()) if self.applied() else base
 
     def applied(self) -> tuple[Applied, ...]:
-        """Return what is at work, for the records of pictures."""
+        """Return the active adapters and words, for the records of pictures."""
         loras = tuple(
             Applied("lora", a.name, a.report.hash, {part: _of_part(strength, part) for part in a.updates})
             for a, strength in self._at_work()

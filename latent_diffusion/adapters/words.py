@@ -39,10 +39,10 @@ class Word:
 
 
 def with_words(components: Components, words: Sequence[Word]) -> Components:
-    """Return the model that knows `words`; everything but tokenizers and tables is shared.
+    """Return the model with `words` added; everything but tokenizers and tables is shared.
 
     Raises:
-        ConfigError: a token the tokenizer knows already.
+        ConfigError: a token that the vocabulary already has.
     """
     if not words:
         return components

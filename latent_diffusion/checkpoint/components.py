@@ -28,7 +28,7 @@ class Applied:
 
 @dataclass(frozen=True)
 class Overrides:
-    """What the caller of `load_model` said of a model against its own files; see `checkpoint.load.Reading`."""
+    """The options of `load_model` that override a model's own files; see `checkpoint.load.Reading`."""
 
     family: str | None = None
     prediction_type: str | None = None
@@ -52,12 +52,12 @@ class Components:
     source: Path | None = None  # the folder or file they were read from
     vae: str | None = None  # name of the autoencoder, where it is not the model's own
     vae_file: Path | None = None  # which holds its weights
-    overrides: Overrides = Overrides()  # what the caller said it is
-    prompt_forms: PromptForms | None = None  # how it was asked in training, where its folder says so
+    overrides: Overrides = Overrides()  # options given when it was loaded
+    prompt_forms: PromptForms | None = None  # form of its training captions, if its folder has one
 
     @property
     def size_count(self) -> int:
-        """How many size numbers the U-Net is told: 6 (SDXL base), 5 (its refiner) or 0."""
+        """How many size numbers the U-Net reads: 6 (SDXL base), 5 (its refiner) or 0."""
         config = self.unet.config
         if config.added_width is None:
             return 0

@@ -1,4 +1,4 @@
-"""What a model says of itself, from its configurations and the headers of its weights; no weight is read."""
+"""Facts about a model, from its configurations and the headers of its weights; no weight is read."""
 
 import json
 import math
@@ -26,7 +26,7 @@ SAID = ("prediction_type", "num_train_timesteps", "beta_schedule", "rescale_beta
 
 
 def folder_facts(folder: Path) -> dict[str, object]:
-    """Return what a diffusers folder says of itself.
+    """Return the facts of a diffusers folder.
 
     Raises:
         CheckpointError: a part is missing or damaged.
@@ -53,7 +53,7 @@ def folder_facts(folder: Path) -> dict[str, object]:
 
 
 def file_facts(file: Path) -> dict[str, object]:
-    """Return what a single file says of itself; a file that is no whole model is named for what it is.
+    """Return the facts of a single file; for a file that is not a whole model, its kind.
 
     Raises:
         CheckpointError: the file is damaged, or a model of a kind that we do not have.
@@ -86,7 +86,7 @@ def _parts(opened: CheckpointFile) -> dict[str, object]:
 
 
 def _own(opened: CheckpointFile) -> dict[str, object]:
-    """Return what the header of a file that we wrote says."""
+    """Return the facts in the header of a file that this package wrote."""
     try:
         values = json.loads(opened.metadata[KEY])
         index, unet, vae = values[INDEX], values["unet/config.json"], values["vae/config.json"]

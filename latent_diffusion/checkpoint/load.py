@@ -20,12 +20,12 @@ __all__ = ["Reading", "load_model"]
 
 
 class Reading(TypedDict, total=False):
-    """What a model does not say, or says wrongly."""
+    """Facts that a model's files do not state, or state wrongly."""
 
     family: str | None
     """Of a single file: "sd1", "sd2_v", "sdxl_inpaint", ... (a file of `families/`); None = read from its tensors."""
     prediction_type: str | None
-    """What the U-Net's output means: "epsilon", "v_prediction", "sample"; None = what the model says."""
+    """Meaning of the U-Net's output: "epsilon", "v_prediction", "sample"; None = as the model's files state."""
     vae: str | os.PathLike[str] | None
     """Autoencoder to use in place of the model's own, or where a single file has none: a folder or a file."""
     averaged: bool
@@ -44,7 +44,7 @@ def load_model(
 
     Raises:
         CheckpointError: no such model, or one that is damaged or does not fit.
-        ConfigError: what only a single file can be told, for a folder.
+        ConfigError: an option for single files, given for a folder.
     """
     place = locate_model(name)
     vae = reading.get("vae")

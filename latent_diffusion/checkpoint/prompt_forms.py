@@ -43,10 +43,10 @@ class PromptForms:
 
 
 def read_prompt_forms(folder: Path) -> PromptForms | None:
-    """Return what `folder` says of its prompts, or None where it says nothing.
+    """Return the prompt forms in `folder`, or None if it has none.
 
     Raises:
-        CheckpointError: a file cannot be read, or says what cannot be.
+        CheckpointError: a file cannot be read, or its content is not valid.
     """
     file = folder / FORMS
     if not file.exists():

@@ -23,7 +23,7 @@ MOST = 4  # pictures of a batch that are shown, side by side
 
 
 def check_preview(file: Path) -> None:
-    """Check, before the model is loaded, that the file can be written and takes nobody's place.
+    """Check, before the model is loaded, that the file can be written and does not exist.
 
     Raises:
         ConfigError: a suffix that cannot be written.

@@ -1,4 +1,4 @@
-"""The command `latent-diffusion`: one file a command; errors as one line on stderr with an exit code that says what.
+"""The command `latent-diffusion`: one file a command; errors as one line on stderr, with an exit code for each kind.
 
 No module here imports torch at its top, so that help, completion and wrong arguments answer at once.
 """
@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None, app: typer.Typer = app, name: str = 
 
 
 def _interrupted(*, leave: bool) -> None:
-    """Say so; `leave` ends the process."""
+    """Print that the command was interrupted; `leave` ends the process."""
     _say("interrupted")
     if leave:
         _leave(INTERRUPTED)
@@ -143,7 +143,7 @@ def _describe(error: Exception) -> tuple[int, str]:
 
 def _say(message: str) -> None:
     """Print one line on stderr, whatever line breaks the message holds and whatever the terminal can encode."""
-    if sys.stderr is None:  # closed by the caller: nobody listens
+    if sys.stderr is None:  # closed by the caller
         return
     encoding = sys.stderr.encoding or "utf-8"
     line = " ".join(message.split())

@@ -46,7 +46,7 @@ def plan_files(output: Path | None, seed: int, count: int) -> list[Path]:
 
 
 def names_a_file(output: Path | None) -> bool:
-    """Whether the caller chose the file's name himself: `output` has a suffix and is no folder."""
+    """Whether the caller chose the file's name: `output` has a suffix and is not a folder."""
     return output is not None and bool(output.suffix) and not os.path.isdir(output)
 
 

@@ -42,7 +42,7 @@ def check_pictures(files: Mapping[str, Path]) -> None:
 
 
 def warn_if_lossy(files: Sequence[Path]) -> None:
-    """Say where writing the file ends the promise that pixels are kept."""
+    """Warn if the file's format does not keep pixels."""
     if files[0].suffix.lower() in LOSSY:
         typer.echo(
             f"warning: {files[0].suffix} is a lossy format and changes all pixels; write .png to keep them", err=True

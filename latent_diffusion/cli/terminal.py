@@ -1,4 +1,4 @@
-"""Strangers' text on a terminal: prompts and names come from files, and a control character in them could steer it."""
+"""Untrusted text on a terminal: prompts and names come from files, and a control character in them could steer it."""
 
 __all__ = ["harmless"]
 

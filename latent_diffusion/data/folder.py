@@ -72,7 +72,7 @@ class DataConfig(Section):
 class Sample:
     """One training picture with all its draws made.
 
-    `image` is (3, size, size) uint8, or None where nobody asked for it; `number` is n; `row` is the picture's index in
+    `image` is (3, size, size) uint8, or None if it was not requested; `number` is n; `row` is the picture's index in
     the data set.
     """
 

@@ -27,7 +27,7 @@ __all__ = ["FORMATS", "MAX_PIXELS", "ImageSource", "decode_image", "fit_square",
 ImageSource = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor
 """A picture to read: a file, a PIL picture, or an array as `data.arrays` reads it."""
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
-"""Formats that are read. Others (EPS, PDF, PSD, TIFF, ICO, ...) have parsers nobody needs here."""
+"""Formats that are read. Others (EPS, PDF, PSD, TIFF, ICO, ...) have parsers that are not needed here."""
 MAX_PIXELS = 64_000_000
 """Largest picture by default, in px: a 64 MP picture needs 192 MB decoded."""
 WHITE = (255, 255, 255)

@@ -24,7 +24,7 @@ def parse_table(data: bytes, place: str) -> list[Row]:
 
     Args:
         data: what the file holds.
-        place: the file's name, which says whether it is CSV; errors name it and the line.
+        place: the file's name, whose ending decides whether it is CSV; errors name it and the line.
 
     Raises:
         DataError: a line that cannot be read.

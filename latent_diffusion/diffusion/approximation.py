@@ -1,7 +1,7 @@
 """A network replaced, for one call, by one that costs less and answers nearly the same.
 
 An approximation decides pixels, so it is on only where it is named, and a picture's record names it. Whatever it keeps
-from one step for the next belongs to one bound denoiser: no call sees another's.
+from one step for the next belongs to one bound denoiser: calls do not share it.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -22,7 +22,7 @@ DenoiseAt = Callable[[Tensor, Tensor], Tensor]
 
 
 class Network(Protocol):
-    """What the mathematics asks of a network."""
+    """The interface of a network to the mathematics."""
 
     def project(self, cond: Conditioning) -> Any:
         """Return all that depends on the condition only."""

@@ -105,7 +105,7 @@ class NoiseSchedule(Protocol):
         ...
 
     def network_time(self, t: Time) -> Time:
-        """Return what the network is told at time t, a number or (B,); for most laws t itself."""
+        """Return the network's time input at time t, a number or (B,); for most schedules t itself."""
         ...
 
 

@@ -11,7 +11,7 @@ __all__ = ["ARCHITECTURE", "AUTOENCODER", "LOOKS_LIKE", "SCHEDULER", "TEXT", "UN
 
 ARCHITECTURE = "stable-diffusion-v2-768-v"  # in ModelSpec
 
-LOOKS_LIKE = "sd2"  # the same networks: its files are told by what they predict
+LOOKS_LIKE = "sd2"  # the same networks: its files differ in the prediction type
 
 AUTOENCODER = replace(sd2.AUTOENCODER, sample_size=768)
 

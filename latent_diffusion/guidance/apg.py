@@ -31,7 +31,7 @@ EACH_IMAGE = (1, 2, 3)  # dimensions of one image's latents
 class APG(Guidance):
     """Adaptive projected guidance. With eta 1, momentum 0 and no bound on the norm it is plain CFG.
 
-    `max_norm` is the paper's for SDXL and grows with the square root of the latents' size. The paper's momentum wants
+    `max_norm` is the paper's for SDXL and grows with the square root of the latents' size. The paper's momentum needs
     many steps: where the push halves from one step to the next, -0.5 turns it round (seen with 15 steps).
     """
 

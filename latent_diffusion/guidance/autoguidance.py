@@ -1,6 +1,6 @@
 """Autoguidance: guide a model with a bad version of itself.
 
-    x0 = x0(weak) + scale * (x0(model) - x0(weak)),   both told the prompt
+    x0 = x0(weak) + scale * (x0(model) - x0(weak)),   both with the prompt
 
 The weak one is smaller or less trained on the same data, so it errs in the same way but more; moving away from it
 leaves the variety that CFG costs. Added to what other guidances make: x0 + (scale - 1) * (x0(model) - x0(weak)).

@@ -23,7 +23,7 @@ __all__ = ["ClassifierGuidance"]
 class ClassifierGuidance(Guidance):
     """Guidance by a noise-aware classifier; added to what other guidances make. Scale 0 is off.
 
-    A level without any picture in it (alpha 0, zero terminal SNR) is left alone: there x tells nothing of the class.
+    A level without any picture in it (alpha 0, zero terminal SNR) is left alone: x has no information there.
     """
 
     neutral: ClassVar[Mapping[str, Any]] = {"scale": 0.0}
@@ -39,7 +39,7 @@ class ClassifierGuidance(Guidance):
 
         def apply(now: StepState) -> Tensor:
             t = torch.full((now.x.shape[0],), now.level.t, dtype=torch.float32, device=now.x.device)
-            t = torch.as_tensor(context.denoiser.schedule.network_time(t))  # as the network is told
+            t = torch.as_tensor(context.denoiser.schedule.network_time(t))  # the network's time
             push = self.scale * now.level.sigma**2 / now.level.alpha
             return now.guided + push * self._gradient(now.x, t)
 

@@ -1,4 +1,4 @@
-"""Perturbed-attention guidance: move away from what the network sees when some self-attentions look nowhere.
+"""Perturbed-attention guidance: move away from the estimate with the identity as attention map in some layers.
 
     x0 = x0 + scale * (x0(prompt) - x0(prompt, with softmax(q k^T) replaced by the identity in `layers`))
 

@@ -1,4 +1,4 @@
-"""Smoothed energy guidance: move away from what the network sees when some self-attentions look through a blur.
+"""Smoothed energy guidance: move away from the estimate with blurred queries in some self-attentions.
 
     x0 = x0 + scale * (x0(prompt) - x0(prompt, with queries blurred over the picture in `layers`))
 

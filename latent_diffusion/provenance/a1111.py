@@ -1,4 +1,4 @@
-"""What A1111's text drew with, in our words; Forge and many others write the same text.
+"""The parameters of an A1111 text, under this package's names; Forge and many others write the same text.
 
 Reference: github.com/AUTOMATIC1111/stable-diffusion-webui, modules/processing.py and modules/infotext_utils.py.
 """

@@ -47,7 +47,7 @@ FOLLOWED = frozenset(
 
 @dataclass
 class ComfyPicture:
-    """What a graph says of its picture."""
+    """The parameters of a picture in a graph."""
 
     prompt: str = ""
     negative_prompt: str = ""
@@ -70,7 +70,7 @@ class _Pass:
 
 
 def read_comfyui(values: Mapping[str, Any]) -> ComfyPicture | None:
-    """Return what the graph says, or None where it is none or holds no sampler."""
+    """Return the parameters in the graph, or None if it is not a graph or has no sampler."""
     graph = graph_of(values)
     last = graph.last_sampler()
     if last is None:

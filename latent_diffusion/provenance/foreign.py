@@ -1,7 +1,7 @@
 """What other tools wrote into a picture: A1111, ComfyUI, InvokeAI, NovelAI, Fooocus, SwarmUI.
 
 A tool's fields that have a counterpart here become options of the pipeline, the others are kept as they are written.
-The texts come from strangers: every size is bounded, nothing in them is looked up, opened or run.
+The texts are untrusted: every size is bounded, nothing in them is looked up, opened or run.
 """
 
 from collections.abc import Callable, Mapping

@@ -42,7 +42,7 @@ _FIELD = re.compile(r'\s*(\w[\w \-/]{0,99}):\s*("(?:[^"\\]|\\.)*"|[^,]*)(?:,|$)'
 
 @dataclass(frozen=True)
 class Infotext:
-    """What such a text says; the fields as they are written."""
+    """The content of such a text; the fields as they are written."""
 
     prompt: str
     negative_prompt: str
@@ -94,7 +94,7 @@ def write_infotext(record: Record) -> str:
 
 
 def _missing_tags(record: Record) -> str:
-    """Return tags for the adapters that the prompt does not name itself: A1111 knows no other way to ask for them."""
+    """Return tags for the adapters that the prompt does not name itself: A1111 has no other form for them."""
     named = {tag.name for tag in take_adapters(record.prompt or "")[1]} if record.emphasis != "none" else set()
     tags = []
     for adapter in record.adapters:
@@ -137,7 +137,7 @@ def _of_hires(task: HiresRecord) -> dict[str, Any]:
 
 
 def read_infotext(text: str) -> Infotext | None:
-    """Return what a text says, or None where it is no such text: its last line has fewer than three fields.
+    """Return the content of a text, or None if it is not such a text: its last line has fewer than three fields.
 
     Some tools write values with line breaks: what follows the last line that begins with "Steps: " belongs to it.
     """

@@ -1,4 +1,4 @@
-"""Values of the JSON that other tools write, checked and bounded: it comes from strangers."""
+"""Values of the JSON that other tools write, checked and bounded: it is untrusted."""
 
 import json
 import math

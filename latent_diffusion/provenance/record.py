@@ -163,7 +163,7 @@ class Record(_Options):
 
 @cache
 def _reader() -> "TypeAdapter[Record]":
-    """Return what reads a record and checks the type of every field: it may come from a stranger's file."""
+    """Return what reads a record and checks the type of every field: it may come from an untrusted file."""
     from pydantic import TypeAdapter
 
     return TypeAdapter(Record)

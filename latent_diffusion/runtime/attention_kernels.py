@@ -1,4 +1,4 @@
-"""Which attention kernel the networks call: chosen by name, tried on the device, and said.
+"""The networks' attention kernel: chosen by name, tried on the device, and reported.
 
 | name | kernel |
 |---|---|
@@ -33,7 +33,7 @@ def set_kernel(model: nn.Module, backend: str, device: torch.device, dtype: torc
 
     Raises:
         ConfigError: no such name.
-        ResourceError: it does not work here; the message says why.
+        ResourceError: it does not work here; the message gives the reason.
     """
     kernel = load_kernel(check_backend(backend), device, dtype, fast=fast)
     for width in sorted(head_widths(model)):

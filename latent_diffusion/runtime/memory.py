@@ -34,7 +34,7 @@ def free_memory(device: torch.device) -> int:
         for line in lines.read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2  # what is free is not said here
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2  # free memory is not reported here
 
 
 def decoding_bytes(config: AutoencoderConfig, pixels: int) -> int:

@@ -1,7 +1,7 @@
 """The autoencoder as a pipeline uses it: whole or in bands, on the device while it works, never a black picture.
 
 float16 ends at 65504, and decoders of published models go beyond it for some latents; the overflow becomes NaN, and NaN
-becomes black. So a picture that float16 cannot decode is decoded once more in float32, and that is said.
+becomes black. So a picture that float16 cannot decode is decoded once more in float32, with a warning.
 """
 
 import threading
@@ -89,7 +89,7 @@ class WorkingAutoencoder(AutoencoderKL):
         return images
 
     def _make_encoder_ready(self) -> None:
-        with _READY:  # nobody encodes while it changes
+        with _READY:  # no thread encodes while it changes
             if self.before_encoding is not None:
                 for part in (self.encoder, self.quant_conv):
                     self.before_encoding(part)

@@ -4,7 +4,7 @@
 
 Reference: Liu et al. 2023, arXiv:2209.03003, eq. 1; the shift is that of Esser et al. 2024, arXiv:2403.03206, eq. 23.
 T discrete times stand for the line, so that everything that counts times works on it: time T - 1 is pure noise (alpha
-exactly 0), time -1 the clean latent. The network is told T u, as in diffusers' flow-matching schedulers.
+exactly 0), time -1 the clean latent. The network's time is T u, as in diffusers' flow-matching schedulers.
 """
 
 import math
@@ -82,7 +82,7 @@ class RectifiedFlow:
         return Level(index, self.time_of(log_snr), 1.0 - u, u, self)
 
     def network_time(self, t: Time) -> Time:
-        """Return T u at time t: what the network is told."""
+        """Return T u at time t: the network's time."""
         return self.num_train_timesteps * self._u(t)
 
     def _u(self, t: Time) -> Time:

@@ -1,4 +1,4 @@
-"""What the header of an adapter file says of its training: kohya's `ss_` fields and ModelSpec's.
+"""Training metadata in the header of an adapter file: kohya's `ss_` fields and ModelSpec's.
 
 Nothing in it depends on the time or the machine, so an interrupted run ends with the same bytes.
 kohya's fields: sd-scripts, docs/train_network.md. ModelSpec: github.com/Stability-AI/ModelSpec, version 1.0.1.

@@ -1,4 +1,4 @@
-"""The audit of the first updates: what is said to be trained is trained, and nothing else is.
+"""The audit of the first updates: declared weights are trained, and no others.
 
 Silent versions of these faults have each cost people months: a text encoder that never trained, an average that never
 moved, a discriminator that was never updated, all processes drawing the same noise.
@@ -27,7 +27,7 @@ EPS = 1e-8
 
 
 class AuditError(LatentDiffusionError):
-    """The objective does not train what it says it trains; our bug, exit code 70."""
+    """The objective does not train the weights that it declares; a bug in this package, exit code 70."""
 
 
 class Audit:

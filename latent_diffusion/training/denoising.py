@@ -147,7 +147,7 @@ class Denoising(Player):
         return Losses(losses)
 
     def _noise(self, samples: Sequence[int], x0: Tensor) -> Tensor:
-        """Return noise like x0 (B, C, h, w), each channel moved by a constant where `offset_noise` asks for it.
+        """Return noise like x0 (B, C, h, w), with a constant added to each channel if `offset_noise` is set.
 
         Reference: Guttenberg 2023, "Diffusion with offset noise".
         """

@@ -1,4 +1,4 @@
-"""What a run tells: a progress bar or plain lines, `log.jsonl`, and TensorBoard files.
+"""Output of a run: a progress bar or plain lines, `log.jsonl`, and TensorBoard files.
 
 A line of `log.jsonl` holds the means over the updates since the line before. The open sums are part of a checkpoint,
 so the lines of a resumed run equal those of an uninterrupted one (but for time and speed).

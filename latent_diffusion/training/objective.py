@@ -1,4 +1,4 @@
-"""What the trainer asks of the thing it trains: an objective with one or more players.
+"""The interface between the trainer and an objective, which has one or more players.
 
 An objective is one file in `training/objectives/`; `objective: {name: unet, ...}` in a run's YAML finds it. The first
 name of the file's `__all__` is its class:
@@ -89,7 +89,7 @@ class Player(nn.Module, ABC):
 
 
 class Objective(ABC):
-    """Everything one kind of training knows; the trainer knows none of it."""
+    """Everything that is particular to one kind of training."""
 
     settings_type: ClassVar[type[BaseModel]]  # pydantic model (extra="forbid") of the `objective:` section, less `name`
     data_type: ClassVar[type[BaseModel]]  # pydantic model (extra="forbid") of the `data:` section
@@ -97,7 +97,7 @@ class Objective(ABC):
 
     players: dict[str, Player]  # updated in this order within one step, all with the step's micro-batches
     ema_modules: dict[str, nn.Module]  # parts whose moving average is kept, saved and exported
-    frozen: dict[str, nn.Module]  # parts that must not change (T21); may be empty
+    frozen: dict[str, nn.Module]  # parts that must not change; may be empty
 
     @abstractmethod
     def __init__(self, settings: Any, data: Any, run: Any) -> None:

@@ -1,4 +1,4 @@
-"""The folder of a run: one writer at a time, checked before any compute, and a `status.json` that says how it stands.
+"""The folder of a run: one writer at a time, checked before any compute, and a `status.json` with its state.
 
 checkpoints/  samples/  tensorboard/  model/  log.jsonl  config.json  status.json
 """

@@ -196,7 +196,7 @@ def describe_run(
     threads: int,
     kernels: TrainingKernels = PLAIN,
 ) -> dict[str, Any]:
-    """Return what a checkpoint says about its run; all of it is JSON."""
+    """Return the description of its run in a checkpoint, as JSON."""
     import accelerate
 
     versions = {"latent_diffusion": VERSION, "torch": torch.__version__}

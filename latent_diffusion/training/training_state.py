@@ -5,7 +5,7 @@
 
 A checkpoint is written under a temporary name, every file is flushed to the disk, the manifest last; then one rename
 publishes it, and only then are older ones removed. So a folder named `step-...` is complete, and still the reader
-checks every byte: it takes the newest sound one, says which it passed over, and never starts afresh silently.
+checks every byte: it uses the newest intact one, names those it skipped, and never starts afresh silently.
 Tensors are safetensors, the rest is JSON: reading a checkpoint runs no code.
 """
 

@@ -1,4 +1,4 @@
-"""A single file, whatever it is written in: its tensors by name, and what else it says of itself.
+"""A single file of any format: its tensors by name, and its metadata.
 
 What a file is follows from its first bytes, not from its name; a pickle is read only where the name admits it is one,
 and then through the one safe door.
@@ -22,7 +22,7 @@ class CheckpointFile:
     source: Path
     tensors: Mapping[str, Stored]
     metadata: Mapping[str, str] = field(default_factory=dict)  # of a safetensors header
-    step: int | None = None  # training steps that a `.ckpt` says it has
+    step: int | None = None  # training steps stored in a `.ckpt`
 
 
 def open_checkpoint(path: Path) -> CheckpointFile:

@@ -115,7 +115,7 @@ def is_pickle(path: Path) -> bool:
 
 
 def open_pickle(path: Path) -> tuple[dict[str, Stored], int | None]:
-    """Return the tensors of a checkpoint by name, and the training step where it says one.
+    """Return the tensors of a checkpoint by name, and the training step if it has one.
 
     Raises:
         CheckpointError: damaged, names something outside the fixed list, or holds no tensors.
@@ -158,7 +158,7 @@ def read_pickle(path: Path) -> Any:
 
 def _refused(error: str) -> str:
     """Return in one line what torch's reader refused."""
-    said = error.rpartition("WeightsUnpickler error:")[2]  # before it stands advice that we do not pass on
+    said = error.rpartition("WeightsUnpickler error:")[2]  # the text before it is advice to disable the check
     if found := re.search(r"(?:GLOBAL|class|function|module)\s+[`'\"<]*([\w.]+\.[\w.]+)", said):
         return (
             f"it names {found[1]}, which could run code and is not on the list of allowed names; "

@@ -1,7 +1,7 @@
 """Read and write one safetensors file, strictly and atomically.
 
 A file is 8 bytes of header length, a JSON header (name -> dtype, shape, byte range), then the tensors' bytes without a
-gap. The library checks most of that and never says which file it was; we check all of it before we hand the file over.
+gap. The library checks most of that without naming the file; here all of it is checked first, and errors name the file.
 Format: https://huggingface.co/docs/safetensors (sections "Format" and "Notes").
 """
 
@@ -258,7 +258,7 @@ def _of_the_disk(error: SafetensorError | OSError) -> OSError:
 
 
 def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copy tensors that lie in memory another one has: the format knows no sharing."""
+    """Copy tensors that share memory with another one: the format has no sharing."""
     seen: set[int] = set()
     result = {}
     for name, tensor in tensors.items():

@@ -60,7 +60,7 @@ def load_folder(
     Args:
         path: the folder.
         dtype: of every part; or what chooses the U-Net's, the others being float32; None keeps each tensor's own.
-        prediction_type: what the U-Net's output means, where the folder says it wrongly.
+        prediction_type: meaning of the U-Net's output, for a folder that states it wrongly.
         with_vae: returns the plan with another autoencoder.
 
     Raises:
@@ -83,7 +83,7 @@ def plan_folder(path: Path) -> ModelPlan:
     """Return what the JSON files of a folder say its model is.
 
     Raises:
-        CheckpointError: a file is missing, damaged, or asks for what we do not have; the message names it.
+        CheckpointError: a file is missing, damaged, or has an unsupported value; the message names it.
     """
     index = read_index(path / INDEX)
     scheduler = path / "scheduler" / "scheduler_config.json"

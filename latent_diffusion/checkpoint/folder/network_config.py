@@ -141,7 +141,7 @@ def unet_config(found: Mapping[str, Any], file: str) -> UNetConfig:
 
 
 def _added(file: str, values: dict[str, Any]) -> dict[str, Any]:
-    """Take what SDXL is told beside the states out of `values` and return it under our names."""
+    """Take the fields of SDXL's additional conditioning out of `values` and return them under this package's names."""
     kind, size = values.pop("addition_embed_type"), values.pop("addition_time_embed_dim")
     width = values.pop("projection_class_embeddings_input_dim")
     if kind is None:
@@ -222,7 +222,7 @@ def _checked(
     if found.get("_class_name", kind) != kind:
         raise CheckpointError(f"{file}: _class_name is {found['_class_name']!r}, {kind!r} was expected")
     for name, value in fixed.items():
-        # a null says nothing; older versions wrote it for fields they did not have
+        # null means absent; older versions wrote it for fields they did not have
         if name in found and found[name] is not None and found[name] != value:
             raise CheckpointError(f"{file}: {name} is {found[name]!r}; only {value!r} is supported")
     values = {name: found.get(name, default) for name, default in defaults.items()}

@@ -81,7 +81,7 @@ def open_shards(index: Path) -> dict[str, Stored]:
     """Return the tensors of all shards named in an index.
 
     Raises:
-        CheckpointError: a shard lies outside the folder, is missing, or does not hold what the index says.
+        CheckpointError: a shard lies outside the folder, is missing, or does not agree with the index.
     """
     places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):

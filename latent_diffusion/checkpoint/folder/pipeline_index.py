@@ -1,7 +1,7 @@
 """`model_index.json` of a diffusers folder: which pipeline it is and which parts it has.
 
 Class names are compared, never imported. Parts that change no picture we draw (a safety checker and the feature
-extractor before it, the image encoder of IP-Adapter) are passed over and named, so that nobody believes they ran.
+extractor before it, the image encoder of IP-Adapter) are not run, and a message names them.
 """
 
 from collections.abc import Mapping
@@ -48,7 +48,7 @@ class PipelineIndex:
     zeros_for_empty_prompt: bool  # see `Components`
     unused: tuple[str, ...]  # parts in the folder that we pass over
     scheduler: str | None = None  # class of the scheduler, None = the index names none
-    lifts_offset: bool = False  # whether this pipeline of diffusers takes steps_offset for 1 whatever the file says
+    lifts_offset: bool = False  # whether this pipeline of diffusers uses steps_offset 1 whatever the file states
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """From what a model is to the model: networks on the meta device first, then filled from wherever their weights lie.
 
-A folder says what its model is in JSON files, a single file in its header or by its tensors; both end in a `ModelPlan`.
+A folder describes its model in JSON files, a single file in its header or by its tensors; both give a `ModelPlan`.
 """
 
 from collections.abc import Callable, Mapping

@@ -68,7 +68,7 @@ def plan_text_model(
     """Return the model that the fields of a config.json mean, on the meta device; `file` is where they were found.
 
     Raises:
-        CheckpointError: a field is damaged or asks for what is no CLIP text model.
+        CheckpointError: a field is damaged or does not describe a CLIP text model.
     """
     layers = values.get("num_hidden_layers", 12)
     if not isinstance(layers, int) or not 0 <= layers <= MAX_LAYERS:  # a million layers take an hour, even empty ones
@@ -124,7 +124,7 @@ def bare(name: str) -> str:
 
 
 def text_state(text_encoder: TextEncoder, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
-    """Return the text model's tensors under the names every reader knows (`text_model.` prefix), contiguous."""
+    """Return the text model's tensors under the names that all readers accept (`text_model.` prefix), contiguous."""
     own = text_encoder.model.state_dict()
     tensors = {name if name == PROJECTION else PREFIX + bare(name): tensor for name, tensor in own.items()}
     return {name: tensor.detach().cpu().to(dtype or tensor.dtype).contiguous() for name, tensor in tensors.items()}

@@ -76,8 +76,8 @@ def detect(
     Args:
         weights: every tensor of the file, under the file's names.
         metadata: of the header.
-        step: training step that an old `.ckpt` says it has.
-        family: what the user says it is.
+        step: training step stored in an old `.ckpt`.
+        family: the family given by the user.
 
     Raises:
         CheckpointError: no Stable Diffusion model, one of a family or noise law that we do not have.
@@ -143,7 +143,7 @@ def _signature(config: UNetConfig) -> tuple[int, int, int]:
 def _prediction(
     weights: Weights, metadata: Mapping[str, str], step: int | None, config: UNetConfig
 ) -> tuple[str | None, str, bool]:
-    """Return prediction type, what says so, and whether the last level has no signal."""
+    """Return prediction type, its source, and whether the last level has no signal."""
     tensors = weights.tensors
     if any(name in tensors for name in EDM):
         marker = next(name for name in EDM if name in tensors)

@@ -59,7 +59,7 @@ def load_single_file(
         path: a CompVis or A1111 `.safetensors`, or an old `.ckpt`.
         dtype: of every part; or what chooses the U-Net's, the others being float32; None keeps each tensor's own.
         family: what it is, where its tensors do not say so ("sd1", "sdxl_inpaint", a file of `families/`).
-        prediction_type: what the U-Net's output means, where nothing in the file says so.
+        prediction_type: meaning of the U-Net's output, for a file that does not state it.
         averaged: take the U-Net's moving average (EMA) where the file has it beside the plain weights.
         with_vae: returns the plan with another autoencoder; the file needs none of its own then.
 
@@ -123,7 +123,7 @@ def _plan_of_family(file: CheckpointFile, family: str | None, places: tuple[Text
     scheduler = dict(values.SCHEDULER)
     if found.prediction_type is not None:
         scheduler["prediction_type"] = found.prediction_type
-    if found.zero_terminal_snr:  # PNDM's class knows no such law
+    if found.zero_terminal_snr:  # PNDM's class has no such schedule
         kind = scheduler["_class_name"].replace("PNDM", "DDIM")
         scheduler |= {"_class_name": kind, "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     towers = tuple(_tower(config) for config in values.TEXT)

@@ -76,15 +76,15 @@ def _architecture(components: Components) -> str | None:
 
 
 def unet_sizes(config: Any) -> tuple[Any, ...]:
-    """Return what tells the U-Nets of two families apart."""
+    """Return the sizes by which U-Nets of two families differ."""
     return config.in_channels, config.block_out_channels, config.cross_attention_dim
 
 
 def plan_of(metadata: Mapping[str, str], path: Path) -> ModelPlan | None:
-    """Return the plan that a header of ours describes; None when the file is not one of ours.
+    """Return the plan in a header that this package wrote; None for other files.
 
     Raises:
-        CheckpointError: the header is damaged, or asks for what we do not have; the message names the field.
+        CheckpointError: the header is damaged, or a field has an unsupported value; the message names it.
     """
     if KEY not in metadata:
         return None

@@ -1,4 +1,4 @@
-"""`latent-diffusion info`: what made a picture, or what is in a model."""
+"""`latent-diffusion info`: how a picture was made, or the contents of a model."""
 
 import json
 import os
@@ -56,7 +56,7 @@ def info(
 
 
 def _picture(file: Path) -> dict[str, object]:
-    """Return the size, and the exact record where we wrote it, else what another tool says."""
+    """Return the size, and the exact record if the picture has one, else another tool's metadata."""
     from PIL import Image
 
     from latent_diffusion.data.images import load_image
@@ -78,7 +78,7 @@ def _picture(file: Path) -> dict[str, object]:
 
 
 def _show(title: str, facts: dict[str, object]) -> None:
-    """Print a table without reading markup out of the values: prompts come from strangers' files."""
+    """Print a table without reading markup out of the values: prompts come from untrusted files."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

@@ -1,4 +1,4 @@
-"""`latent-diffusion regenerate`: make a picture again from what it says of itself."""
+"""`latent-diffusion regenerate`: make a picture again from its metadata."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,9 +59,9 @@ def regenerate(
 ) -> None:
     """Draw a picture again from its metadata, and list the parameters that could not be followed.
 
-    Pictures of this program come out the same; those of A1111, ComfyUI, InvokeAI, NovelAI and Fooocus as near as their
-    texts go. Pictures that an original went into (inpainting) need it again. What the model was said to be then
-    (--family, --prediction-type, --ema) it is said to be again, unless it is given here.
+    Pictures of this program are reproduced exactly; those of A1111, ComfyUI, InvokeAI, NovelAI and Fooocus as far as
+    their metadata allows. Pictures made from an original (inpainting) need the original again. The model is loaded with
+    the recorded --family, --prediction-type and --ema, unless they are given here.
 
     **Examples**
 
@@ -135,7 +135,7 @@ def _model(model: str | None, plan: "Plan") -> str:
 
 
 def _loading(model: str, said: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the picture says of how a model was loaded, without what only a single file can be told."""
+    """Return the recorded loading options, without those for single files if `model` is a folder."""
     from latent_diffusion.checkpoint.locate import locate_model
 
     of_files = () if locate_model(model).is_file() else ("family", "averaged")
@@ -161,7 +161,7 @@ def _load_refiner(
 
 
 def _load_adapters(pipe: "LatentDiffusionPipeline", plan: "Plan", folder: Path | None) -> None:
-    """Load the adapters that were at work without the prompt asking for them."""
+    """Load the adapters that were active without a tag in the prompt."""
     from latent_diffusion.pipeline.engine.lora_folder import find_lora
 
     for adapter in plan.adapters:
@@ -172,7 +172,7 @@ def _load_adapters(pipe: "LatentDiffusionPipeline", plan: "Plan", folder: Path |
 
 
 def _comparison(old: Path, new: Path) -> str:
-    """Say how near the new picture is to the old one."""
+    """Print the distance of the new picture from the old one."""
     import numpy as np
 
     from latent_diffusion.data.images import load_image

@@ -58,7 +58,7 @@ class _CopiedPlain(nn.Module):
 
 
 class _Packed(_CopiedPlain):
-    """What the packed layers share: the weight as it was, whenever someone asks."""
+    """Base of the packed layers: it gives the plain weight on demand."""
 
     packed: Reordered
     bias: nn.Parameter | None

@@ -1,4 +1,4 @@
-"""Which layers of a network get their weights packed for the CPU, in place: those of which a short trial says it pays.
+"""Packs the weights of linear layers and convolutions for the CPU, in place, where a short timing trial shows a gain.
 
 Torch hands float32 matrix products to MKL and reorders the weights of every convolution at each call. oneDNN, which is
 in every torch for CPUs, takes weights reordered before; on processors that MKL does not favour that is more than twice

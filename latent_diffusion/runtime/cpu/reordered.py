@@ -2,8 +2,8 @@
 
 Until then it is reordered at each use, in memory that the use before gave back. That costs little; filling memory that
 was never used before costs several times as much, for the system hands it over page by page. So the weights of a large
-network take as long to reorder for good as several passes over a tiny picture take, and as a fraction of one over a
-large picture. The products are the same bit for bit, so nobody sees which it was.
+network take as long to reorder once as several passes over a tiny picture take, and as a fraction of one over a
+large picture. The products are the same bit for bit in both orders.
 """
 
 from collections.abc import Callable
@@ -40,7 +40,7 @@ class Reordered:
         return weight if weight.is_mkldnn or self._either else self._reorder(weight)
 
     def middle(self) -> Tensor:
-        """Return the middle (O, I) of 3x3 kernels (O, I, 3, 3): all that a map of one pixel sees of them."""
+        """Return the middle (O, I) of 3x3 kernels (O, I, 3, 3): the only part that acts on a map of one pixel."""
         if self._middle is not None:
             return self._middle
         middle = self.plain()[:, :, 1, 1].contiguous()

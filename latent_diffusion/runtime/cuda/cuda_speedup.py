@@ -32,7 +32,7 @@ def fast_cuda(module: M, dtype: torch.dtype) -> M:
     """Rebuild `module`, which lies on a GPU in `dtype`, in place, and return it; a second time changes nothing.
 
     Do it to a `shared_copy` where the module itself is to stay as it is. The weights of its convolutions become
-    channels_last, with the same values. A warning says where fused kernels do not work.
+    channels_last, with the same values. A warning names the fused kernels that do not work.
     """
     device = next(module.parameters()).device
     fuse(module.to(memory_format=torch.channels_last), choose_fusions(device, dtype))

@@ -7,7 +7,8 @@
 | `add` | two feature maps and the biases of the convolutions they come from |
 
 Torch reads and writes the whole map for each of the parts, and its GroupNorm on GPUs also reorders channels_last maps,
-twice. Triton is used where it is installed and a tiny call on the device gives what torch gives; else that is said.
+twice. Triton is used where it is installed and a tiny call on the device gives torch's result; else a warning is
+issued.
 """
 
 import functools
@@ -89,7 +90,7 @@ def triton_fusions() -> Fusions:
 
 @functools.cache
 def choose_fusions(device: torch.device, dtype: torch.dtype) -> Fusions:
-    """Return the Triton kernels where they work on `device` in `dtype`, else plain torch; a warning says why."""
+    """Return the Triton kernels where they work on `device` in `dtype`, else plain torch, with a warning."""
     if importlib.util.find_spec("triton") is None:
         reason = "Triton is not installed"
     else:

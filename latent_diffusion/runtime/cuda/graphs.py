@@ -252,7 +252,7 @@ def _kind(value: MaybeTensor) -> tuple | None:
 
 
 def _replayable(fresh: Sequence[Tensor]) -> bool:
-    """Whether a call wants numbers only, on its device: no gradients, no autocast, not inside someone's recording."""
+    """Whether a call can be recorded: on its device, without gradients, autocast or another recording in progress."""
     device = fresh[0].device.type
     if torch.is_grad_enabled() or torch.is_autocast_enabled(device):
         return False
