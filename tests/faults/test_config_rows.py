@@ -1,4 +1,4 @@
-"""Settings and model configurations with the faults of the catalogue that no other file has."""
+"""Settings and model configurations with the faults of docs/reliability.md that no other file tests."""
 
 import json
 import shutil

@@ -1,6 +1,6 @@
-"""Pictures and masks that people hand in: one verdict, in the API and on the command line.
+"""Faulty pictures and masks: one error, in the API and on the command line.
 
-Rows I01 to I07, I09 and I10 of the reliability matrix (I08, base64, belongs to a server) and G06; I04 at length in
+Rows I01 to I07, I09, I10 and G06 of docs/reliability.md; I04 at length in
 contract/test_inpainting.py.
 """
 

@@ -1,4 +1,4 @@
-"""Faults of weights and checkpoints, rows W01 to W20 of the catalogue that no other file holds.
+"""Faults of weights and checkpoints: rows W01 to W20 of docs/reliability.md that no other file tests.
 
 W01 W02: tests/checkpoint/test_safetensors_file.py. W03 to W08: tests/checkpoint/test_pickle_file.py. W09 to W11:
 tests/checkpoint/test_diffusers_folder.py and test_single_file.py. W12: test_diffusers_folder.py and here. W13: here.

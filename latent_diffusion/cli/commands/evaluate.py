@@ -93,11 +93,11 @@ def evaluate(
 ) -> int:
     """Evaluate a model against real pictures.
 
-    Its autoencoder gives back held-out pictures (PSNR, rKID). It draws prompts of its training set and prompts never
-    seen, and every drawing is looked up among the real pictures: is it the right thing (Name@1, Name@5), in the right
-    style (Style), both at once (Joint@1)? KID is the distance from the real pictures as a whole; CLIP how well the
-    model's own CLIP finds pictures and prompts to fit. The rows below tell what real, degraded and copied pictures
-    score. Needs `pip install "latent_diffusion[eval]"`.
+    The autoencoder reconstructs held-out pictures (PSNR, rKID). The model draws prompts of its training set and prompts
+    never seen, and each drawing is searched among the real pictures. Name@1 and Name@5: the concept is right. Style: the
+    style is right. Joint@1: both are right. KID: distance from the set of real pictures. CLIP: similarity of pictures
+    and prompts in the model's own CLIP. The rows below give the figures of real, degraded and copied pictures. Needs
+    `pip install "latent_diffusion[eval]"`.
 
     **Examples**
 

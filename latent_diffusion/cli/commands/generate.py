@@ -33,7 +33,7 @@ def generate(
 ) -> None:
     """Draw pictures from text.
 
-    Prints the path of each picture it writes. Every picture carries the parameters that made it.
+    Prints the path of each picture. The file of each picture contains its parameters.
 
     **Examples**
 

@@ -26,8 +26,8 @@ def img2img(
 ) -> None:
     """Redraw a picture with a prompt.
 
-    The result has --height and --width. Without them it keeps the picture's shape, and its size too where that is close
-    to the model's.
+    The result has --height and --width. Without them it keeps the picture's aspect ratio, and its size too if that is
+    close to the model's.
 
     **Examples**
 

@@ -37,7 +37,7 @@ def inpaint(
 ) -> None:
     """Repaint the white part of a mask.
 
-    Every pixel outside the mask stays exactly as it was; the picture keeps its size. --height and --width set the size
+    Every pixel outside the mask is unchanged, and the picture keeps its size. --height and --width set the size
     that the model works at, not the picture's.
 
     **Examples**

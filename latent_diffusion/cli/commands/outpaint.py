@@ -28,7 +28,7 @@ def outpaint(
 ) -> None:
     """Draw beyond the edges of a picture.
 
-    Every pixel of the picture stays exactly as it was. --height and --width set the size that the model works at.
+    Every pixel of the picture is unchanged. --height and --width set the size that the model works at.
 
     **Examples**
 

@@ -19,11 +19,11 @@ def train(
 ) -> int:
     """Train a part of the model, or fine-tune all of it.
 
-    The same as `python -m latent_diffusion.train`, in this process. Ctrl-C saves a checkpoint; the same command goes
-    on from it. For several processes use `accelerate launch -m latent_diffusion.train CONFIG`.
+    The same as `python -m latent_diffusion.train`, in this process. Ctrl-C saves a checkpoint; the same command
+    continues from it. For several processes use `accelerate launch -m latent_diffusion.train CONFIG`.
 
-    The keys most often changed: data.path, data.size, output, steps, batch_size, accumulation, precision,
-    optimizer.learning_rate, sample.prompts. `docs/settings.md` has all; `python -m latent_diffusion.train --help`
+    Frequently changed keys: data.path, data.size, output, steps, batch_size, accumulation, precision,
+    optimizer.learning_rate, sample.prompts. `docs/settings.md` lists all keys; `python -m latent_diffusion.train --help`
     prints those of a run.
 
     **Examples**
