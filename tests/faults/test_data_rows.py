@@ -1,4 +1,4 @@
-"""Pictures and data sets with every fault of docs/reliability.md's section on data; D09, D10, D14, D16 to D18, D20 to D22
+"""Pictures and data sets with the faults of docs/reliability.md, section Data; D09, D10, D14, D16 to D18, D20 to D22
 and D32 are in tests/data."""
 
 import io

@@ -37,8 +37,8 @@ def convert(
 ) -> None:
     """Write a model as a diffusers folder or as one .safetensors file.
 
-    The folder opens in diffusers, the file in the tools that read CompVis and A1111 files; both open here. DST is written
-    whole or not at all. An old .ckpt is read without running its code.
+    The folder opens in diffusers, the file in the tools that read CompVis and A1111 files; both open here. DST is
+    written whole or not at all. An old .ckpt is read without running its code.
 
     **Examples**
 

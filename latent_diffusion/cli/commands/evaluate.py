@@ -94,10 +94,10 @@ def evaluate(
     """Evaluate a model against real pictures.
 
     The autoencoder reconstructs held-out pictures (PSNR, rKID). The model draws prompts of its training set and prompts
-    never seen, and each drawing is searched among the real pictures. Name@1 and Name@5: the concept is right. Style: the
-    style is right. Joint@1: both are right. KID: distance from the set of real pictures. CLIP: similarity of pictures
-    and prompts in the model's own CLIP. The rows below give the figures of real, degraded and copied pictures. Needs
-    `pip install "latent_diffusion[eval]"`.
+    never seen, and each drawing is searched among the real pictures. Name@1 and Name@5: the concept is right. Style:
+    the style is right. Joint@1: both are right. KID: distance from the set of real pictures. CLIP: similarity of
+    pictures and prompts in the model's own CLIP. The rows below give the figures of real, degraded and copied
+    pictures. Needs `pip install "latent_diffusion[eval]"`.
 
     **Examples**
 

@@ -23,8 +23,8 @@ def train(
     continues from it. For several processes use `accelerate launch -m latent_diffusion.train CONFIG`.
 
     Frequently changed keys: data.path, data.size, output, steps, batch_size, accumulation, precision,
-    optimizer.learning_rate, sample.prompts. `docs/settings.md` lists all keys; `python -m latent_diffusion.train --help`
-    prints those of a run.
+    optimizer.learning_rate, sample.prompts. `docs/settings.md` lists all keys;
+    `python -m latent_diffusion.train --help` prints those of a run.
 
     **Examples**
 
