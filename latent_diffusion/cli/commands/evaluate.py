@@ -119,10 +119,8 @@ def evaluate(
     from latent_diffusion.evaluation.pipeline_examined import examine_pipeline
     from latent_diffusion.evaluation.report_file import check, figures, require_names, write_report
     from latent_diffusion.models.efficientnet_lite import load_efficientnet_lite0
-    from latent_diffusion.runtime.cpu.allocator import keep_large_blocks
 
     require_names(floors)
-    keep_large_blocks()
     place = locate_model(model)
     recorded = read_trained_on(place)
     network, pictures = load_efficientnet_lite0(), read_pictures(data)

@@ -2,7 +2,8 @@
 
 Weights that were mapped (`checkpoint.files.mapping`) come into memory page by page when a network reads them, and
 stay. A text encoder is read once a call, at its beginning: what it took is wanted by the rest of the call. Giving a
-page back costs nothing but fetching it from the kernel's cache when it is read again.
+page back costs nothing but fetching it from the kernel's cache when it is read again. Stable Diffusion 1's text tower
+in float32 holds 374 MiB after a prompt, and 48 MiB after `give_back` (`benchmarks/page_faults.py`).
 """
 
 import ctypes
