@@ -1,11 +1,15 @@
 """The call that comes nearest to what another tool wrote into a picture; what it does not follow is named."""
 
 import re
+from pathlib import PurePosixPath
 from typing import Any
 
+from latent_diffusion.checkpoint.components import Applied
 from latent_diffusion.checks import MAX_SEED
+from latent_diffusion.pipeline.engine.lora_folder import ENDINGS
 from latent_diffusion.pipeline.plan import Plan
 from latent_diffusion.prompts.other_languages import LANGUAGES, written
+from latent_diffusion.prompts.terms import take_adapters
 from latent_diffusion.provenance.foreign import Found
 from latent_diffusion.provenance.late_start import late_start, share_of
 from latent_diffusion.provenance.other_schedules import schedule_of, times_of
@@ -18,6 +22,7 @@ CPU_NOISE = ("A1111", "ComfyUI", "InvokeAI", "SwarmUI")  # tools whose noise tor
 COUNTED_TIMES = ("ddim", "pndm", "unipc")  # A1111 runs these by another rule when it starts from a picture
 TRAINED_LEVELS = 1000
 _WORD = re.compile(r"\bembedding:([^\s,()\[\]]+)")  # ComfyUI's way to name a learned word
+_HASHED = re.compile(r"([^,:\s][^,:]*?)\s*:\s*([0-9a-fA-F]{8,64})")  # "name: hash" of an A1111 text
 _TAG = re.compile(r"<[a-z]+(?:\[[^\]]*\])?(?::[^<>]*)?>")  # SwarmUI's, such as <random:a|b>
 
 
@@ -27,6 +32,8 @@ def plan_of_found(found: Found) -> Plan:
     other = {key: value for key, value in found.other.items() if key not in HARMLESS}
     model, digest = values.pop("model", None), values.pop("model_hash", None)
     vae = other.pop("VAE", None)
+    for file in found.loras:
+        other.pop(f"LoRA {file[:200]}", None)
     missing = []
     if (noise := values.pop("noise", "CPU")) != "CPU":
         missing.append(f"its noise was drawn on a GPU ({noise}) and is drawn on the CPU here, so the picture differs")
@@ -56,6 +63,7 @@ def plan_of_found(found: Found) -> Plan:
     if found.tool == "InvokeAI":
         arguments["emphasis"] = "comfy"  # compel weighs by the same rule
     missing += [f"{key}: {value}" for key, value in other.items()]
+    hashes = _HASHED.findall(found.other.get("Lora hashes", ""))
     switch = refiner["refiner_switch"]
     return Plan(
         method,
@@ -68,9 +76,18 @@ def plan_of_found(found: Found) -> Plan:
         refiner=refiner["refiner"],
         refined_below=TRAINED_LEVELS * (1 - (0.8 if switch is None else switch)),
         refined_after=refiner["refiner_step"],
+        adapters=tuple(_adapter(file, *strengths) for file, strengths in found.loras.items()),
+        lora_hashes={name: digest for name, digest in hashes if name in {tag.name for tag in take_adapters(prompt)[1]}},
         vae=vae,
         tool=found.tool,
     )
+
+
+def _adapter(file: str, unet: float, text: float) -> Applied:
+    """Return an adapter that a tool names by its file, with Windows's separators or others."""
+    way = PurePosixPath(file.replace("\\", "/"))
+    name = way.with_suffix("") if way.suffix.lower() in ENDINGS else way
+    return Applied("lora", str(name), "", {"unet": unet, "text_encoder": text, "text_encoder_2": text})
 
 
 def _task(found: Found, values: dict[str, Any], missing: list[str]) -> tuple[str, dict[str, Any]]:

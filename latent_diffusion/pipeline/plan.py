@@ -36,6 +36,7 @@ class Plan:
     refined_below: float = 0.0  # training time at which it took over
     refined_by: RefinerRecord | None = None
     refined_after: int | None = None  # or the steps after which it did, where another tool counts them
+    lora_hashes: Mapping[str, str] = field(default_factory=dict)  # of the adapters that the prompt asks for, by name
     vae: str | None = None  # name of the autoencoder, where it was not the model's own
     tool: str | None = None  # that made the picture; None = this package
 

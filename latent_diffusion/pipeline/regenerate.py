@@ -72,6 +72,7 @@ def plan_of_record(record: Record) -> Plan:
         record.refiner,
         record.refined_below or 0.0,
         record.refined_by,
+        lora_hashes={adapter.name: adapter.hash for adapter in record.adapters if adapter.name in named},
         vae=record.vae,
     )
 

@@ -53,6 +53,7 @@ class ComfyPicture:
     negative_prompt: str = ""
     options: dict[str, Any] = field(default_factory=dict)
     other: dict[str, str] = field(default_factory=dict)
+    loras: dict[str, tuple[float, float]] = field(default_factory=dict)  # file -> strength on U-Net and text encoders
     task: str = "text_to_image"
 
 
@@ -291,15 +292,26 @@ def _describe_prompts(graph: ComfyGraph, sampler: str, found: ComfyPicture) -> N
     found.prompt, found.negative_prompt = texts["positive"], texts["negative"]
 
 
+def _note_lora(found: ComfyPicture, file: str, unet: object, text: object) -> None:
+    found.other[f"LoRA {file[:200]}"] = str(unet)[:20]
+    strengths = read_float(unet), read_float(text)
+    if strengths[0] is not None and strengths[1] is not None:
+        earlier = found.loras.get(file, (0.0, 0.0))
+        found.loras[file] = (earlier[0] + strengths[0], earlier[1] + strengths[1])
+
+
 def _describe_rest(graph: ComfyGraph, last: str, first: str, found: ComfyPicture) -> None:
     """Describe adapters and the layer of the text encoder, and name the nodes that are not followed."""
     for key in graph.upstream([first], without=LATENTS):
         inputs = graph.nodes[key].inputs
-        for name, value in [("lora_name", inputs.get("lora_name")), *inputs.items()]:
+        for name, value in inputs.items():
             if name == "lora_name" and isinstance(value, str) and value != "None":
-                found.other[f"LoRA {value[:200]}"] = str(graph.value(inputs.get("strength_model", 1)))[:20]
+                unet = graph.value(inputs.get("strength_model", inputs.get("lora_model_strength", 1)))
+                text = graph.value(inputs.get("strength_clip", inputs.get("lora_clip_strength", 0)))
+                _note_lora(found, value, unet, text)
             elif isinstance(value, dict) and value.get("on") and isinstance(value.get("lora"), str):
-                found.other[f"LoRA {value['lora'][:200]}"] = str(value.get("strength", 1))[:20]
+                unet, text = value.get("strength", 1), value.get("strengthTwo")
+                _note_lora(found, value["lora"], unet, unet if text is None else text)
     there, layer = graph.nearest(("stop_at_clip_layer", "clip_skip"), [first], without=LATENTS)
     counted = read_int(layer)
     if there and counted is not None and counted < -1:

@@ -35,6 +35,7 @@ class Found:
     negative_prompt: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)  # under the names of our records
     other: Mapping[str, str] = field(default_factory=dict)  # what has no counterpart here
+    loras: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # file -> on U-Net and text encoders
     task: str = "text_to_image"  # or "image_to_image", "inpaint", "hires"
 
 
@@ -64,20 +65,32 @@ def read_found(chunks: Mapping[str, str], parameters: str | None) -> Found | Non
                 return _with_task(tool, *found)
         return None
     found = read_a1111(parameters)
-    return found and Found("Fooocus" if "fooocus_scheme" in texts else "A1111", *found)
+    if found is None:
+        return None
+    prompt, negative_prompt, options, other, task = found
+    tool = "Fooocus" if "fooocus_scheme" in texts else "A1111"
+    return Found(tool, prompt, negative_prompt, options, other, task=task)
 
 
 def _comfyui(graph: object) -> Found | None:
     picture = read_comfyui(graph) if isinstance(graph, dict) else None
     if picture is None:
         return None
-    return Found("ComfyUI", picture.prompt, picture.negative_prompt, picture.options, picture.other, picture.task)
+    return Found(
+        "ComfyUI",
+        picture.prompt,
+        picture.negative_prompt,
+        picture.options,
+        picture.other,
+        loras=picture.loras,
+        task=picture.task,
+    )
 
 
 def _with_task(tool: str, prompt: str, negative_prompt: str, options: dict[str, Any], other: dict[str, str]) -> Found:
     strength = options.get("strength")
     task = "image_to_image" if strength is not None and strength < 1.0 else "text_to_image"
-    return Found(tool, prompt, negative_prompt, options, other, task)
+    return Found(tool, prompt, negative_prompt, options, other, task=task)
 
 
 READERS: tuple[tuple[str, str, Callable[[dict[str, Any], Mapping[str, str]], Parts | None]], ...] = (

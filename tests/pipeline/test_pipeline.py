@@ -154,6 +154,7 @@ def test_one_step_and_all_steps(tiny_pipeline):
         ({"prompt_embeds": torch.zeros(1, 77, 32)}, "exclude each other"),
         ({"prompts": None, "prompt_embeds": torch.full((1, 77, 32), torch.nan)}, "finite"),
         ({"latents": torch.zeros(1, 4, 8)}, "latents must be"),
+        ({"latents": torch.zeros(1, 4, 8, 8, device="meta")}, "latents are on the device meta"),
         ({"latents": torch.zeros(2, 4, 8, 8)}, "latents must be"),
         ({"latents": torch.zeros(1, 4, 8, 8), "height": 512}, "latents are for"),
         ({"output_type": "jpg"}, "unknown output_type 'jpg'; there are pil, np, pt, latent"),

@@ -161,14 +161,33 @@ def _load_refiner(
 
 
 def _load_adapters(pipe: "LatentDiffusionPipeline", plan: "Plan", folder: Path | None) -> None:
-    """Load the adapters that were active without a tag in the prompt."""
+    """Load the adapters that were active without a tag in the prompt, and those of tags that only a hash finds.
+
+    Raises:
+        ConfigError: one is missing for a picture of this program; of other tools' pictures it is named.
+    """
     from latent_diffusion.pipeline.engine.lora_folder import find_lora
 
     for adapter in plan.adapters:
-        if adapter.kind == "lora":
+        if adapter.kind != "lora":
+            continue
+        try:
             if folder is None:
                 raise ConfigError(f"the picture was made with the adapter {adapter.name!r}; give --lora-folder")
-            pipe.load_lora_weights(find_lora(folder, adapter.name), adapter.name, dict(adapter.strengths))
+            file = find_lora(folder, adapter.name, adapter.hash)
+        except ConfigError as error:
+            if plan.tool is None:
+                raise
+            _say(f"not honoured: LoRA {adapter.name}: {error}")
+            continue
+        pipe.load_lora_weights(file, adapter.name, dict(adapter.strengths))
+    for name, digest in plan.lora_hashes.items():
+        if folder is None:
+            break  # drawing names what the prompt asks for and nobody gave
+        try:
+            find_lora(folder, name)  # drawing finds it too
+        except ConfigError:
+            pipe.load_lora_weights(find_lora(folder, name, digest), name)
 
 
 def _comparison(old: Path, new: Path) -> str:

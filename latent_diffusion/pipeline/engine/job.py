@@ -165,6 +165,8 @@ class Job:
         shape = (self.components.autoencoder.config.latent_channels, *self.latent_size)
         if latents is None:
             return self.noise.draw(shape).to(self.machine.device)
+        if latents.is_meta:
+            raise ConfigError("latents are on the device meta, which has no values; give them on the CPU or a GPU")
         if tuple(latents.shape) != (len(self.noise), *shape) or not latents.isfinite().all():
             raise ConfigError(f"latents must be finite {(len(self.noise), *shape)}, not {tuple(latents.shape)}")
         return latents.to(device=self.machine.device, dtype=torch.float32)

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from latent_diffusion.adapters.lora_file import read_lora
+from latent_diffusion.adapters.lora_file import hash_of, read_lora
 from latent_diffusion.adapters.stack import Stack
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.files.pickle_file import SUFFIXES
@@ -13,9 +13,10 @@ from latent_diffusion.errors import CheckpointError, ConfigError
 from latent_diffusion.prompts.terms import AdapterTag
 from latent_diffusion.registry import nearest
 
-__all__ = ["check_folder", "find_lora", "with_tags"]
+__all__ = ["ENDINGS", "check_folder", "find_lora", "with_tags"]
 
 ENDINGS = (".safetensors", *SUFFIXES)
+LEAST_DIGITS = 8  # of a hash that names a file
 ALIAS = "ss_output_name"  # of a header: what A1111 writes into prompts in place of the file's name
 
 
@@ -62,11 +63,11 @@ def check_folder(folder: str | os.PathLike[str]) -> Path:
     return root
 
 
-def find_lora(folder: str | os.PathLike[str] | None, name: str) -> Path:
+def find_lora(folder: str | os.PathLike[str] | None, name: str, digest: str = "") -> Path:
     """Return the adapter's file in a folder or below it; a name may give the way, as in "styles/ink".
 
     Where no file has the name, it is looked for in the headers of the safetensors files, as the name that the adapter
-    was trained under (A1111 writes that into prompts).
+    was trained under (A1111 writes that into prompts), and at last the file of the hash `digest`, see `hash_of`.
 
     Raises:
         ConfigError: no folder, no such file, or several.
@@ -79,6 +80,10 @@ def find_lora(folder: str | os.PathLike[str] | None, name: str) -> Path:
     found = [path for path, way in files.items() if way == name]
     found = found or [path for path, way in files.items() if way.rpartition("/")[2] == name]
     found = found or [path for path in files if _alias(path) == name]
+    if not found and len(digest) >= LEAST_DIGITS:
+        found = [path for path in files if path.is_file() and hash_of(path).startswith(digest.lower())][
+            :1
+        ]  # copies are one adapter
     if not found:
         count = f"{len(files)} files of {', '.join(ENDINGS)}"
         raise ConfigError(f"{root}: has no adapter {name!r}{nearest(name, files.values())} ({count})")
