@@ -26,7 +26,7 @@ FORMS, NAMES = "prompts.json", "names.txt"
 
 @dataclass(frozen=True)
 class PromptForms:
-    """What prompts of a model were made from."""
+    """The form of a model's training captions."""
 
     styles: Mapping[str, tuple[str, ...]]  # opening words, such as "a 3d render of" -> other words for the style
     default_style: str  # opening words of the style of a prompt that names none

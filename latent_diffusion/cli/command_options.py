@@ -9,7 +9,7 @@ __all__ = ["CommandOptions"]
 
 
 class CommandOptions(TypedDict, total=False):
-    """What every command that draws takes besides the options of the Python methods."""
+    """Options of every command that draws, besides those of the Python methods."""
 
     model: Annotated[
         str,

@@ -1,4 +1,4 @@
-"""What the picture commands do alike: load the model, choose the seed, write the files."""
+"""Steps that all picture commands share: load the model, choose the seed, write the files."""
 
 import os
 import secrets

@@ -1,4 +1,4 @@
-"""What a data set holds: the rows of its table, or one row for every picture, with the caption that lies beside it.
+"""The content of a data set: the rows of its table, or one row for every picture, with the caption that lies beside it.
 
 A table (see `table`) lies at the top, or in the one folder that has all pictures. Without one every picture is a row of
 its own, and `name.txt` or `name.caption` beside `name.png` is its `text`.

@@ -1,4 +1,4 @@
-"""What is odd about the pictures of a data set and no error: counted, and put into one line each."""
+"""Unusual properties of the pictures of a data set that are not errors: counted and reported, one line each."""
 
 import hashlib
 from dataclasses import dataclass, field

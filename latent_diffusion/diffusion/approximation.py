@@ -23,7 +23,7 @@ Enter = Callable[[Level], None]
 
 @dataclass(frozen=True)
 class Scope:
-    """What is known of a call before its first step."""
+    """The facts of a call that are known before its first step."""
 
     levels: Sequence[Level]  # those the sampler will visit, noisiest first, the one to end in last
     size: tuple[int, int]  # height and width of the latents
@@ -49,7 +49,7 @@ class Approximation:
 
     @property
     def decoder(self) -> nn.Module | None:
-        """What decodes in place of the model's autoencoder; None = the model's own."""
+        """The decoder in place of the model's autoencoder; None = the model's own."""
         return None
 
     def check(self, network: Network) -> None:

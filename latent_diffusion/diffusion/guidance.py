@@ -42,7 +42,7 @@ __all__ = [
 LARGEST_SCALE = 100.0  # of any guidance; far beyond what makes a picture
 
 Prompt = Conditioning | Blend
-"""What guidance moves towards: B conditions, or a blend of several."""
+"""The condition that guidance moves towards: B conditions, or a blend of several."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +70,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class GuidanceContext:
-    """What all stages of one call share; made once, at `bind`."""
+    """Data that all stages of one call share; made once, at `bind`."""
 
     denoiser: Denoiser
     conditions: tuple[Prompt, Conditioning]  # prompt and negative prompt, of B rows
@@ -109,7 +109,7 @@ def _towards(prompt: Prompt, away: Branch) -> Estimate:
 
 @dataclass(frozen=True)
 class StepState:
-    """What a stage sees of one step."""
+    """The inputs of a stage in one step."""
 
     x: Tensor  # (B, C, h, w) float32, noisy
     level: Level

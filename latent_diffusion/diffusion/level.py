@@ -1,4 +1,4 @@
-"""What a noise level is, and the protocols between schedule, denoiser and sampler.
+"""Noise levels, and the protocols between schedule, denoiser and sampler.
 
 A noisy latent is x = alpha * x0 + sigma * noise (Kingma et al. 2021, arXiv:2107.00630, eq. 1). Levels are host floats
 in double precision: no step of a sampler reads a number back from the device.
@@ -65,7 +65,7 @@ Denoise: TypeAlias = Callable[[Tensor, Level], Tensor]
 
 @dataclass(frozen=True)
 class Step:
-    """What a sampler yields after each step: `x` (B, C, h, w) at the next level and the `x0` it was made with."""
+    """The result of one step of a sampler: `x` (B, C, h, w) at the next level and the `x0` it was made with."""
 
     index: int
     x: Tensor

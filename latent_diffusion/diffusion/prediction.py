@@ -1,4 +1,4 @@
-"""What a network's output means, and the exact conversions between the meanings.
+"""Meanings of a network's output, and the exact conversions between them.
 
 Given x = alpha * x0 + sigma * noise, the targets
 

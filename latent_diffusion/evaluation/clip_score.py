@@ -16,7 +16,7 @@ __all__ = ["ImageTextModel", "clip_score"]
 
 
 class ImageTextModel(Protocol):
-    """What CLIP scores need of a CLIP model."""
+    """Interface of a CLIP model for CLIP scores."""
 
     def image_features(self, images: Tensor) -> Tensor:
         """Return (B, D) of images (B, 3, H, W) in [-1, 1]."""

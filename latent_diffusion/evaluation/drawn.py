@@ -1,4 +1,4 @@
-"""What a model draws for a list of prompts, and how that is scored."""
+"""Drawings of a model for a list of prompts, and their scores."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What EfficientNet-Lite0 sees in pictures: the numbers every figure of the evaluation is made of.
+"""Features of pictures from EfficientNet-Lite0, from which every figure of the evaluation is computed.
 
 Pictures of any size are brought to 128x128 px (bicubic, antialiased) first, so pictures of a 64 px model and of a
 128 px data set are compared on one footing.

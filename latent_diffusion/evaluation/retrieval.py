@@ -29,7 +29,7 @@ STYLE_WEIGHT = 0.25
 
 @dataclass(frozen=True)
 class Hits:
-    """Which queries were right, each (Q,) bool."""
+    """The queries that were right, each (Q,) bool."""
 
     name1: Tensor
     name5: Tensor

@@ -1,4 +1,4 @@
-"""What part of a data set a model was trained on, as its folder records it.
+"""The part of a data set that a model was trained on, as recorded in its folder.
 
 Training writes `training.json` into the model folder; its `config.data` is the `data:` section of the run, for example
 `{"config": {"data": {"where": {"style": ["noto"], "split": "train"}, "where_not": {"group": "symbols"}}}}`.

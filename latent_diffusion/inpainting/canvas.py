@@ -1,4 +1,4 @@
-"""What inpainting works on: the picture, its mask and the region in view.
+"""The input of inpainting: the picture, its mask and the region that is repainted.
 
 The pixels outside the mask are never written, so they are those of the input, bit for bit, whatever the autoencoder
 loses and wherever the model worked.

@@ -1,4 +1,4 @@
-"""What stands in the hole before it is repainted."""
+"""The content of the hole before it is repainted."""
 
 import torch
 import torch.nn.functional as F

@@ -71,7 +71,7 @@ SIZES = (
 
 @dataclass(frozen=True)
 class TextOutput:
-    """What a text tower makes of B rows of L ids."""
+    """Output of a text tower for B rows of L ids."""
 
     last_hidden_state: Tensor  # (B, L, D), after the final norm
     pooler_output: Tensor  # (B, D), the end token's

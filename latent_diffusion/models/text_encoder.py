@@ -23,7 +23,7 @@ __all__ = ["Encoded", "TextEncoder", "TextEncoders", "join_towers"]
 
 @dataclass(frozen=True)
 class Encoded:
-    """What one text tower makes of B rows of tokens; float32, or float64 where its weights are."""
+    """Output of one text tower for B rows of tokens; float32, or float64 where its weights are."""
 
     states: Tensor  # (B, L, D), a vector a token
     pooled: Tensor | None  # (B, P), a vector a row: the end token's, projected; None for a tower without projection

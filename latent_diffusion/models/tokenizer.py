@@ -20,7 +20,7 @@ EOS = "<|endoftext|>"
 END_OF_WORD = "</w>"
 SPECIAL_TOKENS = 2  # begin and end of a row
 WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-"""What a word is: special token, English ending, letters, one digit, or anything else (CLIP, simple_tokenizer)."""
+"""Pattern of a word: special token, English ending, letters, one digit, or anything else (CLIP, simple_tokenizer)."""
 
 
 class Tokenizer:

@@ -205,7 +205,7 @@ class UNet(nn.Module):
 
 @dataclass(frozen=True)
 class LevelPlan:
-    """What the levels are built from."""
+    """Sizes from which the levels are built."""
 
     config: UNetConfig
     time_width: int  # channels of the noise-level embedding

@@ -32,7 +32,7 @@ _BLANK = " \t\n,.;:!-"
 
 @dataclass(frozen=True)
 class Rewritten:
-    """What is read in place of a prompt."""
+    """A rewritten prompt."""
 
     text: str | None  # None: it is read as it is
     left_out: tuple[str, ...] = ()  # words that stood for something and are not read

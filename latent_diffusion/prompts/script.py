@@ -22,7 +22,7 @@ MAX_TEXTS = 200  # in the course of one picture; the U-Net keeps what it makes o
 Key = Text | int
 """Where a condition is found: by its text, or by its row in the embeddings given."""
 Terms = tuple[tuple[Key, float], ...]
-"""What holds at once, each with its weight; one of weight 1 where there is no AND."""
+"""The prompts joined by AND, each with its weight; without AND one prompt of weight 1."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a ComfyUI graph drew with, in our words; what it holds besides is named.
+"""The parameters of a ComfyUI graph, under this package's names; other fields are named.
 
 A picture may pass through several samplers. Where the last one goes on without adding noise, it ends the path of the
 one before (base and refiner); where it adds noise to enlarged latents, it is the second pass of hires. Reference:

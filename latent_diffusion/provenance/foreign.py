@@ -1,4 +1,4 @@
-"""What other tools wrote into a picture: A1111, ComfyUI, InvokeAI, NovelAI, Fooocus, SwarmUI.
+"""The metadata that other tools write into a picture: A1111, ComfyUI, InvokeAI, NovelAI, Fooocus, SwarmUI.
 
 A tool's fields that have a counterpart here become options of the pipeline, the others are kept as they are written.
 The texts are untrusted: every size is bounded, nothing in them is looked up, opened or run.
@@ -28,7 +28,7 @@ MAX_CHARACTERS = 4_000_000  # of a text; a ComfyUI graph has some 100 000
 
 @dataclass(frozen=True)
 class Found:
-    """What the texts of a picture hold."""
+    """The content of a picture's texts."""
 
     tool: str
     prompt: str

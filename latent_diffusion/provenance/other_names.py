@@ -1,4 +1,4 @@
-"""What other programs call our samplers and spacings.
+"""Other programs' names of the samplers and spacings.
 
 The names of a sampler stand on its class (`aliases`), those of a spacing here. Names are compared
 without case, spaces, "_" and "-".

@@ -101,7 +101,7 @@ def _exif_texts(record: Record, form: str) -> dict[int, bytes]:
 
 @dataclass(frozen=True)
 class Texts:
-    """What the texts inside a picture say; see the metadata of other tools in `provenance.foreign`."""
+    """The content of the texts inside a picture; see the metadata of other tools in `provenance.foreign`."""
 
     parameters: str | None  # A1111's
     record: str | None  # ours, as JSON

@@ -1,4 +1,4 @@
-"""What made a picture: every parameter that decides its pixels, written into the file and read back.
+"""The record of a picture: every parameter that decides its pixels, written into the file and read back.
 
 A file carries it twice: as the A1111 web UI's `parameters` text (`provenance.infotext`), which most tools read, and
 exactly, as JSON under `latent_diffusion`.
@@ -70,7 +70,7 @@ class HiresRecord(_SecondPass):
 
 
 Task = InpaintRecord | ImageToImageRecord | HiresRecord
-"""What besides text to image made a picture."""
+"""The task of a picture, other than text to image."""
 
 TASK_FIELDS = {InpaintRecord: "inpaint", ImageToImageRecord: "image_to_image", HiresRecord: "hires"}
 """Field of the record that holds each."""
@@ -92,7 +92,7 @@ class RefinerRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Record(_Options):
-    """What made one picture: every option of `Options` that decides pixels, as a field, and the rest below."""
+    """The record of one picture: every option of `Options` that decides pixels, as a field, and the rest below."""
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}  # read by `from_json`
 

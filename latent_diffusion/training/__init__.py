@@ -1,1 +1,1 @@
-"""What a user runs to train."""
+"""The trainer and its objectives."""

@@ -1,4 +1,4 @@
-"""Which layers of a model get a trainable change, of which form and size; and a model with the changes in place.
+"""The layers of a model that get a trainable change, its form and size; and a model with the changes in place.
 
 The model itself stays as it is: the adapted networks are copies that share its tensors.
 """

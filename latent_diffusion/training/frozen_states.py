@@ -1,4 +1,4 @@
-"""What the frozen parts make of the data, computed once: latents of pictures, text states of captions.
+"""Outputs of the frozen parts for the data, computed once: latents of pictures, text states of captions.
 
 Caching changes nothing. Of a picture the posterior's mean and standard deviation are kept, and a fresh z is drawn from
 them at every use, keyed as without a cache; of captions all that can be drawn are kept, the empty one of caption

@@ -1,4 +1,4 @@
-"""Which samples each process trains on: update s of global batch G takes samples s G .. (s + 1) G - 1 of the run.
+"""The samples that each process trains on: update s of global batch G takes samples s G .. (s + 1) G - 1 of the run.
 
 Micro-batch m of an update is one run of consecutive numbers, and the processes share it in order of rank: so every
 number of processes sees the same micro-batches, and rows gathered over processes keep the global order.

@@ -49,7 +49,7 @@ class Batch(Protocol):
 
 @dataclass(frozen=True)
 class Losses:
-    """What one player returns for one micro-batch.
+    """The result of one player for one micro-batch.
 
     Attributes:
         total: (B,) float32 or float64, one loss per picture, with its graph. Each picture's term of the mean over the

@@ -1,4 +1,4 @@
-"""What every optimizer of training has in common, the learning-rate curve, and the norm of gradients.
+"""Code that all optimizers share, the learning-rate curve, and the norm of gradients.
 
 The curve is a pure function of the update number, so it needs no state and does not depend on the number of
 processes.

@@ -1,4 +1,4 @@
-"""What of a trainer goes into a checkpoint and comes back, when it is saved, and whether a run may continue from it."""
+"""The content of a trainer's checkpoints, when they are saved, and whether a run may continue from one."""
 
 import json
 import logging

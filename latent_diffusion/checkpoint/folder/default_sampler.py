@@ -36,7 +36,7 @@ RANGE_OF_TIMES = (
 
 @dataclass(frozen=True)
 class DefaultSampler:
-    """What a folder's scheduler is here."""
+    """The sampler that corresponds to a folder's scheduler."""
 
     sampler: str  # our name, with fields after a colon: "unipc:solver_order=3"
     spacing: str

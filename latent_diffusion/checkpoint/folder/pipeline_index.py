@@ -41,7 +41,7 @@ PARTS = ("scheduler", *NETWORKS, *(part for tower in TOWERS for part in tower), 
 
 @dataclass(frozen=True)
 class PipelineIndex:
-    """What we need of a `model_index.json`."""
+    """The required content of a `model_index.json`."""
 
     xl: bool  # whether prompts are read as SDXL does
     towers: tuple[int, ...]  # text encoders there are: 0 is `text_encoder`, 1 `text_encoder_2`
@@ -52,7 +52,7 @@ class PipelineIndex:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What reading the folder leaves out, for people."""
+        """A message that names the parts that are not read."""
         return (f"not used: {', '.join(self.unused)}",) if self.unused else ()
 
 

@@ -61,7 +61,7 @@ class OtherAutoencoder:
 
 @dataclass(frozen=True)
 class ModelPlan:
-    """What a model is, without its weights."""
+    """The description of a model, without its weights."""
 
     unet: UNetConfig
     autoencoder: AutoencoderConfig

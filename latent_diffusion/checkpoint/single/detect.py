@@ -1,4 +1,4 @@
-"""What a single file is, from the names and shapes of its tensors and from the markers that tools leave in it.
+"""Identification of a single file from the names and shapes of its tensors and from the markers that tools write.
 
 The family follows from the first convolution and the width of the text states. The prediction type follows, in this
 order, from markers among the tensors (`v_pred`, `ztsnr`, `edm_...`), from the `modelspec` fields of the header, for
@@ -42,7 +42,7 @@ LIKE = {
 
 @dataclass(frozen=True)
 class Detected:
-    """What a single file is."""
+    """The identified family, prediction type and schedule of a single file."""
 
     family: str
     prediction_type: str | None  # None = the family's

@@ -1,4 +1,4 @@
-"""What a model is, in the header of a single file: the JSON files of its diffusers folder under one metadata key.
+"""A model described in the header of a single file: the JSON files of its diffusers folder under one metadata key.
 
 With it any model comes back as it was, whatever its sizes, vocabulary and noise law. Other tools pass it over; for them
 there are the `modelspec` fields.

@@ -32,7 +32,7 @@ class Approximate:
 
     @property
     def texts(self) -> tuple[str, ...] | None:
-        """What it is in words, every number written out; None = nothing. What no text can say is missed on reading."""
+        """The text form, every number written out; None = nothing. Values without a text form are missing in it."""
         return tuple(text_of(PACKAGE, part) for part in self.parts) or None
 
 

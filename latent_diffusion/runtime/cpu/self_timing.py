@@ -29,7 +29,7 @@ Ways = tuple[Callable[[], Tensor], Callable[[], Tensor]]
 
 @dataclass(frozen=True)
 class Trial:
-    """What is tried: a name, and the number format it is tried in."""
+    """The subject of a trial: a name and a number format."""
 
     what: str
     dtype: torch.dtype

@@ -25,14 +25,14 @@ from latent_diffusion.runtime.cpu.native import gated, training_attention
 __all__ = ["PLAIN", "ConvolvedLinear", "TrainingKernels", "choose_kernels", "install", "works"]
 
 Pair = tuple[Tensor, Tensor]
-"""What the faster way and the plain one give: the result and all gradients, as one vector each."""
+"""Outputs of the faster kernel and of the plain one: the result and all gradients, as one vector each."""
 
 FEW_ROWS = 128  # of a linear layer's input: below it, choosing a convolution takes longer than the product
 
 
 @dataclass(frozen=True)
 class TrainingKernels:
-    """Which layers take the faster way; the plain ones are the default."""
+    """The layers that use faster kernels; by default none."""
 
     native_attention: bool = False
     native_gelu: bool = False

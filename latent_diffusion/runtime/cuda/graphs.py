@@ -44,7 +44,7 @@ class Recording(Protocol):
 
 
 class Recorder(Protocol):
-    """What records work on one device."""
+    """Interface of a recorder of work on one device."""
 
     def warm(self, work: Callable[[], Tensor]) -> None:
         """Do the work once, so that whatever is made at first use is there."""

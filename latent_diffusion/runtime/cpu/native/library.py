@@ -18,7 +18,7 @@ DIGEST = 32  # bytes
 
 
 class Ability(IntFlag):
-    """What the processor can do, of what the kernels need; the numbers are those of `abilities` in C."""
+    """Processor features that the kernels need; the numbers are those of `abilities` in C."""
 
     NONE = 0
     AVX512 = 1
