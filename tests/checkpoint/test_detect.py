@@ -10,10 +10,11 @@ from latent_diffusion.checkpoint.files.weights import Stored, Weights, check_fit
 from latent_diffusion.checkpoint.folder.open_clip_names import to_open_clip
 from latent_diffusion.checkpoint.folder.text_folder import bare
 from latent_diffusion.checkpoint.folder.vocabulary import clip_vocabulary
+from latent_diffusion.checkpoint.single.autoencoder_file import compvis_autoencoder
 from latent_diffusion.checkpoint.single.compvis_names import autoencoder_names, unet_names
 from latent_diffusion.checkpoint.single.detect import SD2_BIAS, detect, families_of_files
 from latent_diffusion.checkpoint.single.layout import AUTOENCODER, UNET, layout
-from latent_diffusion.checkpoint.single.single_file import _autoencoder, _text, _unet, plan_single_file
+from latent_diffusion.checkpoint.single.single_file import _text, _unet, plan_single_file
 from latent_diffusion.errors import CheckpointError
 from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.models.unet import UNet as Network
@@ -103,7 +104,10 @@ def test_every_family_is_found_and_fits(family, true_file):
     plan = plan_single_file(file, None if found_as(family) == family else family)
     assert plan.unet == FAMILIES[family].UNET and plan.autoencoder == FAMILIES[family].AUTOENCODER
     assert plan.scheduler == FAMILIES[family].SCHEDULER
-    for network, found in ((unet, _unet(file, unet, False)), (vae, _autoencoder(file, vae))):
+    for network, found in (
+        (unet, _unet(file, unet, False)),
+        (vae, compvis_autoencoder(file.tensors, AUTOENCODER, vae)),
+    ):
         check_fit(Weights(file.source, found), {n: tuple(t.shape) for n, t in network.state_dict().items()})
     for model, place in zip(texts, places, strict=True):
         wanted = {bare(n): tuple(t.shape) for n, t in model.state_dict().items()}

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from latent_diffusion.checkpoint.files import safetensors_file
-from latent_diffusion.checkpoint.files.safetensors_file import read_tensors, write_tensors
+from latent_diffusion.checkpoint.files.safetensors_file import open_file, read_tensors, write_tensors
 from latent_diffusion.errors import CheckpointError, ResourceError
 
 
@@ -136,3 +136,16 @@ def test_a_full_disk_leaves_the_old_file(call, tmp_path, monkeypatch):
 def test_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(ResourceError, match="cannot be written"):
         write_tensors(tmp_path / "absent" / "a.safetensors", {"a": torch.ones(1)})
+
+
+def test_equal_tensors_and_strings_make_equal_files(tmp_path):
+    strings = {f"ss_{name}": f'{name} \u00e4 "quoted" \\ \n \x7f' for name in "hgfedcba"}
+    tensors = {name: torch.arange(6.0).reshape(2, 3) for name in "cab"}
+    made = set()
+    for number in range(8):
+        path = tmp_path / f"{number}.safetensors"
+        write_tensors(path, tensors, strings)
+        made.add(path.read_bytes())
+        assert open_file(path)[1] == {"format": "pt", **strings}
+        assert all(torch.equal(tensor, tensors[name]) for name, tensor in read_tensors(path).items())
+    assert len(made) == 1

@@ -239,6 +239,7 @@ def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Map
     try:
         with replacing(path) as temporary:
             save_file(plain, temporary, {"format": "pt", **(metadata or {})})
+            _sort_metadata(Path(temporary))
     except (SafetensorError, OSError) as error:
         needed = sum(tensor.numel() * tensor.element_size() for tensor in plain.values())
         fault = _of_the_disk(error)
@@ -247,6 +248,21 @@ def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Map
             f"{path}: cannot be written: {fault.strerror or error} ({needed} bytes needed{_free(path.parent)}); "
             f"{advice}, or choose another place"
         ) from fault
+
+
+def _sort_metadata(path: Path) -> None:
+    """Put the header's strings in order: the library writes them in another one each time (safetensors 0.8.0).
+
+    So equal tensors and strings make equal files. The header keeps its length; blanks at its end are allowed.
+    """
+    with open(path, "r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(text) <= length, "the same names and values, without blanks"
+        file.seek(8)
+        file.write(text.ljust(length))
 
 
 def _of_the_disk(error: SafetensorError | OSError) -> OSError:
