@@ -5,6 +5,7 @@ safe loader, with YAML 1.2 numbers (`1e-4` is a number, `on` and `no` are words)
 sections `objective:` and `data:` belong to the objective and are parsed by its own models with `parse_section`.
 """
 
+import difflib
 import re
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, get_args
@@ -239,15 +240,42 @@ def _refuse(model: type[BaseModel], fault: ValidationError, where: str) -> NoRet
     more = f" (and {fault.error_count() - 1} more)" if fault.error_count() > 1 else ""
     if error["type"] == "extra_forbidden":
         known = _fields_at(model, error["loc"][:-1])
-        raise ConfigError(
-            f"{where}: unknown key {name}{nearest(str(error['loc'][-1]), known)}; allowed: {', '.join(known)}{more}"
-        ) from None
+        hint = _meant(str(error["loc"][-1]), known, [*_paths(model), *(OF_OTHERS if model is RunConfig else ())])
+        raise ConfigError(f"{where}: unknown key {name}{hint}; allowed: {', '.join(known)}{more}") from None
     if error["type"] == "missing":
         raise ConfigError(f"{where}: {name} is missing{more}") from None
     message = error["msg"].removeprefix("Value error, ")
     found = error.get("input")
     shown = "" if isinstance(found, dict | list) or error["type"] == "value_error" else f", found {found!r}"
     raise ConfigError(f"{where}: {name}: {message[:1].lower() + message[1:]}{shown}{more}") from None
+
+
+OF_OTHERS = ("optimizer.learning_rate", "optimizer.weight_decay", "data.path", "data.size", "objective.init")
+"""Keys of sections that have models of their own and are often written at the top."""
+
+
+def _meant(name: str, known: list[str], paths: list[str]) -> str:
+    """Return a hint at the key that `name` stands for: of its own section, or of another one, also by its initials."""
+    if hint := nearest(name, known):
+        return hint
+    for path in paths:
+        last = path.rpartition(".")[2]
+        if name in (last, "".join(word[0] for word in last.split("_"))) and "_" in last:
+            return f" (did you mean {path!r}?)"
+    lasts = {path.rpartition(".")[2]: path for path in reversed(paths)}
+    close = difflib.get_close_matches(name, lasts, n=1)
+    return f" (did you mean {lasts[close[0]]!r}?)" if close else ""
+
+
+def _paths(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """Return every key of a model and of its sections, with dots between them."""
+    found = []
+    for name, known in model.model_fields.items():
+        found.append(f"{prefix}{name}")
+        for option in getattr(known.annotation, "__args__", ()) or (known.annotation,):
+            if isinstance(option, type) and issubclass(option, BaseModel):
+                found += _paths(option, f"{prefix}{name}.")
+    return found
 
 
 def _fields_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:

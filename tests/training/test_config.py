@@ -2,7 +2,7 @@
 
 import pytest
 
-from latent_diffusion.config import read_config
+from latent_diffusion.config import parse_section, read_config
 from latent_diffusion.errors import ConfigError
 
 GOOD = """
@@ -39,6 +39,9 @@ def test_overrides_set_lists_and_null(tmp_path):
 
 WRONG = {
     "learing_rate: 1": r"run.yaml: unknown key `learing_rate`",
+    "lerning_rate=1": r"unknown key `lerning_rate` \(did you mean 'optimizer.learning_rate'\?\)",
+    "learning_rate=1": r"did you mean 'optimizer.learning_rate'\?",
+    "lr=1": r"did you mean 'optimizer.learning_rate'\?",
     "ema.dekay=1": r"unknown key `ema.dekay` \(did you mean 'decay'\?\)",
     "batch_sise=1": r"unknown key `batch_sise` \(did you mean 'batch_size'\?\)",
     "steps=two": r"`steps` is 'two', a number is required",
@@ -87,3 +90,10 @@ def test_missing_file_and_missing_keys(tmp_path):
         read_config(tmp_path / "absent.yaml")
     with pytest.raises(ConfigError, match="`output` is missing \\(and 4 more\\)"):
         read(tmp_path, "seed: 1\n")
+
+
+def test_a_key_of_an_optimizer_by_its_initials():
+    from latent_diffusion.training.optimizers.adamw import AdamW
+
+    with pytest.raises(ConfigError, match=r"unknown key `lr` \(did you mean 'learning_rate'\?\)"):
+        parse_section(AdamW, {"lr": 1}, "optimizer")
