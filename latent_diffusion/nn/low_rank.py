@@ -12,12 +12,13 @@ computes what the frozen one does. Parameters have the names of the factors in a
 """
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Adapted", "Change", "DoRA", "Hadamard", "Kronecker", "LowRank", "alpha_scale", "split_dimension"]
+__all__ = ["Adapted", "Change", "DoRA", "Hadamard", "Kronecker", "LowRank", "Sum", "alpha_scale", "split_dimension"]
 
 Layer = nn.Linear | nn.Conv2d
 
@@ -27,7 +28,7 @@ def alpha_scale(alpha: float, rank: int, *, rank_stabilised: bool = False) -> fl
     return alpha / (math.sqrt(rank) if rank_stabilised else rank)
 
 
-class Change(nn.Module):
+class Change(nn.Module, ABC):
     """The trainable change of one layer's weight."""
 
     def __init__(self, scale: float) -> None:
@@ -35,16 +36,28 @@ class Change(nn.Module):
         super().__init__()
         self.scale = scale
 
-    def matrix(self) -> Tensor:
-        """Return the change as a matrix (O, I * k * k), scale included."""
-        raise NotImplementedError
+    @abstractmethod
+    def changed(self, weight: Tensor) -> Tensor:
+        """Return the changed `weight`, of the same shape."""
 
     def forward(self, x: Tensor, layer: Layer) -> Tensor:
-        """Return what `layer` with its changed weight makes of `x`."""
-        return run(layer, x, layer.weight + self.matrix().view_as(layer.weight))
+        """Return the output of `layer` with its changed weight."""
+        return run(layer, x, self.changed(layer.weight))
 
 
-class LowRank(Change):
+class Sum(Change):
+    """A change that is added to the weight, whatever the weight is."""
+
+    @abstractmethod
+    def matrix(self) -> Tensor:
+        """Return the change as a matrix (O, I * k * k), scale included."""
+
+    def changed(self, weight: Tensor) -> Tensor:
+        """Return weight + matrix."""
+        return weight + self.matrix().view_as(weight)
+
+
+class LowRank(Sum):
     """LoRA; two thin layers beside the frozen one, so the changed weight is never formed."""
 
     def __init__(self, layer: Layer, rank: int, scale: float, generator: torch.Generator) -> None:
@@ -68,7 +81,7 @@ class LowRank(Change):
         return torch.add(layer(x), change, alpha=self.scale)
 
 
-class Hadamard(Change):
+class Hadamard(Sum):
     """LoHa: the entrywise product of two matrices of rank r, which has a rank of up to r^2."""
 
     def __init__(self, layer: Layer, rank: int, scale: float, generator: torch.Generator) -> None:
@@ -86,7 +99,7 @@ class Hadamard(Change):
         return self.scale * (self.hada_w1_a @ self.hada_w1_b) * (self.hada_w2_a @ self.hada_w2_b)
 
 
-class Kronecker(Change):
+class Kronecker(Sum):
     """LoKr: a small whole matrix, Kronecker a matrix of rank r, or a whole one where rank r would not be smaller."""
 
     def __init__(
@@ -120,7 +133,7 @@ class DoRA(Change):
     No gradient goes through the length of the changed row, as in section 4.3 of the paper.
     """
 
-    def __init__(self, layer: Layer, direction: Change) -> None:
+    def __init__(self, layer: Layer, direction: Sum) -> None:
         """Begin with the lengths of the frozen weight's rows, `dora_scale` (O,)."""
         super().__init__(direction.scale)
         self.direction = direction
@@ -137,10 +150,6 @@ class DoRA(Change):
             return ratio * turned
         bias = layer.bias.view(channels)
         return ratio * (turned - bias) + bias
-
-    def matrix(self) -> Tensor:
-        """Refuse: the change depends on the layer's weight."""
-        raise TypeError("the change of a DoRA layer depends on its weight; use `changed`")
 
     def changed(self, weight: Tensor) -> Tensor:
         """Return the changed `weight`, of the same shape."""

@@ -16,7 +16,7 @@ from latent_diffusion.adapters.model_parts import parts_of, tower_names, with_pa
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.config import Section
 from latent_diffusion.errors import ConfigError
-from latent_diffusion.nn.low_rank import Adapted, Change, DoRA, Hadamard, Kronecker, LowRank, alpha_scale
+from latent_diffusion.nn.low_rank import Adapted, Change, DoRA, Hadamard, Kronecker, LowRank, Sum, alpha_scale
 from latent_diffusion.nn.shared_copy import shared_copy
 from latent_diffusion.randomness import generator
 
@@ -199,7 +199,7 @@ def _change(
 ) -> Change:
     scale = alpha_scale(alpha, rank, rank_stabilised=settings.rank_stabilised)
     if settings.form == "lokr":
-        change: Change = Kronecker(layer, rank, scale, draw, settings.factor)
+        change: Sum = Kronecker(layer, rank, scale, draw, settings.factor)
     else:
         change = FORMS[settings.form](layer, rank, scale, draw)
     return DoRA(layer, change) if settings.dora else change

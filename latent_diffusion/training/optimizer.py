@@ -6,6 +6,7 @@ processes.
 
 import importlib
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -48,7 +49,7 @@ def _betas(betas: tuple[float, float]) -> tuple[float, float]:
 check_betas = Annotated[tuple[float, float], AfterValidator(_betas)]
 
 
-class OptimizerSettings(Section):
+class OptimizerSettings(Section, ABC):
     """The `optimizer:` section, less `name`; each optimizer adds its own keys."""
 
     constant_only: ClassVar[bool] = False
@@ -59,9 +60,9 @@ class OptimizerSettings(Section):
     weight_decay: float = Field(default=1e-2, ge=0)
     """Decoupled weight decay of tensors with two dimensions or more; biases and norms have none."""
 
+    @abstractmethod
     def build(self, groups: Groups) -> "torch.optim.Optimizer | Joined":
         """Return the optimizer over `groups`."""
-        raise NotImplementedError
 
 
 class Joined:
