@@ -253,5 +253,7 @@ def test_a_sampler_we_do_not_have_is_said(tiny_folder, tmp_path):
     copy = shutil.copytree(tiny_folder, tmp_path / "edm")
     file = copy / "scheduler" / "scheduler_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"_class_name": "EDMEulerScheduler"}))
+    index = copy / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"scheduler": ["diffusers", "EDMEulerScheduler"]}))
     with pytest.warns(LatentDiffusionWarning, match="EDMEulerScheduler is not among"):
         assert LatentDiffusionPipeline.from_pretrained(copy).defaults.sampler == "dpmpp_2m"
