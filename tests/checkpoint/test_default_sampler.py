@@ -109,6 +109,6 @@ def test_steps_offset_of_stable_diffusion_is_one(tiny_folder, tmp_path, kind, of
     edit(folder / "model_index.json", _class_name=kind)
     components, said = opened(folder)
     assert components.scheduler_config["steps_offset"] == offset
-    assert bool(offset) == any("steps_offset 0 counts as 1" in text for text in said)
+    assert bool(offset) == any("steps_offset 0 is used as 1" in text for text in said)
     first = levels(components.schedule, "leading", 5, steps_offset=components.scheduler_config["steps_offset"])[0]
     assert first.t == 800 + offset

@@ -303,7 +303,7 @@ def test_safetensors_under_the_name_of_a_pickle(tmp_path):
 
 def test_a_name_outside_the_list_is_named(tmp_path):
     torch.save({"state_dict": {"a": torch.ones(2)}, "x": struct.Struct("<Q").__class__}, tmp_path / "a.ckpt")
-    assert "Struct" in refuse(tmp_path / "a.ckpt", "not on the list of what is read; convert it")
+    assert "Struct" in refuse(tmp_path / "a.ckpt", "not on the list of allowed names; convert it")
 
 
 def test_no_variable_opens_the_door(tmp_path, sentinel, monkeypatch):

@@ -66,7 +66,7 @@ def scheduler_made(index: PipelineIndex, config: Mapping[str, Any]) -> tuple[Map
     kind, offset = config.get("_class_name"), config.get("steps_offset", 0)
     if index.scheduler is not None and kind != index.scheduler:
         made["_class_name"] = index.scheduler
-        notes.append(f"scheduler_config.json is a {kind}'s; using {index.scheduler}, which {INDEX} names")
+        notes.append(f"scheduler_config.json has the class {kind}; using {index.scheduler}, which {INDEX} names")
     if index.lifts_offset and type(offset) is int and offset >= 0 and offset != 1:
         made["steps_offset"] = 1
         if "steps_offset" in config and with_class_defaults(made).get("timestep_spacing") == "leading":
