@@ -56,7 +56,7 @@ def test_changed_data_is_refused_in_words(tiny_folder, make_run, pictures, tmp_p
     section = {"path": str(data), "captions": ["text"]}
     assert train(make_run({"name": "unet", "init": str(tiny_folder)}, section, steps=1)) == 0
     Image.new("RGB", (32, 32), "pink").save(data / "0.png")
-    with pytest.raises(ConfigError, match=r"data\.path: a picture, a caption or the choice of pictures is not what"):
+    with pytest.raises(ConfigError, match=r"data\.path: a picture, a caption or the choice of pictures has changed"):
         train(make_run({"name": "unet", "init": str(tiny_folder)}, section, steps=2))
 
 
