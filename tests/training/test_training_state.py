@@ -89,7 +89,7 @@ def test_a_damaged_newest_is_passed_over_with_a_warning(tmp_path, caplog, monkey
 
 def test_only_damaged_ones_are_an_error_not_a_fresh_start(tmp_path):
     flip(save(tmp_path, 1))
-    with pytest.raises(CheckpointError, match="none of its 1 checkpoints is sound"):
+    with pytest.raises(CheckpointError, match="none of its 1 checkpoints is intact"):
         newest_state(tmp_path)
 
 
