@@ -162,9 +162,9 @@ def context(model, prompt, negative):
 def test_layers_that_are_not_there_are_named(pair, drawn):
     _, ours = pair
     x, prompt, negative = drawn
-    with pytest.raises(ConfigError, match=r"pag: layers 'middle' finds none of .*mid_block\.attentions\.0"):
+    with pytest.raises(ConfigError, match=r"pag: layers 'middle' matches none of .*mid_block\.attentions\.0"):
         guided(ours, PAG(3.0, layers="middle"), x, prompt, negative)
-    with pytest.raises(ConfigError, match=r"layers '\(\.\*\)\+' finds none"):
+    with pytest.raises(ConfigError, match=r"layers '\(\.\*\)\+' matches none"):
         guided(ours, PAG(3.0, layers="(.*)+"), x, prompt, negative)
     with pytest.raises(ConfigError, match="needs a U-Net"):
         PAG(3.0).bind(Denoiser(object(), SCHEDULE, EPSILON), prompt, negative)
