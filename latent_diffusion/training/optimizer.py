@@ -5,9 +5,11 @@ processes.
 """
 
 import importlib
+import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
@@ -72,6 +74,7 @@ class Joined:
         """Take them in order."""
         self.optimizers = tuple(optimizers)
         self.param_groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+        self._owners = {id(p): one for one in optimizers for group in one.param_groups for p in group["params"]}
         self._first = [
             {key: value for key, value in group.items() if type(value) in (int, float) and key != "lr"}
             for group in self.param_groups
@@ -79,11 +82,11 @@ class Joined:
 
     def state_of(self, parameter: Tensor) -> dict[str, Any]:
         """Return the state of a weight, to be read or filled."""
-        return self._owner(parameter).state[parameter]
+        return self._owners[id(parameter)].state[parameter]
 
     def fused(self, parameter: Tensor) -> bool:
         """Whether the weight's optimizer updates all its tensors in one kernel."""
-        return bool(self._owner(parameter).defaults.get("fused"))
+        return bool(self._owners[id(parameter)].defaults.get("fused"))
 
     def step(self) -> None:
         """Update all weights."""
@@ -101,12 +104,6 @@ class Joined:
             switch = getattr(optimizer, "train" if training else "eval", None)
             if switch is not None:
                 switch()
-
-    def _owner(self, parameter: Tensor) -> torch.optim.Optimizer:
-        for optimizer in self.optimizers:
-            if any(parameter is other for group in optimizer.param_groups for other in group["params"]):
-                return optimizer
-        raise KeyError("a parameter of no optimizer")
 
     def counted(self) -> dict[str, Any]:
         """Return the numbers of groups that have changed since the start, by "group0.key": counts and estimates."""
@@ -131,12 +128,19 @@ def optimizer_settings(run: RunConfig) -> OptimizerSettings:
     Raises:
         ConfigError: unknown optimizer, a wrong key or value, or a curve that it does not allow.
     """
-    values = {key: value for key, value in run.optimizer.items() if key != "name"}
-    kind = find(OPTIMIZERS, str(run.optimizer.get("name", "adamw")))
-    settings = parse_section(kind, values, "optimizer")
-    assert isinstance(settings, OptimizerSettings), f"{kind} is a file of {OPTIMIZERS}"
+    settings = _parsed(json.dumps(run.optimizer))
     if settings.constant_only and run.decay != "constant":
         raise ConfigError(f"decay: {run.decay}, but optimizer {run.optimizer['name']!r} has no curve; use constant")
+    return settings
+
+
+@lru_cache
+def _parsed(text: str) -> OptimizerSettings:
+    """Return the settings of an `optimizer:` section given as JSON; the curve asks for them in every update."""
+    values = json.loads(text)
+    kind = find(OPTIMIZERS, str(values.pop("name", "adamw")))
+    settings = parse_section(kind, values, "optimizer")
+    assert isinstance(settings, OptimizerSettings), f"{kind} is a file of {OPTIMIZERS}"
     return settings
 
 

@@ -143,9 +143,12 @@ def _restore_optimizer(trainer: "Trainer", name: str, state: TrainingState, mome
     optimizer.count_on({place: left.pop(place).item() for place in groups})
     if not left:  # the player has not moved yet
         return
+    states: dict[str, dict[str, Tensor]] = {}
+    for place, saved in left.items():
+        weight, _, key = place.rpartition(".")
+        states.setdefault(weight, {})[key] = saved
     for parameter_name, parameter in trainer.trainable[name].items():
-        keys = [key for key in left if key.startswith(f"{parameter_name}.")]
-        mine = {key[len(parameter_name) + 1 :]: left[key] for key in keys if "." not in key[len(parameter_name) + 1 :]}
+        mine = states.get(parameter_name, {})
         wrong = [k for k, saved in mine.items() if k.startswith("exp_avg") and saved.shape != parameter.shape]
         if not mine or wrong:
             lacking = wrong[0] if wrong else "state"
