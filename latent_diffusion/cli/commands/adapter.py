@@ -1,7 +1,7 @@
 """`latent-diffusion adapter`: LoRA files made from weights: two models' difference, another rank, several as one."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -29,7 +29,8 @@ Base = Annotated[str, typer.Option("--model", "-m", metavar="NAME|PATH", help="M
 Output = Annotated[
     Path, typer.Option("--output", "-o", metavar="FILE", help="File to write (.safetensors).", show_default=False)
 ]
-Layout = Annotated[str, typer.Option("--layout", metavar="NAME", help="Names of the tensors: kohya or peft.")]
+Keys = Literal["kohya", "peft"]
+Layout = Annotated[Keys, typer.Option("--layout", help="Names of the tensors.")]
 
 
 @adapter.command()
@@ -92,7 +93,7 @@ def merge(
     _merge(files, output, rank, energy, model, layout)
 
 
-def _merge(files: list[str], output: Path, rank: int, energy: float, model: str, layout: str) -> None:
+def _merge(files: list[str], output: Path, rank: int, energy: float, model: str, layout: Keys) -> None:
     _check_output(output)
     from latent_diffusion.adapters import decompose
     from latent_diffusion.adapters.lora_file import read_lora
@@ -114,10 +115,10 @@ def _check_output(output: Path) -> None:
         raise ResourceError(f"{str(output.parent)!r}: there is no such folder")
 
 
-def _write(output: Path, made: "Decomposition", layout: str) -> None:
+def _write(output: Path, made: "Decomposition", layout: Keys) -> None:
     from latent_diffusion.adapters.writing import write_factors
 
-    write_factors(output, made.factors, layout)  # pyright: ignore[reportArgumentType]  # checked there
+    write_factors(output, made.factors, layout)
     ranks = made.ranks.values()
     typer.echo(
         f"{len(ranks)} layers, rank {min(ranks)} to {max(ranks)}, {100 * made.error:.2g} % of the change is lost"
