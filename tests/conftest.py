@@ -36,6 +36,16 @@ def no_network():
     assert not _reached
 
 
+@pytest.fixture(autouse=True)
+def same_working_directory():
+    """Fail a test that leaves the process in another folder: the next one might read a relative path."""
+    before = os.getcwd()
+    yield
+    after = os.getcwd()
+    os.chdir(before)
+    assert after == before
+
+
 @pytest.fixture
 def here(tmp_path, monkeypatch) -> Path:
     """An empty folder to work in."""

@@ -14,6 +14,8 @@ from latent_diffusion.training.objectives.unet import UNetObjective
 from latent_diffusion.training.run import build_objective, train
 from latent_diffusion.training.trainer import Trainer
 
+ROOT = Path(__file__).parents[3]
+
 CAPTIONED = {"captions": ["text", "text_alt"], "caption_dropout": 0.3, "flip": True}
 NO_CACHE = {"latent_cache_bytes": 0, "text_cache_bytes": 0}
 
@@ -176,7 +178,7 @@ def test_the_shipped_configurations_parse():
     from latent_diffusion.registry import find
 
     for name in ("emoji/autoencoder", "emoji/unet", "finetune"):
-        run = read_config(Path("configs") / f"{name}.yaml", ["steps=5000"])
+        run = read_config(ROOT / "configs" / f"{name}.yaml", ["steps=5000"])
         kind = find("latent_diffusion.training.objectives", run.objective["name"])
         parse_section(kind.settings_type, {k: v for k, v in run.objective.items() if k != "name"}, name)
-        assert Path(parse_section(DataConfig, run.data, name).path).is_file()
+        assert (ROOT / parse_section(DataConfig, run.data, name).path).is_file()
