@@ -92,8 +92,10 @@ class RunConfig(Section):
     """What to train on; keys below."""
     seed: int = Field(default=0, ge=0, le=2**32 - 1)
     """Key of every random draw."""
-    steps: int = Field(ge=1)
-    """Updates in all."""
+    steps: int | None = Field(default=None, ge=1)
+    """Updates in all; give either this or `passes`."""
+    passes: float | None = Field(default=None, gt=0)
+    """Times that the run goes through the data, in place of `steps`."""
     batch_size: int = Field(ge=1)
     """Pictures per update, over all processes and micro-batches."""
     accumulation: int = Field(default=1, ge=1)
@@ -131,11 +133,37 @@ class RunConfig(Section):
     def _consistent(self) -> "RunConfig":
         if self.batch_size % self.accumulation:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulation {self.accumulation}")
-        if self.decay != "constant" and self.warmup >= self.steps:
-            raise ValueError(f"warmup {self.warmup} leaves nothing of {self.steps} steps for decay: {self.decay}")
+        if (self.steps is None) == (self.passes is None):
+            given = f"steps={self.steps} and passes={self.passes}; set one of them to null"
+            found = "neither" if self.steps is None else given
+            raise ValueError(f"give steps (updates) or passes (times through the data), found {found}")
+        if self.steps is not None:
+            self._check_curve(self.steps)
         if "name" not in self.objective:
             raise ValueError("objective.name is missing; it names a file of training/objectives")
         return self
+
+    def _check_curve(self, steps: int) -> None:
+        if self.decay != "constant" and self.warmup >= steps:
+            raise ValueError(f"warmup {self.warmup} leaves nothing of {steps} steps for decay: {self.decay}")
+
+    @property
+    def updates(self) -> int:
+        """Updates in all; of a run given in passes they are known after `with_steps`."""
+        assert self.steps is not None, "passes become steps when the data are read"
+        return self.steps
+
+    def with_steps(self, steps: int) -> "RunConfig":
+        """Return the run with the number of updates that its passes amount to.
+
+        Raises:
+            ConfigError: they leave no update for the curve of the learning rate.
+        """
+        try:
+            self._check_curve(steps)
+        except ValueError as fault:
+            raise ConfigError(f"{fault}; raise passes or lower warmup") from None
+        return self.model_copy(update={"steps": steps})
 
 
 class _Loader(yaml.SafeLoader):

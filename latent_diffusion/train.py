@@ -11,14 +11,14 @@ from latent_diffusion.training.settings_page import help_text
 
 __all__ = ["main"]
 
-_USAGE = "usage: python -m latent_diffusion.train CONFIG [key=value ...] [--debug]"
+_USAGE = "usage: python -m latent_diffusion.train CONFIG [key=value ...] [--plan] [--debug]"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train as CONFIG and the overrides describe; return the exit code (`errors.py` has the list)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in arguments
-    arguments = [argument for argument in arguments if argument != "--debug"]
+    debug, plan_only = "--debug" in arguments, "--plan" in arguments
+    arguments = [argument for argument in arguments if argument not in ("--debug", "--plan")]
     if not arguments:
         print(_USAGE, file=sys.stderr)
         return 2
@@ -27,9 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         run = read_config(arguments[0], arguments[1:])
-        from latent_diffusion.training.run import train  # imports torch: not before the configuration is right
+        from latent_diffusion.training.run import show_plan, train  # torch: not before the configuration is right
 
-        return train(run)
+        return show_plan(run) if plan_only else train(run)
     except KeyboardInterrupt:
         return 130
     except Exception as error:

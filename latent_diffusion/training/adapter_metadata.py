@@ -53,7 +53,7 @@ def adapter_metadata(
         "ss_sd_model_name": base.name,
         "ss_v2": str(base.unet.config.cross_attention_dim == 1024),
         "ss_num_train_images": str(len(data)),
-        "ss_steps": str(run.steps),
+        "ss_steps": str(run.updates),
         "ss_total_batch_size": str(run.batch_size),
         "ss_learning_rate": str(optimizer_settings(run).learning_rate),
         "ss_seed": str(run.seed),

@@ -74,7 +74,7 @@ def choose_precision(run: RunConfig, state: TrainingState | None, accelerator: A
     else:
         chosen, reason = "float32", f"{device} has no bfloat16 arithmetic"
     logger.info("precision: %s, since %s", chosen, reason)
-    return RunConfig.model_validate({**run.model_dump(), "precision": chosen})
+    return run.model_copy(update={"precision": chosen})
 
 
 def warn_of_launcher_options(run: RunConfig, accelerator: Accelerator) -> None:

@@ -73,7 +73,7 @@ class RunLog:
                 TextColumn("{task.fields[now]}"),
                 console=console,
             )
-            self._task = self._bar.add_task("training", total=self._run.steps, completed=done, now="")
+            self._task = self._bar.add_task("training", total=self._run.updates, completed=done, now="")
             self._bar.start()
         self._start_interval()
 
@@ -94,10 +94,10 @@ class RunLog:
         self._timed += 1
         seconds = time.perf_counter() - self._clock
         speed = self._timed * self._run.batch_size / max(seconds, 1e-9)
-        left = (self._run.steps - done) * seconds / self._timed
+        left = (self._run.updates - done) * seconds / self._timed
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, now=_short(figures, speed, left))
-        if done % self._run.log_every and done != self._run.steps:
+        if done % self._run.log_every and done != self._run.updates:
             if self._bar is None and not self._alive:
                 self._print(done, figures, speed, left)
             return
@@ -112,12 +112,14 @@ class RunLog:
         self._start_interval()
 
     def _print(self, done: int, figures: Mapping[str, float], speed: float, left: float) -> None:
-        console.print(f"step {done}/{self._run.steps}  {_short(figures, speed, left)}", highlight=False, soft_wrap=True)
+        console.print(
+            f"step {done}/{self._run.updates}  {_short(figures, speed, left)}", highlight=False, soft_wrap=True
+        )
         self._alive = True
 
     def held_out(self, done: int, figures: Mapping[str, float]) -> None:
         """Write figures of held-out pictures after `done` updates, as a line of their own."""
-        logger.info("step %d/%d  %s", done, self._run.steps, "  ".join(f"{k} {v:.4g}" for k, v in figures.items()))
+        logger.info("step %d/%d  %s", done, self._run.updates, "  ".join(f"{k} {v:.4g}" for k, v in figures.items()))
         self._write(done, figures, {})
 
     def _start_interval(self) -> None:

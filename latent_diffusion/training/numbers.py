@@ -27,7 +27,7 @@ def sample_numbers(run: RunConfig, *, start: int, rank: int, processes: int) -> 
     share = run.batch_size // parts
 
     def draw() -> Iterator[list[int]]:
-        for micro in range(start * run.accumulation, run.steps * run.accumulation):
+        for micro in range(start * run.accumulation, run.updates * run.accumulation):
             first = (micro * processes + rank) * share
             yield list(range(first, first + share))
 

@@ -98,6 +98,7 @@ class Objective(ABC):
     players: dict[str, Player]  # updated in this order within one step, all with the step's micro-batches
     ema_modules: dict[str, nn.Module]  # parts whose moving average is kept, saved and exported
     frozen: dict[str, nn.Module]  # parts that must not change; may be empty
+    run: Any  # the whole `RunConfig`; set again once the number of updates is known
 
     @abstractmethod
     def __init__(self, settings: Any, data: Any, run: Any) -> None:
@@ -123,6 +124,10 @@ class Objective(ABC):
 
         With `averaged` the modules hold their moving average while this runs; they are put back afterwards.
         """
+
+    def pass_samples(self) -> int | None:
+        """Return the samples of one pass through the data, or None where the data have no end."""
+        return None
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Return figures on held-out pictures after `step` updates, for the log; as `preview`, and beside it."""

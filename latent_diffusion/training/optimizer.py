@@ -185,7 +185,7 @@ def learning_rate(step: int, run: RunConfig) -> float:
         return peak * (step + 1) / run.warmup
     if run.decay == "constant":
         return peak
-    progress = min(1.0, (step - run.warmup) / max(1, run.steps - run.warmup))
+    progress = min(1.0, (step - run.warmup) / max(1, run.updates - run.warmup))
     return peak * CURVES[run.decay](progress)
 
 

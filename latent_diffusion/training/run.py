@@ -33,6 +33,7 @@ from latent_diffusion.training.launch import (
 from latent_diffusion.training.log import RunLog, start_logging
 from latent_diffusion.training.objective import Objective
 from latent_diffusion.training.run_folder import RunFolder
+from latent_diffusion.training.run_plan import EndTime, measured, planned_line, with_steps, with_steps_of
 from latent_diffusion.training.saving import (
     Saver,
     averaged,
@@ -50,7 +51,7 @@ from latent_diffusion.training.training_state import TrainingState, newest_state
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-__all__ = ["build_objective", "train"]
+__all__ = ["build_objective", "show_plan", "train"]
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,9 @@ def train(run: RunConfig) -> int:
         if state is not None and run.resume == "never":
             raise ConfigError(f"resume: never, but {folder.checkpoints} has checkpoints; choose another output")
         accelerator.wait_for_everyone()  # all have read the folder before the first writes in it
-        finished = state is not None and state.step >= run.steps and folder.finished_steps() == state.step
+        run = with_steps_of(run, state)
+        reached = state is not None and run.steps is not None and state.step >= run.steps
+        finished = state is not None and reached and folder.finished_steps() == state.step
         with folder.locked() if first and not finished else contextlib.nullcontext():
             if first and not finished:
                 set_aside_newer(folder.checkpoints, state)
@@ -95,6 +98,7 @@ def _run(
     kernels = _choose_kernels(run, state, accelerator)
     torch.manual_seed(run.seed)
     objective = build_objective(run)
+    run = with_steps(run, objective)
     described = describe_run(run, objective.fingerprint(), accelerator.num_processes, threads, kernels)
     if state is not None:
         refuse_drift(state, described, run)
@@ -112,16 +116,17 @@ def _run(
             logger.info("continuing after step %d from %s", state.step, state.folder)
         if first:
             folder.check_space(state_bytes(trainer), run.checkpoint.keep)
-            folder.tell(state="running", step=trainer.done, steps=run.steps, exit_code=None, message=None)
+            folder.tell(state="running", step=trainer.done, steps=run.updates, exit_code=None, message=None)
             log.start(trainer.done)
         with contextlib.closing(log):
             audit = Audit(trainer)
             signals.saving = True
-            watching = [log, Saver(run, folder, log, described), SpikeWatch(), audit] if first else [audit]
+            logger.info("%s", planned_line(run, objective.pass_samples()))
+            watching = [log, Saver(run, folder, log, described), SpikeWatch(), EndTime(), audit] if first else [audit]
             trainer.fit(watching, signals)
             signals.saving = False
         if trainer.stopped:
-            logger.info("stopped after step %d of %d; run again to continue", trainer.done, run.steps)
+            logger.info("stopped after step %d of %d; run again to continue", trainer.done, run.updates)
             if first:
                 folder.tell(state="interrupted", step=trainer.done, exit_code=signals.exit_code)
             return signals.exit_code
@@ -129,6 +134,24 @@ def _run(
             _export(trainer, folder, described)
             folder.tell(state="finished", step=trainer.done, exit_code=0)
         accelerator.wait_for_everyone()
+    return 0
+
+
+def show_plan(run: RunConfig) -> int:
+    """Print the plan of a run, its expected end and its memory, from a few updates of which nothing is written."""
+    keep_large_blocks()
+    accelerator = build_accelerator()
+    start_logging(logging.INFO if accelerator.is_main_process else logging.ERROR)
+    run = choose_precision(run, None, accelerator)
+    _choose_threads(run, None, accelerator)
+    kernels = _choose_kernels(run, None, accelerator)
+    torch.manual_seed(run.seed)
+    objective = build_objective(run)
+    run = with_steps(run, objective)
+    logger.info("%s", planned_line(run, objective.pass_samples()))
+    for line in measured(Trainer(objective, run, accelerator, kernels)):
+        logger.info("%s", line)
+    accelerator.end_training()
     return 0
 
 

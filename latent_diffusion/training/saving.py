@@ -28,8 +28,8 @@ __all__ = ["Saver", "averaged", "collect", "describe_run", "refuse_drift", "rest
 logger = logging.getLogger(__name__)
 
 _FREE = {
-    "output", "accumulation", "checkpoint", "log_every", "sample", "gradient_checkpointing", "fast", "threads",
-    "resume", "allow_drift",
+    "output", "passes", "accumulation", "checkpoint", "log_every", "sample", "gradient_checkpointing", "fast",
+    "threads", "resume", "allow_drift",
 }  # fmt: skip
 """Keys that may change between the parts of one run: they do not change what is computed (but for rounding)."""
 
@@ -46,10 +46,10 @@ class Saver:
     def after_update(self, trainer: "Trainer", figures: Mapping[str, float]) -> None:
         """Save after every `checkpoint.every` updates, after the last, and when the run is asked to stop."""
         done = trainer.done
-        if done % self._run.checkpoint.every == 0 or done == self._run.steps or trainer.stopped:
+        if done % self._run.checkpoint.every == 0 or done == self._run.updates or trainer.stopped:
             self.save(trainer)
         sample = self._run.sample
-        if sample is not None and not trainer.stopped and (done % sample.every == 0 or done == self._run.steps):
+        if sample is not None and not trainer.stopped and (done % sample.every == 0 or done == self._run.updates):
             self._preview(trainer)
 
     def save(self, trainer: "Trainer") -> None:

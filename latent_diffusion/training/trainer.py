@@ -95,7 +95,7 @@ class Trainer:
             self.run, start=self.done, rank=self.accelerator.process_index, processes=self.accelerator.num_processes
         )
         batches = self.objective.batches(numbers)
-        while self.done < self.run.steps and not self.stopped:
+        while self.done < self.run.updates and not self.stopped:
             with self.clock.timed("data"):
                 micro_batches = [next(batches).to(self.accelerator.device) for _ in range(self.run.accumulation)]
             figures = self._update(self.done, micro_batches, observers, asked=stop is not None and stop.asked)

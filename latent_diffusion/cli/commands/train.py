@@ -16,6 +16,9 @@ def train(
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Change of a single key, as in steps=200.", show_default=False),
     ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print updates, passes, expected end and peak memory; train nothing.")
+    ] = False,
 ) -> int:
     """Train a part of the model, or fine-tune all of it.
 
@@ -34,4 +37,5 @@ def train(
     """
     from latent_diffusion.train import main
 
-    return main([config, *(overrides or []), *(["--debug"] if context.obj["debug"] else [])])
+    flags = [*(["--plan"] if plan else []), *(["--debug"] if context.obj["debug"] else [])]
+    return main([config, *(overrides or []), *flags])

@@ -232,6 +232,10 @@ class AutoencoderObjective(Objective):
         mean, std = latent_statistics(self.model, self._pictures(self.data, self.settings.scale_pictures))
         save_autoencoder(fold_latent_scale(self.model, mean, std), folder / "vae", torch.float32)
 
+    def pass_samples(self) -> int:
+        """Return the number of pictures."""
+        return len(self.data)
+
     def fingerprint(self) -> dict[str, str]:
         """Return the digests of the data and of the weights the run starts from, as read from their files."""
         prints = {"data.path": self.data.digest}

@@ -155,6 +155,10 @@ class CLIPObjective(Objective):
 
         save_clip(from_towers(self.towers, self.tokenizer), folder)
 
+    def pass_samples(self) -> int:
+        """Return the number of pictures."""
+        return len(self.data)
+
     def fingerprint(self) -> dict[str, str]:
         """Return the digests of the data and of the vocabulary."""
         digest = hashlib.sha256(json.dumps(self.byte_pairs.merges).encode()).hexdigest()

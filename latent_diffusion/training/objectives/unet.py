@@ -115,6 +115,10 @@ class UNetObjective(Objective):
         """Write a whole diffusers folder."""
         save_folder(self.components, folder, getattr(torch, self.settings.export_dtype))
 
+    def pass_samples(self) -> int:
+        """Return the number of pictures."""
+        return len(self.data)
+
     def fingerprint(self) -> dict[str, str]:
         """Return the digests of the data and of the weights the run starts from, as read from their files."""
         parts = self.base
