@@ -192,11 +192,11 @@ class TrainStep(Case):
         """Return latents, text states, times and noise of the first steps, as our trainer draws them."""
         accelerator = self._accelerator()
         objective.prepare(accelerator, torch.float32)
-        latents, texts = objective.player.held
+        latents, conditions = objective.player.held
         draws = []
         for batch in objective.batches(sample_numbers(run, start=0, rank=0, processes=1)):
             batch = batch.to(accelerator.device)
-            x0, context = latents(batch).float(), texts(batch.captions).context.float()
+            x0, context = latents(batch).float(), conditions(batch).context.float()
             noise = normal(run.seed, "noise", batch.sample, x0.shape[1:])
             row = (x0, context, objective.player.times(batch.sample), noise)
             draws.append(tuple(x.to(accelerator.device) for x in row))

@@ -30,6 +30,7 @@ def write_lora(
     updates: Mapping[str, Mapping[str, Update]],
     layout: LoraFormat = "kohya",
     metadata: Mapping[str, str] | None = None,
+    towers: int | None = None,
 ) -> None:
     """Write the changes of a model's layers as one safetensors file; tensors keep their dtypes.
 
@@ -39,6 +40,7 @@ def write_lora(
         layout: "kohya" (A1111, ComfyUI, kohya and diffusers read it; every form) or "peft" (diffusers and PEFT; LoRA
             and DoRA).
         metadata: strings for the header, such as kohya's `ss_*` or ModelSpec's fields.
+        towers: text encoders of the model, which decides kohya's name of the first one; None = as many as are changed.
 
     Raises:
         ConfigError: an unknown layout, or a change that it has no keys for.
@@ -48,7 +50,7 @@ def write_lora(
         part: {layer: factors_of(layer, update) for layer, update in changes.items()}
         for part, changes in updates.items()
     }
-    write_factors(path, factors, layout, metadata)
+    write_factors(path, factors, layout, metadata, towers)
 
 
 def write_factors(
@@ -56,11 +58,12 @@ def write_factors(
     factors: Mapping[str, Mapping[str, Mapping[str, Tensor]]],
     layout: LoraFormat = "kohya",
     metadata: Mapping[str, str] | None = None,
+    towers: int | None = None,
 ) -> None:
     """Write the factors of each layer, by the names that `forms.update_of` reads; otherwise as `write_lora`."""
     if layout not in ("kohya", "peft"):
         raise ConfigError(f"LoRA layout {layout!r}; there are kohya and peft")
-    towers = sum(part.startswith("text_encoder") for part in factors)
+    towers = sum(part.startswith("text_encoder") for part in factors) if towers is None else towers
     tensors: dict[str, Tensor] = {}
     for part, layers in factors.items():
         for layer, fields in layers.items():

@@ -22,7 +22,7 @@ from pydantic import Field
 from torch import Tensor
 
 from latent_diffusion.config import Section
-from latent_diffusion.data.images import MAX_PIXELS, decode_image, fit_square
+from latent_diffusion.data.images import MAX_PIXELS, crop_corner, decode_image, fit_square
 from latent_diffusion.data.metadata import LOOKED_FOR, Row, captions_of, endings, read_rows, values_of
 from latent_diffusion.data.oddities import Oddities
 from latent_diffusion.data.source import open_source
@@ -73,7 +73,7 @@ class Sample:
     """One training picture with all its draws made.
 
     `image` is (3, size, size) uint8, or None if it was not requested; `number` is n; `row` is the picture's index in
-    the data set.
+    the data set; `size_ids` is as in `Conditioning`.
     """
 
     number: int
@@ -81,6 +81,7 @@ class Sample:
     flipped: bool
     image: Tensor | None
     caption: str
+    size_ids: tuple[int, ...]
 
 
 class ImageFolder:
@@ -108,6 +109,7 @@ class ImageFolder:
             )
         rows = self._chosen(rows)
         self._check_captions(rows)
+        self.sizes: list[tuple[int, int]] = []  # height and width of each picture as stored, in px
         self.rows, self._cache = self._scan(rows)
         self.captions = [self._captions(row) for row in self.rows]
         self._order = lru_cache(maxsize=2)(lambda epoch: permutation(seed, "order", epoch, len(self.rows)))
@@ -175,6 +177,7 @@ class ImageFolder:
             if fits:
                 cache[len(good)] = self._fitted(picture)
             good.append(row)
+            self.sizes.append((picture.height, picture.width))
         if bad:
             told = f"{len(bad)} of {len(rows)} pictures of {self.config.path!r} cannot be used: " + "; ".join(bad[:10])
             if self.config.on_bad == "error":
@@ -227,6 +230,15 @@ class ImageFolder:
         texts = fields[int(draw.integers(len(fields)))]
         return texts[int(draw.integers(len(texts)))]
 
+    def size_ids(self, row: int) -> tuple[int, ...]:
+        """Return height and width of the stored picture, top and left of its crop, height and width trained at: px.
+
+        Reference: Podell et al. 2023, arXiv:2307.01952, section 2.2.
+        """
+        size = self.config.size
+        corner = (0, 0) if self.config.fit == "pad" else crop_corner(*self.sizes[row], size)
+        return (*self.sizes[row], *corner, size, size)
+
     def sample(self, number: int, *, pixels: bool = True) -> Sample:
         """Return sample n of the run, n = 0, 1, 2, ... without end; without `pixels` no picture is read."""
         row = self.row_of(number)
@@ -234,4 +246,4 @@ class ImageFolder:
         image = self.image(row) if pixels else None
         if image is not None and flipped:
             image = image.flip(-1)
-        return Sample(number, row, flipped, image, self.caption_of(number, row))
+        return Sample(number, row, flipped, image, self.caption_of(number, row), self.size_ids(row))

@@ -22,7 +22,17 @@ from latent_diffusion.data.arrays import from_array
 from latent_diffusion.data.source import check_bytes
 from latent_diffusion.errors import ConfigError, DataError
 
-__all__ = ["FORMATS", "MAX_PIXELS", "ImageSource", "decode_image", "fit_square", "load_image", "to_pil", "to_tensor"]
+__all__ = [
+    "FORMATS",
+    "MAX_PIXELS",
+    "ImageSource",
+    "crop_corner",
+    "decode_image",
+    "fit_square",
+    "load_image",
+    "to_pil",
+    "to_tensor",
+]
 
 ImageSource = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor
 """A picture to read: a file, a PIL picture, or an array as `data.arrays` reads it."""
@@ -169,6 +179,13 @@ def fit_square(picture: Image.Image, size: int, *, pad: bool = False) -> Image.I
     if (width, height) == (size, size):
         return picture
     return picture.resize((size, size), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side))
+
+
+def crop_corner(height: int, width: int, size: int) -> tuple[int, int]:
+    """Return top and left, in px, of the centre square of a picture whose shorter side was scaled to `size`."""
+    longer = int(size * max(height, width) / min(height, width))
+    corner = round((longer - size) / 2)
+    return (corner, 0) if height > width else (0, corner)
 
 
 def to_tensor(picture: Image.Image) -> Tensor:

@@ -7,7 +7,7 @@ fault keeps its own error. Order and draws do not depend on the number of worker
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -25,7 +25,8 @@ class Batch:
     """Samples of one micro-batch.
 
     `sample` (B,) global sample numbers, the keys of all further draws; `row` (B,) indices in the data set;
-    `images` (B, 3, H, W) float32 in [-1, 1]; `captions` (B,), "" where dropped; `flipped` (B,).
+    `images` (B, 3, H, W) float32 in [-1, 1]; `captions` (B,), "" where dropped; `flipped` (B,); `size_ids` (B, 6) px,
+    float32, as in `Conditioning`.
     """
 
     sample: tuple[int, ...]
@@ -33,14 +34,16 @@ class Batch:
     images: Tensor
     captions: tuple[str, ...]
     flipped: tuple[bool, ...]
+    size_ids: Tensor
 
     def __len__(self) -> int:
         """Number of samples B."""
         return len(self.sample)
 
     def to(self, device: torch.device | str) -> "Batch":
-        """Return the same batch with its images on `device`."""
-        return Batch(self.sample, self.row, self.images.to(device, non_blocking=True), self.captions, self.flipped)
+        """Return the same batch with its tensors on `device`."""
+        images, sizes = (tensor.to(device, non_blocking=True) for tensor in (self.images, self.size_ids))
+        return replace(self, images=images, size_ids=sizes)
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -53,6 +56,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         images=images,
         captions=tuple(s.caption for s in samples),
         flipped=tuple(s.flipped for s in samples),
+        size_ids=torch.tensor([s.size_ids for s in samples], dtype=torch.float32),
     )
 
 

@@ -24,7 +24,8 @@ from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.models.unet import UNet
 from latent_diffusion.randomness import normal, permutation, uniform
 from latent_diffusion.runtime.precision import autocast
-from latent_diffusion.training.frozen_states import Latents, LiveTextStates, TextStates
+from latent_diffusion.training.conditions import Conditions
+from latent_diffusion.training.frozen_states import Latents
 from latent_diffusion.training.objective import Losses, Player
 
 __all__ = ["Denoising", "HeldOutLoss", "LossSettings", "TimesSettings"]
@@ -101,7 +102,7 @@ class Denoising(Player):
         self.mean_weight = float(weights[inside].mean()) if times.law == "importance" else None
         self.rates: Mapping[str, float] = {}
         self.strata = batch_size if settings.stratified else 0
-        self.held: tuple[Latents, TextStates | LiveTextStates] | None = None
+        self.held: tuple[Latents, Conditions] | None = None
 
     @property
     def unet(self) -> UNet:
@@ -130,9 +131,9 @@ class Denoising(Player):
     def forward(self, batch: Batch, step: int) -> Losses:
         """Return the weighted loss of each picture, (B,)."""
         assert self.held is not None, "prepare comes first"
-        latents, texts = self.held
+        latents, conditions = self.held
         like = self.unet.conv_in.weight
-        x0, cond = latents(batch).to(like), texts(batch.captions).to(like.device)
+        x0, cond = latents(batch).to(like), conditions(batch)
         if like.dtype == torch.float64:
             cond = cond.to(dtype=like.dtype)
         noise = self._noise(batch.sample, x0)
@@ -170,11 +171,9 @@ class HeldOutLoss:
 
     def __init__(self, player: Denoising, data: ImageFolder, autoencoder: AutoencoderKL, run: Any) -> None:
         assert player.held is not None, "prepare comes first"
-        texts = player.held[1]
         self.player, self.data, self.run = player, data, run
         self.latents = Latents(autoencoder, data, run.seed)
-        # held-out captions are not in the player's cache
-        self.texts = TextStates(texts.encoder, texts.dtype) if isinstance(texts, TextStates) else texts
+        self.conditions = player.held[1].uncached()
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
@@ -185,8 +184,9 @@ class HeldOutLoss:
             rows = tuple(range(start, min(start + 32, len(self.data))))
             pixels = torch.stack([self.data.image(row) for row in rows]).float() / 127.5 - 1
             chosen = tuple(self.data.captions[row][0][0] for row in rows)
-            x0 = self.latents(Batch(rows, rows, pixels, chosen, (False,) * len(rows))).float()
-            cond = self.texts(chosen).to(x0.device)
+            sizes = torch.tensor([self.data.size_ids(row) for row in rows], dtype=torch.float32)
+            batch = Batch(rows, rows, pixels, chosen, (False,) * len(rows), sizes)
+            x0, cond = self.latents(batch).float(), self.conditions(batch)
             for band in range(bands):
                 place = torch.tensor(rows, dtype=torch.float64) / len(self.data)
                 t = ((band + place) / bands * total).long().to(x0.device)

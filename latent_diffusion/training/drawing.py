@@ -19,6 +19,7 @@ from latent_diffusion.prompts.script import read_script
 from latent_diffusion.prompts.states import Reading, Text, encode_texts
 from latent_diffusion.runtime.precision import autocast
 from latent_diffusion.samplers.dpmpp_2m import DPMpp2M
+from latent_diffusion.training.conditions import whole_picture, without_text
 
 __all__ = ["Sheet"]
 
@@ -64,10 +65,15 @@ class Sheet:
         for seed, text in zip(self._seeds(), self.texts, strict=True):
             noise = NoiseSource([seed])
             x = noise.draw((parts.autoencoder.config.latent_channels, side, side)).to(device)
-            prompt, empty = encode_texts(parts.text_encoder, [text, Text("")], AS_THE_PIPELINE)
+            prompt, empty = (
+                whole_picture(parts, cond.to(device), self.size)
+                for cond in encode_texts(parts.text_encoder, [text, Text("")], AS_THE_PIPELINE)
+            )
+            if parts.zeros_for_empty_prompt:
+                empty = without_text(empty)
             with autocast(self.precision, device):
                 denoise = CFG(wanted.guidance_scale).bind(
-                    Denoiser(parts.unet, parts.schedule, parts.prediction), prompt.to(device), empty.to(device)
+                    Denoiser(parts.unet, parts.schedule, parts.prediction), prompt, empty
                 )
                 for step in sampler(denoise, x, visited, noise):
                     x = step.x

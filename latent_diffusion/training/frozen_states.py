@@ -17,7 +17,7 @@ from latent_diffusion.data.folder import ImageFolder
 from latent_diffusion.data.loader import Batch
 from latent_diffusion.errors import DataError
 from latent_diffusion.models.autoencoder import AutoencoderKL
-from latent_diffusion.models.text_encoder import TextEncoder
+from latent_diffusion.models.text_encoder import TextEncoder, TextEncoders
 from latent_diffusion.randomness import normal
 
 __all__ = ["Latents", "LiveTextStates", "TextStates"]
@@ -96,10 +96,10 @@ class Latents:
 class TextStates:
     """Conditioning of batches of captions, in the dtype the network reads them in."""
 
-    def __init__(self, text_encoder: TextEncoder, dtype: torch.dtype) -> None:
+    def __init__(self, text_encoder: TextEncoder | TextEncoders, dtype: torch.dtype) -> None:
         """Take the encoder; nothing is computed yet."""
         self.encoder, self.dtype = text_encoder, dtype
-        self._kept: Tensor | None = None  # (captions, L, D)
+        self._kept: Conditioning | None = None  # of all captions, on the CPU
         self._place: dict[str, int] = {}
 
     @torch.no_grad()
@@ -111,37 +111,40 @@ class TextStates:
         cut = [caption for caption, count in zip(cut, self.encoder.token_counts(cut)) if count > room]
         if cut:
             logger.warning("%d captions have more than %d tokens and are cut, first %r", len(cut), room, cut[0][:80])
-        shape = (len(distinct), self.encoder.context_length, self.encoder.width)
-        needed = torch.Size(shape).numel() * torch.empty(0, dtype=self.dtype).element_size()
+        length, width, pooled = self.encoder.context_length, self.encoder.width, self.encoder.pooled_width
+        needed = len(distinct) * (length * width + pooled) * torch.empty(0, dtype=self.dtype).element_size()
         if needed > most:
             logger.info("text states are computed in every step: keeping them takes %.1f GB", needed / 1e9)
             return
-        kept = torch.empty(shape, dtype=self.dtype)
+        context = torch.empty(len(distinct), length, width, dtype=self.dtype)
+        kept = Conditioning(context, torch.empty(len(distinct), pooled, dtype=self.dtype) if pooled else None)
         for start in range(0, len(distinct), CHUNK):
-            kept[start : start + CHUNK] = self._encode(distinct[start : start + CHUNK]).cpu()
+            made = self._encode(distinct[start : start + CHUNK])
+            context[start : start + CHUNK] = made.context.cpu()
+            if kept.pooled is not None and made.pooled is not None:
+                kept.pooled[start : start + CHUNK] = made.pooled.cpu()
         self._kept, self._place = kept, {caption: place for place, caption in enumerate(distinct)}
 
-    def _encode(self, captions: Sequence[str]) -> Tensor:
-        device = next(self.encoder.parameters()).device
-        with torch.autocast(device.type, enabled=False):
-            return self.encoder.encode(self.encoder.tokenize(captions)).to(self.dtype)
+    def _encode(self, captions: Sequence[str]) -> Conditioning:
+        with torch.autocast(self.encoder.device.type, enabled=False):
+            return self.encoder(list(captions)).to(dtype=self.dtype)
 
     @torch.no_grad()
     def __call__(self, captions: Sequence[str]) -> Conditioning:
-        """Return the conditioning of B captions: context (B, L, D)."""
+        """Return the conditioning of B captions: context (B, L, D) and, of two towers, pooled (B, P)."""
         if self._kept is None:
-            return Conditioning(self._encode(captions))
-        context = self._kept[torch.tensor([self._place[caption] for caption in captions])]
-        return Conditioning(context.to(next(self.encoder.parameters()).device))
+            return self._encode(captions)
+        rows = torch.tensor([self._place[caption] for caption in captions])
+        return self._kept.map(lambda kept: kept[rows]).to(self.encoder.device)
 
 
 class LiveTextStates:
     """Conditioning of batches of captions by a text encoder that is trained: encoded in every step, with gradients."""
 
-    def __init__(self, text_encoder: TextEncoder) -> None:
+    def __init__(self, text_encoder: TextEncoder | TextEncoders) -> None:
         """Take the encoder."""
         self.encoder = text_encoder
 
     def __call__(self, captions: Sequence[str]) -> Conditioning:
-        """Return the conditioning of B captions: context (B, L, D), with its graph where gradients are on."""
+        """Return the conditioning of B captions, with its graph where gradients are on."""
         return self.encoder(list(captions))

@@ -24,6 +24,10 @@ from latent_diffusion.registry import names, nearest
 __all__ = ["ModelSettings", "build_parts", "check_fit", "freeze_lone_attention"]
 
 
+SIZES, REFINER_SIZES = 6, 5
+"""Numbers that SDXL's base and refiner read; the refiner's last is an aesthetic score, which pictures do not have."""
+
+
 class Parts(Section):
     """Folders of the frozen parts of a model from scratch."""
 
@@ -37,7 +41,7 @@ class ModelSettings(Section):
     """Which model: the keys that every objective with a U-Net has in its `objective:` section."""
 
     init: str | None = None
-    """Model to train on from: a bundled name or a diffusers folder."""
+    """Model to train on from: a bundled name, a diffusers folder or a single file."""
     parts: Parts | None = None
     """Frozen parts beside which a new U-Net is trained, in place of `init`."""
     unet: str | dict[str, Any] | None = None
@@ -59,8 +63,10 @@ def build_parts(settings: ModelSettings) -> Components:
         if settings.unet is not None:
             raise ConfigError("objective.unet: the U-Net's sizes are those of `init`; leave `unet` out")
         loaded = load_model(settings.init)
-        if loaded.size_count:
-            raise ConfigError(f"objective.init: {loaded.name} is an SDXL model, which this objective does not train")
+        if loaded.size_count == REFINER_SIZES:
+            raise ConfigError(
+                f"objective.init: {loaded.name} is SDXL's refiner, which is not trained; use its base model"
+            )
         config = {**loaded.scheduler_config, **settings.scheduler}
         schedule, prediction = read_schedule(config)
         return replace(loaded, schedule=schedule, prediction=prediction, scheduler_config=config)
@@ -103,15 +109,20 @@ def _sizes(unet: str | dict[str, Any] | None) -> tuple[UNetConfig, dict[str, Any
 def check_fit(parts: Components, size: int) -> None:
     """Refuse parts that do not belong together, before anything is computed."""
     unet, latent = parts.unet.config, parts.autoencoder.config.latent_channels
-    if unet.in_channels != latent or unet.out_channels != latent:
+    if unet.out_channels != latent or not (unet.in_channels == latent or parts.for_inpainting):
         raise ConfigError(
-            f"the U-Net reads {unet.in_channels} and writes {unet.out_channels} channels, latents have {latent}; "
-            "this objective trains text-to-image U-Nets"
+            f"the U-Net reads {unet.in_channels} and writes {unet.out_channels} channels, latents have {latent}; it "
+            f"must read {latent}, or {2 * latent + 1} with a mask and a masked picture, and write {latent}"
         )
     if unet.cross_attention_dim != parts.text_encoder.width:
         raise ConfigError(
             f"the U-Net's cross_attention_dim is {unet.cross_attention_dim}, "
             f"the text encoder's width {parts.text_encoder.width}"
+        )
+    if unet.added_width is not None and parts.size_count != SIZES:
+        raise ConfigError(
+            f"the U-Net reads {unet.added_width} channels of pooled text and sizes, the text encoder gives "
+            f"{parts.text_encoder.pooled_width} and {SIZES} sizes have {SIZES * unet.size_width}"
         )
     if size % parts.autoencoder.factor:
         raise ConfigError(f"data.size {size} px is not a multiple of the autoencoder's {parts.autoencoder.factor} px")

@@ -10,6 +10,7 @@ from latent_diffusion.errors import ConfigError, ResourceError
 
 if TYPE_CHECKING:
     from latent_diffusion.adapters.decompose import Decomposition
+    from latent_diffusion.checkpoint.components import Components
 
 __all__ = ["adapter"]
 
@@ -52,7 +53,8 @@ def extract(
     from latent_diffusion.adapters import decompose
     from latent_diffusion.checkpoint.load import load_model
 
-    _write(output, decompose.extract(load_model(base), load_model(tuned), rank, energy), layout)
+    components = load_model(base)
+    _write(output, decompose.extract(components, load_model(tuned), rank, energy), layout, components)
 
 
 @adapter.command()
@@ -102,7 +104,7 @@ def _merge(files: list[str], output: Path, rank: int, energy: float, model: str,
     components = load_model(model)
     pairs = [split_weight(file) for file in files]
     adapters = [(read_lora(file, components), weight) for file, weight in pairs]
-    _write(output, decompose.merge(components, adapters, rank, energy), layout)
+    _write(output, decompose.merge(components, adapters, rank, energy), layout, components)
 
 
 def _check_output(output: Path) -> None:
@@ -115,10 +117,10 @@ def _check_output(output: Path) -> None:
         raise ResourceError(f"{str(output.parent)!r}: there is no such folder")
 
 
-def _write(output: Path, made: "Decomposition", layout: Keys) -> None:
+def _write(output: Path, made: "Decomposition", layout: Keys, model: "Components") -> None:
     from latent_diffusion.adapters.writing import write_factors
 
-    write_factors(output, made.factors, layout)
+    write_factors(output, made.factors, layout, towers=len(model.text_encoder.towers))
     ranks = made.ranks.values()
     typer.echo(
         f"{len(ranks)} layers, rank {min(ranks)} to {max(ranks)}, {100 * made.error:.2g} % of the change is lost"

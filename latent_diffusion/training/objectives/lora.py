@@ -79,7 +79,7 @@ class LoraObjective(UNetObjective):
         if self.settings.adapter.form == "lora":
             files["peft"] = folder / "pytorch_lora_weights.safetensors"
         for layout, file in files.items():
-            write_factors(file, stored, layout, metadata)
+            write_factors(file, stored, layout, metadata, towers=len(self.base.text_encoder.towers))
             self._check(file)
 
     @torch.no_grad()

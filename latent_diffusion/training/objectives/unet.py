@@ -14,14 +14,15 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from latent_diffusion.adapters.model_parts import parts_of
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.folder.diffusers_folder import save_folder
 from latent_diffusion.checkpoint.prompt_forms import PromptForms
 from latent_diffusion.data.folder import DataConfig, ImageFolder
 from latent_diffusion.data.loader import Batch, batches
-from latent_diffusion.models.text_encoder import TextEncoder
 from latent_diffusion.prompts.caption_forms import forms_for_captions
 from latent_diffusion.runtime.precision import place, state_dtype
+from latent_diffusion.training.conditions import Conditions
 from latent_diffusion.training.denoising import Denoising, HeldOutLoss, LossSettings
 from latent_diffusion.training.drawing import Sheet
 from latent_diffusion.training.frozen_states import Latents, LiveTextStates, TextStates
@@ -81,7 +82,7 @@ class UNetObjective(Objective):
         self.player = Denoising(self.components, trained, settings, run.seed, run.batch_size)
         self.players = {"unet": self.player}
         self.ema_modules: dict[str, nn.Module] = dict(trained)
-        everything = {"vae": parts.autoencoder, "text_encoder": parts.text_encoder, "unet": parts.unet}
+        everything = {"vae": parts.autoencoder, **parts_of(parts)}
         self.frozen: dict[str, nn.Module] = {k: v for k, v in everything.items() if v not in trained.values()}
 
     def choose(self, parts: Components) -> tuple[Components, dict[str, nn.Module]]:
@@ -95,21 +96,21 @@ class UNetObjective(Objective):
         place(parts.unet, accelerator.device, dtype, self.run.precision)
         parts.text_encoder.to(accelerator.device)
         latents = Latents(parts.autoencoder, self.data, self.run.seed)
-        assert isinstance(parts.text_encoder, TextEncoder), "models with two are refused before"
         logger.info("encoding %d pictures and their captions", len(self.data))
         latents.fill(settings.latent_cache_bytes)
         if any(name.startswith("text_encoder") for name in self.player.trained):
             parts.text_encoder.to(dtype)
-            self.player.held = (latents, LiveTextStates(parts.text_encoder))
-            return
-        texts = TextStates(parts.text_encoder, state_dtype(self.run.precision))
-        self.player.held = (latents, texts)
-        texts.fill(["", *self._captions()], settings.text_cache_bytes)
+            texts = LiveTextStates(parts.text_encoder)
+        else:
+            texts = TextStates(parts.text_encoder, state_dtype(self.run.precision))
+            texts.fill(["", *self._captions()], settings.text_cache_bytes)
+        self.player.held = (latents, Conditions(parts, texts, self.run.seed))
 
     def batches(self, numbers: Iterable[Sequence[int]]) -> Iterator[Batch]:
-        """Yield batches; without pixels once latents are cached."""
+        """Yield batches; without pixels once latents are cached, unless pictures are masked."""
         assert self.player.held is not None, "prepare comes first"
-        yield from batches(self.data, numbers, self.settings.workers, pixels=not self.player.held[0].cached)
+        pixels = not self.player.held[0].cached or self.components.for_inpainting
+        yield from batches(self.data, numbers, self.settings.workers, pixels=pixels)
 
     def export(self, folder: Path, *, averaged: bool) -> None:
         """Write a whole diffusers folder."""

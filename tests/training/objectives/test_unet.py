@@ -87,7 +87,7 @@ def test_a_dropped_caption_is_the_empty_prompt_of_sampling(tiny_folder, make_run
     batch = next(built.batches([[0, 1]]))
     assert batch.captions == ("", "")
     empty = built.components.text_encoder([""]).context[0]
-    assert torch.allclose(built.player.held[1](batch.captions).context[1], empty, atol=1e-5)
+    assert torch.allclose(built.player.held[1](batch).context[1], empty, atol=1e-5)
 
 
 def test_only_the_unet_moves_and_diffusers_opens_what_comes_out(tiny_folder, make_run, tmp_path):

@@ -1,0 +1,95 @@
+"""What a U-Net reads beside the noisy latents and the time, for a batch of pictures and captions.
+
+By the family of the model:
+
+    every family   text states; the states of "" for a dropped caption, or zeros where the model is guided against zeros
+    SDXL           the pooled text, and the sizes of each picture (Podell et al. 2023, arXiv:2307.01952, section 2.2)
+    inpainting     a drawn mask and the latents of the masked picture (Rombach et al. 2022, arXiv:2112.10752, 4.5)
+
+The masks have keys, as all draws of a run.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from latent_diffusion.checkpoint.components import Components
+from latent_diffusion.conditioning import Conditioning
+from latent_diffusion.data.loader import Batch
+from latent_diffusion.inpainting.masks import max_pool
+from latent_diffusion.models.autoencoder import AutoencoderKL
+from latent_diffusion.training.drawn_masks import draw_masks
+from latent_diffusion.training.frozen_states import LiveTextStates, TextStates
+
+__all__ = ["Conditions", "whole_picture", "without_text"]
+
+
+class Conditions:
+    """The condition of every sample of a batch, as the model's family has it."""
+
+    def __init__(self, parts: Components, texts: TextStates | LiveTextStates, seed: int) -> None:
+        """Take the model, what encodes its captions and the run's seed."""
+        self.parts, self.texts, self.seed = parts, texts, seed
+
+    def __call__(self, batch: Batch) -> Conditioning:
+        """Return the condition of B samples on the U-Net's device; text states have their graph if they are trained."""
+        parts, device = self.parts, self.parts.unet.conv_in.weight.device
+        cond = self.texts(batch.captions).to(device)
+        if parts.zeros_for_empty_prompt:
+            cond = without_text(cond, [not caption for caption in batch.captions])
+        return replace(
+            cond,
+            size_ids=batch.size_ids.to(device) if parts.size_count else None,
+            concat=self._masked(batch) if parts.for_inpainting else None,
+        )
+
+    def _masked(self, batch: Batch) -> Tensor:
+        """Return mask and masked picture (B, 1 + C, h, w) of the pictures of `batch`."""
+        images = batch.images.to(next(self.parts.autoencoder.parameters()))
+        return masked_channels(images, draw_masks(self.seed, batch.sample, *images.shape[-2:]), self.parts.autoencoder)
+
+    def uncached(self) -> "Conditions":
+        """Return the same for captions that the cache of text states does not have."""
+        texts = self.texts
+        if isinstance(texts, TextStates):
+            texts = TextStates(texts.encoder, texts.dtype)
+        return Conditions(self.parts, texts, self.seed)
+
+
+@torch.no_grad()
+def masked_channels(images: Tensor, masks: Tensor, autoencoder: AutoencoderKL) -> Tensor:
+    """Return the channels that an inpainting U-Net reads after the noisy latents, (B, 1 + C, h, w).
+
+    Args:
+        images: (B, 3, H, W) in [-1, 1].
+        masks: (B, 1, H, W), 1 where the picture is repainted.
+        autoencoder: encodes the pictures with mid-grey there.
+    """
+    with torch.autocast(images.device.type, enabled=False):
+        latents = autoencoder.to_latents(images * (1 - masks.to(images)))
+    pooled = [torch.from_numpy(max_pool(mask.numpy(), *latents.shape[-2:])) for mask in masks[:, 0].cpu()]
+    return torch.cat([torch.stack(pooled)[:, None].to(latents), latents], dim=1)
+
+
+def without_text(cond: Conditioning, rows: Sequence[bool] | None = None) -> Conditioning:
+    """Return `cond` with zeros for the text states of the chosen rows, (B,), or of all."""
+    chosen = torch.tensor([True] * len(cond) if rows is None else rows, device=cond.context.device)
+
+    def zeroed(states: Tensor | None) -> Tensor | None:
+        return None if states is None else torch.where(chosen.view(-1, *[1] * (states.ndim - 1)), 0.0, states)
+
+    return replace(cond, context=zeroed(cond.context), pooled=zeroed(cond.pooled))
+
+
+def whole_picture(parts: Components, cond: Conditioning, size: int) -> Conditioning:
+    """Return `cond` with what the model reads to draw a whole picture of size x size px: nothing is cropped or kept."""
+    like = parts.unet.conv_in.weight
+    sizes, concat = None, None
+    if parts.size_count:
+        sizes = torch.tensor([[size, size, 0, 0, size, size]], dtype=torch.float32, device=like.device)
+    if parts.for_inpainting:
+        grey = torch.zeros(1, 3, size, size).to(next(parts.autoencoder.parameters()))
+        concat = masked_channels(grey, torch.ones(1, 1, size, size), parts.autoencoder).float()
+    return replace(cond, size_ids=sizes, concat=concat)
