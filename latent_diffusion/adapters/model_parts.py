@@ -11,7 +11,7 @@ from latent_diffusion.checkpoint.single.compvis_names import unet_names
 from latent_diffusion.models.text_encoder import TextEncoder
 from latent_diffusion.nn.shared_copy import shared_copy
 
-__all__ = ["original_paths", "parts_of", "tower_names", "with_parts"]
+__all__ = ["original_paths", "parts_of", "tower_names", "unused_layers", "with_parts"]
 
 
 def tower_names(components: Components) -> dict[str, TextEncoder]:
@@ -25,6 +25,14 @@ def tower_names(components: Components) -> dict[str, TextEncoder]:
 def parts_of(components: Components) -> dict[str, nn.Module]:
     """Return "unet" and the text models, "text_encoder" and "text_encoder_2", as far as the model has them."""
     return {"unet": components.unet, **{name: tower.model for name, tower in tower_names(components).items()}}
+
+
+def unused_layers(components: Components, part: str) -> tuple[str, ...]:
+    """Return the beginnings of paths in a part that do not reach the U-Net: the last layer of SDXL's first tower."""
+    tower = tower_names(components).get(part)
+    if tower is None or not tower.penultimate or tower.pooled_width:
+        return ()
+    return (f"encoder.layers.{tower.config.num_hidden_layers - 1}.", "final_layer_norm.")
 
 
 def with_parts(components: Components, parts: Mapping[str, Any]) -> Components:

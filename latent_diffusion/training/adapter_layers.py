@@ -4,23 +4,24 @@ The model itself stays as it is: the adapted networks are copies that share its 
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from latent_diffusion.adapters.model_parts import parts_of, tower_names, with_parts
+from latent_diffusion.adapters.model_parts import parts_of, unused_layers, with_parts
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.config import Section
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.nn.low_rank import Adapted, Change, DoRA, Hadamard, Kronecker, LowRank, Sum, alpha_scale
 from latent_diffusion.nn.shared_copy import shared_copy
 from latent_diffusion.randomness import generator
+from latent_diffusion.training.weight_rules import WeightRule
 
-__all__ = ["PRESETS", "AdaptedModel", "AdapterSettings", "adapt", "learning_rates"]
+__all__ = ["PRESETS", "AdaptedModel", "AdapterSettings", "adapt"]
 
 PRESETS = {
     "attention": r"(^|\.)(attn\d|self_attn)\.",
@@ -35,26 +36,15 @@ FORMS = {"lora": LowRank, "loha": Hadamard, "lokr": Kronecker}
 PARTS = ("unet", "text_encoder", "text_encoder_2")
 
 
-class Rule(Section):
-    """Other numbers for the parameters or layers whose path a pattern matches."""
+class Rule(WeightRule):
+    """Other numbers for the layers or factors whose path a pattern matches."""
 
     match: str
-    """Regular expression, searched in "part.path.of.layer" for rank and alpha, with ".factor" for the learning rate."""
+    """Regular expression, searched in "part.path.of.layer" for rank and alpha, with ".factor" for the other numbers."""
     rank: int | None = Field(default=None, ge=0)
     """Rank of these layers; 0 leaves them out."""
     alpha: float | None = Field(default=None, gt=0)
     """Alpha of these layers."""
-    learning_rate: float | None = Field(default=None, ge=0)
-    """Peak learning rate of these parameters."""
-
-    @field_validator("match")
-    @classmethod
-    def _compiles(cls, match: str) -> str:
-        try:
-            re.compile(match)
-        except re.error as error:
-            raise ValueError(f"{match!r} is not a regular expression: {error}") from None
-        return match
 
 
 class AdapterSettings(Section):
@@ -77,7 +67,7 @@ class AdapterSettings(Section):
     parts: list[Literal["unet", "text_encoder", "text_encoder_2"]] = Field(default=["unet"], min_length=1)
     """Networks to change."""
     rules: list[Rule] = Field(default_factory=list)
-    """Other ranks, alphas and learning rates by pattern; the last rule that matches holds."""
+    """Other ranks, alphas, learning rates and ends by pattern; the last rule that matches holds."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "AdapterSettings":
@@ -161,7 +151,7 @@ def adapt(base: Components, settings: AdapterSettings, seed: int) -> AdaptedMode
 
 
 def _chosen(base: Components, part: str, settings: AdapterSettings) -> Iterator[tuple[str, nn.Linear | nn.Conv2d]]:
-    network, unused = parts_of(base)[part], _unused(base, part)
+    network, unused = parts_of(base)[part], unused_layers(base, part)
     patterns = [PRESETS[settings.layers]] if isinstance(settings.layers, str) else settings.layers
     for path, layer in network.named_modules():
         convolution = isinstance(layer, nn.Conv2d)
@@ -171,17 +161,6 @@ def _chosen(base: Components, part: str, settings: AdapterSettings) -> Iterator[
             continue
         if any(re.search(pattern, f"{part}.{path}") for pattern in patterns):
             yield path, layer
-
-
-def _unused(base: Components, part: str) -> tuple[str, ...]:
-    """Return the beginnings of paths that do not reach the U-Net: SDXL reads one tower before its last layer."""
-    tower = tower_names(base).get(part)
-    if tower is None:
-        return ()
-    inner = "text_model." if tower.pooled_width else ""
-    if tower.penultimate and not tower.pooled_width:
-        return (f"{inner}encoder.layers.{tower.config.num_hidden_layers - 1}.",)
-    return ()
 
 
 def _numbers(settings: AdapterSettings, path: str) -> tuple[int, float]:
@@ -219,13 +198,3 @@ def _check_patterns(settings: AdapterSettings, changes: Mapping[str, Mapping[str
     for place, pattern in patterns:
         if not any(re.search(pattern, path) for path in (*layers, *parameters)):
             raise ConfigError(f"objective.adapter.{place}: {pattern!r} matches no layer, such as {layers[0]}")
-
-
-def learning_rates(settings: AdapterSettings, names: Iterable[str]) -> dict[str, float]:
-    """Return the peak learning rate of the parameters for which a rule has one, by "part.path.of.layer.factor"."""
-    found: dict[str, float] = {}
-    for name in names:
-        for rule in settings.rules:
-            if rule.learning_rate is not None and re.search(rule.match, name):
-                found[name] = rule.learning_rate
-    return found

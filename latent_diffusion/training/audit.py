@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from latent_diffusion.errors import LatentDiffusionError
-from latent_diffusion.training.optimizer import learning_rate
+from latent_diffusion.training.optimizer import learning_rate, optimizer_settings
 from latent_diffusion.training.weights_digest import weights_digest
 
 if TYPE_CHECKING:
@@ -84,9 +84,11 @@ class Audit:
         idle = [name for name in weights if not largest.get(name)]
         _refuse(idle, f"player {player!r}: trainable, but without any gradient in {_UPDATES} updates")
         rate = learning_rate(trainer.done - 1, trainer.run)
+        peak, rates = optimizer_settings(trainer.run).learning_rate, trainer.players[player].learning_rates()
+        own = {name: rate * rates.get(name, peak) / peak for name in weights}
         # AdamW moves a weight by about the learning rate, unless its gradient is no larger than eps
         pushed = [name for name in weights if largest[name] > 10 * EPS]
-        still = [n for n in pushed if torch.equal(weights[n], before[n]) and rate > _smallest_visible(weights[n])]
+        still = [n for n in pushed if torch.equal(weights[n], before[n]) and own[n] > _smallest_visible(weights[n])]
         _refuse(still, f"player {player!r}: trainable, but did not move in {_UPDATES} updates")
         changed = [n for n, module in trainer.objective.frozen.items() if weights_digest(module) != self._frozen[n]]
         _refuse(changed, "frozen, but changed")

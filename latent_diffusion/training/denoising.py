@@ -27,6 +27,7 @@ from latent_diffusion.runtime.precision import autocast
 from latent_diffusion.training.conditions import Conditions
 from latent_diffusion.training.frozen_states import Latents
 from latent_diffusion.training.objective import Losses, Player
+from latent_diffusion.training.weight_rules import WeightRule, ends, learning_rates
 
 __all__ = ["Denoising", "HeldOutLoss", "LossSettings", "TimesSettings"]
 
@@ -100,7 +101,8 @@ class Denoising(Player):
         self.probabilities = law.probabilities(total, weights)
         inside = torch.from_numpy(self.probabilities > 0)
         self.mean_weight = float(weights[inside].mean()) if times.law == "importance" else None
-        self.rates: Mapping[str, float] = {}
+        self._rates: dict[str, float] = {}
+        self._ends: dict[str, float] = {}
         self.strata = batch_size if settings.stratified else 0
         self.held: tuple[Latents, Conditions] | None = None
 
@@ -114,8 +116,18 @@ class Denoising(Player):
         return (self.unet,)
 
     def learning_rates(self) -> dict[str, float]:
-        """Return the peak learning rates that the objective has set for single parameters."""
-        return dict(self.rates)
+        """Return the peak learning rates that rules have for single parameters."""
+        return self._rates
+
+    def ends(self) -> dict[str, float]:
+        """Return the share of the updates after which rules freeze single parameters."""
+        return self._ends
+
+    def obey(self, rules: Sequence[WeightRule]) -> None:
+        """Take learning rates and ends of the parameters from `rules`; "/" in a name, as of an adapter, is a dot."""
+        names = {name.replace("/", "."): name for name, p in self.named_parameters() if p.requires_grad}
+        self._rates = {names[path]: rate for path, rate in learning_rates(rules, names).items()}
+        self._ends = {names[path]: share for path, share in ends(rules, list(names)).items()}
 
     def times(self, samples: Sequence[int]) -> Tensor:
         """Return an integer time for each sample number, (B,), by the law of times."""

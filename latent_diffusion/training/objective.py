@@ -83,6 +83,10 @@ class Player(nn.Module, ABC):
         """Return peak learning rates of single parameters, by name, in place of the optimizer's."""
         return {}
 
+    def ends(self) -> dict[str, float]:
+        """Return the share of the updates after which single parameters are frozen, by name; by default none is."""
+        return {}
+
     def active(self, step: int) -> bool:
         """Return whether this player moves in update `step`; a function of the step alone (a GAN's start step)."""
         return True

@@ -98,10 +98,22 @@ class Trainer:
         while self.done < self.run.updates and not self.stopped:
             with self.clock.timed("data"):
                 micro_batches = [next(batches).to(self.accelerator.device) for _ in range(self.run.accumulation)]
+            self._freeze_ended()
             figures = self._update(self.done, micro_batches, observers, asked=stop is not None and stop.asked)
             self.done += 1
             for observer in observers:
                 observer.after_update(self, figures)
+
+    def _freeze_ended(self) -> None:
+        """Take weights out of training whose share of the updates is over; wrap the player anew without them."""
+        for name, player in self.players.items():
+            over = [n for n, share in player.ends().items() if self.done >= share * self.run.updates]
+            ended = [p for n, p in self.trainable[name].items() if n in over and p.requires_grad]
+            if ended:
+                for parameter in ended:
+                    parameter.requires_grad_(False)
+                self.accelerator.free_memory()  # of the earlier wrapper, which waits for gradients of all weights
+                self._wrapped[name] = self.accelerator.prepare_model(player)
 
     def _update(
         self, step: int, micro_batches: list[Batch], observers: Sequence[Observer], *, asked: bool
@@ -163,7 +175,9 @@ class Trainer:
     @contextlib.contextmanager
     def _only(self, name: str) -> Iterator[None]:
         """Let gradients stop at the weights of the other players: they pass through, none are stored."""
-        others = [p for other, held in self.trainable.items() if other != name for p in held.values()]
+        others = [
+            p for other, held in self.trainable.items() if other != name for p in held.values() if p.requires_grad
+        ]
         for parameter in others:
             parameter.requires_grad_(False)
         try:

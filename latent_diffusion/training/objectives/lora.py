@@ -17,9 +17,9 @@ from latent_diffusion.adapters.writing import LoraFormat, write_factors
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.data.folder import DataConfig
 from latent_diffusion.errors import CheckpointError
-from latent_diffusion.training.adapter_layers import AdaptedModel, AdapterSettings, adapt, learning_rates
+from latent_diffusion.training.adapter_layers import AdaptedModel, AdapterSettings, adapt
 from latent_diffusion.training.adapter_metadata import adapter_metadata
-from latent_diffusion.training.objectives.unet import UNetObjective, UNetSettings
+from latent_diffusion.training.objectives.unet import DenoisingSettings, UNetObjective
 
 __all__ = ["LoraObjective", "LoraSettings"]
 
@@ -27,7 +27,7 @@ AGREEMENT = 1e-4
 """Largest difference between the trained layers and those read back from the file, of the largest output."""
 
 
-class LoraSettings(UNetSettings):
+class LoraSettings(DenoisingSettings):
     """The `objective:` section."""
 
     adapter: AdapterSettings = AdapterSettings()
@@ -44,9 +44,7 @@ class LoraObjective(UNetObjective):
     def __init__(self, settings: LoraSettings, data: DataConfig, run: Any) -> None:
         """Load the model, read the pictures and put the changes in place."""
         super().__init__(settings, data, run)
-        names = {name: name.replace("/", ".") for name, _ in self.player.named_parameters()}
-        rates = learning_rates(settings.adapter, names.values())
-        self.player.rates = {name: rates[path] for name, path in names.items() if path in rates}
+        self.player.obey(settings.adapter.rules)
 
     def choose(self, parts: Components) -> tuple[Components, dict[str, nn.Module]]:
         """Return the model with the changes in place, and the changes of each network."""

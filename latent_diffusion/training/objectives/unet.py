@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -28,6 +28,7 @@ from latent_diffusion.training.drawing import Sheet
 from latent_diffusion.training.frozen_states import Latents, LiveTextStates, TextStates
 from latent_diffusion.training.objective import Objective
 from latent_diffusion.training.parts import ModelSettings, build_parts, check_fit, freeze_lone_attention
+from latent_diffusion.training.weight_rules import TrainSettings, choose_weights
 from latent_diffusion.training.weights_digest import weights_digest
 
 if TYPE_CHECKING:
@@ -39,8 +40,8 @@ __all__ = ["UNetObjective", "UNetSettings"]
 logger = logging.getLogger(__name__)
 
 
-class UNetSettings(ModelSettings, LossSettings):
-    """The `objective:` section."""
+class DenoisingSettings(ModelSettings, LossSettings):
+    """The keys that this objective and that of adapters have in their `objective:` section."""
 
     latent_cache_bytes: int = Field(default=4 * 2**30, ge=0)
     """Keep latents of all pictures in memory if they take at most this."""
@@ -54,13 +55,20 @@ class UNetSettings(ModelSettings, LossSettings):
     """Processes that decode pictures ahead."""
 
 
-class UNetObjective(Objective):
-    """A whole model of which the U-Net is trained."""
+class UNetSettings(DenoisingSettings):
+    """The `objective:` section."""
 
-    settings_type = UNetSettings
+    train: TrainSettings = TrainSettings()
+    """What of the model is trained."""
+
+
+class UNetObjective(Objective):
+    """A whole model of which the U-Net is trained, or a part of it, or text encoders too."""
+
+    settings_type: ClassVar[type[DenoisingSettings]] = UNetSettings
     data_type = DataConfig
 
-    def __init__(self, settings: UNetSettings, data: DataConfig, run: Any) -> None:
+    def __init__(self, settings: DenoisingSettings, data: DataConfig, run: Any) -> None:
         """Load or build the parts and read the pictures."""
         self.settings, self.run = settings, run
         parts = build_parts(settings)
@@ -74,20 +82,23 @@ class UNetObjective(Objective):
         parts.unet.train().requires_grad_(True).enable_gradient_checkpointing(run.gradient_checkpointing)
         freeze_lone_attention(parts.unet, data.size // parts.autoencoder.factor)
         parts.autoencoder.eval().requires_grad_(False)
-        parts.text_encoder.eval().requires_grad_(False)
+        parts.text_encoder.eval().requires_grad_(True)
         self.components, trained = self.choose(parts)
         self.sheet = None
         if run.sample is not None and run.sample.prompts:
             self.sheet = Sheet(self.components, run.sample, data.size, run.precision)
         self.player = Denoising(self.components, trained, settings, run.seed, run.batch_size)
+        if isinstance(settings, UNetSettings):
+            self.player.obey(settings.train.rules)
         self.players = {"unet": self.player}
         self.ema_modules: dict[str, nn.Module] = dict(trained)
         everything = {"vae": parts.autoencoder, **parts_of(parts)}
         self.frozen: dict[str, nn.Module] = {k: v for k, v in everything.items() if v not in trained.values()}
 
     def choose(self, parts: Components) -> tuple[Components, dict[str, nn.Module]]:
-        """Return the model that computes, and what of it is trained, by name: here the whole U-Net."""
-        return parts, {"unet": parts.unet}
+        """Return the model that computes, and its networks that are trained, by name."""
+        assert isinstance(self.settings, UNetSettings), "other objectives have a choice of their own"
+        return parts, choose_weights(parts, self.settings.train)
 
     def prepare(self, accelerator: "Accelerator", dtype: torch.dtype) -> None:
         """Move the parts, then encode pictures and captions."""
