@@ -22,6 +22,7 @@ ROWS = [
     {"pipeline", "training"},
     {"evaluation"},
     {"train"},
+    {"server"},
     {"cli", "__init__"},
     {"__main__"},
 ]
@@ -33,6 +34,7 @@ INNER = {
     "cli": [{"output"}, {REST}, {"commands"}, {"main"}],
     "pipeline": [{"call"}, {"engine"}, {"tasks"}, {REST}],
     "runtime": [{"agreement"}, {"cpu", "cuda"}, {REST}],
+    "server": [{REST}, {"a1111", "openai"}, {"app"}],
     "training": [{REST}, {"objectives"}],
 }
 """Rows inside a folder that has folders, lowest first."""

@@ -22,6 +22,7 @@ from latent_diffusion.cli.commands.info import info
 from latent_diffusion.cli.commands.inpaint import inpaint
 from latent_diffusion.cli.commands.outpaint import outpaint
 from latent_diffusion.cli.commands.regenerate import regenerate
+from latent_diffusion.cli.commands.serve import serve
 from latent_diffusion.cli.commands.tokens import tokens
 from latent_diffusion.cli.commands.train import train
 from latent_diffusion.errors import LatentDiffusionWarning, describe
@@ -50,6 +51,7 @@ app.command(rich_help_panel="Make pictures")(inpaint)
 app.command(rich_help_panel="Make pictures")(outpaint)
 app.command(rich_help_panel="Make pictures")(regenerate)
 app.command(rich_help_panel="Make pictures")(tokens)
+app.command(rich_help_panel="Make pictures")(serve)
 app.command(rich_help_panel="Train and judge")(train)
 app.command(rich_help_panel="Train and judge")(evaluate)
 app.command(rich_help_panel="Models and files")(convert)

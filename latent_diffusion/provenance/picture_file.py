@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import secrets
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,16 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from latent_diffusion.data.images import FORMATS
+from latent_diffusion.data.images import FORMATS, MAX_PIXELS
 from latent_diffusion.errors import ConfigError, DataError, ResourceError, warn
 from latent_diffusion.provenance.infotext import write_infotext
 from latent_diffusion.provenance.picture_formats import LOSSY, SUFFIXES
 from latent_diffusion.provenance.record import Record
 
-__all__ = ["LOSSY", "SUFFIXES", "Texts", "open_texts", "read_texts", "write_picture"]
+__all__ = [
+    "LOSSY", "SUFFIXES", "Texts", "encode_picture", "open_texts", "read_texts", "texts_of", "write_bytes",
+    "write_picture",
+]  # fmt: skip
 
 JSON_KEY, TEXT_KEY = "latent_diffusion", "parameters"
 EXIF_IFD, USER_COMMENT, MAKER_NOTE = 0x8769, 0x9286, 0x927C
@@ -38,10 +42,18 @@ def write_picture(picture: Image.Image, path: Path, record: Record | None = None
         raise ConfigError(f"{str(path)!r}: cannot write {path.suffix!r} files; use {', '.join(SUFFIXES)}")
     form = SUFFIXES[path.suffix.lower()]
     try:
-        data = _encode(picture, form, record)
-    except (OSError, ValueError, SystemError) as error:  # WebP ends at 16383 px a side, JPEG at 65535
-        size = f"{picture.width}x{picture.height} px"
-        raise ConfigError(f"{str(path)!r}: a {form} file cannot hold this picture of {size}; use .png") from error
+        data = encode_picture(picture, form, record)
+    except ConfigError as error:
+        raise ConfigError(f"{str(path)!r}: {error}; use .png") from error
+    write_bytes(data, path)
+
+
+def write_bytes(data: bytes, path: Path) -> None:
+    """Write an encoded picture to the new file `path`, whole or not at all.
+
+    Raises:
+        ResourceError: the file exists, or the folder or disk cannot take it.
+    """
     partial = path.parent / f".partial-{secrets.token_hex(8)}"
     try:
         with open(partial, "xb") as file:
@@ -68,7 +80,26 @@ def _publish(partial: Path, path: Path) -> None:
         partial.rename(path)
 
 
-def _encode(picture: Image.Image, form: str, record: Record | None) -> bytes:
+def encode_picture(picture: Image.Image, form: str, record: Record | None = None, quality: int = 95) -> bytes:
+    """Return `picture` as the bytes of a file, with its record inside.
+
+    Args:
+        picture: RGB or RGBA.
+        form: "PNG", "JPEG" or "WEBP".
+        record: how it was made.
+        quality: of JPEG, 0 to 100; the other two keep every pixel.
+
+    Raises:
+        ConfigError: such a file cannot hold the picture.
+    """
+    try:
+        return _encode(picture, form, record, quality)
+    except (OSError, ValueError, SystemError) as error:  # WebP ends at 16383 px a side, JPEG at 65535
+        size = f"{picture.width}x{picture.height} px"
+        raise ConfigError(f"a {form} file cannot hold this picture of {size}") from error
+
+
+def _encode(picture: Image.Image, form: str, record: Record | None, quality: int) -> bytes:
     buffer = io.BytesIO()
     if form == "PNG":
         texts = PngInfo()
@@ -82,7 +113,7 @@ def _encode(picture: Image.Image, form: str, record: Record | None) -> bytes:
     if record:
         exif.get_ifd(EXIF_IFD).update(_exif_texts(record, form))
     if form == "JPEG":
-        picture.convert("RGB").save(buffer, form, quality=95, subsampling=0, exif=exif)
+        picture.convert("RGB").save(buffer, form, quality=quality, subsampling=0, exif=exif)
     else:
         picture.save(buffer, form, lossless=True, exact=True, exif=exif)
     return buffer.getvalue()
@@ -116,17 +147,34 @@ def open_texts(path: Path) -> Texts:
     """
     if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for without end
         raise DataError(f"{str(path)!r}: not a regular file")
+    return _texts(path, str(path))
+
+
+def texts_of(data: bytes, name: str) -> Texts:
+    """Read every text of the encoded picture `data`; `name` is what errors call it.
+
+    Raises:
+        DataError: no picture.
+    """
+    return _texts(io.BytesIO(data), name)
+
+
+def _texts(source: Path | io.BytesIO, name: str) -> Texts:
     try:
-        with Image.open(path, formats=FORMATS) as picture:
+        with Image.open(source, formats=FORMATS) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise DataError(f"{name!r}: {picture.width}x{picture.height} px are over the limit of {MAX_PIXELS} px")
             picture.load()
             info, tags = dict(picture.info), picture.getexif()
             exif = tags.get_ifd(EXIF_IFD)
     except FileNotFoundError as error:
-        raise DataError(f"{str(path)!r}: there is no such file") from error
+        raise DataError(f"{name!r}: there is no such file") from error
     except UnidentifiedImageError as error:
-        raise DataError(f"{str(path)!r}: not a picture of {', '.join(FORMATS)}") from error
-    except (OSError, ValueError, SyntaxError) as error:
-        raise DataError(f"{str(path)!r}: cannot be read: {error}") from error
+        raise DataError(f"{name!r}: not a picture of {', '.join(FORMATS)}") from error
+    except DataError:
+        raise
+    except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
+        raise DataError(f"{name!r}: cannot be read: {error}") from error
     chunks = {key: str(value) for key, value in info.items() if isinstance(key, str) and isinstance(value, str)}
     chunks = _in_exif(tags) | chunks
     note = exif.get(MAKER_NOTE)

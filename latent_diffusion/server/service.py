@@ -1,0 +1,84 @@
+"""What every API of the server uses: take a request, queue it, wait for it, stop it when its client hangs up."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import Request as HttpRequest
+from starlette.concurrency import run_in_threadpool
+
+from latent_diffusion.server.job import Job
+from latent_diffusion.server.limits import ServeSettings
+from latent_diffusion.server.queue import Queue
+from latent_diffusion.server.refusals import Refusal
+from latent_diffusion.server.request import Request, read_request
+from latent_diffusion.server.shelf import Shelf
+from latent_diffusion.server.worker import Drawer, steps_of
+
+__all__ = ["Service"]
+
+
+class Service:
+    """The model, the queue and the settings of a server."""
+
+    def __init__(self, settings: ServeSettings, loading: Mapping[str, Any] | None = None) -> None:
+        """Load the model; errors as for `Shelf`."""
+        self.settings = settings
+        self.shelf = Shelf(settings, loading)
+        self.queue = Queue(Drawer(self.shelf, settings).draw, settings.queue)
+
+    async def submit(self, given: Mapping[str, Any], image: bytes | None = None, mask: bytes | None = None) -> Job:
+        """Check a request and append it to the queue.
+
+        Args:
+            given: fields of the native request, see `read_request`.
+            image: the encoded picture, where `given` does not have it.
+            mask: the encoded mask, likewise.
+
+        Raises:
+            Refusal, ConfigError: a request that cannot be drawn, or a full queue.
+        """
+        request = await run_in_threadpool(self._checked, given, image, mask)
+        job = Job(request, asyncio.get_running_loop())
+        self.queue.submit(job)
+        return job
+
+    def _checked(self, given: Mapping[str, Any], image: bytes | None, mask: bytes | None) -> Request:
+        request = read_request(given, image, mask)
+        if request.model is None or self.shelf.find(request.model) == self.shelf.name:
+            steps_of(self.shelf.pipe, request)  # of another model: when it is loaded
+        return request
+
+    async def finished(self, job: Job, http: HttpRequest) -> Job:
+        """Wait until a job is finished; if the client hangs up before, cancel it.
+
+        Raises:
+            Refusal: what became of the job, where it has no pictures.
+        """
+        done, gone = asyncio.ensure_future(job.wait()), asyncio.ensure_future(_hung_up(http))
+        try:
+            await asyncio.wait({done, gone}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            done.cancel()
+            gone.cancel()
+            if not job.finished:
+                self.queue.cancel(job)
+        return check(job)
+
+
+def check(job: Job) -> Job:
+    """Return a job that has its pictures.
+
+    Raises:
+        Refusal: it failed, or was cancelled.
+    """
+    if job.failure is not None:
+        raise job.failure
+    if job.status == "cancelled":
+        raise Refusal(409, "the request was cancelled", None, x_should_retry="false")
+    return job
+
+
+async def _hung_up(http: HttpRequest) -> None:
+    while (await http.receive())["type"] != "http.disconnect":
+        continue

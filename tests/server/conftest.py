@@ -1,0 +1,88 @@
+"""A real server in a thread of this process, on the tiny model."""
+
+import contextlib
+import threading
+import time
+
+import pytest
+
+pytest.importorskip("fastapi", reason="needs the extra serve")
+
+
+class Running:
+    """A server that answers at `url`; `service` is what it works with."""
+
+    def __init__(self, settings) -> None:
+        import uvicorn
+
+        from latent_diffusion.server.app import build_app
+        from latent_diffusion.server.listening import listen
+
+        self._open = contextlib.ExitStack()
+        bound, url = self._open.enter_context(listen(settings.host, 0))
+        self.url = url.rstrip("/")
+        app = build_app(settings, {"device": "cpu"})
+        self.service = app.state.service
+        self._server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [bound]}, daemon=True)
+        self._thread.start()
+        wait_for(lambda: self._server.started)
+
+    def close(self) -> None:
+        self._server.should_exit = True
+        self._thread.join(timeout=30)
+        self._open.close()
+
+    def call(self, method: str, path: str, **options):
+        import requests
+
+        return requests.request(method, self.url + path, timeout=60, **options)
+
+    def draw(self, **fields) -> dict:
+        """Return a job that is finished."""
+        begun = self.call("POST", "/jobs", json=fields)
+        assert begun.status_code == 202, begun.text
+        return self.finish(begun.json()["id"])
+
+    def finish(self, key: str) -> dict:
+        wait_for(lambda: self.call("GET", f"/jobs/{key}").json()["status"] in ("done", "failed", "cancelled"))
+        return self.call("GET", f"/jobs/{key}").json()
+
+    def picture(self, job: dict, number: int = 0) -> bytes:
+        return self.call("GET", job["pictures"][number]["url"]).content
+
+
+def wait_for(condition, seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="session")
+def server(tiny_folder, tmp_path_factory):
+    """A server with a model folder that holds a second model, a LoRA folder and an output folder."""
+    from latent_diffusion.server.limits import ServeSettings
+
+    models = tmp_path_factory.mktemp("more-models")
+    (models / "second").symlink_to(tiny_folder)
+    output = tmp_path_factory.mktemp("pictures-of-server")
+    loras = tmp_path_factory.mktemp("loras")
+    running = Running(
+        ServeSettings(model=str(tiny_folder), model_folder=models, output=output, lora_folder=loras, queue=100)
+    )
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def start():
+    """A function from settings to a running server of its own."""
+    with contextlib.ExitStack() as stack:
+
+        def begin(settings) -> Running:
+            running = Running(settings)
+            stack.callback(running.close)
+            return running
+
+        yield begin
