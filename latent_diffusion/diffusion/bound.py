@@ -41,6 +41,7 @@ __all__ = [
     "bound_trajectory",
     "bound_two_samples",
     "level_term",
+    "log_normal",
     "prior_term",
 ]
 
@@ -134,12 +135,12 @@ def bound_trajectory(denoise: DenoiseAt, schedule: NoiseSchedule, x0: Tensor, dr
         ends = (before.alpha, before.sigma), (level.alpha, level.sigma)
         x_before, x = x, forward_step(x, draw(), *ends)
         ratio, added = transition(*ends[0], *ends[1])
-        total = total + _log_normal(x, ratio * x_before, float(added))  # log q(x_t | x_{t-1})
+        total = total + log_normal(x, ratio * x_before, float(added))  # log q(x_t | x_{t-1})
         estimate = denoise(x, torch.full((x0.shape[0],), time, dtype=torch.int64, device=x0.device))
         step = posterior(*ends[1], *ends[0])
         variance = float(step.variance) if time > 0 else level.sigma**2
-        total = total - _log_normal(x_before, posterior_mean(x, estimate, step), variance)
-    return total - _log_normal(x, torch.zeros_like(x), 1.0)
+        total = total - log_normal(x_before, posterior_mean(x, estimate, step), variance)
+    return total - log_normal(x, torch.zeros_like(x), 1.0)
 
 
 def _closed_form_at(denoise: DenoiseAt, schedule: NoiseSchedule, x0: Tensor, t: Tensor, draw: Draw) -> Tensor:
@@ -147,7 +148,7 @@ def _closed_form_at(denoise: DenoiseAt, schedule: NoiseSchedule, x0: Tensor, t: 
     return level_term(schedule, x0, denoise(add_noise(x0, draw(), alpha, sigma), t), t)
 
 
-def _log_normal(x: Tensor, mean: Tensor, variance: float) -> Tensor:
-    """Log N(x; mean, variance), summed over each picture: (B,)."""
+def log_normal(x: Tensor, mean: Tensor, variance: float) -> Tensor:
+    """Return log N(x; mean, variance), (B,) nats, summed over each picture; x and mean (B, C, h, w)."""
     per_value = (x - mean) ** 2 / variance + math.log(2.0 * math.pi * variance)
     return -0.5 * per_value.flatten(1).sum(1)

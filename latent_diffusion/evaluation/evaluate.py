@@ -7,6 +7,7 @@ from PIL import Image
 
 from latent_diffusion.data.images import to_pil
 from latent_diffusion.errors import ConfigError, DataError
+from latent_diffusion.evaluation.caption_bits import LatentLikelihood, LikelihoodScore, score_likelihood
 from latent_diffusion.evaluation.clip_score import ImageTextModel
 from latent_diffusion.evaluation.copying import CopyingScore, score_copying
 from latent_diffusion.evaluation.drawn import Drawings, DrawingScore, Generate, draw, score_drawings
@@ -34,6 +35,7 @@ class Examined:
         generate: prompts and seeds to images.
         reconstruct: images through its autoencoder and back; None leaves that part out.
         clip: its CLIP model; None leaves the CLIP score out.
+        likelihood: of pictures under it; None leaves that part out.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Examined:
     generate: Generate
     reconstruct: Reconstruct | None = None
     clip: ImageTextModel | None = None
+    likelihood: LatentLikelihood | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Settings:
         seed: of the choice of prompts and of the pictures.
         batch_size: pictures drawn at a time.
         grid: prompts on each sheet.
+        likelihood: pictures of each kind whose likelihood is computed; 0 leaves it out.
     """
 
     prompts: int = 300
@@ -67,6 +71,7 @@ class Settings:
     seed: int = 0
     batch_size: int = 16
     grid: int = 24
+    likelihood: int = 0
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,8 @@ class Report:
     seen: DrawingScore | None
     unseen: DrawingScore | None
     copying: CopyingScore | None
+    seen_likelihood: LikelihoodScore | None
+    unseen_likelihood: LikelihoodScore | None
     references: list[ReferenceRow]
     seen_grid: Image.Image | None
     unseen_grid: Image.Image | None
@@ -129,6 +136,8 @@ def evaluate(
         seen=score,
         unseen=score_new,
         copying=copying,
+        seen_likelihood=_likelihood(model, pictures, seen, settings, progress),
+        unseen_likelihood=_likelihood(model, pictures, unseen, settings, progress),
         references=reference_rows(network, gallery, unseen),
         seen_grid=_sheet(pictures, drawn, settings.grid),
         unseen_grid=_sheet(pictures, drawn_new, settings.grid),
@@ -154,6 +163,19 @@ def _examine(
         return None, None
     drawings = draw(model.generate, asked, settings.images_per_prompt, settings.seed, settings.batch_size, progress)
     return drawings, score_drawings(network, gallery, drawings, model.clip)
+
+
+def _likelihood(
+    model: Examined,
+    pictures: RealPictures,
+    rows: list[Picture],
+    settings: Settings,
+    progress: Progress,
+) -> LikelihoodScore | None:
+    rows = rows[: settings.likelihood]
+    if model.likelihood is None or len(rows) < 2:
+        return None
+    return score_likelihood(model.likelihood, pictures, rows, model.size, settings.batch_size, progress)
 
 
 def _sheet(pictures: RealPictures, drawings: Drawings | None, count: int) -> Image.Image | None:

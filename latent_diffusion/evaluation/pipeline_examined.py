@@ -6,6 +6,7 @@ from torch import Tensor
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.evaluation.clip_score import ImageTextModel
 from latent_diffusion.evaluation.evaluate import Examined
+from latent_diffusion.evaluation.pipeline_likelihood import latent_likelihood
 from latent_diffusion.pipeline.pipeline import LatentDiffusionPipeline
 
 __all__ = ["examine_pipeline"]
@@ -49,4 +50,4 @@ def examine_pipeline(
         autoencoder = pipe.components.autoencoder
         return autoencoder.to_images(autoencoder.to_latents(images.to(pipe.device)))
 
-    return Examined(name, size, generate, reconstruct, clip)
+    return Examined(name, size, generate, reconstruct, clip, latent_likelihood(pipe))

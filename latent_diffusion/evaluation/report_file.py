@@ -6,6 +6,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from latent_diffusion.errors import ConfigError, ResourceError
+from latent_diffusion.evaluation.caption_bits import LikelihoodScore
 from latent_diffusion.evaluation.evaluate import Report
 from latent_diffusion.registry import nearest
 
@@ -16,6 +17,7 @@ FIGURES = (
     *(f"reconstruction.{name}" for name in ("pictures", "size", "psnr", "psnr_pooled", "rkid")),
     *(f"{part}.{name}" for part in ("seen", "unseen") for name in DRAWN),
     *(f"copying.{name}" for name in ("pictures", "searched", "nearest", "between", "copies")),
+    *(f"{part}_likelihood.{field.name}" for part in ("seen", "unseen") for field in fields(LikelihoodScore)),
 )
 """Every figure of a model that a report can have."""
 
@@ -34,7 +36,7 @@ def report_to_dict(report: Report, settings: Mapping[str, object]) -> dict[str, 
 def figures(report: Report) -> dict[str, float]:
     """Return every figure of the model under a dotted name, as in `seen.name1` or `reconstruction.psnr`."""
     found: dict[str, float] = {}
-    for part in ("reconstruction", "seen", "unseen", "copying"):
+    for part in ("reconstruction", "seen", "unseen", "copying", "seen_likelihood", "unseen_likelihood"):
         score = getattr(report, part)
         if score is None:
             continue

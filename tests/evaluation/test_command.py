@@ -1,6 +1,7 @@
 """`latent-diffusion evaluate` as a user meets it, with a model of random weights."""
 
 import json
+import math
 import shutil
 
 import pytest
@@ -29,7 +30,7 @@ def one_line(capsys):
 
 
 def test_prints_tables_and_writes_the_report(run, capsys, tmp_path):
-    assert run("--output", str(tmp_path / "result"), "--where", "style=filled", "--seed", "3") == 0
+    assert run("--output", str(tmp_path / "result"), "--where", "style=filled", "--seed", "3", "--likelihood", "2") == 0
     printed = capsys.readouterr().out
     for words in ("PSNR", "Name@1", "drawn, prompts seen", "drawn, prompts never seen", "copied from outline"):
         assert words in printed
@@ -39,6 +40,9 @@ def test_prints_tables_and_writes_the_report(run, capsys, tmp_path):
     assert (report["model"], report["size"]) == ("tiny", 32)
     assert report["settings"]["where"] == {"style": ["filled"]}
     assert report["settings"]["num_inference_steps"] == 1
+    likelihood = report["unseen_likelihood"]
+    assert likelihood["pictures"] == 2 and likelihood["dimensions"] == 4 * 8 * 8
+    assert all(math.isfinite(likelihood[name]) for name in ("own", "other", "empty", "explained", "explained_error"))
     assert {file.name for file in (tmp_path / "result").iterdir()} == {
         "evaluation.json",
         "seen.png",

@@ -5,6 +5,7 @@ import torch
 
 from latent_diffusion.data.images import to_pil
 from latent_diffusion.errors import CheckpointError, ConfigError, DataError
+from latent_diffusion.evaluation.caption_bits import LatentLikelihood
 from latent_diffusion.evaluation.clip_score import clip_score
 from latent_diffusion.evaluation.evaluate import Examined, Settings, evaluate
 from latent_diffusion.evaluation.gallery import build_gallery
@@ -92,15 +93,22 @@ class Words:
         return torch.ones(len(texts), 2)
 
 
+def told_bits(images, prompts, numbers):
+    """300 bits without a caption; each word of a caption explains 10."""
+    return 300.0 - 10.0 * torch.tensor([len(prompt.split()) for prompt in prompts])
+
+
 def examine(network, folder, *, lazy=False, **settings):
     pictures = read_pictures(folder)
     painter = Painter(pictures, 64, lazy)
-    model = Examined("painter", 64, painter, lambda images: images + 0.01, Words())
+    model = Examined("painter", 64, painter, lambda images: images + 0.01, Words(), LatentLikelihood(100, told_bits))
     return painter, evaluate(model, pictures, network, Settings(**settings))
 
 
 def test_a_perfect_model_is_found_perfect(network, folder, tmp_path):
-    painter, report = examine(network, folder, prompts=6, images_per_prompt=2, seed=5, batch_size=4, grid=3)
+    painter, report = examine(
+        network, folder, prompts=6, images_per_prompt=2, seed=5, batch_size=4, grid=3, likelihood=4
+    )
     assert (report.seen.prompts, report.seen.pictures) == (6, 12)
     assert painter.seeds[:12] == list(range(5, 17))
     assert report.unseen.prompts == 8
@@ -114,6 +122,8 @@ def test_a_perfect_model_is_found_perfect(network, folder, tmp_path):
     assert check(found, {"seen.name1": 0.3, "reconstruction.psnr": 27}) == []
     assert len(check(found, {"seen.name1": 1.1})) == 1
     assert set(found) == set(FIGURES)
+    assert report.seen_likelihood.pictures == report.unseen_likelihood.pictures == 4
+    assert report.seen_likelihood.explained == pytest.approx(50.0) and report.seen_likelihood.empty == 3.0
     assert check({}, {"seen.name1": 0.3}) == ["seen.name1 was not measured"]
     files = write_report(report, {"seed": 5}, tmp_path / "result")
     assert [file.name for file in files] == ["evaluation.json", "seen.png", "unseen.png", "nearest.png"]

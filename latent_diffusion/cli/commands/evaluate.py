@@ -52,6 +52,15 @@ def evaluate(
             min=2, help="Number of prompts of each kind, for a quick run.", show_default="all", rich_help_panel=ASKED
         ),
     ] = None,
+    likelihood: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Number of pictures of each kind whose likelihood is computed; 0 leaves it out.",
+            rich_help_panel=ASKED,
+        ),
+    ] = 0,
     seed: Annotated[
         int,
         typer.Option(
@@ -93,11 +102,12 @@ def evaluate(
 ) -> int:
     """Evaluate a model against real pictures.
 
-    The autoencoder reconstructs held-out pictures (PSNR, rKID). The model draws prompts of its training set and prompts
-    never seen, and each drawing is searched among the real pictures. Name@1 and Name@5: the concept is right. Style:
-    the style is right. Joint@1: both are right. KID: distance from the set of real pictures. CLIP: similarity of
-    pictures and prompts in the model's own CLIP. The rows below give the figures of real, degraded and copied
-    pictures. Needs `pip install "latent_diffusion[eval]"`.
+    The autoencoder reconstructs held-out pictures (PSNR, rKID). The model draws prompts of its training set and
+    prompts never seen, and each drawing is searched among the real pictures. Name@1 and Name@5: the concept is right.
+    Style: the style is right. Joint@1: both are right. KID: distance from the set of real pictures. CLIP: similarity
+    of pictures and prompts in the model's own CLIP. Likelihood: bits of the real pictures' latents by the
+    probability-flow ODE, with and without their captions. The rows below give the figures of real, degraded and
+    copied pictures. Needs `pip install "latent_diffusion[eval]"`.
 
     **Examples**
 
@@ -139,6 +149,7 @@ def evaluate(
         limit=limit,
         seed=seed,
         batch_size=batch_size,
+        likelihood=likelihood,
     )
     with parts_progress() as progress:
         report = examination.evaluate(examined, pictures, network.to(pipe.device), asked, progress)
@@ -149,6 +160,7 @@ def evaluate(
         "where": dict(asked.where),
         "where_not": dict(asked.where_not),
         "limit": limit,
+        "likelihood": likelihood,
         "seed": seed,
         "num_inference_steps": steps,
         "guidance_scale": scale,

@@ -7,6 +7,9 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from latent_diffusion.evaluation.caption_bits import LikelihoodScore
     from latent_diffusion.evaluation.drawn import DrawingScore
     from latent_diffusion.evaluation.evaluate import Report
 
@@ -37,6 +40,9 @@ def print_tables(report: "Report") -> None:
         cells = [_share(row.scores, kind) for kind in SHARES]
         table.add_row(row.what, str(row.pictures), str(row.pictures), *cells, _number(row.kid), "-", "-", style="dim")
     console.print(table)
+    likelihoods = ("prompts seen", report.seen_likelihood), ("prompts never seen", report.unseen_likelihood)
+    if any(part for _, part in likelihoods):
+        console.print(_likelihood_table(likelihoods))
     if report.copying is not None:
         part = report.copying
         console.print(
@@ -46,6 +52,18 @@ def print_tables(report: "Report") -> None:
         )
     if report.references:
         console.print("Dim rows: reference pictures for the prompts never seen.", style="dim")
+
+
+def _likelihood_table(rows: "Iterable[tuple[str, LikelihoodScore | None]]") -> Table:
+    table = Table(title="Negative log-likelihood of real latents, bits a number")
+    table.add_column("what")
+    for name in ("pictures", "own caption", "other caption", "no caption", "bits of a picture the caption explains"):
+        table.add_column(name, justify="right")
+    for label, part in rows:
+        if part is not None:
+            figures = [f"{value:.3f}" for value in (part.own, part.other, part.empty)]
+            table.add_row(label, str(part.pictures), *figures, f"{part.explained:.1f} ± {part.explained_error:.1f}")
+    return table
 
 
 def _cells(score: "DrawingScore") -> list[str]:
