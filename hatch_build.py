@@ -1,8 +1,9 @@
 """Compile the kernels in latent_diffusion/runtime/cpu/native/*.c when the package is built or installed.
 
-They are optional: without a C compiler the install goes on without them, and so does the package. Set
-LATENT_DIFFUSION_NATIVE=0 to leave them out (when the package runs: to leave them unused), or run this file to
-(re)build them in a source tree.
+Each is compiled once per level of processor, so that one file runs on all of them; a level that the compiler does not
+have is left out. The kernels are optional: without a C compiler the install goes on without them, and so does the
+package. Set LATENT_DIFFUSION_NATIVE=0 to leave them out (when the package runs: to leave them unused), or run this file
+to (re)build them in a source tree.
 """
 
 import hashlib
@@ -22,7 +23,16 @@ except ImportError:  # run by hand, outside of a build
     BuildHookInterface = object
 
 FOLDER = Path(__file__).parent / "latent_diffusion" / "runtime" / "cpu" / "native"
-FLAGS = ["-std=gnu11", "-O3", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared"]
+FLAGS = ["-std=gnu11", "-O3", "-fno-math-errno", "-ffp-contract=off", "-fopenmp", "-fPIC"]
+AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"]
+LEVELS = {  # of the names in `Level` of native/library.py
+    "plain": [],
+    "avx2": ["-mavx2", "-mfma"],
+    "avx512": AVX512,
+    "avx512_bf16": [*AVX512, "-mavx512bf16"],
+}
+LEVELS_OF = {"x86_64": list(LEVELS), "aarch64": ["plain"]}
+BASE = "abilities.c"  # finds the level: any processor must be able to run it
 
 
 def build() -> Path | None:
@@ -31,20 +41,47 @@ def build() -> Path | None:
     compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc") or shutil.which("clang")
     if os.environ.get("LATENT_DIFFUSION_NATIVE") == "0":
         return _without("LATENT_DIFFUSION_NATIVE is 0")
-    if sys.platform != "linux" or platform.machine() != "x86_64":
-        return _without(f"they are for Linux on x86-64, not {sys.platform} on {platform.machine()}")
+    if sys.platform != "linux" or platform.machine() not in LEVELS_OF:
+        return _without(f"they are for Linux on {' or '.join(LEVELS_OF)}, not {sys.platform} on {platform.machine()}")
     if compiler is None:
         return _without("there is no C compiler")
     with tempfile.TemporaryDirectory(dir=FOLDER) as folder:  # the finished file appears at once or not at all
-        made = Path(folder) / target.name
-        command = [compiler, *FLAGS, *map(str, sorted(FOLDER.glob("*.c"))), "-lm", "-o", str(made)]
-        run = subprocess.run(command, capture_output=True, text=True)
-        if run.returncode:
-            said = run.stderr.strip().splitlines()
-            return _without(f"{compiler} fails: {said[0] if said else f'exit code {run.returncode}'}")
+        try:
+            made = _compile(compiler, Path(folder))
+        except RuntimeError as error:
+            return _without(str(error))
         _seal(made)
         made.replace(target)
     return target
+
+
+def _compile(compiler: str, folder: Path) -> Path:
+    """Return the library of all levels that the compiler has, made in `folder`; RuntimeError without plain C."""
+    sources = sorted(file for file in FOLDER.glob("*.c") if file.name != BASE)
+    objects = [folder / "abilities.o"]
+    _run([compiler, *FLAGS, "-c", str(FOLDER / BASE), "-o", str(objects[0])])
+    for level in LEVELS_OF[platform.machine()]:
+        made = [folder / f"{file.stem}_{level}.o" for file in sources]
+        flags = [*FLAGS, *LEVELS[level], f"-DLEVEL={level}"]
+        try:
+            for source, file in zip(sources, made, strict=True):
+                _run([compiler, *flags, "-c", str(source), "-o", str(file)])
+        except RuntimeError as error:
+            if level == "plain":
+                raise
+            print(f"latent_diffusion: no kernels for {level}: {error}", file=sys.stderr)
+            continue
+        objects += made
+    library = folder / "kernels.so"
+    _run([compiler, "-shared", "-fopenmp", *map(str, objects), "-lm", "-o", str(library)])
+    return library
+
+
+def _run(command: list[str]) -> None:
+    run = subprocess.run(command, capture_output=True, text=True)
+    if run.returncode:
+        said = run.stderr.strip().splitlines()
+        raise RuntimeError(f"{command[0]} fails: {said[0] if said else f'exit code {run.returncode}'}")
 
 
 def _seal(library: Path) -> None:

@@ -3,7 +3,7 @@
 | name | kernel |
 |---|---|
 | `auto` | `native` where it was built and pays, else torch's fused kernels, else (small bfloat16 work) plain calls |
-| `native` | our own, in C, for CPUs with AVX-512 |
+| `native` | our own, in C, for CPUs; in bfloat16 for those with AVX512-BF16 |
 | `sdpa` | torch's fused kernels |
 | `xformers` | memory-efficient attention of xformers; imported only when named |
 | `math` | the formula as it stands, all scores in memory: the reference |
@@ -84,7 +84,7 @@ def load_kernel(backend: str, device: torch.device, dtype: torch.dtype, *, fast:
     if backend == "native" and not native:
         raise ResourceError(
             f"attention 'native' is not available on {device} in {str(dtype).removeprefix('torch.')}: it needs a CPU "
-            "with AVX-512 and a C compiler at install time; use 'auto'"
+            "(for bfloat16 one with AVX512-BF16) where it is no slower, and a C compiler at install time; use 'auto'"
         )
     return attend if native else {"auto": automatic, "sdpa": sdpa, "math": written_out}[backend]
 

@@ -11,11 +11,10 @@ from latent_diffusion.families import emoji
 from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.nn.resnet import ResnetBlock
 from latent_diffusion.runtime.cpu.native import group_norm
-from latent_diffusion.runtime.cpu.native.library import Ability, abilities
 from latent_diffusion.runtime.cpu.packed_layers import NormedResnetBlock, WinogradConv2d
 from latent_diffusion.runtime.cpu.packing import pack, unpack
 
-compiled = pytest.mark.skipif(Ability.AVX512 not in abilities(), reason="no kernels in C: not built, off or no AVX-512")
+compiled = pytest.mark.usefixtures("level")
 
 
 @pytest.fixture
@@ -115,7 +114,7 @@ def test_odd_channels_are_computed_plainly(chosen):
 
 
 def test_without_kernels_blocks_stay(monkeypatch):
-    monkeypatch.setattr(group_norm, "abilities", lambda: Ability.NONE)
+    monkeypatch.setattr(group_norm, "find", lambda name: None)
     layer = block(torch.float32)
     pack(layer)
     assert type(layer) is ResnetBlock and not group_norm.pays(torch.float32) and not group_norm.pays(torch.float64)

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from latent_diffusion.errors import LatentDiffusionWarning
+from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
 from latent_diffusion.runtime import attention_kernels as attention
 from latent_diffusion.runtime.cpu.native import library
-from latent_diffusion.runtime.cpu.native.library import LIBRARY, open_library
+from latent_diffusion.runtime.cpu.native.library import LIBRARY, VARIABLE, Level, open_library
 
 built = pytest.mark.skipif(library.library() is None, reason="the kernels were not built")
 
@@ -19,7 +19,7 @@ built = pytest.mark.skipif(library.library() is None, reason="the kernels were n
 @built
 def test_the_whole_file_is_opened(tmp_path):
     kernels = open_library(Path(shutil.copy(LIBRARY, tmp_path)))
-    assert kernels is not None and kernels.abilities() >= 0
+    assert kernels is not None and kernels.processor_level() > 0
 
 
 @built
@@ -56,3 +56,41 @@ def test_without_speed_ups_it_is_not_opened(monkeypatch, backend):
         attention.load_kernel(backend, torch.device("cpu"), torch.float32, fast=False)
     finally:
         library.library.cache_clear()
+
+
+@pytest.fixture
+def named(monkeypatch):
+    """Return the level chosen on a processor with AVX2 where the variable is as given."""
+
+    def choose(name):
+        monkeypatch.setenv(VARIABLE, name)
+        library.level.cache_clear()
+        return library.level()
+
+    kernels = type("Kernels", (), {"processor_level": lambda self: 2, "norm_plain": 1, "norm_avx2": 2, "gate_plain": 3})
+    monkeypatch.setattr(library, "library", lambda: kernels())
+    yield choose
+    library.level.cache_clear()
+
+
+def test_the_variable_lowers_the_level(named):
+    assert named("") == named("avx2") == Level.AVX2 and named("plain") == Level.PLAIN
+    with pytest.warns(LatentDiffusionWarning, match=r"LATENT_DIFFUSION_CPU_LEVEL=avx512 has no effect: .* is avx2"):
+        assert named("avx512") == Level.AVX2
+    with pytest.raises(ConfigError, match=r"LATENT_DIFFUSION_CPU_LEVEL=AVX-2: .* plain, avx2, avx512, avx512_bf16"):
+        named("AVX-2")
+
+
+def test_a_kernel_is_that_of_the_highest_level_that_has_it(named):
+    named("")
+    assert (library.find("norm"), library.find("gate"), library.find("other")) == (2, 3, None)
+    named("plain")
+    assert library.find("norm") == 1
+
+
+def test_a_library_of_an_older_version_is_not_used(tmp_path, monkeypatch):
+    data = b"older"
+    (tmp_path / "kernels.so").write_bytes(data + hashlib.sha256(data).digest())
+    monkeypatch.setattr(ctypes, "CDLL", lambda file: type("Old", (), {"abilities": lambda self: 3})())
+    with pytest.warns(LatentDiffusionWarning, match=r"older version .* run `python hatch_build\.py`"):
+        assert open_library(tmp_path / "kernels.so") is None

@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 
 from latent_diffusion.nn.attention import automatic
-from latent_diffusion.runtime.cpu.native import attention, library
+from latent_diffusion.runtime.cpu.native import attention
 from latent_diffusion.runtime.cpu.native.attention import attend, attends
 
-native = pytest.mark.skipif(library.library() is None, reason="no kernels in C: not built, or off")
+native = pytest.mark.usefixtures("level")
 
 
 def heads(batch, tokens, count, width, dtype):
@@ -35,7 +35,7 @@ def error(found, wanted):
 )
 def test_as_exact_as_the_fused_kernel_of_torch(dtype, batch, count, queries, keys, width):
     if not attends(dtype):
-        pytest.skip("no kernels in C: no AVX-512, for bfloat16 AVX512-BF16")
+        pytest.skip("no kernel in C for bfloat16 at this level")
     torch.manual_seed(0)
     q = heads(batch, queries, count, width, dtype)
     k, v = (heads(batch, keys, count, width, dtype) for _ in range(2))
@@ -49,7 +49,7 @@ def test_as_exact_as_the_fused_kernel_of_torch(dtype, batch, count, queries, key
 def test_scores_of_any_size(dtype):
     """Far apart, all equal, rising along the keys (each block has a new maximum), and one that takes all."""
     if not attends(dtype):
-        pytest.skip("no kernels in C: no AVX-512, for bfloat16 AVX512-BF16")
+        pytest.skip("no kernel in C for bfloat16 at this level")
     torch.manual_seed(0)
     q, k, v = (heads(1, 150, 2, 16, dtype) for _ in range(3))
     rising = k * torch.linspace(0, 30, 150).to(dtype)[:, None]
@@ -66,7 +66,7 @@ def test_scores_of_any_size(dtype):
 def test_numbers_that_are_not_finite_are_not_lost(dtype, place, number):
     """Wherever the formula gives NaN, the kernel gives NaN, and elsewhere the same numbers."""
     if not attends(dtype):
-        pytest.skip("this processor has no AVX-512 for it")
+        pytest.skip("no kernel in C for bfloat16 at this level")
     torch.manual_seed(0)
     given = [heads(1, tokens, 2, 16, dtype) for tokens in (70, 150, 150)]
     for row in (3, 66):  # of the first block of keys, and of the second
@@ -84,7 +84,7 @@ def test_numbers_that_are_not_finite_are_not_lost(dtype, place, number):
 @pytest.mark.parametrize("sign", [1, -1])
 def test_scores_that_overflow_are_not_lost(dtype, sign):
     if not attends(dtype):
-        pytest.skip("this processor has no AVX-512 for it")
+        pytest.skip("no kernel in C for bfloat16 at this level")
     q, k = torch.full((1, 1, 40, 8), 1e20), torch.full((1, 1, 70, 8), sign * 1e20)
     assert attend(q.to(dtype), k.to(dtype), torch.ones(1, 1, 70, 8, dtype=dtype)).isnan().all()
 
@@ -121,7 +121,7 @@ def test_everything_else_goes_to_the_plain_kernels(change, monkeypatch):
 
 
 def test_without_the_library(monkeypatch):
-    monkeypatch.setattr(attention, "abilities", lambda: library.Ability.NONE)
+    monkeypatch.setattr(attention, "find", lambda name: None)
     x = torch.randn(1, 2, 12, 8)
     assert not attends(torch.float32)
     assert torch.equal(attend(x, x, x), automatic(x, x, x))

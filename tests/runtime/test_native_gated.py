@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from latent_diffusion.nn.transformer import gated_gelu
-from latent_diffusion.runtime.cpu.native.gated import available, gated
+from latent_diffusion.runtime.cpu.native.gated import gated
 
-native = pytest.mark.skipif(not available(), reason="no kernels in C: not built, off or no AVX-512")
+native = pytest.mark.usefixtures("level")
 
 
 def with_gradient(function, x, gradient):

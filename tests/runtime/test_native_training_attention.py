@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from latent_diffusion.nn.attention import automatic, written_out
-from latent_diffusion.runtime.cpu.native.training_attention import NARROW, attend, available
+from latent_diffusion.runtime.cpu.native.training_attention import NARROW, attend
 
-native = pytest.mark.skipif(not available(), reason="no kernels in C: not built, off or no AVX-512")
+native = pytest.mark.usefixtures("level")
 SHAPES = [  # batch, heads, queries, keys, channels of a head
     (2, 3, 70, 70, 8),
     (1, 1, 1, 1, 16),

@@ -13,7 +13,6 @@ from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.nn.resnet import Upsample
 from latent_diffusion.runtime.cpu import packed_layers, packing
 from latent_diffusion.runtime.cpu.native import winograd
-from latent_diffusion.runtime.cpu.native.library import Ability, abilities
 from latent_diffusion.runtime.cpu.packed_layers import (
     DoublingConv2d,
     PackedConv2d,
@@ -23,7 +22,7 @@ from latent_diffusion.runtime.cpu.packed_layers import (
 )
 from latent_diffusion.runtime.cpu.packing import pack, unpack
 
-compiled = pytest.mark.skipif(Ability.AVX512 not in abilities(), reason="no kernels in C: not built, off or no AVX-512")
+compiled = pytest.mark.usefixtures("level")
 SIZES = [(1, 1, 1), (1, 2, 3), (2, 5, 4), (3, 7, 9), (1, 16, 31), (1, 1, 40)]  # B, H, W
 
 
@@ -97,7 +96,7 @@ def test_what_is_added_has_the_size_of_the_result():
 
 def test_the_trial_is_honest(monkeypatch):
     assert not winograd.divides(4, 32) and not winograd.divides(32, 4) and winograd.divides(16, 32)
-    monkeypatch.setattr(winograd, "abilities", lambda: Ability.NONE)
+    monkeypatch.setattr(winograd, "find", lambda name: None)
     assert not winograd.pays(doubled=False) and not winograd.pays(doubled=True)
 
 
@@ -178,7 +177,7 @@ def test_what_the_kernel_does_not_take_is_computed_plainly(chosen):
 
 def test_without_kernels_the_packed_convolution_is_taken(monkeypatch):
     monkeypatch.setattr(packing, "conv_packs", lambda dtype: True)
-    monkeypatch.setattr(winograd, "abilities", lambda: Ability.NONE)
+    monkeypatch.setattr(winograd, "find", lambda name: None)
     net = nn.ModuleList([nn.Conv2d(32, 32, 3, padding=1), Upsample(32)])
     x = draw(1, 32, 4, 4)
     with torch.no_grad():

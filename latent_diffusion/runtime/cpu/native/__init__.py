@@ -1,4 +1,4 @@
-"""Kernels in C for CPUs with AVX-512, built when the package is installed where there is a C compiler.
+"""Kernels in C, built when the package is installed where there is a C compiler, for each level of processor.
 
-Without them, or on other processors, everything runs with torch's own kernels.
+Without them, and where a trial finds them slower, everything runs with torch's own kernels.
 """

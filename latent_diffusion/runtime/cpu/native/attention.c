@@ -1,25 +1,19 @@
-/* Attention for CPUs with AVX-512: softmax(q k^T scale) v, a block of queries at a time, never all scores in memory.
+/* Attention: softmax(q k^T scale) v, a block of queries at a time, never all scores in memory.
  *
  * Queries lie in the vector lanes, in every product and in the softmax, so that maxima and sums need no work across
  * lanes and keys and values are read as they lie (one number broadcast to all lanes). Sums, maxima and exponentials
- * are float32; bfloat16 inputs are multiplied in pairs (vdpbf16ps).
+ * are float32; bfloat16 inputs are multiplied in pairs, where the processor has an instruction for it.
  *
  * Online softmax: Milakov & Gimelshein 2018, arXiv:1805.02867, algorithm 3; Dao et al. 2022, arXiv:2205.14135.
  */
 
-#include <immintrin.h>
-#include <math.h>
 #include <omp.h>
-#include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
 
-#define LANES 16
+#include "vectors.h"
+
 #define KEYS 64       /* keys a block: scores and probabilities of a block stay in the first-level cache */
 #define WIDEST 512    /* channels a head that fit into the scratch memory */
-#define F32 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma")))
-#define BF16 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma")))
-#define INLINE static inline __attribute__((always_inline))
 
 typedef struct { int64_t batch, head, row; } Strides; /* in elements; channels are next to each other */
 
@@ -30,118 +24,126 @@ typedef struct {
     int threads;
 } Shape;
 
-/* 1 = float32 attention works here, 3 = bfloat16 attention too */
-int abilities(void) {
-    __builtin_cpu_init();
-    if (!(__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))) return 0;
-    return __builtin_cpu_supports("avx512bf16") ? 3 : 1;
-}
+typedef struct {
+    float q[WIDEST * 2 * LANES] __attribute__((aligned(64)));        /* queries, channel by channel */
+    float scores[KEYS * 4 * LANES] __attribute__((aligned(64)));
+    float out[WIDEST * 2 * LANES] __attribute__((aligned(64)));      /* results, channel by channel */
+    uint32_t values[KEYS / 2 * WIDEST] __attribute__((aligned(64)));
+} Scratch;
 
-/* 2^x for x <= 0, from a polynomial of 2^f over f = x - round(x) of least relative error; below 2^-126 it is 2^-126,
- * of NaN it is NaN */
-#define EXP2(NAME, POLYNOMIAL)                                                                                   \
-    F32 INLINE __m512 NAME(__m512 x) {                                                                           \
-        const __m512 magic = _mm512_set1_ps(12582912.0f); /* 1.5 * 2^23: adding it rounds to a whole number */    \
-        x = _mm512_max_ps(_mm512_set1_ps(-126.0f), x); /* of two numbers with a NaN it gives the second */        \
-        __m512 shifted = _mm512_add_ps(x, magic);                                                                \
-        __m512 f = _mm512_sub_ps(x, _mm512_sub_ps(shifted, magic)); /* -0.5 .. 0.5 */                            \
-        __m512 p;                                                                                                \
-        POLYNOMIAL                                                                                               \
-        return (__m512)_mm512_add_epi32((__m512i)p, _mm512_slli_epi32((__m512i)shifted, 23));                    \
-    }
-#define BEGIN(C) p = _mm512_set1_ps(C);
-#define THEN(C) p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(C));
+static const float EXP2[] = {EXP2_LEAST};
 
-/* relative error 8e-8 */
-EXP2(exp2_f32, BEGIN(1.3276470967e-3f) THEN(9.6755415963e-3f) THEN(5.5507132790e-2f) THEN(2.4022119719e-1f)
-     THEN(6.9314696706e-1f) THEN(1.0000000717f))
-/* relative error 8e-5, before a rounding to bfloat16 of 2e-3 */
-EXP2(exp2_bf16, BEGIN(5.5171660085e-2f) THEN(2.4261113847e-1f) THEN(6.9326098859e-1f) THEN(9.9992807263e-1f))
-
-/* c[r][lanes] (+)= sum_i a[r * rs + i * is] * x[i][lanes] for R rows of V vectors each */
-#define TILE(NAME, TARGET, T, R, V, STEP)                                                                   \
-    TARGET INLINE void NAME(const T *a, int64_t rs, int64_t is, const float *x, int64_t n, float *c, int add) { \
-        __m512 sum[R][V];                                                                                   \
-        for (int r = 0; r < R; r++)                                                                         \
-            for (int l = 0; l < V; l++)                                                                     \
-                sum[r][l] = add ? _mm512_load_ps(c + (r * V + l) * LANES) : _mm512_setzero_ps();            \
-        for (int64_t i = 0; i < n; i++) {                                                                   \
-            __m512 lane[V];                                                                                 \
-            for (int l = 0; l < V; l++) lane[l] = _mm512_load_ps(x + (i * V + l) * LANES);                  \
-            for (int r = 0; r < R; r++) {                                                                   \
-                STEP                                                                                        \
-            }                                                                                               \
-        }                                                                                                   \
-        for (int r = 0; r < R; r++)                                                                         \
-            for (int l = 0; l < V; l++) _mm512_store_ps(c + (r * V + l) * LANES, sum[r][l]);                \
+/* c[r][lanes] (+)= sum_i a[r * rs + i * is] x[i][lanes] for R rows; of the V vectors of a row of x and c the first T */
+#define TILE(NAME, NUMBER, FMA)                                                                                       \
+    INLINE void NAME(int R, int T, int V, const NUMBER *a, int64_t rs, int64_t is, const float *x, int64_t n, float *c, \
+                     int add) {                                                                                       \
+        Vector sum[8][4];                                                                                             \
+        UNROLL for (int r = 0; r < R; r++)                                                                            \
+            UNROLL for (int l = 0; l < T; l++) sum[r][l] = add ? vload(c + (r * V + l) * LANES) : vall(0.0f);         \
+        for (int64_t i = 0; i < n; i++) {                                                                             \
+            Vector lane[4];                                                                                           \
+            UNROLL for (int l = 0; l < T; l++) lane[l] = vload(x + (i * V + l) * LANES);                              \
+            UNROLL for (int r = 0; r < R; r++) {                                                                      \
+                NUMBER one = a[r * rs + i * is];                                                                      \
+                UNROLL for (int l = 0; l < T; l++) sum[r][l] = FMA(one, lane[l], sum[r][l]);                          \
+            }                                                                                                         \
+        }                                                                                                             \
+        UNROLL for (int r = 0; r < R; r++)                                                                            \
+            UNROLL for (int l = 0; l < T; l++) vstore(c + (r * V + l) * LANES, sum[r][l]);                            \
     }
 
-#define STEP_F32(V)                                              \
-    __m512 one = _mm512_set1_ps(a[r * rs + i * is]);             \
-    for (int l = 0; l < V; l++) sum[r][l] = _mm512_fmadd_ps(one, lane[l], sum[r][l]);
-#define STEP_BF16(V)                                             \
-    __m512bh one = (__m512bh)_mm512_set1_epi32((int)a[r * rs + i * is]); \
-    for (int l = 0; l < V; l++) sum[r][l] = _mm512_dpbf16_ps(sum[r][l], one, (__m512bh)lane[l]);
+/* sums that stay in registers: rows and vectors of a tile, for rows of V vectors */
+#if defined(__AVX512F__) /* 16 of 32 */
+#define TILE_VECTORS(V) (V)
+#define TILE_ROWS(V) (16 / (V))
+#elif defined(__AVX2__) /* 12 of 16, two a vector */
+#define TILE_VECTORS(V) 1
+#define TILE_ROWS(V) 6
+#else /* 12 of 16 or 32, four a vector */
+#define TILE_VECTORS(V) 1
+#define TILE_ROWS(V) 3
+#endif
 
 /* products of all rows, several at a time */
-#define PRODUCT(NAME, TARGET, T, R, V, STEP)                                                                    \
-    TILE(NAME##_many, TARGET, T, R, V, STEP)                                                                    \
-    TILE(NAME##_one, TARGET, T, 1, V, STEP)                                                                     \
-    TARGET INLINE void NAME(const T *a, int64_t rs, int64_t is, const float *x, int64_t n, float *c, int64_t rows, int add) { \
-        int64_t r = 0;                                                                                          \
-        for (; r + R <= rows; r += R) NAME##_many(a + r * rs, rs, is, x, n, c + r * V * LANES, add);            \
-        for (; r < rows; r++) NAME##_one(a + r * rs, rs, is, x, n, c + r * V * LANES, add);                     \
+#define PRODUCT(NAME, NUMBER, FMA)                                                                                    \
+    TILE(NAME##_tile, NUMBER, FMA)                                                                                    \
+    INLINE void NAME(int V, const NUMBER *a, int64_t rs, int64_t is, const float *x, int64_t n, float *c, int64_t rows, \
+                     int add) {                                                                                       \
+        const int R = TILE_ROWS(V), T = TILE_VECTORS(V);                                                              \
+        for (int l = 0; l < V; l += T) {                                                                              \
+            const float *lanes = x + l * LANES;                                                                       \
+            float *to = c + l * LANES;                                                                                \
+            int64_t r = 0;                                                                                            \
+            for (; r + R <= rows; r += R) NAME##_tile(R, T, V, a + r * rs, rs, is, lanes, n, to + r * V * LANES, add); \
+            for (; r < rows; r++) NAME##_tile(1, T, V, a + r * rs, rs, is, lanes, n, to + r * V * LANES, add);        \
+        }                                                                                                             \
     }
 
-PRODUCT(product_f32_4, F32, float, 4, 4, STEP_F32(4))
-PRODUCT(product_f32_2, F32, float, 8, 2, STEP_F32(2))
-PRODUCT(product_bf16_4, BF16, uint32_t, 4, 4, STEP_BF16(4))
-PRODUCT(product_bf16_2, BF16, uint32_t, 8, 2, STEP_BF16(2))
+INLINE Vector fma_number(float one, Vector lane, Vector sum) { return vfma(vall(one), lane, sum); }
+PRODUCT(product, float, fma_number)
 
 /* softmax over a block of scores (n keys, V vectors): probabilities in place, running maxima, sums and results right.
  * A score that is NaN or infinite makes its probability NaN, and with it the sum and all results of its query. */
-#define SOFTMAX(NAME, V, EXP)                                                                             \
-    F32 INLINE void NAME(float *scores, int64_t n, float scale, __m512 *top, __m512 *total, float *out, int64_t width) { \
-        __m512 factor = _mm512_set1_ps(scale * (float)M_LOG2E);                                         \
-        for (int l = 0; l < V; l++) {                                                                   \
-            __m512 high = top[l];                                                                       \
-            for (int64_t s = 0; s < n; s++) high = _mm512_max_ps(_mm512_load_ps(scores + (s * V + l) * LANES), high); \
-            if (_mm512_cmp_ps_mask(high, top[l], _CMP_NEQ_OQ)) {                                        \
-                __m512 shrink = EXP(_mm512_mul_ps(_mm512_sub_ps(top[l], high), factor));   \
-                total[l] = _mm512_mul_ps(total[l], shrink);                                             \
-                for (int64_t c = 0; c < width; c++) {                                                   \
-                    float *at = out + (c * V + l) * LANES;                                              \
-                    _mm512_store_ps(at, _mm512_mul_ps(_mm512_load_ps(at), shrink));                     \
-                }                                                                                       \
-                top[l] = high;                                                                          \
-            }                                                                                           \
-            __m512 zero = _mm512_mul_ps(high, factor), sum = total[l];                                  \
-            for (int64_t s = 0; s < n; s++) {                                                           \
-                float *at = scores + (s * V + l) * LANES;                                               \
-                __m512 p = EXP(_mm512_fmsub_ps(_mm512_load_ps(at), factor, zero));         \
-                sum = _mm512_add_ps(sum, p);                                                            \
-                _mm512_store_ps(at, p);                                                                 \
-            }                                                                                           \
-            total[l] = sum;                                                                             \
-        }                                                                                               \
+INLINE void softmax(int V, float *scores, int64_t n, float scale, Vector *top, Vector *total, float *out, int64_t width,
+                    const float *series, int terms) {
+    Vector factor = vall(scale * (float)M_LOG2E);
+    for (int l = 0; l < V; l++) {
+        Vector high = top[l];
+        for (int64_t s = 0; s < n; s++) high = vmax(vload(scores + (s * V + l) * LANES), high);
+        if (vdiffer(high, top[l])) {
+            Vector shrink = exp2_of_normal(vmul(vsub(top[l], high), factor), series, terms);
+            total[l] = vmul(total[l], shrink);
+            for (int64_t c = 0; c < width; c++) {
+                float *at = out + (c * V + l) * LANES;
+                vstore(at, vmul(vload(at), shrink));
+            }
+            top[l] = high;
+        }
+        Vector zero = vmul(high, factor), sum = total[l];
+        for (int64_t s = 0; s < n; s++) {
+            float *at = scores + (s * V + l) * LANES;
+            Vector p = exp2_of_normal(vfms(vload(at), factor, zero), series, terms);
+            sum = vadd(sum, p);
+            vstore(at, p);
+        }
+        total[l] = sum;
     }
+}
 
-SOFTMAX(softmax_f32_4, 4, exp2_f32)
-SOFTMAX(softmax_f32_2, 2, exp2_f32)
-SOFTMAX(softmax_bf16_4, 4, exp2_bf16)
-SOFTMAX(softmax_bf16_2, 2, exp2_bf16)
+/* results of one block of `here` queries, at most V vectors of them */
+INLINE void block_f32(int V, const float *q, const float *k, const float *v, float *out, const Shape *z, int64_t here,
+                      Scratch *w) {
+    int64_t d = z->width;
+    for (int64_t r = 0; r < V * LANES; r++)
+        for (int64_t c = 0; c < d; c++) w->q[c * V * LANES + r] = r < here ? q[r * z->q.row + c] : 0.0f;
+    memset(w->out, 0, sizeof(float) * d * V * LANES);
+    Vector top[4], total[4];
+    for (int l = 0; l < V; l++) top[l] = vall(-INFINITY), total[l] = vall(0.0f);
+    for (int64_t s = 0; s < z->keys; s += KEYS) {
+        int64_t n = z->keys - s < KEYS ? z->keys - s : KEYS;
+        product(V, k + s * z->k.row, z->k.row, 1, w->q, d, w->scores, n, 0);
+        softmax(V, w->scores, n, z->scale, top, total, w->out, d, EXP2, 6);
+        product(V, v + s * z->v.row, 1, z->v.row, w->scores, n, w->out, d, 1);
+    }
+    float sums[4 * LANES] __attribute__((aligned(64)));
+    for (int l = 0; l < V; l++) vstore(sums + l * LANES, total[l]);
+    for (int64_t r = 0; r < here; r++)
+        for (int64_t c = 0; c < d; c++) out[r * z->out.row + c] = w->out[c * V * LANES + r] / sums[r];
+}
+
+#ifdef __AVX512BF16__
+PRODUCT(product_pairs, uint32_t, vfma_pairs)
+
+/* 2^f with a relative error of 8e-5, before a rounding to bfloat16 of 2e-3 */
+static const float EXP2_ROUGH[] = {9.9992807263e-1f, 6.9326098859e-1f, 2.4261113847e-1f, 5.5171660085e-2f};
 
 /* probabilities of two keys as bfloat16 pairs, in place: (n / 2 rounded up) rows */
-BF16 INLINE void pair_probabilities(float *p, int64_t n, int V) {
-    const __m512i merge = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21,
-                                           5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+INLINE void pair_probabilities(int V, float *p, int64_t n) {
     for (int64_t s = 0; s < n; s += 2)
         for (int l = 0; l < V; l++) {
-            __m512 first = _mm512_load_ps(p + (s * V + l) * LANES);
-            __m512 second = s + 1 < n ? _mm512_load_ps(p + ((s + 1) * V + l) * LANES) : _mm512_setzero_ps();
-            __m512i both = (__m512i)_mm512_cvtne2ps_pbh(second, first);
-            _mm512_store_si512(p + (s / 2 * V + l) * LANES, _mm512_permutexvar_epi16(merge, both));
+            Vector first = vload(p + (s * V + l) * LANES);
+            Vector second = s + 1 < n ? vload(p + ((s + 1) * V + l) * LANES) : vall(0.0f);
+            vstore(p + (s / 2 * V + l) * LANES, vpair(first, second));
         }
 }
 
@@ -157,75 +159,48 @@ INLINE void pair_values(const uint16_t *v, int64_t row, int64_t n, int64_t width
     }
 }
 
-typedef struct {
-    float q[WIDEST * 2 * LANES] __attribute__((aligned(64)));        /* queries, channel by channel */
-    float scores[KEYS * 4 * LANES] __attribute__((aligned(64)));
-    float out[WIDEST * 2 * LANES] __attribute__((aligned(64)));      /* results, channel by channel */
-    uint32_t values[KEYS / 2 * WIDEST] __attribute__((aligned(64)));
-} Scratch;
-
-#define BLOCK_F32(NAME, V)                                                                                       \
-    F32 static void NAME(const float *q, const float *k, const float *v, float *out, const Shape *z, int64_t here, \
-                         Scratch *w) {                                                                           \
-        int64_t d = z->width;                                                                                    \
-        for (int64_t r = 0; r < V * LANES; r++)                                                                  \
-            for (int64_t c = 0; c < d; c++) w->q[c * V * LANES + r] = r < here ? q[r * z->q.row + c] : 0.0f;     \
-        memset(w->out, 0, sizeof(float) * d * V * LANES);                                                        \
-        __m512 top[V], total[V];                                                                                 \
-        for (int l = 0; l < V; l++) top[l] = _mm512_set1_ps(-INFINITY), total[l] = _mm512_setzero_ps();           \
-        for (int64_t s = 0; s < z->keys; s += KEYS) {                                                            \
-            int64_t n = z->keys - s < KEYS ? z->keys - s : KEYS;                                                 \
-            product_f32_##V(k + s * z->k.row, z->k.row, 1, w->q, d, w->scores, n, 0);                            \
-            softmax_f32_##V(w->scores, n, z->scale, top, total, w->out, d);                                          \
-            product_f32_##V(v + s * z->v.row, 1, z->v.row, w->scores, n, w->out, d, 1);                          \
-        }                                                                                                        \
-        float sums[V * LANES] __attribute__((aligned(64)));                                                      \
-        for (int l = 0; l < V; l++) _mm512_store_ps(sums + l * LANES, total[l]);                                 \
-        for (int64_t r = 0; r < here; r++)                                                                       \
-            for (int64_t c = 0; c < d; c++) out[r * z->out.row + c] = w->out[c * V * LANES + r] / sums[r];       \
+/* results of one block of `here` queries, at most V vectors of them */
+INLINE void block_bf16(int V, const uint16_t *q, const uint16_t *k, const uint16_t *v, uint16_t *out, const Shape *z,
+                       int64_t here, Scratch *w) {
+    int64_t d = z->width, pairs = d / 2;
+    uint32_t *turned = (uint32_t *)w->q;
+    for (int64_t r = 0; r < V * LANES; r++)
+        for (int64_t c = 0; c < pairs; c++) {
+            uint32_t two = 0;
+            if (r < here) memcpy(&two, q + r * z->q.row + 2 * c, 4);
+            turned[c * V * LANES + r] = two;
+        }
+    memset(w->out, 0, sizeof(float) * d * V * LANES);
+    Vector top[4], total[4];
+    for (int l = 0; l < V; l++) top[l] = vall(-INFINITY), total[l] = vall(0.0f);
+    for (int64_t s = 0; s < z->keys; s += KEYS) {
+        int64_t n = z->keys - s < KEYS ? z->keys - s : KEYS;
+        product_pairs(V, (const uint32_t *)(k + s * z->k.row), z->k.row / 2, 1, w->q, pairs, w->scores, n, 0);
+        softmax(V, w->scores, n, z->scale, top, total, w->out, d, EXP2_ROUGH, 4);
+        pair_probabilities(V, w->scores, n);
+        pair_values(v + s * z->v.row, z->v.row, n, d, w->values);
+        product_pairs(V, w->values, 1, d, w->scores, (n + 1) / 2, w->out, d, 1);
     }
-
-BLOCK_F32(block_f32_4, 4)
-BLOCK_F32(block_f32_2, 2)
-
-#define BLOCK_BF16(NAME, V)                                                                                      \
-    BF16 static void NAME(const uint16_t *q, const uint16_t *k, const uint16_t *v, uint16_t *out, const Shape *z, \
-                          int64_t here, Scratch *w) {                                                            \
-        int64_t d = z->width, pairs = d / 2;                                                                     \
-        uint32_t *turned = (uint32_t *)w->q;                                                                     \
-        for (int64_t r = 0; r < V * LANES; r++)                                                                  \
-            for (int64_t c = 0; c < pairs; c++) {                                                                \
-                uint32_t two = 0;                                                                                \
-                if (r < here) memcpy(&two, q + r * z->q.row + 2 * c, 4);                                         \
-                turned[c * V * LANES + r] = two;                                                                 \
-            }                                                                                                    \
-        memset(w->out, 0, sizeof(float) * d * V * LANES);                                                        \
-        __m512 top[V], total[V];                                                                                 \
-        for (int l = 0; l < V; l++) top[l] = _mm512_set1_ps(-INFINITY), total[l] = _mm512_setzero_ps();           \
-        for (int64_t s = 0; s < z->keys; s += KEYS) {                                                            \
-            int64_t n = z->keys - s < KEYS ? z->keys - s : KEYS;                                                 \
-            product_bf16_##V((const uint32_t *)(k + s * z->k.row), z->k.row / 2, 1, w->q, pairs, w->scores, n, 0); \
-            softmax_bf16_##V(w->scores, n, z->scale, top, total, w->out, d);                                          \
-            pair_probabilities(w->scores, n, V);                                                                 \
-            pair_values(v + s * z->v.row, z->v.row, n, d, w->values);                                            \
-            product_bf16_##V(w->values, 1, d, w->scores, (n + 1) / 2, w->out, d, 1);                             \
-        }                                                                                                        \
-        float sums[V * LANES] __attribute__((aligned(64)));                                                      \
-        for (int l = 0; l < V; l++) _mm512_store_ps(sums + l * LANES, total[l]);                                 \
-        for (int64_t r = 0; r < here; r++)                                                                       \
-            for (int64_t c = 0; c < d; c++) {                                                                    \
-                float x = w->out[c * V * LANES + r] / sums[r];                                                   \
-                uint32_t bits;                                                                                   \
-                memcpy(&bits, &x, 4);                                                                            \
-                out[r * z->out.row + c] = (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);                  \
-            }                                                                                                    \
-    }
-
-BLOCK_BF16(block_bf16_4, 4)
-BLOCK_BF16(block_bf16_2, 2)
+    float sums[4 * LANES] __attribute__((aligned(64)));
+    for (int l = 0; l < V; l++) vstore(sums + l * LANES, total[l]);
+    for (int64_t r = 0; r < here; r++)
+        for (int64_t c = 0; c < d; c++) {
+            float x = w->out[c * V * LANES + r] / sums[r];
+            uint32_t bits;
+            memcpy(&bits, &x, 4);
+            out[r * z->out.row + c] = (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+        }
+}
+#endif
 
 #define ATTENTION(NAME, T, BLOCK)                                                                                 \
-    int NAME(const T *q, const T *k, const T *v, T *out, const Shape *z) {                                        \
+    static void BLOCK##_4(const T *q, const T *k, const T *v, T *out, const Shape *z, int64_t here, Scratch *w) {   \
+        BLOCK(4, q, k, v, out, z, here, w);                                                                       \
+    }                                                                                                             \
+    static void BLOCK##_2(const T *q, const T *k, const T *v, T *out, const Shape *z, int64_t here, Scratch *w) {   \
+        BLOCK(2, q, k, v, out, z, here, w);                                                                       \
+    }                                                                                                             \
+    int KERNEL(NAME)(const T *q, const T *k, const T *v, T *out, const Shape *z) {                                        \
         int64_t vectors = z->width <= WIDEST / 2 ? 4 : 2, step = vectors * LANES;                                 \
         int64_t blocks = (z->queries + step - 1) / step, work = z->batch * z->heads * blocks;                     \
         /* of the calling thread's heap, whose pages stay: what other threads free, they fault in again */         \
@@ -248,4 +223,6 @@ BLOCK_BF16(block_bf16_2, 2)
     }
 
 ATTENTION(attention_f32, float, block_f32)
+#ifdef __AVX512BF16__
 ATTENTION(attention_bf16, uint16_t, block_bf16)
+#endif

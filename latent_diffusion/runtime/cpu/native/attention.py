@@ -1,8 +1,8 @@
-"""Attention in C for CPUs with AVX-512 (attention.c), where the install had a C compiler; else the plain kernels.
+"""Attention in C (attention.c), where the install had a C compiler; else the plain kernels.
 
 Torch's fused attention multiplies at a fifth of what the processor can do in bfloat16, and at a third in float32. Ours
 takes a block of queries at a time, keeps scores and sums in float32, and writes the heads side by side, where the next
-layer wants them.
+layer wants them. bfloat16 needs a processor that multiplies it in pairs (AVX512-BF16).
 """
 
 import ctypes
@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from latent_diffusion.nn.attention import automatic, sdpa
-from latent_diffusion.runtime.cpu.native.library import Ability, Strides, abilities, address, library
+from latent_diffusion.runtime.cpu.native.library import Strides, address, find, kernel
 from latent_diffusion.runtime.cpu.self_timing import Trial, Ways, wins
 
 __all__ = ["attend", "attends"]
 
 WIDEST = 512  # channels of a head
-NEEDED = {torch.float32: Ability.AVX512, torch.bfloat16: Ability.AVX512_BF16}
+FORMATS = {torch.float32: "attention_f32", torch.bfloat16: "attention_bf16"}
 
 
 class _Shape(ctypes.Structure):
@@ -31,7 +31,7 @@ class _Shape(ctypes.Structure):
 
 def attends(dtype: torch.dtype) -> bool:
     """Whether `attend` computes in C here for tensors of `dtype`: it was built, the processor can, and it pays."""
-    able = dtype in NEEDED and NEEDED[dtype] in abilities()
+    able = dtype in FORMATS and find(FORMATS[dtype]) is not None
     return able and wins(Trial("attention", dtype), _native_and_plain)
 
 
@@ -54,14 +54,11 @@ def _fits(x: Tensor) -> bool:
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    kernels = library()
-    assert kernels is not None, "callers ask `attends` first"
     batch, heads, queries, width = q.shape
     out = q.new_empty(batch, queries, heads, width).transpose(1, 2)
     strides = [Strides.of(x) for x in (q, k, v, out)]
     shape = _Shape(batch, heads, queries, k.shape[2], width, *strides, width**-0.5, torch.get_num_threads())
-    run = kernels.attention_f32 if q.dtype == torch.float32 else kernels.attention_bf16
-    if run(*(address(x) for x in (q, k, v, out)), ctypes.byref(shape)):
+    if kernel(FORMATS[q.dtype])(*(address(x) for x in (q, k, v, out)), ctypes.byref(shape)):
         raise MemoryError("attention: no memory for a thread's scratch space")
     return out
 

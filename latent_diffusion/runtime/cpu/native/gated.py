@@ -8,14 +8,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from latent_diffusion.nn.transformer import gated_gelu
-from latent_diffusion.runtime.cpu.native.library import Ability, abilities, address, library
+from latent_diffusion.runtime.cpu.native.library import Level, address, find, kernel, level
 
 __all__ = ["available", "gated"]
 
 
 def available() -> bool:
-    """Whether `gated` can compute in C here: the kernels were built, and the processor has AVX-512."""
-    return Ability.AVX512 in abilities() and hasattr(library(), "gated")
+    """Whether `gated` can compute in C here: the kernels were built, and the processor has AVX2 or AVX-512."""
+    return level() >= Level.AVX2 and find("gated") is not None
 
 
 def gated(x: Tensor) -> Tensor:
@@ -51,4 +51,4 @@ def _run(name: str, half: Tensor, *tensors: Tensor) -> None:
     """Call C with `tensors`; `half` is the one with a channel for each value."""
     width = half.shape[-1]
     sizes = (ctypes.c_int64(half.numel() // width), ctypes.c_int64(width))
-    getattr(library(), name)(*map(address, tensors), *sizes, half.dtype == torch.bfloat16, torch.get_num_threads())
+    kernel(name)(*map(address, tensors), *sizes, half.dtype == torch.bfloat16, torch.get_num_threads())

@@ -1,4 +1,4 @@
-"""GroupNorm and SiLU in one, in C for CPUs with AVX-512 (group_norm.c), in the residual blocks of a network.
+"""GroupNorm and SiLU in one, in C (group_norm.c), in the residual blocks of a network.
 
 Memory is read twice and written once; torch's two operations read three times and write twice. Statistics are exact to
 1e-7 whatever the mean, where torch's of channels_last maps lose digits.
@@ -10,27 +10,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from latent_diffusion.runtime.cpu.native.library import Ability, abilities, address, library
+from latent_diffusion.runtime.cpu.native.library import address, find, kernel
 from latent_diffusion.runtime.cpu.self_timing import Trial, Ways, wins
 
 __all__ = ["norm_silu", "pays", "takes"]
 
 LANES = 16  # the channels are a multiple
-FORMATS = {torch.float32: "group_norm_f32", torch.bfloat16: "group_norm_bf16"}
+FORMATS = (torch.float32, torch.bfloat16)
 
 
 class _Norm(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("batch", "pixels", "channels", "groups")),
         ("eps", ctypes.c_float),
-        ("silu", ctypes.c_int),
-        ("threads", ctypes.c_int),
+        *((name, ctypes.c_int) for name in ("silu", "bfloat16", "threads")),
     ]
 
 
 def pays(dtype: torch.dtype) -> bool:
     """Whether `norm_silu` is there for maps of `dtype`, right, and no slower than torch."""
-    return Ability.AVX512 in abilities() and dtype in FORMATS and wins(Trial("norm", dtype), _ours_and_torch)
+    return dtype in FORMATS and find("group_norm") is not None and wins(Trial("norm", dtype), _ours_and_torch)
 
 
 def norm_silu(x: Tensor, norm: nn.GroupNorm, shift: Tensor | None = None) -> Tensor:
@@ -40,10 +39,10 @@ def norm_silu(x: Tensor, norm: nn.GroupNorm, shift: Tensor | None = None) -> Ten
     out = torch.empty_like(x)
     weight, bias = (p.detach().float().contiguous() for p in (norm.weight, norm.bias))
     shift = None if shift is None else shift.float().contiguous()
-    shape = _Norm(batch, height * width, channels, norm.num_groups, norm.eps, 1, torch.get_num_threads())
-    run = getattr(library(), FORMATS[x.dtype])
+    settings = 1, x.dtype == torch.bfloat16, torch.get_num_threads()
+    shape = _Norm(batch, height * width, channels, norm.num_groups, norm.eps, *settings)
     pointers = [None if t is None else address(t) for t in (x, shift, weight, bias, out)]
-    if run(*pointers, ctypes.byref(shape)):
+    if kernel("group_norm")(*pointers, ctypes.byref(shape)):
         raise MemoryError("norm: no memory for the sums")
     return out
 

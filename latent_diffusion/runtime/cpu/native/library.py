@@ -1,28 +1,44 @@
-"""The compiled kernels: one shared library, found beside this file, or none."""
+"""The compiled kernels: one shared library, found beside this file, or none; and the level of them that runs here.
+
+Each kernel is there once for each level of processor. The highest one that this processor has is used, or a lower one
+that the environment variable LATENT_DIFFUSION_CPU_LEVEL names.
+"""
 
 import ctypes
 import functools
 import hashlib
 import os
-from enum import IntFlag
+from collections.abc import Callable
+from enum import IntEnum
 from pathlib import Path
 
 from torch import Tensor
 
-from latent_diffusion.errors import warn
+from latent_diffusion.errors import ConfigError, warn
 
-__all__ = ["LIBRARY", "Ability", "Strides", "abilities", "address", "library", "open_library"]
+__all__ = ["LIBRARY", "Level", "Strides", "address", "find", "kernel", "level", "library", "open_library"]
 
 LIBRARY = Path(__file__).with_name("kernels.so")  # made by hatch_build.py
 DIGEST = 32  # bytes
 
 
-class Ability(IntFlag):
-    """Processor features that the kernels need; the numbers are those of `abilities` in C."""
+VARIABLE = "LATENT_DIFFUSION_CPU_LEVEL"
+
+
+class Level(IntEnum):
+    """Kinds of processor that the kernels are compiled for, each with all that the ones before it have.
+
+    The numbers are those of `processor_level` in C, the names those of the functions' endings.
+    """
 
     NONE = 0
-    AVX512 = 1
-    AVX512_BF16 = 2
+    PLAIN = 1
+    AVX2 = 2
+    AVX512 = 3
+    AVX512_BF16 = 4
+
+
+ALLOWED = {each.name.lower(): each for each in Level if each}
 
 
 class Strides(ctypes.Structure):
@@ -56,14 +72,45 @@ def open_library(file: Path) -> ctypes.CDLL | None:
         kernels = ctypes.CDLL(str(file))
     except OSError:
         return None
-    return kernels if hasattr(kernels, "abilities") else None
+    if hasattr(kernels, "processor_level"):
+        return kernels
+    if hasattr(kernels, "abilities"):  # of an older version of this package
+        warn(f"{file} is of an older version and is not used, so drawing is slower; run `python hatch_build.py`")
+    return None
 
 
 @functools.cache
-def abilities() -> Ability:
-    """Return what the processor can do; nothing where there are no kernels."""
+def level() -> Level:
+    """Return the level of the kernels that run here: the processor's, or the lower one of LATENT_DIFFUSION_CPU_LEVEL.
+
+    Raises:
+        ConfigError: the variable names no level.
+    """
     kernels = library()
-    return Ability.NONE if kernels is None else Ability(kernels.abilities())
+    found = Level.NONE if kernels is None else Level(kernels.processor_level())
+    name = os.environ.get(VARIABLE, "")
+    if not name:
+        return found
+    if name not in ALLOWED:
+        raise ConfigError(f"{VARIABLE}={name}: no such level; choose one of {', '.join(ALLOWED)}, or unset it")
+    if kernels is not None and ALLOWED[name] > found:
+        warn(f"{VARIABLE}={name} has no effect: the highest level of this processor is {found.name.lower()}")
+    return min(ALLOWED[name], found)
+
+
+def find(name: str) -> Callable[..., int] | None:
+    """Return the function `name` in C of the highest level that runs here and has it; None where there is none."""
+    for each in range(level(), Level.NONE, -1):
+        if (function := getattr(library(), f"{name}_{Level(each).name.lower()}", None)) is not None:
+            return function
+    return None
+
+
+def kernel(name: str) -> Callable[..., int]:
+    """Return the function `name` in C, which callers `find` first."""
+    function = find(name)
+    assert function is not None, f"there is no kernel {name} here"
+    return function
 
 
 def address(x: Tensor) -> ctypes.c_void_p:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from latent_diffusion.nn.attention import automatic, few_scores
-from latent_diffusion.runtime.cpu.native.library import Ability, Strides, abilities, address, library
+from latent_diffusion.runtime.cpu.native.library import Level, Strides, address, find, kernel, level
 
 __all__ = ["attend", "available"]
 
@@ -35,8 +35,8 @@ class _Sizes(ctypes.Structure):
 
 
 def available() -> bool:
-    """Whether `attend` can compute in C here: the kernels were built, and the processor has AVX-512."""
-    return Ability.AVX512 in abilities() and hasattr(library(), "training_attention")
+    """Whether `attend` can compute in C here: the kernels were built, and the processor has AVX2 or AVX-512."""
+    return level() >= Level.AVX2 and find("training_attention") is not None
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ class _Attention(torch.autograd.Function):
 
 
 def _run(name: str, *arguments: Any) -> None:
-    if getattr(library(), name)(*arguments):
+    if kernel(name)(*arguments):
         raise MemoryError("attention: no memory for a thread's scratch space")
 
 

@@ -10,24 +10,30 @@
  * Lavin & Gray 2015, arXiv:1509.09308, section 4.1.
  */
 
-#include <immintrin.h>
 #include <omp.h>
-#include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
 
-#define LANES 16
-#define PANEL 32  /* outputs whose weights lie together: [inputs][PANEL] for each position */
-#define ROWS 12   /* tiles multiplied at a time: ROWS x PANEL sums fill 24 of the 32 registers */
+#include "vectors.h"
+
+/* PANEL: outputs whose weights lie together, [inputs][PANEL] for each position. ROWS: tiles multiplied at a time;
+ * the ROWS x PANEL sums stay in registers: 24 of 32 with AVX-512, 12 of 16 with AVX2 and 12 in plain C */
+#if defined(__AVX512F__)
+#define PANEL 32
+#define ROWS 12
+#elif defined(__AVX2__)
+#define PANEL 16
+#define ROWS 6
+#else
+#define PANEL 16
+#define ROWS 3
+#endif
+#define WIDE (PANEL / LANES)
 #define DEPTH 256 /* inputs multiplied at a time: DEPTH x PANEL weights stay in the first-level cache */
 #define BLOCK 48  /* most tiles of a block */
-#define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma")))
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 16")
 
 typedef struct {
     int64_t batch, height, width; /* of the result */
-    int64_t inputs, outputs;      /* channels, multiples of LANES and of PANEL */
+    int64_t inputs, outputs;      /* channels, multiples of LANES and of 32 */
     int doubled;                  /* 1 = the input has half the height and width, each of its pixels stands for 2x2 */
     int threads;
 } Convolution;
@@ -40,69 +46,77 @@ typedef struct {
 } Plan;
 
 /* products[r][PANEL] (+)= sum_i numbers[r][i] weights[i][PANEL], inputs in chunks of LANES; fetches the next weights */
+/* products[r][PANEL] (+)= sum_i numbers[r][i] weights[i][PANEL], inputs in chunks of LANES; fetches the next weights */
 typedef void Multiply(const float *numbers, int64_t step, const float *weights, int64_t chunks, float *products,
                       int add, const float *next);
 #define MULTIPLY(R)                                                                                                    \
-    TARGET static void multiply_##R(const float *numbers, int64_t step, const float *weights, int64_t chunks,          \
-                                    float *products, int add, const float *next) {                                     \
-        __m512 low[R], high[R];                                                                                        \
-        UNROLL for (int r = 0; r < R; r++) {                                                                           \
-            low[r] = add ? _mm512_load_ps(products + r * PANEL) : _mm512_setzero_ps();                                 \
-            high[r] = add ? _mm512_load_ps(products + r * PANEL + LANES) : _mm512_setzero_ps();                        \
-        }                                                                                                              \
+    static void multiply_##R(const float *numbers, int64_t step, const float *weights, int64_t chunks,                 \
+                             float *products, int add, const float *next) {                                            \
+        Vector sum[R][WIDE];                                                                                           \
+        UNROLL for (int r = 0; r < R; r++)                                                                             \
+            UNROLL for (int w = 0; w < WIDE; w++)                                                                      \
+                sum[r][w] = add ? vload(products + r * PANEL + w * LANES) : vall(0.0f);                                \
         for (int64_t c = 0; c < chunks; c++, numbers += step)                                                          \
             for (int i = 0; i < LANES; i++, weights += PANEL, next += LANES) {                                         \
-                __m512 left = _mm512_load_ps(weights), right = _mm512_load_ps(weights + LANES);                        \
-                _mm_prefetch((const char *)next, _MM_HINT_T1);                                                         \
+                Vector weight[WIDE];                                                                                   \
+                UNROLL for (int w = 0; w < WIDE; w++) weight[w] = vload(weights + w * LANES);                          \
+                __builtin_prefetch(next, 0, 2);                                                                        \
                 UNROLL for (int r = 0; r < R; r++) {                                                                   \
-                    __m512 one = _mm512_set1_ps(numbers[r * LANES + i]);                                               \
-                    low[r] = _mm512_fmadd_ps(one, left, low[r]);                                                       \
-                    high[r] = _mm512_fmadd_ps(one, right, high[r]);                                                    \
+                    Vector one = vall(numbers[r * LANES + i]);                                                         \
+                    UNROLL for (int w = 0; w < WIDE; w++) sum[r][w] = vfma(one, weight[w], sum[r][w]);                 \
                 }                                                                                                      \
             }                                                                                                          \
-        UNROLL for (int r = 0; r < R; r++) {                                                                           \
-            _mm512_store_ps(products + r * PANEL, low[r]);                                                             \
-            _mm512_store_ps(products + r * PANEL + LANES, high[r]);                                                    \
-        }                                                                                                              \
+        UNROLL for (int r = 0; r < R; r++)                                                                             \
+            UNROLL for (int w = 0; w < WIDE; w++) vstore(products + r * PANEL + w * LANES, sum[r][w]);                 \
     }
-MULTIPLY(1) MULTIPLY(2) MULTIPLY(3) MULTIPLY(4) MULTIPLY(5) MULTIPLY(6)
+MULTIPLY(1) MULTIPLY(2) MULTIPLY(3)
+#if ROWS > 3
+MULTIPLY(4) MULTIPLY(5) MULTIPLY(6)
+#endif
+#if ROWS > 6
 MULTIPLY(7) MULTIPLY(8) MULTIPLY(9) MULTIPLY(10) MULTIPLY(11) MULTIPLY(12)
+#endif
 static Multiply *const MULTIPLY_ROWS[ROWS + 1] = {
-    NULL,       multiply_1, multiply_2, multiply_3, multiply_4,  multiply_5,  multiply_6,
+    NULL, multiply_1, multiply_2, multiply_3,
+#if ROWS > 3
+    multiply_4, multiply_5, multiply_6,
+#endif
+#if ROWS > 6
     multiply_7, multiply_8, multiply_9, multiply_10, multiply_11, multiply_12,
+#endif
 };
 
 /* B^T d along one side of a tile: from 4 pixels, or from 3 of which the middle one was doubled */
-TARGET INLINE void spread(const __m512 *d, int step, int side, __m512 *out) {
-    __m512 a = d[0], b = d[step], c = d[2 * step];
+INLINE void spread(const Vector *d, int step, int side, Vector *out) {
+    Vector a = d[0], b = d[step], c = d[2 * step];
     if (side == 4) {
-        out[0] = _mm512_sub_ps(a, c), out[step] = _mm512_add_ps(b, c);
-        out[2 * step] = _mm512_sub_ps(c, b), out[3 * step] = _mm512_sub_ps(b, d[3 * step]);
+        out[0] = vsub(a, c), out[step] = vadd(b, c);
+        out[2 * step] = vsub(c, b), out[3 * step] = vsub(b, d[3 * step]);
     } else
-        out[0] = _mm512_sub_ps(a, b), out[step] = b, out[2 * step] = _mm512_sub_ps(b, c);
+        out[0] = vsub(a, b), out[step] = b, out[2 * step] = vsub(b, c);
 }
 
 /* A^T m along one side of a tile: two pixels */
-TARGET INLINE void gather(const __m512 *m, int step, int side, __m512 *first, __m512 *second) {
+INLINE void gather(const Vector *m, int step, int side, Vector *first, Vector *second) {
     if (side == 4) {
-        *first = _mm512_add_ps(_mm512_add_ps(m[0], m[step]), m[2 * step]);
-        *second = _mm512_sub_ps(_mm512_sub_ps(m[step], m[2 * step]), m[3 * step]);
+        *first = vadd(vadd(m[0], m[step]), m[2 * step]);
+        *second = vsub(vsub(m[step], m[2 * step]), m[3 * step]);
     } else
-        *first = _mm512_add_ps(m[0], m[step]), *second = _mm512_sub_ps(m[step], m[2 * step]);
+        *first = vadd(m[0], m[step]), *second = vsub(m[step], m[2 * step]);
 }
 
 /* numbers of one tile: B^T d B, all channels */
-TARGET INLINE void transform_tile(const float *const *pixels, int side, int64_t chunks, const Plan *p, float *out) {
+INLINE void transform_tile(const float *const *pixels, int side, int64_t chunks, const Plan *p, float *out) {
     for (int64_t c = 0; c < chunks; c++, out += p->block * LANES) {
-        __m512 d[16], half[16];
-        UNROLL for (int i = 0; i < side * side; i++) d[i] = _mm512_loadu_ps(pixels[i] + c * LANES);
+        Vector d[16], half[16];
+        UNROLL for (int i = 0; i < side * side; i++) d[i] = vload(pixels[i] + c * LANES);
         UNROLL for (int i = 0; i < side; i++) spread(d + i, side, side, half + i);
         UNROLL for (int i = 0; i < side; i++) spread(half + i * side, 1, side, d + i * side);
-        UNROLL for (int i = 0; i < side * side; i++) _mm512_store_ps(out + i * p->position, d[i]);
+        UNROLL for (int i = 0; i < side * side; i++) vstore(out + i * p->position, d[i]);
     }
 }
 
-TARGET static void transform_input(const float *x, const Convolution *z, const Plan *p, int64_t first, int64_t here) {
+static void transform_input(const float *x, const Convolution *z, const Plan *p, int64_t first, int64_t here) {
     int64_t height = z->doubled ? z->height / 2 : z->height, width = z->doubled ? z->width / 2 : z->width;
     for (int64_t t = 0; t < here; t++) {
         int64_t b = (first + t) / p->each, row = (first + t) % p->each / p->across, column = (first + t) % p->across;
@@ -133,24 +147,24 @@ static void multiply(const float *weights, const Convolution *z, const Plan *p, 
 }
 
 /* pixels of one tile and LANES outputs: A^T m A + bias */
-TARGET INLINE void transform_products(const float *m, int side, const Plan *p, __m512 bias, __m512 out[4]) {
-    __m512 all[16], half[8];
-    UNROLL for (int i = 0; i < side * side; i++) all[i] = _mm512_load_ps(m + i * p->block * PANEL);
+INLINE void transform_products(const float *m, int side, const Plan *p, Vector bias, Vector out[4]) {
+    Vector all[16], half[8];
+    UNROLL for (int i = 0; i < side * side; i++) all[i] = vload(m + i * p->block * PANEL);
     UNROLL for (int i = 0; i < side; i++) gather(all + i, side, side, half + i, half + side + i);
     gather(half, 1, side, out, out + 1);
     gather(half + side, 1, side, out + 2, out + 3);
-    UNROLL for (int i = 0; i < 4; i++) out[i] = _mm512_add_ps(out[i], bias);
+    UNROLL for (int i = 0; i < 4; i++) out[i] = vadd(out[i], bias);
 }
 
 /* `y`, `bias` and `added` begin at the first of the PANEL outputs; bias and added may be NULL */
-TARGET static void transform_output(float *y, const float *bias, const float *added, const Convolution *z,
+static void transform_output(float *y, const float *bias, const float *added, const Convolution *z,
                                     const Plan *p, int64_t first, int64_t here) {
     for (int64_t t = 0; t < here; t++) {
         int64_t b = (first + t) / p->each, row = 2 * ((first + t) % p->each / p->across);
         int64_t column = 2 * ((first + t) % p->across);
         for (int64_t l = 0; l < PANEL; l += LANES) {
             const float *m = p->products + t * PANEL + l;
-            __m512 add = bias ? _mm512_loadu_ps(bias + l) : _mm512_setzero_ps(), out[4];
+            Vector add = bias ? vload(bias + l) : vall(0.0f), out[4];
             if (z->doubled) transform_products(m, 3, p, add, out);
             else transform_products(m, 4, p, add, out);
             int64_t pixels[4] = {0, z->outputs, z->width * z->outputs, (z->width + 1) * z->outputs}; /* of the tile */
@@ -158,7 +172,7 @@ TARGET static void transform_output(float *y, const float *bias, const float *ad
             for (int i = 0; i < 4; i++)
                 if (column + i % 2 < z->width && row + i / 2 < z->height) {
                     int64_t at = to + pixels[i];
-                    _mm512_storeu_ps(y + at, added ? _mm512_add_ps(out[i], _mm512_loadu_ps(added + at)) : out[i]);
+                    vstore(y + at, added ? vadd(out[i], vload(added + at)) : out[i]);
                 }
         }
     }
@@ -173,7 +187,7 @@ INLINE void spread_weights(const double *g, int step, int side, double *out) {
 }
 
 /* weights (outputs, inputs, 3, 3) as G g G^T, in panels [outputs / PANEL][positions][inputs][PANEL] */
-void winograd_weights(const float *weights, float *panels, const Convolution *z) {
+void KERNEL(winograd_weights)(const float *weights, float *panels, const Convolution *z) {
     int side = z->doubled ? 3 : 4;
 #pragma omp parallel for collapse(2) num_threads(z->threads)
     for (int64_t o = 0; o < z->outputs; o += PANEL)
@@ -189,7 +203,7 @@ void winograd_weights(const float *weights, float *panels, const Convolution *z)
 }
 
 /* y = x * weights (in panels) + bias + added, which is like y; both may be NULL; returns 1 where there is no memory */
-int winograd_convolve(const float *x, const float *weights, const float *bias, const float *added, float *y,
+int KERNEL(winograd_convolve)(const float *x, const float *weights, const float *bias, const float *added, float *y,
                  const Convolution *z) {
     Plan plan = {.across = (z->width + 1) / 2, .side = z->doubled ? 3 : 4};
     plan.positions = plan.side * plan.side;

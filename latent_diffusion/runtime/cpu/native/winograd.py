@@ -1,4 +1,4 @@
-"""3x3 convolutions in C for CPUs with AVX-512 (winograd.c): a quarter to a half of the multiplications, in float32.
+"""3x3 convolutions in C (winograd.c): a quarter to a half of the multiplications, in float32.
 
 Twice as fast as oneDNN's packed convolutions, and four times where the map was doubled just before. Rounding errors are
 those of the plain convolution: 2e-7 to 8e-7 of the result, relative to float64.
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from latent_diffusion.runtime.cpu.native.library import Ability, abilities, address, library
+from latent_diffusion.runtime.cpu.native.library import address, find, kernel
 from latent_diffusion.runtime.cpu.self_timing import Trial, Ways, wins
 
 __all__ = ["convolve", "divides", "panels", "pays"]
@@ -36,7 +36,7 @@ def divides(inputs: int, outputs: int) -> bool:
 
 def pays(*, doubled: bool) -> bool:
     """Whether the kernel is there, right, and no slower than oneDNN on this processor."""
-    if Ability.AVX512 not in abilities():
+    if find("winograd_convolve") is None:
         return False
     ways = functools.partial(_ours_and_packed, doubled=doubled)
     return wins(Trial("doubling" if doubled else "winograd", torch.float32), ways)
@@ -48,7 +48,7 @@ def panels(weight: Tensor, *, doubled: bool) -> Tensor:
     made = weight.new_empty((9 if doubled else 16) * inputs * outputs)
     shape = _Convolution(0, 0, 0, inputs, outputs, doubled, torch.get_num_threads())
     weight = weight.detach().contiguous()
-    _kernels().winograd_weights(address(weight), address(made), ctypes.byref(shape))
+    kernel("winograd_weights")(address(weight), address(made), ctypes.byref(shape))
     return made
 
 
@@ -73,15 +73,9 @@ def convolve(
     out = torch.empty(size, dtype=x.dtype, memory_format=torch.channels_last)
     shape = _Convolution(batch, *size[2:], inputs, outputs, doubled, torch.get_num_threads())
     pointers = [None if t is None else address(t) for t in (x, panels, bias, added, out)]
-    if _kernels().winograd_convolve(*pointers, ctypes.byref(shape)):
+    if kernel("winograd_convolve")(*pointers, ctypes.byref(shape)):
         raise MemoryError("convolution: no memory for a thread's scratch space")
     return out
-
-
-def _kernels() -> ctypes.CDLL:
-    kernels = library()
-    assert kernels is not None, "callers ask `pays` first"
-    return kernels
 
 
 def _ours_and_packed(dtype: torch.dtype, *, doubled: bool) -> Ways:

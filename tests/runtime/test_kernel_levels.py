@@ -1,0 +1,84 @@
+"""The kernels in C at each level of processor: equal bits with AVX2 and AVX-512, and NaN passed on."""
+
+import pytest
+import torch
+from torch import nn
+
+from latent_diffusion.runtime.cpu.native import attention, gated, group_norm, library, training_attention, winograd
+from latent_diffusion.runtime.cpu.native.library import Level
+
+DTYPES = [torch.float32, torch.bfloat16]
+
+
+def draw(*size, dtype=torch.float32):
+    return torch.randn(size, generator=torch.Generator().manual_seed(sum(size))).to(dtype)
+
+
+def norm(dtype):
+    layer = nn.GroupNorm(4, 144, dtype=dtype).requires_grad_(False)
+    return [group_norm.norm_silu(10 * draw(2, 144, 20, 21, dtype=dtype), layer)]
+
+
+def gelu(dtype):
+    x = draw(9, 2 * 37, dtype=dtype).requires_grad_()
+    y = gated.gated(3 * x)
+    return [y.detach(), *torch.autograd.grad(y.sum(), x)]
+
+
+def attend(dtype):
+    q, k, v = (draw(1, 2, n, 24) for n in (70, 130, 130))
+    return [attention.attend(q, k, v)]
+
+
+def training(dtype):
+    q, k, v = (draw(1, 2, n, 22, dtype=dtype).requires_grad_() for n in (70, 130, 130))
+    y = training_attention.attend(q, k, v)
+    return [y.detach(), *torch.autograd.grad(y.square().sum(), (q, k, v))]
+
+
+def convolution(dtype):
+    x, weight = draw(1, 272, 7, 9), draw(64, 272, 3, 3)
+    return [
+        winograd.convolve(x, winograd.panels(weight, doubled=doubled), None, 64, doubled=doubled)
+        for doubled in (False, True)
+    ]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("way", [norm, gelu, attend, training, convolution])
+def test_levels_give_the_same_bits(way, dtype, level, request):
+    """But for plain C, which rounds between a product and its sum."""
+    found = way(dtype)
+    with pytest.MonkeyPatch.context() as highest:
+        highest.delenv(library.VARIABLE)
+        library.level.cache_clear()
+        wanted = way(dtype)
+    library.level.cache_clear()
+    for a, b in zip(found, wanted, strict=True):
+        if level >= Level.AVX2:
+            assert torch.equal(a, b)
+        else:
+            assert (a.double() - b.double()).norm() <= (2e-6 if dtype == torch.float32 else 3e-3) * b.double().norm()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("bits", [0x7FC00000, 0x7FC00001, 0x7FFFFFFF, -1])
+def test_nan_of_any_bits_is_passed_on(bits, dtype, level):
+    nan = torch.tensor([bits], dtype=torch.int32).view(torch.float32).to(dtype)
+    if dtype == torch.bfloat16:
+        nan = torch.tensor([bits >> 16], dtype=torch.int16).view(torch.bfloat16)
+    assert nan.isnan().all()
+    x = draw(1, 32, 5, 3, dtype=dtype)
+    x[0, 9, 2, 1] = nan
+    made = group_norm.norm_silu(x, nn.GroupNorm(4, 32, dtype=dtype).requires_grad_(False))
+    assert made[:, 8:16].isnan().all() and made[:, 16:].isfinite().all() and made[:, :8].isfinite().all()
+    x = draw(3, 38, dtype=dtype)
+    x[1, 30] = nan  # the gate of the twelfth value
+    assert gated.gated(x).isnan().nonzero().tolist() == [[1, 11]]
+    q, k, v = (draw(1, 1, n, 8, dtype=dtype) for n in (40, 70, 70))
+    q[0, 0, 3, 2] = nan
+    found = training_attention.attend(q, k, v)
+    assert found[0, 0, 3].isnan().all() and found[0, 0, 4:].isfinite().all()
+    if dtype == torch.float32:
+        found = attention.attend(q, k, v)
+        assert found[0, 0, 3].isnan().all() and found[0, 0, 4:].isfinite().all()
