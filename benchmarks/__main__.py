@@ -20,8 +20,8 @@ __all__ = ["bench", "main"]
 
 WORK, SPEED = "What is done", "How it is measured"
 CASES = tuple(name.replace("_", "-") for name in names("benchmarks.cases"))
-PEERS = ("ours-plain", "diffusers", "diffusers-best", "compile", "openvino")
-USUAL_MODEL = {"train-step": "small"}
+PEERS = ("ours-plain", "diffusers", "diffusers-checkpointed", "diffusers-best", "compile", "openvino")
+USUAL_MODEL = {"train-step": "small", "lora-step": "small"}
 FORMATS = ("float32", "bfloat16", "auto")
 
 
@@ -37,7 +37,7 @@ def bench(
             "-m",
             metavar="NAME|PATH",
             help="A family with random weights (sd1, sdxl, ...; tiny takes seconds), emoji, or a model's folder.",
-            show_default="sd1; a small U-Net for train-step",
+            show_default="sd1; a small U-Net for train-step and lora-step",
             rich_help_panel=WORK,
         ),
     ] = None,

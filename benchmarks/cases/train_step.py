@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.case import OURS, PLAIN, Case, twin_of
 from benchmarks.flops import count_flops
@@ -61,6 +61,8 @@ class TrainStep(Case):
 
     title = "Training step"
     usual_batch: ClassVar[int] = 32
+    objective: ClassVar[str] = "unet"
+    chosen: ClassVar[dict[str, Any]] = {}  # settings of the objective beside those of every run
     reference_calls: ClassVar[int] = COMPARED
 
     @property
@@ -107,20 +109,21 @@ class TrainStep(Case):
             folder = Path(temporary)
             _write_model(folder / "model", self.config.cross_attention_dim)
             _write_pictures(folder / "pictures", self.size)
-            kind: Any = find("latent_diffusion.training.objectives", "unet")
+            kind: Any = find("latent_diffusion.training.objectives", self.objective)
             settings = kind.settings_type.model_validate(
                 {
                     "parts": {"vae": str(folder / "model" / "vae"), "text_encoder": str(folder / "model")},
                     "unet": vars(self.config),
                     "scheduler": {"prediction_type": "epsilon"},
                     "workers": 1,
+                    **self.chosen,
                 }
             )
             data = kind.data_type.model_validate({"path": str(folder / "pictures"), "size": self.size})
             run = RunConfig.model_validate(
                 {
                     "output": folder / "run",
-                    "objective": {"name": "unet"},
+                    "objective": {"name": self.objective},
                     "data": {},
                     "steps": DRAWN,
                     "batch_size": self.batch,
@@ -133,7 +136,7 @@ class TrainStep(Case):
             objective = kind(settings, data, run)
             with torch.device("meta"):
                 unet = UNet(self.config)
-            objective.components.unet.load_state_dict(random_weights(unet, torch.float32).state_dict())
+            objective.base.unet.load_state_dict(random_weights(unet, torch.float32).state_dict())
         return objective, run
 
     def _ours(self, objective: Any, run: RunConfig) -> Ready:
@@ -161,12 +164,13 @@ class TrainStep(Case):
         draws = self._draws(objective, run)
         with torch.device("meta"):
             unet: Any = UNet2DConditionModel.from_config(unet_values(self.config))
-        unet = twin_of(unet, objective.components.unet).train()
+        unet = twin_of(unet, objective.base.unet).train()
+        weights = self.trained(unet, objective)
         if tool != "diffusers":
             unet = unet.to(memory_format=torch.channels_last)
         law = {name: objective.components.scheduler_config[name] for name in LAW}
         scheduler: Any = DDPMScheduler(**law)
-        optimizer = torch.optim.AdamW(unet.parameters(), lr=RATE, weight_decay=DECAY)
+        optimizer = torch.optim.AdamW(weights, lr=RATE, weight_decay=DECAY)
         network: Any = torch.compile(unet) if tool == "compile" else unet
         seen = _Losses()
 
@@ -180,13 +184,17 @@ class TrainStep(Case):
                     loss = F.mse_loss(found.float(), noise.float(), reduction="mean")
                 loss.backward()
             with timed(seen.split, "update"):
-                torch.nn.utils.clip_grad_norm_(unet.parameters(), CLIP)
+                torch.nn.utils.clip_grad_norm_(weights, CLIP)
                 optimizer.step()
                 optimizer.zero_grad()
                 seen.add(loss.item())
             return seen.first()
 
         return Ready(call, _dtype(run), split=seen.split)
+
+    def trained(self, unet: Any, objective: Any) -> list[nn.Parameter]:
+        """Return the weights of diffusers' U-Net that the plain loop trains."""
+        return list(unet.parameters())
 
     def _draws(self, objective: Any, run: RunConfig) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
         """Return latents, text states, times and noise of the first steps, as our trainer draws them."""

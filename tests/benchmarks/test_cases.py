@@ -94,6 +94,16 @@ def test_training_losses_are_the_same(dtype):
     assert losses[OURS][-1] < losses[OURS][0], "it learns"
 
 
+def test_losses_of_a_lora_are_those_of_peft():
+    losses = {}
+    for tool in (OURS, "diffusers", "diffusers-checkpointed"):
+        ready = case_of(plan("lora-step", batch=2)).build(tool)
+        for _ in range(3):
+            losses[tool] = ready.call()["losses"]
+    assert torch.allclose(losses[OURS], losses["diffusers"], rtol=1e-5)
+    assert torch.allclose(losses["diffusers-checkpointed"], losses["diffusers"], rtol=1e-5)
+
+
 def test_training_says_what_it_cannot():
     with pytest.raises(AbsentError, match="does not train"):
         case_of(plan("train-step")).build("openvino")
