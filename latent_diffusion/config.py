@@ -19,6 +19,7 @@ from latent_diffusion.registry import nearest
 __all__ = [
     "LESS_MEMORY",
     "EmaConfig",
+    "EvaluateConfig",
     "RunConfig",
     "SampleConfig",
     "Section",
@@ -64,6 +65,15 @@ class CheckpointConfig(Section):
     """Updates between checkpoints; one more is written after the last update."""
     keep: int = Field(default=2, ge=1)
     """Newest checkpoints that stay."""
+
+
+class EvaluateConfig(Section):
+    """Figures of held-out pictures during training; the best weights by them are kept in `best/`."""
+
+    every: int = Field(default=250, ge=1)
+    """Updates between evaluations; one more follows the last update."""
+    patience: int | None = Field(default=None, ge=1)
+    """Evaluations in a row without a better figure after which the run ends; null: it goes to its last update."""
 
 
 class SampleConfig(Section):
@@ -116,6 +126,10 @@ class RunConfig(Section):
     """Keys below."""
     log_every: int = Field(default=10, ge=1)
     """Updates between two lines of the log."""
+    evaluate: EvaluateConfig | None = None
+    """Figures of held-out pictures, and the best weights by them; null: figures with each sample sheet. Keys below."""
+    trackers: list[Literal["tensorboard", "wandb"]] = Field(default_factory=lambda: ["tensorboard"])
+    """Where curves and sample pictures go beside `log.jsonl`; wandb: Weights & Biases, by accelerate."""
     sample: SampleConfig | None = None
     """Sample pictures during training; null: none. Keys below."""
     gradient_checkpointing: bool = False

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
+from latent_diffusion.data.nearest import nearest
 from latent_diffusion.evaluation.drawn import Drawings
 from latent_diffusion.evaluation.gallery import Progress, ignore_progress
 from latent_diffusion.evaluation.pictures import Picture, RealPictures
@@ -53,27 +53,14 @@ def score_copying(
         progress("training pictures", done, len(trained))
     searched = torch.cat(real)
     drawn = drawings.images[:: drawings.per_prompt][:MOST].flatten(1)
-    nearest, found = _nearest(drawn, searched)
-    between, _ = _nearest(searched, searched, others=True)
+    distance, found = nearest(drawn, searched)
+    between, _ = nearest(searched, searched, others=True)
+    distance, between = distance * HALF_RANGE, between * HALF_RANGE
     return CopyingScore(
         pictures=len(drawn),
         searched=len(searched),
-        nearest=float(nearest.median()),
+        nearest=float(distance.median()),
         between=float(between.median()),
-        copies=float((nearest < between.quantile(0.1)).float().mean()),
+        copies=float((distance < between.quantile(0.1)).float().mean()),
         found=tuple(found.tolist()),
     )
-
-
-def _nearest(queries: Tensor, searched: Tensor, *, others: bool = False) -> tuple[Tensor, Tensor]:
-    """Return distance and number of the nearest row of `searched` (N, P), (Q,) each; `others`: row k is not its own."""
-    distances, numbers = [], []
-    for start in range(0, len(queries), 256):
-        part = torch.cdist(queries[start : start + 256], searched)  # (256, N)
-        if others:
-            rows = torch.arange(len(part))
-            part[rows, rows + start] = torch.inf
-        distance, number = part.min(dim=1)
-        distances.append(distance * HALF_RANGE / queries.shape[1] ** 0.5)
-        numbers.append(number)
-    return torch.cat(distances), torch.cat(numbers)

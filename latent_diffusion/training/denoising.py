@@ -26,7 +26,7 @@ from latent_diffusion.randomness import normal, permutation, uniform
 from latent_diffusion.runtime.precision import autocast
 from latent_diffusion.training.conditions import Conditions
 from latent_diffusion.training.frozen_states import Latents
-from latent_diffusion.training.objective import Losses, Player
+from latent_diffusion.training.objective import Losses, Player, Share
 from latent_diffusion.training.weight_rules import WeightRule, ends, learning_rates
 
 __all__ = ["Denoising", "HeldOutLoss", "LossSettings", "TimesSettings"]
@@ -177,7 +177,7 @@ class Denoising(Player):
 
 
 class HeldOutLoss:
-    """The mean loss of held-out pictures on a fixed lattice of times and noise, with each picture's first caption."""
+    """The loss of held-out pictures on a fixed lattice of times and noise, with each picture's first caption."""
 
     BANDS = 4  # equal parts of 0 .. T - 1; every picture is seen at one time in each
 
@@ -188,17 +188,21 @@ class HeldOutLoss:
         self.conditions = player.held[1].uncached()
 
     @torch.no_grad()
-    def measure(self) -> dict[str, float]:
-        """Return the mean over all, and over each band of times."""
+    def measure(self, share: Share) -> dict[str, Tensor]:
+        """Return the loss of each picture of a share: its mean over the bands of times, and that of each band."""
         total, bands = self.player.loss.schedule.num_train_timesteps, self.BANDS
         losses: list[Tensor] = []
-        for start in range(0, len(self.data), 32):
-            rows = tuple(range(start, min(start + 32, len(self.data))))
+        mine = share.of(len(self.data))
+        for start in range(0, len(mine), 32):
+            rows = tuple(mine[start : start + 32])
             pixels = torch.stack([self.data.image(row) for row in rows]).float() / 127.5 - 1
             chosen = tuple(self.data.captions[row][0][0] for row in rows)
             sizes = torch.tensor([self.data.size_ids(row) for row in rows], dtype=torch.float32)
             batch = Batch(rows, rows, pixels, chosen, (False,) * len(rows), sizes)
-            x0, cond = self.latents(batch).float(), self.conditions(batch)
+            like = self.player.unet.conv_in.weight
+            x0, cond = self.latents(batch).to(like), self.conditions(batch)
+            if like.dtype == torch.float64:
+                cond = cond.to(dtype=like.dtype)
             for band in range(bands):
                 place = torch.tensor(rows, dtype=torch.float64) / len(self.data)
                 t = ((band + place) / bands * total).long().to(x0.device)
@@ -206,6 +210,7 @@ class HeldOutLoss:
                 noise = normal(self.run.seed, "validation noise", keys, x0.shape[1:]).to(x0)
                 with autocast(self.run.precision, x0.device):
                     losses.append(self.player.loss(self.player.network(cond), x0, t, noise).view(1, -1))
-        table = torch.cat([torch.cat(losses[band::bands], dim=1) for band in range(bands)])
-        figures = {f"validation_loss_{band}": float(table[band].mean()) for band in range(bands)}
-        return {"validation_loss": float(table.mean()), **figures}
+        if not losses:
+            return {}
+        table = torch.cat([torch.cat(losses[band::bands], dim=1) for band in range(bands)]).double()
+        return {"validation_loss": table.mean(0), **{f"validation_loss_{k}": table[k] for k in range(bands)}}

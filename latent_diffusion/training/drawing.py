@@ -20,6 +20,7 @@ from latent_diffusion.prompts.states import Reading, Text, encode_texts
 from latent_diffusion.runtime.precision import autocast
 from latent_diffusion.samplers.dpmpp_2m import DPMpp2M
 from latent_diffusion.training.conditions import whole_picture, without_text
+from latent_diffusion.training.objective import Share
 
 __all__ = ["Sheet"]
 
@@ -50,8 +51,8 @@ class Sheet:
         self.texts = [_text(prompt, parts.prompt_forms, wanted.steps) for prompt in wanted.prompts]
 
     @torch.no_grad()
-    def draw(self) -> Image.Image:
-        """Return the sheet as the weights are now; its `info` holds the prompt, seed and settings of each picture."""
+    def draw(self, share: Share) -> list[Image.Image]:
+        """Return the pictures of a share of the prompts, as the weights are now."""
         parts, wanted = self.parts, self.wanted
         sampler = DPMpp2M()
         last = parts.schedule.level(parts.schedule.num_train_timesteps - 1)
@@ -62,7 +63,8 @@ class Sheet:
         training = parts.unet.training
         parts.unet.eval()
         pictures: list[Image.Image] = []
-        for seed, text in zip(self._seeds(), self.texts, strict=True):
+        seeds = self._seeds()
+        for seed, text in [(seeds[k], self.texts[k]) for k in share.of(len(seeds))]:
             noise = NoiseSource([seed])
             x = noise.draw((parts.autoencoder.config.latent_channels, side, side)).to(device)
             prompt, empty = (
@@ -79,7 +81,12 @@ class Sheet:
                     x = step.x
             pictures += to_pil(parts.autoencoder.to_images(x.to(next(parts.autoencoder.parameters()).dtype)))
         parts.unet.train(training)
-        sheet = _tiled(pictures, list(wanted.prompts), self.size)
+        return pictures
+
+    def tiled(self, pictures: list[Image.Image]) -> Image.Image:
+        """Return the sheet of all pictures; its `info` holds each one's prompt, seed, settings and place."""
+        sheet, cells = _tiled(pictures, list(self.wanted.prompts), self.size)
+        sheet.info["cells"] = json.dumps(cells)
         sheet.info["pictures"] = json.dumps(self._described(), ensure_ascii=False)
         return sheet
 
@@ -105,21 +112,22 @@ def _text(prompt: str, forms: PromptForms | None, steps: int) -> Text:
     return texts.pop()
 
 
-def _tiled(pictures: list[Image.Image], prompts: list[str], size: int) -> Image.Image:
-    """Return the pictures in rows, each above its prompt, which is cut to three lines."""
+def _tiled(pictures: list[Image.Image], prompts: list[str], size: int) -> tuple[Image.Image, list[list[int]]]:
+    """Return the pictures in rows, each above its prompt, which is cut to three lines; and each one's box in px."""
     columns = min(COLUMNS, len(pictures))
     rows = -(-len(pictures) // columns)
     font = ImageFont.load_default(max(9, size // 24))
     line_height = round(font.getbbox("Ag")[3]) + 1
     height = size + LINES * line_height
     sheet = Image.new("RGB", (columns * size, rows * height), "white")
-    pen = ImageDraw.Draw(sheet)
+    pen, cells = ImageDraw.Draw(sheet), []
     for k, (picture, prompt) in enumerate(zip(pictures, prompts, strict=True)):
         x, y = k % columns * size, k // columns * height
         for line, words in enumerate(_wrapped(prompt, font, size)[:LINES]):
             pen.text((x + 1, y + size + line * line_height), words, fill="black", font=font)
         sheet.paste(picture, (x, y))
-    return sheet
+        cells.append([x, y, x + size, y + size])
+    return sheet, cells
 
 
 def _wrapped(prompt: str, font: Any, width: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""Output of a run: a progress bar or plain lines, `log.jsonl`, and TensorBoard files.
+"""Output of a run: a progress bar or plain lines, `log.jsonl`, and trackers (TensorBoard).
 
 A line of `log.jsonl` holds the means over the updates since the line before. The open sums are part of a checkpoint,
 so the lines of a resumed run equal those of an uninterrupted one (but for time and speed).
@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from latent_diffusion.config import RunConfig
 from latent_diffusion.training.optimizer import learning_rate
+from latent_diffusion.training.trackers import Tracker, open_trackers
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -56,7 +57,8 @@ class RunLog:
         self._count = 0
         self._clock, self._timed = time.perf_counter(), 0  # start of the interval, updates in it,
         self._seconds: dict[str, float] = {}  # and where their time went
-        self._file = self._board = self._bar = self._task = None
+        self._file = self._bar = self._task = None
+        self._trackers: list[Tracker] = []
         self._alive = False  # whether a line has shown that updates are made
 
     def start(self, done: int) -> None:
@@ -64,7 +66,7 @@ class RunLog:
         path = self._folder / "log.jsonl"
         _drop_lines_after(path, done)
         self._file = path.open("a", encoding="utf-8")
-        self._board = _open_board(self._folder / "tensorboard", done)
+        self._trackers = open_trackers(self._folder, self._run, done)
         if console.is_terminal:
             self._bar = Progress(
                 TextColumn("training"),
@@ -126,29 +128,26 @@ class RunLog:
         self._clock, self._timed, self._seconds = time.perf_counter(), 0, {}
 
     def _write(self, done: int, figures: Mapping[str, float], more: Mapping[str, float]) -> None:
-        """Write one line of `log.jsonl`; curves of it all but the clock to TensorBoard."""
+        """Write one line of `log.jsonl`; curves of it all but the clock to the trackers."""
         line = {"step": done, **{k: v if math.isfinite(v) else None for k, v in {**figures, **more}.items()}}
         try:
             if self._file is not None:
                 self._file.write(json.dumps(line | {"time": round(time.time(), 3)}, allow_nan=False) + "\n")
                 self._file.flush()
-            if self._board is not None:
-                for name, value in {**figures, **more}.items():
-                    self._board.add_scalar(name, value, done)
+            for tracker in self._trackers:
+                tracker.figures(done, {**figures, **more})
         except OSError as fault:  # a full disk must not end the training; the next checkpoint decides
             logger.warning("the log can no longer be written (%s); training continues without it", fault)
-            self._file = self._board = None
+            self._file, self._trackers = None, []
 
     def pictures(self, done: int, images: "list[Image]") -> None:
-        """Write sample pictures to `samples/step-00001000-0.png` and to TensorBoard."""
+        """Write sample pictures to `samples/step-00001000-0.png` and to the trackers."""
         folder = self._folder / "samples"
         folder.mkdir(exist_ok=True)
         for index, image in enumerate(images):
             image.save(folder / f"step-{done:08d}-{index}.png", pnginfo=_text_of(image, done))
-            if self._board is not None:
-                import numpy
-
-                self._board.add_image(f"samples/{index}", numpy.asarray(image.convert("RGB")), done, dataformats="HWC")
+        for tracker in self._trackers:
+            tracker.pictures(done, images)
         self._start_interval()
 
     def state(self) -> dict[str, Any]:
@@ -161,12 +160,12 @@ class RunLog:
 
     def close(self) -> None:
         """Close files and bar; may be called twice."""
-        for part in (self._file, self._board):
+        for part in (self._file, *self._trackers):
             if part is not None:
                 part.close()
         if self._bar is not None:
             self._bar.stop()
-        self._file = self._board = self._bar = None
+        self._file, self._trackers, self._bar = None, [], None
 
 
 def _text_of(image: "Image", done: int) -> "PngInfo":
@@ -201,12 +200,3 @@ def _drop_lines_after(path: Path, done: int) -> None:
     temporary = path.with_name(".tmp-log.jsonl")
     temporary.write_text("".join(kept), encoding="utf-8")
     temporary.replace(path)
-
-
-def _open_board(folder: Path, done: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        logger.info("tensorboard is not installed: curves go to log.jsonl only")
-        return None
-    return SummaryWriter(str(folder), purge_step=done + 1)

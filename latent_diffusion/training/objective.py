@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from PIL.Image import Image
 
-__all__ = ["Batch", "Losses", "Objective", "Player"]
+    from latent_diffusion.training.copy_test import Copies
+
+__all__ = ["Batch", "Losses", "Objective", "Player", "Share"]
 
 
 class Batch(Protocol):
@@ -45,6 +47,18 @@ class Batch(Protocol):
     def to(self, device: torch.device) -> Self:
         """Return the batch with its tensors on `device` (dtype unchanged)."""
         ...
+
+
+@dataclass(frozen=True)
+class Share:
+    """Every `processes`-th of some items, from `rank` on: what one process does of work that all share."""
+
+    rank: int = 0
+    processes: int = 1
+
+    def of(self, count: int) -> range:
+        """Return the numbers of this share of `count` items."""
+        return range(self.rank, count, self.processes)
 
 
 @dataclass(frozen=True)
@@ -102,6 +116,9 @@ class Objective(ABC):
     players: dict[str, Player]  # updated in this order within one step, all with the step's micro-batches
     ema_modules: dict[str, nn.Module]  # parts whose moving average is kept, saved and exported
     frozen: dict[str, nn.Module]  # parts that must not change; may be empty
+    held_out: Any = None  # pictures that are measured and not trained on
+    best_by: ClassVar[str] = "validation_loss"  # the figure of `evaluate` by which weights are the best
+    best_is_lowest: ClassVar[bool] = True
     run: Any  # the whole `RunConfig`; set again once the number of updates is known
 
     @abstractmethod
@@ -133,15 +150,23 @@ class Objective(ABC):
         """Return the samples of one pass through the data, or None where the data have no end."""
         return None
 
-    def evaluate(self, step: int) -> dict[str, float]:
-        """Return figures on held-out pictures after `step` updates, for the log; as `preview`, and beside it."""
+    def evaluate(self, share: Share) -> dict[str, Tensor]:
+        """Return the figures of this process's share of the held-out pictures, (n,) each; their means are logged.
+
+        Averaged weights are in place. Must not disturb training: no global generator, train/eval mode put back.
+        """
         return {}
 
-    def preview(self, step: int) -> "list[Image] | None":
-        """Return sample pictures after `step` updates (first process only, averaged weights in place), or None.
+    def draw(self, share: Share) -> "list[Image]":
+        """Return this process's share of the sample pictures; as `evaluate`."""
+        return []
 
-        Must not disturb training: no global generator, train/eval mode put back.
-        """
+    def sheets(self, pictures: "list[Image]") -> "list[Image]":
+        """Return what is written of all sample pictures, which are in order (first process only)."""
+        return pictures
+
+    def copies(self, pictures: "list[Image]") -> "Copies | None":
+        """Return the training pictures nearest to the sample pictures, or None where that has no meaning."""
         return None
 
     def fingerprint(self) -> dict[str, str]:

@@ -6,16 +6,15 @@ The same run started again continues from the newest checkpoint, or reports that
 import contextlib
 import logging
 import os
-import shutil
 import traceback
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import gather_object
 
-from latent_diffusion.checkpoint.files.atomic import TEMPORARY, publish
 from latent_diffusion.checkpoint.files.json_file import write_json
 from latent_diffusion.config import LESS_MEMORY, RunConfig, parse_section
 from latent_diffusion.errors import ConfigError, DivergedError, describe
@@ -32,21 +31,22 @@ from latent_diffusion.training.launch import (
 )
 from latent_diffusion.training.log import RunLog, start_logging
 from latent_diffusion.training.objective import Objective
+from latent_diffusion.training.previews import Previews
+from latent_diffusion.training.result import write_result
 from latent_diffusion.training.run_folder import RunFolder
 from latent_diffusion.training.run_plan import EndTime, measured, planned_line, with_steps, with_steps_of
 from latent_diffusion.training.saving import (
     Saver,
-    averaged,
     describe_run,
     refuse_drift,
     restore,
-    shareable,
     state_bytes,
 )
 from latent_diffusion.training.signals import StopSignals
 from latent_diffusion.training.spikes import SpikeWatch
 from latent_diffusion.training.trainer import Trainer
 from latent_diffusion.training.training_state import TrainingState, newest_state, set_aside_newer
+from latent_diffusion.training.validation import Validation, is_last
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -71,8 +71,7 @@ def train(run: RunConfig) -> int:
             raise ConfigError(f"resume: never, but {folder.checkpoints} has checkpoints; choose another output")
         accelerator.wait_for_everyone()  # all have read the folder before the first writes in it
         run = with_steps_of(run, state)
-        reached = state is not None and run.steps is not None and state.step >= run.steps
-        finished = state is not None and reached and folder.finished_steps() == state.step
+        finished = state is not None and is_last(state, run) and folder.finished_steps() == state.step
         with folder.locked() if first and not finished else contextlib.nullcontext():
             if first and not finished:
                 set_aside_newer(folder.checkpoints, state)
@@ -110,31 +109,42 @@ def _run(
             write_json(folder.path / "config.json", described)
         trainer = Trainer(objective, run, accelerator, kernels)
         log = RunLog(run.output, run)
+        validation = Validation(run, objective, partial(_keep_best, folder, described, first), log if first else None)
         if state is not None:
             restore(trainer, state)
             log.load(state.values["log"])
+            validation.load(state.values.get("validation"))
+            trainer.last = state.step if is_last(state, run) else run.updates
             logger.info("continuing after step %d from %s", state.step, state.folder)
         if first:
-            folder.check_space(state_bytes(trainer), run.checkpoint.keep)
+            folder.check_space(state_bytes(trainer), run.checkpoint.keep, models=2 if run.evaluate else 1)
             folder.tell(state="running", step=trainer.done, steps=run.updates, exit_code=None, message=None)
             log.start(trainer.done)
         with contextlib.closing(log):
             audit = Audit(trainer)
             signals.saving = True
             logger.info("%s", planned_line(run, objective.pass_samples()))
-            watching = [log, Saver(run, folder, log, described), SpikeWatch(), EndTime(), audit] if first else [audit]
-            trainer.fit(watching, signals)
+            shared = [validation, Previews(run, run.output, log if first else None)]
+            saver = Saver(run, folder, {"log": log, "validation": validation}, described)
+            trainer.fit([log, *shared, saver, SpikeWatch(), EndTime(), audit] if first else [*shared, audit], signals)
             signals.saving = False
         if trainer.stopped:
-            logger.info("stopped after step %d of %d; run again to continue", trainer.done, run.updates)
+            logger.info("stopped after step %d of %d; run again to continue", trainer.done, trainer.last)
             if first:
                 folder.tell(state="interrupted", step=trainer.done, exit_code=signals.exit_code)
             return signals.exit_code
         if first:
-            _export(trainer, folder, described)
+            write_result(trainer, folder.model, described)
+            logger.info("finished: the model is in %s", folder.model)
             folder.tell(state="finished", step=trainer.done, exit_code=0)
         accelerator.wait_for_everyone()
     return 0
+
+
+def _keep_best(folder: RunFolder, described: dict[str, Any], first: bool, trainer: Trainer) -> None:
+    """Write the weights as they are now as the best so far (the first process does)."""
+    if first:
+        write_result(trainer, folder.best, described)
 
 
 def show_plan(run: RunConfig) -> int:
@@ -153,18 +163,6 @@ def show_plan(run: RunConfig) -> int:
         logger.info("%s", line)
     accelerator.end_training()
     return 0
-
-
-def _export(trainer: Trainer, folder: RunFolder, described: dict[str, Any]) -> None:
-    """Write the trained parts, with their averaged weights, to `model/` in one rename."""
-    temporary = folder.path / f"{TEMPORARY}model"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    with averaged(trainer):
-        trainer.objective.export(temporary, averaged=trainer.ema is not None)
-    write_json(temporary / "training.json", shareable(trainer, described))
-    publish(temporary, folder.model)
-    logger.info("finished: the model is in %s", folder.model)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """The folder of a run: one writer at a time, checked before any compute, and a `status.json` with its state.
 
-checkpoints/  samples/  tensorboard/  model/  log.jsonl  config.json  status.json
+checkpoints/  samples/  tensorboard/  wandb/  model/  best/  log.jsonl  config.json  status.json
 """
 
 import contextlib
@@ -20,7 +20,18 @@ from latent_diffusion.errors import ConfigError, ResourceError
 
 __all__ = ["RunFolder"]
 
-_OURS = {"checkpoints", "samples", "tensorboard", "model", "log.jsonl", "config.json", "status.json", ".lock"}
+_OURS = {
+    "checkpoints",
+    "samples",
+    "tensorboard",
+    "wandb",
+    "model",
+    "best",
+    "log.jsonl",
+    "config.json",
+    "status.json",
+    ".lock",
+}
 
 
 class RunFolder:
@@ -30,6 +41,7 @@ class RunFolder:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"
+        self.best = path / "best"
         self._status: dict[str, Any] = {}
 
     def finished_steps(self) -> int | None:
@@ -72,14 +84,14 @@ class RunFolder:
             with contextlib.suppress(OSError):
                 (self.path / ".lock").write_text("", encoding="utf-8")
 
-    def check_space(self, checkpoint_bytes: int, keep: int) -> None:
-        """Refuse to start what the disk cannot hold: the checkpoints still to come, one more while saving, the model.
+    def check_space(self, checkpoint_bytes: int, keep: int, models: int = 1) -> None:
+        """Refuse to start what the disk cannot hold: the checkpoints still to come, one more while saving, models.
 
         Raises:
             ResourceError: with the figures.
         """
         there = sum(f.stat().st_size for f in self.checkpoints.rglob("*") if f.is_file())
-        needed = max(checkpoint_bytes * (keep + 1) - there, checkpoint_bytes) + checkpoint_bytes // 3
+        needed = max(checkpoint_bytes * (keep + 1) - there, checkpoint_bytes) + models * checkpoint_bytes // 3
         free = shutil.disk_usage(self.path).free
         if free < needed:
             raise ResourceError(

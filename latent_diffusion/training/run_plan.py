@@ -80,7 +80,7 @@ class EndTime:
         elif done - self._first[0] >= TIMED:
             self._printed = True
             seconds = (now - self._first[1]) / (done - self._first[0])
-            logger.info("%s", end_line(seconds, run.updates - done, run.batch_size))
+            logger.info("%s", end_line(seconds, trainer.last - done, run.batch_size))
 
 
 def end_line(seconds: float, left: int, batch_size: int) -> str:
@@ -101,11 +101,10 @@ def measured(trainer: "Trainer") -> list[str]:
     numbers = sum(p.numel() for player in trainer.trainable.values() for p in player.values())
     for updates in (1, 1 + TIMED):  # the first is slower
         done, start = trainer.done, time.perf_counter()
-        trainer.run = run.model_copy(update={"steps": min(run.updates, updates)})
+        trainer.last = min(run.updates, updates)
         trainer.fit()
         if trainer.done > done:
             seconds = (time.perf_counter() - start) / (trainer.done - done)
-    trainer.run = run
     return [
         f"trained: {numbers:,} numbers",
         end_line(seconds, run.updates, run.batch_size),

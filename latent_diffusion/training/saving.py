@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -14,7 +14,6 @@ from torch import Tensor
 from latent_diffusion.config import RunConfig
 from latent_diffusion.errors import CheckpointError, ConfigError
 from latent_diffusion.runtime.cpu.training_kernels import PLAIN, TrainingKernels
-from latent_diffusion.training.log import RunLog
 from latent_diffusion.training.optimizer import described_optimizer
 from latent_diffusion.training.run_folder import RunFolder
 from latent_diffusion.training.training_state import TrainingState, save_state
@@ -28,17 +27,27 @@ __all__ = ["Saver", "averaged", "collect", "describe_run", "refuse_drift", "rest
 logger = logging.getLogger(__name__)
 
 _FREE = {
-    "output", "passes", "accumulation", "checkpoint", "log_every", "sample", "gradient_checkpointing", "fast",
-    "threads", "resume", "allow_drift",
+    "output", "passes", "accumulation", "checkpoint", "log_every", "sample", "evaluate", "trackers",
+    "gradient_checkpointing", "fast", "threads", "resume", "allow_drift",
 }  # fmt: skip
 """Keys that may change between the parts of one run: they do not change what is computed (but for rounding)."""
 
 
-class Saver:
-    """Writes checkpoints and sample pictures when they are due (the first process's observer)."""
+class Stateful(Protocol):
+    """An observer whose state belongs to a checkpoint."""
 
-    def __init__(self, run: RunConfig, folder: RunFolder, log: RunLog, described: Mapping[str, Any]):
-        self._run, self._folder, self._log, self._described = run, folder, log, described
+    def state(self) -> dict[str, Any]:
+        """Return it, as JSON."""
+        ...
+
+
+class Saver:
+    """Writes checkpoints when they are due (the first process's observer)."""
+
+    def __init__(
+        self, run: RunConfig, folder: RunFolder, observers: Mapping[str, Stateful], described: Mapping[str, Any]
+    ):
+        self._run, self._folder, self._observers, self._described = run, folder, observers, described
 
     def after_backward(self, player: str, step: int) -> None:
         """Nothing to save between backward and update."""
@@ -46,29 +55,14 @@ class Saver:
     def after_update(self, trainer: "Trainer", figures: Mapping[str, float]) -> None:
         """Save after every `checkpoint.every` updates, after the last, and when the run is asked to stop."""
         done = trainer.done
-        if done % self._run.checkpoint.every == 0 or done == self._run.updates or trainer.stopped:
+        if done % self._run.checkpoint.every == 0 or done == trainer.last or trainer.stopped:
             self.save(trainer)
-        sample = self._run.sample
-        if sample is not None and not trainer.stopped and (done % sample.every == 0 or done == self._run.updates):
-            self._preview(trainer)
 
     def save(self, trainer: "Trainer") -> None:
         """Write a checkpoint now."""
-        values = {**self._described, "log": self._log.state()}
+        values = {**self._described, **{name: observer.state() for name, observer in self._observers.items()}}
         save_state(self._folder.checkpoints, trainer.done, collect(trainer), values, keep=self._run.checkpoint.keep)
         self._folder.tell(state="running", step=trainer.done, saved=trainer.done)
-
-    def _preview(self, trainer: "Trainer") -> None:
-        try:
-            with averaged(trainer), torch.no_grad():
-                figures = trainer.objective.evaluate(trainer.done)
-                images = trainer.objective.preview(trainer.done)
-            if figures:
-                self._log.held_out(trainer.done, figures)
-            if images:
-                self._log.pictures(trainer.done, images)
-        except Exception as fault:  # pictures are for people: whatever is wrong with them, training is not
-            logger.warning("no sample pictures after step %d: %s: %s", trainer.done, type(fault).__name__, fault)
 
 
 @contextmanager

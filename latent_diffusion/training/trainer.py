@@ -54,6 +54,7 @@ class Trainer:
 
     Attributes:
         done: finished updates.
+        last: updates after which the run ends; an observer may lower it.
         clock: where the time of the updates goes.
         stopped: True when the loop ended because some process was asked to stop.
     """
@@ -82,7 +83,7 @@ class Trainer:
             name: accelerator.prepare_model(player) for name, player in self.players.items()
         }
         self.clock = Clock()
-        self.done = 0
+        self.done, self.last = 0, run.updates
         self.stopped = False
 
     def fit(self, observers: Sequence[Observer] = (), stop: "StopFlag | None" = None) -> None:
@@ -95,7 +96,7 @@ class Trainer:
             self.run, start=self.done, rank=self.accelerator.process_index, processes=self.accelerator.num_processes
         )
         batches = self.objective.batches(numbers)
-        while self.done < self.run.updates and not self.stopped:
+        while self.done < self.last and not self.stopped:
             with self.clock.timed("data"):
                 micro_batches = [next(batches).to(self.accelerator.device) for _ in range(self.run.accumulation)]
             self._freeze_ended()

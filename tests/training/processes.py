@@ -20,6 +20,7 @@ import toy
 
 from latent_diffusion.checkpoint.files.safetensors_file import read_tensors
 from latent_diffusion.training import log, signals, trainer
+from latent_diffusion.training import run as runs
 
 _context = multiprocessing.get_context("forkserver")
 # torch imports its compiler with the first optimizer: several seconds that each fork would pay again, as for the others
@@ -225,7 +226,9 @@ FAULTS: dict[str, Callable[[int], None]] = {
     "out of memory in update": lambda after: _instead(trainer.Trainer, "_move", after, _no_memory),
     "out of memory in save": _at("write_tensors", _no_memory),
     "one process fails": lambda after: _instead(toy.Maker, "forward", after, _fail),
-    "killed in a preview": lambda after: _instead(toy.ToyObjective, "preview", after),
+    "killed in an evaluation": lambda after: _instead(toy.ToyObjective, "evaluate", after),
+    "killed before the result": lambda after: _instead(runs, "write_result", after),
+    "killed in a preview": lambda after: _instead(toy.ToyObjective, "draw", after),
     "log disk full": lambda after: _instead(log.RunLog, "start", after, _full_log_of(log.RunLog.start)),
     "a long update, and no echo of signals": lambda after: _long_update(after),
 }

@@ -88,7 +88,7 @@ def test_broken_files_name_the_line(tmp_path, text):
 def test_missing_file_and_missing_keys(tmp_path):
     with pytest.raises(ConfigError, match="cannot read the configuration: No such file"):
         read_config(tmp_path / "absent.yaml")
-    with pytest.raises(ConfigError, match="`output` is missing \\(and 4 more\\)"):
+    with pytest.raises(ConfigError, match="`output` is missing \\(and 3 more\\)"):
         read(tmp_path, "seed: 1\n")
 
 

@@ -136,7 +136,7 @@ def test_previews_change_nothing_even_when_they_fail(tmp_path):
     assert train(shown, "sample.every=2") == 0
     assert train(failing, "sample.every=2", "objective.preview_fails=true") == 0
     assert train(without) == 0
-    assert len(list((shown / "samples").glob("step-*.png"))) == 6
+    assert len(list((shown / "samples").glob("step-*-0.png"))) == 6
     assert "no sample pictures after step 2: RuntimeError: no picture today" in message(failing)
     for output in (shown, failing):
         assert_equal_states(output, without)

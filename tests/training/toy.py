@@ -35,6 +35,7 @@ class ToySettings(BaseModel):
     seconds: float = 0.0
     preview_fails: bool = False
     held_out: bool = False
+    evaluation_fails_in: int | None = None
 
 
 class ToyData(BaseModel):
@@ -104,6 +105,7 @@ class Opponent(Player):
 class ToyObjective(Objective):
     settings_type = ToySettings
     data_type = ToyData
+    best_by = "held_out"
 
     def __init__(self, settings: ToySettings, data: ToyData, run) -> None:
         self.settings, self.data, self.run = settings, data, run
@@ -134,14 +136,22 @@ class ToyObjective(Objective):
 
         write_tensors(folder / "toy.safetensors", dict(self.maker.net.state_dict()), {"format": "pt"})
 
-    def evaluate(self, step: int) -> dict[str, float]:
-        return {"held_out": float(next(self.maker.parameters()).sum())} if self.settings.held_out else {}
+    @property
+    def held_out(self):
+        return [0, 1, 2] if self.settings.held_out else None
 
-    def preview(self, step: int) -> "list[Image.Image]":
+    def evaluate(self, share) -> dict[str, Tensor]:
+        if int(os.environ.get("RANK", "0")) == self.settings.evaluation_fails_in:
+            raise RuntimeError("no figures today")
+        rows = list(share.of(len(self.held_out)))
+        values = normal(2, "held out", rows, (SIZE,)).to(self.dtype)
+        return {"held_out": (self.maker.net(values) - values.flip(1)).square().mean(1)}
+
+    def draw(self, share) -> "list[Image.Image]":
         torch.randn(5)  # a careless preview: training must not notice
         if self.settings.preview_fails:
             raise RuntimeError("no picture today")
-        return [Image.new("RGB", (8, 8), "red")]
+        return [Image.new("RGB", (8, 8), ("red", "green", "blue")[k]) for k in share.of(3)]
 
     def pass_samples(self) -> int:
         return self.data.count

@@ -30,7 +30,7 @@ from latent_diffusion.registry import nearest
 from latent_diffusion.runtime.precision import place
 from latent_diffusion.training.adversarial import adaptive_weight, discriminator_loss, generator_loss
 from latent_diffusion.training.latent_scale import fold_latent_scale, latent_statistics
-from latent_diffusion.training.objective import Losses, Objective, Player
+from latent_diffusion.training.objective import Losses, Objective, Player, Share
 from latent_diffusion.training.perceptual import PerceptualLoss
 from latent_diffusion.training.weights_digest import weights_digest
 
@@ -157,6 +157,7 @@ class AutoencoderObjective(Objective):
 
     settings_type = AutoencoderSettings
     data_type = DataConfig
+    best_by, best_is_lowest = "validation_psnr", False
 
     def __init__(self, settings: AutoencoderSettings, data: DataConfig, run: Any) -> None:
         """Build the networks and read the pictures."""
@@ -197,27 +198,32 @@ class AutoencoderObjective(Objective):
 
     def _pictures(self, data: ImageFolder, most: int) -> Iterator[Tensor]:
         """Yield up to `most` pictures, evenly spread over the data set, as (B, 3, H, W) where the model is."""
-        like = next(self.model.parameters())
         step = max(1, len(data) / most)
-        rows = [int(k * step) for k in range(min(most, len(data)))]
+        yield from self._rows(data, [int(k * step) for k in range(min(most, len(data)))])
+
+    def _rows(self, data: ImageFolder, rows: Sequence[int]) -> Iterator[Tensor]:
+        """Yield pictures of some rows as (B, 3, H, W) where the model is."""
+        like = next(self.model.parameters())
         for start in range(0, len(rows), CHUNK):
             images = torch.stack([data.image(row) for row in rows[start : start + CHUNK]])
             yield (images.to(like.device, like.dtype) / 127.5 - 1).contiguous(memory_format=torch.channels_last)
 
     @torch.no_grad()
-    def evaluate(self, step: int) -> dict[str, float]:
-        """Return the mean PSNR in dB of the held-out pictures, from posterior means, clipped to [-1, 1]."""
+    def evaluate(self, share: Share) -> dict[str, Tensor]:
+        """Return the PSNR in dB of held-out pictures, from posterior means, clipped to [-1, 1]."""
         if self.held_out is None:
             return {}
         values: list[Tensor] = []
-        for real in self._pictures(self.held_out, len(self.held_out)):
+        for real in self._rows(self.held_out, list(share.of(len(self.held_out)))):
             made = self.model.decode(self.model.encode(real).mean).clamp(-1, 1)
             values.append(_psnr((made - real).square().flatten(1).mean(1)))
-        return {"validation_psnr": float(torch.cat(values).mean())}
+        return {"validation_psnr": torch.cat(values)} if values else {}
 
     @torch.no_grad()
-    def preview(self, step: int) -> "list[Image] | None":
-        """Return one picture: originals above their reconstructions."""
+    def draw(self, share: Share) -> "list[Image]":
+        """Return one picture, from the first process: originals above their reconstructions."""
+        if share.rank:
+            return []
         data = self.held_out or self.data
         real = next(self._pictures(data, 16))
         made = self.model.decode(self.model.encode(real).mean)

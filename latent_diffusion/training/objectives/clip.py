@@ -24,12 +24,16 @@ from latent_diffusion.data.loader import Batch, batches
 from latent_diffusion.data.metadata import captions_of
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.models.clip import CLIPConfig, TowerConfig, TwoTowers
-from latent_diffusion.training.objective import Losses, Objective, Player
+from latent_diffusion.training.objective import Losses, Objective, Player, Share
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 __all__ = ["CLIPObjective", "CLIPSettings", "contrastive_loss"]
+
+
+AMONG = 64
+"""Held-out pairs that are compared with each other."""
 
 
 class Tower(Section):
@@ -64,21 +68,24 @@ class CLIPSettings(Section):
     """Largest size of the vocabulary; fewer where the captions have fewer words."""
     vocabulary_fields: list[str] = Field(default_factory=list)
     """Metadata fields the vocabulary is learned from beside the captions."""
+    validation: dict[str, str | list[str]] | None = None
+    """Filter of held-out pictures, in place of `data.where`; their loss is reported."""
     workers: int = Field(default=1, ge=0)
     """Processes that decode pictures ahead."""
 
 
-def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, *, together: bool = True) -> tuple[Tensor, Tensor]:
     """Return the loss (B,) of each of this process's pairs, and whether each picture's best text is its own (B,).
 
     Args:
         image: unit features of this process's pictures, (B, E).
         text: unit features of their captions, (B, E); B is the same on all processes.
         scale: inverse temperature, ().
+        together: compare with the pairs of all processes.
     """
     from open_clip.loss import ClipLoss
 
-    spread = torch.distributed.is_available() and torch.distributed.is_initialized()
+    spread = together and torch.distributed.is_available() and torch.distributed.is_initialized()
     rank, size = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if spread else (0, 1)
     loss = ClipLoss(local_loss=True, gather_with_grad=True, rank=rank, world_size=size)
     per_image, per_text = loss.get_logits(image, text, scale)
@@ -133,6 +140,10 @@ class CLIPObjective(Objective):
                 raise ConfigError(f"objective.{name}: width {tower.width} is not a multiple of heads {tower.heads}")
         self.settings = settings
         self.data = ImageFolder(data, run.seed)
+        self.held_out = None
+        if settings.validation is not None:
+            held_out = {"where": settings.validation, "flip": False, "caption_dropout": 0.0}
+            self.held_out = ImageFolder(data.model_copy(update=held_out), run.seed)
         self.byte_pairs = train_byte_pairs(_texts(self.data, settings.vocabulary_fields), settings.vocab_size)
         self.tokenizer = clip_tokenizer(self.byte_pairs, settings.context_length)
         self.towers = TwoTowers(_config(settings, data.size, self.byte_pairs))
@@ -148,6 +159,27 @@ class CLIPObjective(Objective):
     def batches(self, numbers: Iterable[Sequence[int]]) -> Iterator[Batch]:
         """Yield batches of pictures and captions."""
         return batches(self.data, numbers, self.settings.workers)
+
+    @torch.no_grad()
+    def evaluate(self, share: Share) -> dict[str, Tensor]:
+        """Return loss and accuracy of held-out pairs, each among 64 (or the last few), with the first captions."""
+        data, player = self.held_out, self.players["clip"]
+        if data is None:
+            return {}
+        assert isinstance(player, Towers), "the only player is the towers"
+        like, training = self.towers.model.logit_scale, self.towers.training
+        losses, found = [], []
+        self.towers.eval()
+        for block in share.of(-(-len(data) // AMONG)):
+            rows = range(block * AMONG, min((block + 1) * AMONG, len(data)))
+            images = torch.stack([data.image(row) for row in rows]).to(like.device, like.dtype) / 127.5 - 1
+            ids = player.ids([data.captions[row][0][0] for row in rows]).to(like.device)
+            image, text = self.towers(images, ids)
+            loss, right = contrastive_loss(image, text, self.towers.logit_scale, together=False)
+            losses.append(loss)
+            found.append(right)
+        self.towers.train(training)
+        return {"validation_loss": torch.cat(losses), "validation_accuracy": torch.cat(found)} if losses else {}
 
     def export(self, folder: Path, *, averaged: bool) -> None:
         """Write the text encoder and its tokenizer (float32) and what CLIP scores need beside them (float16)."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from latent_diffusion.adapters.model_parts import parts_of
 from latent_diffusion.checkpoint.components import Components
@@ -23,10 +23,11 @@ from latent_diffusion.data.loader import Batch, batches
 from latent_diffusion.prompts.caption_forms import forms_for_captions
 from latent_diffusion.runtime.precision import place, state_dtype
 from latent_diffusion.training.conditions import Conditions
+from latent_diffusion.training.copy_test import Copies, find_copies
 from latent_diffusion.training.denoising import Denoising, HeldOutLoss, LossSettings
 from latent_diffusion.training.drawing import Sheet
 from latent_diffusion.training.frozen_states import Latents, LiveTextStates, TextStates
-from latent_diffusion.training.objective import Objective
+from latent_diffusion.training.objective import Objective, Share
 from latent_diffusion.training.parts import ModelSettings, build_parts, check_fit, freeze_lone_attention
 from latent_diffusion.training.weight_rules import TrainSettings, choose_weights
 from latent_diffusion.training.weights_digest import weights_digest
@@ -142,15 +143,23 @@ class UNetObjective(Objective):
             prints["objective.parts.text_encoder"] = weights_digest(parts.text_encoder)
         return prints
 
-    def evaluate(self, step: int) -> dict[str, float]:
-        """Return the mean loss of the held-out pictures, and that of each quarter of the times."""
+    def evaluate(self, share: Share) -> dict[str, Tensor]:
+        """Return the loss of held-out pictures, and that at one time in each quarter of the times."""
         if self.held_out is None:
             return {}
-        return HeldOutLoss(self.player, self.held_out, self.components.autoencoder, self.run).measure()
+        return HeldOutLoss(self.player, self.held_out, self.components.autoencoder, self.run).measure(share)
 
-    def preview(self, step: int) -> "list[Image] | None":
-        """Return one sheet with a picture of each of the run's prompts; prompt k has seed `sample.seed` + k."""
-        return None if self.sheet is None else [self.sheet.draw()]
+    def draw(self, share: Share) -> "list[Image]":
+        """Return pictures of the run's prompts; prompt k has seed `sample.seed` + k."""
+        return [] if self.sheet is None else self.sheet.draw(share)
+
+    def sheets(self, pictures: "list[Image]") -> "list[Image]":
+        """Return one sheet, each picture above its prompt."""
+        return [] if self.sheet is None else [self.sheet.tiled(pictures)]
+
+    def copies(self, pictures: "list[Image]") -> Copies | None:
+        """Return the training picture nearest to each sample picture."""
+        return find_copies(pictures, self.data)
 
     def _captions(self) -> list[str]:
         return [text for row in self.data.captions for texts in row for text in texts]

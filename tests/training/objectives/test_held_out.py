@@ -1,0 +1,56 @@
+"""Held-out figures and sample pictures of every objective, on one process and on two."""
+
+import json
+
+import pytest
+import real
+from PIL import Image, ImageChops
+from processes import losses_of, train, train_together
+
+from latent_diffusion.registry import names
+
+
+def printed(output) -> str:
+    return (output.parent / f"{output.name}.err0").read_text()
+
+
+def figures(output, name) -> dict[int, float]:
+    return {line["step"]: line[name] for line in losses_of(output) if name in line}
+
+
+def step_of(folder) -> int:
+    return json.loads((folder / "training.json").read_text())["step"]
+
+
+def files_of(folder) -> set[str]:
+    return {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize("name", names("latent_diffusion.training.objectives"))
+def test_every_objective_measures_held_out_pictures_alike_on_one_and_two_processes(
+    tiny_objective, pictures, tmp_path, name
+):
+    exact = name in ("autoencoder", "clip")  # rounding grows in a GAN; sample sheets are not drawn in float64
+    run = {
+        "output": "unused", "objective": {**tiny_objective(name), "validation": {"split": ["train", "val"]}},
+        "steps": 4, "batch_size": 2, "precision": "float64" if exact else "float32", "threads": 1, "evaluate": {"every": 2},
+        "optimizer": {"learning_rate": 1e-3},
+        "data": {"path": str(pictures), "size": 32, "captions": ["text"], "where": {"split": "train"}},
+        "sample": {"every": 4, "prompts": ["a red disc", "a blue disc", "a disc"], "steps": 2},
+    }  # fmt: skip
+    file = tmp_path / "run.yaml"
+    file.write_text(json.dumps(run))
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert train(one, str(file), run=real.run) == 0
+    assert train_together(two, str(file), run=real.run) == [0, 0]
+    needle = "validation_psnr" if name == "autoencoder" else "validation_loss"
+    assert list(figures(one, needle)) == [2, 4]
+    assert figures(two, needle) == pytest.approx(figures(one, needle), rel=1e-9 if exact else 1e-4)
+    assert step_of(one / "best") in (2, 4) and files_of(one / "best") == files_of(one / "model")
+    if name in ("unet", "lora"):
+        assert all(list(figures(one, f"validation_loss_{band}")) == [2, 4] for band in range(4))
+        for file in ("step-00000004-0.png", "contact.png"):
+            with Image.open(one / "samples" / file) as alone, Image.open(two / "samples" / file) as shared:
+                difference = ImageChops.difference(alone, shared).getextrema()
+                assert alone.getextrema() != ((255, 255),) * 3 and max(high for _, high in difference) <= 2
+        assert "copy test: 0 of 3 sample pictures" in printed(one) and figures(one, "copies") == {4: 0.0}
