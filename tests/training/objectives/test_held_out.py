@@ -33,8 +33,8 @@ def test_every_objective_measures_held_out_pictures_alike_on_one_and_two_process
     exact = name in ("autoencoder", "clip")  # rounding grows in a GAN; sample sheets are not drawn in float64
     run = {
         "output": "unused", "objective": {**tiny_objective(name), "validation": {"split": ["train", "val"]}},
-        "steps": 4, "batch_size": 2, "precision": "float64" if exact else "float32", "threads": 1, "evaluate": {"every": 2},
-        "optimizer": {"learning_rate": 1e-3},
+        "steps": 4, "batch_size": 2, "precision": "float64" if exact else "float32", "threads": 1,
+        "optimizer": {"learning_rate": 1e-3}, "evaluate": {"every": 2},
         "data": {"path": str(pictures), "size": 32, "captions": ["text"], "where": {"split": "train"}},
         "sample": {"every": 4, "prompts": ["a red disc", "a blue disc", "a disc"], "steps": 2},
     }  # fmt: skip
