@@ -11,6 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
 
 from latent_diffusion.server import refusals
+from latent_diffusion.server.a1111.routes import a1111_routes
 from latent_diffusion.server.about_api import about_routes
 from latent_diffusion.server.guard import Guard
 from latent_diffusion.server.jobs_api import job_routes
@@ -53,6 +54,7 @@ def build_app(settings: ServeSettings, loading: Mapping[str, Any] | None = None)
     refusals.install(app)
     app.include_router(job_routes(service))
     app.include_router(about_routes(service))
+    app.include_router(a1111_routes(service))
 
     @app.get("/", include_in_schema=False)
     def start() -> RedirectResponse:

@@ -23,7 +23,7 @@ def job_routes(service: Service) -> APIRouter:
     @router.post("", status_code=202)
     async def begin(fields: DrawFields) -> dict[str, Any]:
         """Queue a request and return its job at once; the fields are the options of the Python methods."""
-        job = await service.submit(fields.model_dump(exclude_none=True, exclude_unset=True))
+        job = await service.submit(fields.model_dump(exclude_unset=True))
         return view(service, job)
 
     @router.get("")

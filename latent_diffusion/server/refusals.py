@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from latent_diffusion.errors import CheckpointError, LatentDiffusionError, ResourceError, describe
@@ -56,19 +57,20 @@ def install(app: FastAPI) -> None:
     """Make the app answer every error with one line."""
 
     async def refused(request: Request, error: Exception) -> JSONResponse:
-        if isinstance(error, RequestValidationError):
+        if isinstance(error, RequestValidationError | ValidationError):
             error = _of_validation(error)
         elif isinstance(error, HTTPException) and not isinstance(error, Refusal):
             error = Refusal(error.status_code, str(error.detail), **dict(error.headers or {}))
         return answer(request.url.path, refusal_of(error))
 
-    for kind in (Refusal, LatentDiffusionError, RequestValidationError, HTTPException, Exception):
+    for kind in (Refusal, LatentDiffusionError, RequestValidationError, ValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, refused)
 
 
-def _of_validation(error: RequestValidationError) -> Refusal:
+def _of_validation(error: RequestValidationError | ValidationError) -> Refusal:
     """Return the first fault of a body as one line, with the field's name and the value that was found."""
-    fault = error.errors()[0]
+    faults = error.errors()
+    fault: Any = faults[0]
     place = [str(part) for part in fault["loc"] if part not in ("body", "query", "path")]
     field = ".".join(place)[:100]
     if fault["type"] == "json_invalid":
@@ -76,6 +78,6 @@ def _of_validation(error: RequestValidationError) -> Refusal:
     found = fault.get("input")
     quiet = isinstance(found, dict | list) or fault["type"] in ("missing", "value_error")
     shown = "" if quiet else f", found {found!r:.60}"
-    more = f" (and {len(error.errors()) - 1} more)" if len(error.errors()) > 1 else ""
+    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
     message = fault["msg"].removeprefix("Value error, ")
     return Refusal(422, f"{field or 'body'}: {message[:1].lower() + message[1:]}{shown}{more}", field or None)

@@ -7,7 +7,7 @@ Options that name a file of this machine, or that only Python can give, are left
 import json
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ForwardRef, Literal
 
 from PIL import Image
@@ -27,7 +27,7 @@ from latent_diffusion.server.encoded import from_base64, from_bytes
 from latent_diffusion.server.limits import MAX_IMAGES, MAX_INPUT_PIXELS, MAX_PIXELS, MAX_STEPS
 from latent_diffusion.server.refusals import Refusal
 
-__all__ = ["TASKS", "DrawFields", "Request", "read_request"]
+__all__ = ["TASKS", "DrawFields", "Request", "check_area", "read_request"]
 
 TASKS: dict[str, type] = {
     "text_to_image": Options,
@@ -107,7 +107,6 @@ class Request:
     model: str | None = None  # None = the one in use
     image: Image.Image | None = None
     mask: Image.Image | None = None
-    texts: Mapping[str, str] = field(default_factory=dict)  # what the API that took the request adds to the record
 
     @property
     def shape(self) -> str | None:
@@ -125,27 +124,29 @@ class Request:
         return own | {"seed": self.seed + picture}
 
 
-def read_request(given: Mapping[str, Any], image: bytes | None = None, mask: bytes | None = None) -> Request:
+def read_request(
+    given: Mapping[str, Any], image: Image.Image | None = None, mask: Image.Image | None = None
+) -> Request:
     """Return the request that the fields of `DrawFields` describe.
 
     Args:
-        given: the fields, without those that are None.
-        image: the encoded picture, where `given` does not have it.
-        mask: the encoded mask, likewise.
+        given: the fields.
+        image: the picture, where `given` does not have it.
+        mask: the mask, likewise.
 
     Raises:
+        ValidationError: an unknown field, or a value of another type.
+        ConfigError: a value that cannot be.
         Refusal: fields that do not fit together, a picture that cannot be read, or a limit that is passed.
     """
-    values = dict(given)
+    values = DrawFields.model_validate(given).model_dump(exclude_none=True, exclude_unset=True)
     task, prompt = values.pop("task", "text_to_image"), values.pop("prompt", "")
     negative, count = values.pop("negative_prompt", ""), values.pop("num_images", 1)
     model, seed, variation = values.pop("model", None), values.pop("seed", None), values.pop("variation_seed", None)
     pictures = {}
-    for name, data in (("image", image), ("mask", mask)):
+    for name, picture in (("image", image), ("mask", mask)):
         text = values.pop(name, None)
-        if text is not None:
-            data = from_base64(text, name)
-        pictures[name] = None if data is None else from_bytes(data, name)
+        pictures[name] = picture if text is None else from_bytes(from_base64(text, name), name)
     _check_pictures(task, values, pictures)
     known = {option.name for option in declared(TASKS[task])}
     for name in values:
@@ -195,12 +196,22 @@ def _check_files(values: Mapping[str, Any]) -> None:
                 raise Refusal(400, f"{name} {kind!r} reads a model from a path, which no request may name", name)
 
 
-def _check_limits(values: Mapping[str, Any], image: Image.Image | None) -> None:
-    """Refuse what would keep the machine busy for too long; everything else is checked where the model is known."""
-    factor = values.get("scale", 1.0)
-    width, height = (check_size(name, values.get(name, SIZE_STEP)) for name in ("width", "height"))
+def check_area(width: int, height: int, factor: float = 1.0) -> None:
+    """Refuse a picture of an impossible size, or of more than `MAX_PIXELS` when it is enlarged `factor` times.
+
+    Raises:
+        ConfigError: a side that is no multiple of 8 in range.
+        Refusal: too many pixels.
+    """
+    check_size("width", width)
+    check_size("height", height)
     if width * height * factor**2 > MAX_PIXELS:
         raise Refusal(400, f"{width}x{height} px times {factor:g} is too large; at most {MAX_PIXELS} px", "width")
+
+
+def _check_limits(values: Mapping[str, Any], image: Image.Image | None) -> None:
+    """Refuse what would keep the machine busy for too long; everything else is checked where the model is known."""
+    check_area(values.get("width", SIZE_STEP), values.get("height", SIZE_STEP), values.get("scale", 1.0))
     if image is not None:
         left, right, top, bottom = (values.get(name, 0) for name in ("left", "right", "top", "bottom"))
         width, height = image.width + left + right, image.height + top + bottom

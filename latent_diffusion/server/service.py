@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastapi import Request as HttpRequest
+from PIL import Image
 from starlette.concurrency import run_in_threadpool
 
 from latent_diffusion.server.job import Job
@@ -27,23 +28,25 @@ class Service:
         self.shelf = Shelf(settings, loading)
         self.queue = Queue(Drawer(self.shelf, settings).draw, settings.queue)
 
-    async def submit(self, given: Mapping[str, Any], image: bytes | None = None, mask: bytes | None = None) -> Job:
+    async def submit(
+        self, given: Mapping[str, Any], image: Image.Image | None = None, mask: Image.Image | None = None
+    ) -> Job:
         """Check a request and append it to the queue.
 
         Args:
             given: fields of the native request, see `read_request`.
-            image: the encoded picture, where `given` does not have it.
-            mask: the encoded mask, likewise.
+            image: the picture, where `given` does not have it.
+            mask: the mask, likewise.
 
         Raises:
-            Refusal, ConfigError: a request that cannot be drawn, or a full queue.
+            Refusal, ConfigError, ValidationError: a request that cannot be drawn, or a full queue.
         """
         request = await run_in_threadpool(self._checked, given, image, mask)
         job = Job(request, asyncio.get_running_loop())
         self.queue.submit(job)
         return job
 
-    def _checked(self, given: Mapping[str, Any], image: bytes | None, mask: bytes | None) -> Request:
+    def _checked(self, given: Mapping[str, Any], image: Image.Image | None, mask: Image.Image | None) -> Request:
         request = read_request(given, image, mask)
         if request.model is None or self.shelf.find(request.model) == self.shelf.name:
             steps_of(self.shelf.pipe, request)  # of another model: when it is loaded

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latent_diffusion.checkpoint.locate import INDEX, bundled_models
+from latent_diffusion.checkpoint.model_hash import SHORT, model_hash
 from latent_diffusion.pipeline.engine.lora_folder import ENDINGS
 from latent_diffusion.pipeline.pipeline import LatentDiffusionPipeline
 from latent_diffusion.registry import nearest
@@ -60,6 +61,8 @@ class Shelf:
         for model in known:
             if plain in (model, Path(model).stem):
                 return model
+        if len(name) >= SHORT and (self.hash() or "").startswith(name.lower()):
+            return self.name
         raise Refusal(404, f"no model {name!r:.80}{nearest(plain, known)}; there are {', '.join(known)}", "model")
 
     def take(self, name: str | None) -> LatentDiffusionPipeline:
@@ -74,6 +77,11 @@ class Shelf:
             with self._lock:
                 self.name, self.pipe, self._preview = wanted, pipe, None
         return self.pipe
+
+    def hash(self) -> str | None:
+        """Return the hash of the present model's weights."""
+        source = self.pipe.components.source
+        return None if source is None else model_hash(source)
 
     def preview(self) -> "Preview":
         """Return the function that shows unfinished latents of the present model; fitted when it is first needed."""
