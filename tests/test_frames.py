@@ -64,7 +64,7 @@ def test_from_the_command_line(stacks, tiny_folder, tmp_path, monkeypatch, argum
     Image.new("RGB", (64, 64), "white").save("picture.png")
     code = main([*arguments, "--model", str(tiny_folder), "--steps", "2", "--device", "cpu", "--output", "out.png"])
     assert code == 0
-    check(stacks, FROM_COMMAND_LINE + (arguments[0] == "inpaint"))  # one more keeps what is known
+    check(stacks, FROM_COMMAND_LINE)
 
 
 def test_from_the_pipeline(stacks, tiny_pipeline):

@@ -5,8 +5,9 @@ The estimate starts as x0(prompt), what the network says of the prompt alone, an
     x0 = stage_n( ... stage_2( stage_1( x0(prompt) ) ) )
 
 first those that weigh the prompt against the negative prompt (cfg, apg, ...), then those that add a push (pag, ...),
-then those that correct the result (rescale, ...). All predictions that the stages of one step need from one network are
-made in one batched call. A stage that is off at a level asks for nothing there.
+then those that correct the result (rescale, ...). At the end inpainting puts what is known of a picture in its place.
+All predictions that the stages of one step need from one network are made in one batched call. A stage that is off at a
+level asks for nothing there.
 
 Every guidance is linear or per image in x0, and x is the same for all predictions, so working on x0 is the same as
 working on the network's output wherever a paper does the latter; where it is not, the file says so.
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from latent_diffusion.conditioning import Blend, Conditioning
 from latent_diffusion.diffusion.denoiser import Denoiser
+from latent_diffusion.diffusion.known import Keep
 from latent_diffusion.diffusion.level import Denoise, Level
 from latent_diffusion.errors import ConfigError
 
@@ -185,6 +187,7 @@ class Guidance(ABC):
         empty: Conditioning | None = None,
         levels: Sequence[Level] = (),
         slicing: bool = False,
+        keep: Keep | None = None,
     ) -> Denoise:
         """Fix all conditions (B rows each) and return the guided `denoise(x, level) -> x0`.
 
@@ -195,6 +198,7 @@ class Guidance(ABC):
             empty: the condition of the empty prompt, for the guidances that need it.
             levels: what the sampler will visit; needed by an interval told in steps.
             slicing: call the network with one row after another: the least memory, the most time.
+            keep: what puts the known part of a picture into the finished estimate; None = nothing is known.
 
         Raises:
             ConfigError: something a guidance needs is missing, or two would weigh the prompt at the same level.
@@ -216,7 +220,7 @@ class Guidance(ABC):
             plain = guided = context.prompt.of(answers)
             for stage in running:
                 guided = stage.apply(StepState(x, level, plain, guided, answers))
-            return guided
+            return guided if keep is None else keep(guided, level)
 
         return denoise
 

@@ -1,4 +1,4 @@
-"""Keep what is known of a picture while the rest is drawn: inpainting as a wrapper of the denoiser.
+"""Keep what is known of a picture while the rest is drawn: inpainting as a change of the estimate of x0.
 
 Where the picture is known its x0 is known, so the estimate is replaced by it:
 
@@ -14,39 +14,40 @@ with that strength would do. Reference: Levin & Fried 2023, arXiv:2306.00950, al
 """
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from latent_diffusion.diffusion.level import Denoise, Level
 
-__all__ = ["keep_known", "release_known"]
+__all__ = ["Keep", "keep_known", "kept", "release_known", "released"]
 
 ROUNDING = 1e-6  # of a share of steps; 0.29 * 100 is a hair below 29
 
+Keep: TypeAlias = Callable[[Tensor, Level], Tensor]
+"""(x0 (B, C, h, w), level) -> x0 with what is known in its place; `Guidance.bind` takes it as its last stage."""
 
-def keep_known(denoise: Denoise, known: Tensor, mask: Tensor) -> Denoise:
-    """Return `denoise` with x0 replaced by `known` where mask is 0.
+
+def kept(known: Tensor, mask: Tensor) -> Keep:
+    """Return the function that replaces x0 by `known` where mask is 0.
 
     Args:
-        denoise: the estimator to wrap.
         known: latents of the picture, (B, C, h, w) or (1, C, h, w), scaled as the network's.
         mask: (B, 1, h, w) or (1, 1, h, w) float in [0, 1]; 1 = repaint, 0 = keep.
     """
 
-    def blended(x: Tensor, level: Level) -> Tensor:
-        x0 = denoise(x, level)
+    def keep(x0: Tensor, level: Level) -> Tensor:
         return torch.lerp(known.to(x0).expand_as(x0), x0, mask.to(x0).expand_as(x0))
 
-    return blended
+    return keep
 
 
-def release_known(denoise: Denoise, known: Tensor, strength: Tensor, levels: Sequence[Level]) -> Denoise:
-    """Return `denoise` with x0 replaced by `known` at each place until its share of the steps is left.
+def released(known: Tensor, strength: Tensor, levels: Sequence[Level]) -> Keep:
+    """Return the function that replaces x0 by `known` at each place until its share of the steps is left.
 
     Args:
-        denoise: the estimator to wrap.
         known: latents of the picture, (B, C, h, w) or (1, C, h, w), scaled as the network's.
         strength: (B, 1, h, w) or (1, 1, h, w) float in [0, 1]: share of the steps in which a place is drawn freely;
             0 = kept, 1 = repainted from the first step on.
@@ -56,10 +57,23 @@ def release_known(denoise: Denoise, known: Tensor, strength: Tensor, levels: Seq
     rising = [level.log_snr for level in levels]
     steps = len(levels) - 1
 
-    def blended(x: Tensor, level: Level) -> Tensor:
-        x0 = denoise(x, level)
+    def keep(x0: Tensor, level: Level) -> Tensor:
         begun = max(bisect_right(rising, level.log_snr) - 1, 0)
         free = strength.to(x0.device) * steps >= steps - begun - ROUNDING
         return torch.where(free & (strength.to(x0.device) > 0), x0, known.to(x0))
 
-    return blended
+    return keep
+
+
+def keep_known(denoise: Denoise, known: Tensor, mask: Tensor) -> Denoise:
+    """Return `denoise` with x0 replaced by `known` where mask is 0; arguments as for `kept`."""
+    return _then(denoise, kept(known, mask))
+
+
+def release_known(denoise: Denoise, known: Tensor, strength: Tensor, levels: Sequence[Level]) -> Denoise:
+    """Return `denoise` with x0 replaced by `known` until a place's steps begin; arguments as for `released`."""
+    return _then(denoise, released(known, strength, levels))
+
+
+def _then(denoise: Denoise, keep: Keep) -> Denoise:
+    return lambda x, level: keep(denoise(x, level), level)

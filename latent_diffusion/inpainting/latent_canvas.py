@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from latent_diffusion.diffusion.forward import add_noise
-from latent_diffusion.diffusion.known import keep_known, release_known
-from latent_diffusion.diffusion.level import Denoise, Level
+from latent_diffusion.diffusion.known import Keep, kept, released
+from latent_diffusion.diffusion.level import Level
 from latent_diffusion.inpainting.fill import fill_hole
 from latent_diffusion.inpainting.masks import FULL, REPAINT_FROM, max_pool
 from latent_diffusion.inpainting.repainting import Repainting
@@ -74,11 +74,9 @@ class LatentCanvas:
         """Return x (B, C, h, w) at `level`: pure noise, or the content with noise on it."""
         return noise if start_from == "noise" else add_noise(self.content, noise, level.alpha, level.sigma)
 
-    def kept_by(self, denoise: Denoise, levels: Sequence[Level]) -> Denoise:
-        """Return `denoise` that keeps the rest: at all levels, or with a soft mask each place until its strength."""
-        if self.soft:
-            return release_known(denoise, self.latents, self.strength, levels)
-        return keep_known(denoise, self.latents, self.strength)
+    def keep(self, levels: Sequence[Level]) -> Keep:
+        """Return what keeps the rest: at all levels, or with a soft mask each place until its strength."""
+        return released(self.latents, self.strength, levels) if self.soft else kept(self.latents, self.strength)
 
 
 def _channels(image: Tensor, hole: np.ndarray, autoencoder: AutoencoderKL) -> Tensor:

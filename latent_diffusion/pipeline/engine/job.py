@@ -14,6 +14,7 @@ from latent_diffusion.checkpoint.model_hash import model_hash
 from latent_diffusion.conditioning import Blend, Conditioning
 from latent_diffusion.diffusion.approximation import Scope, approximated
 from latent_diffusion.diffusion.denoiser import Denoiser
+from latent_diffusion.diffusion.known import Keep
 from latent_diffusion.diffusion.level import Denoise, Level, OnStep, Sampler
 from latent_diffusion.diffusion.noise import NoiseSource
 from latent_diffusion.errors import ConfigError
@@ -49,12 +50,11 @@ class Job:
     initial: str  # source of the initial noise: "seed", "generator" or "latents"
     variation: Variation | None = None  # other seeds whose noise is blended in
     concat: Tensor | None = None  # (1, C', h, w) extra input channels of an inpainting U-Net
+    keep: Keep | None = None  # what keeps the known part of a picture
     refiner: "Job | None" = None  # the same call for the second model
     refined_below: float = 0.0  # training time at which it takes over
 
-    def draw(
-        self, x: Tensor, on_step: OnStep | None, *, denoise: Denoise | None = None, sampler: Sampler | None = None
-    ) -> Sampled:
+    def draw(self, x: Tensor, on_step: OnStep | None, *, sampler: Sampler | None = None) -> Sampled:
         """Run the sampler from `x` (B, C, h, w) at the first level: every step, or until `on_step` returns False.
 
         If `on_step` stopped it, the latents are the last estimate of x0.
@@ -62,14 +62,12 @@ class Job:
         Args:
             x: float32 on the device.
             on_step: called after each step.
-            denoise: the estimator of x0; None = `bind()`.
             sampler: None = that of the settings.
 
         Raises:
             DivergedError: the latents became NaN or infinite.
         """
-        denoise = self.bind() if denoise is None else denoise
-        sampler = self.settings.build_sampler() if sampler is None else sampler
+        denoise, sampler = self.bind(), sampler or self.settings.build_sampler()
         done, latents, stopped = 0, x, False
         for step in sampler(denoise, x, self.levels, self.machine.noise(self.noise)):
             done, latents = done + 1, step.x
@@ -106,7 +104,9 @@ class Job:
     def bind(self) -> Denoise:
         """Return the guided estimator of x0 for these prompts, and for the refiner's where it takes over."""
         denoise = self._bind_all()
-        return denoise if self.refiner is None else hand_over(denoise, self.refiner.bind(), self.refined_below)
+        if self.refiner is None:
+            return denoise
+        return hand_over(denoise, replace(self.refiner, keep=self.keep).bind(), self.refined_below)
 
     def _bind_all(self) -> Denoise:
         waiting = {group.components.unet for group in self.prompts.groups}  # several where prompts ask for adapters
@@ -131,6 +131,7 @@ class Job:
                     empty=conditions.empty,
                     levels=self.levels,
                     slicing=settings.options.guidance_slicing,
+                    keep=self.keep,
                 )
             )
         return change_at(bound, group.timeline, self.levels)

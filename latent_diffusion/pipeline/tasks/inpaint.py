@@ -64,14 +64,12 @@ def inpaint(
         filled = repainting.masked_content == "noise" and repainting.start != "noise"
         filler = job.noise.draw(x.shape[1:]) if filled else None
         known = canvas.encode(parts.autoencoder, filler, channels=parts.for_inpainting)
-        denoise = replace(job, concat=known.channels).bind()
-        if repainting.latent_blend:
-            denoise = known.kept_by(denoise, levels)
+        job = replace(job, concat=known.channels, keep=known.keep(levels) if repainting.latent_blend else None)
         sampler = settings.build_sampler()
         if repainting.resample:
             sampler = Resampled(sampler, repainting.resample, repainting.jump_length)
         x = known.start(repainting.start, x, levels[0])
-        sampled = job.draw(x, rest.get("on_step"), denoise=denoise, sampler=sampler)
+        sampled = job.draw(x, rest.get("on_step"), sampler=sampler)
         images = canvas.paste(decode(job.decoder, sampled.latents), len(levels) - 1)
     return job.output(sampled, size=canvas.picture.size, task=_details(canvas, sampled, added), images=images)
 
