@@ -1,18 +1,30 @@
-"""The end of a test run: why tests were skipped, with counts; and references that refuse another library's version.
+"""A test run: how many processes it takes, and at its end why tests were skipped, with counts.
 
 Tests compare with other libraries. On some days the newest releases of two of them refuse each other, and no code here
 can change that: such a test is skipped with the library's own message. A refusal that this package meets is a failure.
 """
 
+import os
 import re
 from collections import Counter
 from pathlib import Path
 
+import psutil
 import pytest
 
 PACKAGE = Path(__file__).with_name("latent_diffusion")
 REFERENCES = {"diffusers", "open_clip", "peft", "skimage", "torchvision", "transformers"}
+MEMORY_OF_A_WORKER = 3 * 1024**3
 VERSION = re.compile(r"\bversion\b|[<>=]=\s*\d", re.IGNORECASE)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    """Return a worker for each core and 3 GiB of free memory; 0, which is this process alone, for named files."""
+    if all(".py" in name for name in config.args):
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, psutil.virtual_memory().available // MEMORY_OF_A_WORKER))
 
 
 def refusal(error: BaseException, files: list[Path]) -> str | None:

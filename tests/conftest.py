@@ -8,6 +8,10 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
+if workers := os.environ.get(
+    "PYTEST_XDIST_WORKER_COUNT"
+):  # this process is one of several: torch reads it when imported
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
 
 CAPTIONS = ("a 3d render of a red apple", "a flat icon of a cat", "a black and white drawing of the sun", "a blue car")
 
@@ -44,6 +48,16 @@ def same_working_directory():
     after = os.getcwd()
     os.chdir(before)
     assert after == before
+
+
+@pytest.fixture(autouse=True)
+def same_threads():
+    """Give torch back its number of threads: a training in this process chooses its own."""
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch else 0
+    yield
+    if torch and torch.get_num_threads() != before:
+        torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -36,6 +36,7 @@ MAX_GROWTH = 1024  # px
 MAX_PADDING = 1_000_000  # px; more than any picture has a side
 MAX_REPEATS = 1000
 MAX_SCALE = 8.0
+MAX_STEPS = 1_000_000  # how many a model has levels for is checked where it is known
 
 
 class RepaintingOptions(TypedDict, total=False):
@@ -218,7 +219,8 @@ class SecondPassOptions(TypedDict, total=False):
         int | None,
         Option(
             "Steps of the second pass, before its strength is applied.",
-            metavar="N", panel=LARGE, shown="--steps", recorded=int, record_name="num_inference_steps",
+            metavar="N", panel=LARGE, shown="--steps", least=1, most=MAX_STEPS, recorded=int,
+            record_name="num_inference_steps",
         ),
     ]  # fmt: skip
 

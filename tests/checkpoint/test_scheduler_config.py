@@ -77,3 +77,9 @@ def test_flows_that_have_no_name_are_refused():
     for wrong in ({"use_dynamic_shifting": True}, {"prediction_type": "epsilon"}, {"shift": 0.0}, {"shift": "x"}):
         with pytest.raises(CheckpointError, match=next(iter(wrong)).split("_")[0]):
             read_schedule(flow | wrong)
+
+
+def test_an_offset_beyond_the_last_time_is_refused():
+    assert read_schedule({"steps_offset": 999})
+    with pytest.raises(CheckpointError, match="steps_offset is 1000, a number below num_train_timesteps, 1000"):
+        read_schedule({"steps_offset": 1000})

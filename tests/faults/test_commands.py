@@ -140,6 +140,7 @@ def test_info_on_broken_configs(tiny_folder, here, blocks, capsys):
     assert "a bug in this package" not in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("ignore:nothing to repaint. strength is 0")
 def test_inpainting_drops_a_colour_profile_that_is_not_of_rgb(here, tiny_pipeline):
     grey, rgb = bytes(16) + b"GRAY" + bytes(108), bytes(16) + b"RGB " + bytes(108)
     mask = Image.fromarray(np.eye(16, dtype=np.uint8) * 255)

@@ -21,7 +21,7 @@ from latent_diffusion.data.images import decode_image, load_image
 from latent_diffusion.data.loader import batches
 from latent_diffusion.data.metadata import read_rows
 from latent_diffusion.data.source import open_source
-from latent_diffusion.errors import ConfigError, DataError
+from latent_diffusion.errors import ConfigError, DataError, LatentDiffusionWarning
 from latent_diffusion.training.frozen_states import Latents
 
 FORMS = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp"}
@@ -187,9 +187,10 @@ def test_d17_captions_of_any_length_are_cut_and_counted(tiny_pipeline, caplog, p
 
     states = TextStates(tiny_pipeline.components.text_encoder, torch.float32)
     long = ["cat " * 78, "a" * 1_000_000, "\U0001f600" * 100_000]
-    with peak_memory() as taken:
+    with peak_memory() as taken, pytest.warns(LatentDiffusionWarning, match="only the first 75 are used") as warned:
         states.fill(["a cat", *long], most=10**9)
         assert taken() < 400e6
+    assert len(warned) == 3
     assert "3 captions have more than 75 tokens and are cut" in caplog.text
     assert states(long).context.isfinite().all()
 

@@ -220,7 +220,7 @@ def test_the_first_pass_is_the_picture_without_hires(tiny_pipeline):
         ({"upscaler": "latents"}, "did you mean 'latent'"),
         ({"hires_strength": 0}, "only enlarge"),
         ({"hires_strength": 0.1}, "less than one step"),
-        ({"hires_steps": 0}, "num_inference_steps 0"),
+        ({"hires_steps": 0}, "hires_steps 0 is not an integer from 1"),
     ],
 )
 def test_impossible_second_passes(tiny_pipeline, arguments, message):

@@ -52,9 +52,14 @@ def read_schedule(config: Mapping[str, Any]) -> tuple[NoiseSchedule, Prediction]
             f"prediction_type is {prediction!r:.50}; with this noise schedule only {form.prediction} is read"
         )
     try:
-        return law(**_values(read, law, form)), prediction_named(str(prediction))
+        schedule = law(**_values(read, law, form))
+        named = prediction_named(str(prediction))
     except ConfigError as error:
         raise CheckpointError(str(error)) from None
+    offset, total = config.get("steps_offset", 0), schedule.num_train_timesteps
+    if offset >= total:
+        raise CheckpointError(f"steps_offset is {offset}, a number below num_train_timesteps, {total}, was expected")
+    return schedule, named
 
 
 def write_schedule(

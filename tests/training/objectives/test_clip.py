@@ -1,10 +1,9 @@
 import math
 from pathlib import Path
 
-import clip_run
 import pytest
 import torch
-from processes import losses_of, state_of, train_together
+from processes import losses_of
 
 from latent_diffusion.config import parse_section, read_config
 from latent_diffusion.errors import ConfigError
@@ -85,25 +84,6 @@ def test_training_finds_the_pairs_and_exports_a_text_encoder(make_run, tmp_path,
     scores = clip.image_features(images) @ clip.text_features([f"a {name} disc" for name in names]).T
     assert (scores.argmax(dim=1) == torch.arange(4)).sum() >= 3
     assert encoder(["a red disc"]).context.shape == (1, 77, 32)
-
-
-@pytest.mark.parametrize(("precision", "tolerance"), [("float64", 1e-9), ("float32", 1e-5)])
-def test_two_processes_train_as_one(tmp_path, precision, tolerance):
-    clip_run.make_pictures(tmp_path / "pictures")
-    one, two = tmp_path / "one", tmp_path / "two"
-    assert train_together(one, f"precision={precision}", processes=1, run=clip_run.run) == [0]
-    assert train_together(two, f"precision={precision}", processes=2, run=clip_run.run) == [0, 0]
-    assert "2 process(es)" in Path(f"{two}.err0").read_text()
-    first, second = losses_of(one), losses_of(two)
-    assert len(first) == len(second) == 30
-    for line, other in zip(first, second, strict=True):
-        assert line.keys() == other.keys()
-        losses = [key for key in line if key.endswith("loss")]
-        assert losses and all(abs(line[key] - other[key]) <= tolerance for key in losses)
-    if precision == "float64":
-        ours, theirs = state_of(one), state_of(two)
-        moved = {name for name in ours if name.startswith("clip.safetensors")}
-        assert moved and all(torch.allclose(ours[name], theirs[name], atol=1e-8) for name in moved)
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,7 @@ def test_which_captions_are_in_the_forms():
         assert forms_for_captions(FORMS, ["a 3d render of an apple", words]) is None, words
 
 
+@pytest.mark.filterwarnings("ignore:prompt 'many words")
 def test_a_sample_picture_is_that_of_generate(base, make_run, tmp_path):
     prompts = ["apple, 3d", "a (red:1.4) disc", "many words " * 60]
     sample = {"every": 1, "prompts": prompts, "steps": 2, "guidance_scale": 4.0, "seed": 7}
