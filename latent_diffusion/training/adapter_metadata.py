@@ -14,7 +14,7 @@ from latent_diffusion.training.adapter_layers import AdapterSettings
 from latent_diffusion.training.optimizer import optimizer_settings
 from latent_diffusion.version import VERSION
 
-__all__ = ["adapter_metadata"]
+__all__ = ["adapter_metadata", "word_metadata"]
 
 FAMILIES = {  # by channels of the text states: kohya's name of the base, ModelSpec's architecture
     768: ("sd_v1", "stable-diffusion-v1"),
@@ -70,3 +70,15 @@ def adapter_metadata(
     if base.prediction.name in PREDICTIONS:
         values["modelspec.prediction_type"] = PREDICTIONS[base.prediction.name]
     return values
+
+
+def word_metadata(base: Components, token: str) -> dict[str, str]:
+    """Return the header's strings of the file of a learned word."""
+    _, architecture = FAMILIES.get(base.unet.config.cross_attention_dim, ("", base.name))
+    return {
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.title": token,
+        "modelspec.architecture": f"{architecture}/textual-inversion",
+        "modelspec.implementation": "diffusers",
+        "modelspec.trigger_phrase": token,
+    }

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field, model_validator
 from torch import nn
 
 from latent_diffusion.adapters.lora_file import read_lora
@@ -19,7 +20,10 @@ from latent_diffusion.data.folder import DataConfig
 from latent_diffusion.errors import CheckpointError
 from latent_diffusion.training.adapter_layers import AdaptedModel, AdapterSettings, adapt
 from latent_diffusion.training.adapter_metadata import adapter_metadata
+from latent_diffusion.training.learned_words import LearnedWords, WordSettings, learn_words
 from latent_diffusion.training.objectives.unet import DenoisingSettings, UNetObjective
+from latent_diffusion.training.weight_rules import WeightRule
+from latent_diffusion.training.word_files import write_words
 
 __all__ = ["LoraObjective", "LoraSettings"]
 
@@ -32,6 +36,16 @@ class LoraSettings(DenoisingSettings):
 
     adapter: AdapterSettings = AdapterSettings()
     """Layers, form and size of the change."""
+    words: list[WordSettings] = Field(default_factory=list)
+    """Words to learn beside the adapter, each with `token`, `start` and `vectors`."""
+    words_learning_rate: float | None = Field(default=None, gt=0)
+    """Peak learning rate of the words' vectors; null: that of the optimizer."""
+
+    @model_validator(mode="after")
+    def _rate_of_words(self) -> "LoraSettings":
+        if self.words_learning_rate is not None and not self.words:
+            raise ValueError("words_learning_rate is for `words`, which is empty")
+        return self
 
 
 class LoraObjective(UNetObjective):
@@ -40,19 +54,27 @@ class LoraObjective(UNetObjective):
     settings_type = LoraSettings
     settings: LoraSettings
     adapter: AdaptedModel
+    words: LearnedWords | None
 
     def __init__(self, settings: LoraSettings, data: DataConfig, run: Any) -> None:
         """Load the model, read the pictures and put the changes in place."""
         super().__init__(settings, data, run)
-        self.player.obey(settings.adapter.rules)
+        of_words = WeightRule(match=r"^words\.", learning_rate=settings.words_learning_rate)
+        self.player.obey([*settings.adapter.rules, of_words])
 
     def choose(self, parts: Components) -> tuple[Components, dict[str, nn.Module]]:
-        """Return the model with the changes in place, and the changes of each network."""
+        """Return the model with the changes in place, the changes of each network, and the vectors of words."""
+        self.words = None
+        reading = parts
+        if self.settings.words:
+            self.words = learn_words(parts, self.settings.words, self._captions())
+            reading = self.words.components
         parts.text_encoder.requires_grad_(True)
-        self.adapter = adapt(parts, self.settings.adapter, self.run.seed)
+        self.adapter = adapt(reading, self.settings.adapter, self.run.seed)
         parts.unet.requires_grad_(False)
         parts.text_encoder.requires_grad_(False)
-        return self.adapter.components, dict(self.adapter.modules())
+        rows = {} if self.words is None else {"words": self.words.rows}
+        return self.adapter.components, {**self.adapter.modules(), **rows}
 
     def _prompt_forms(self, parts: Components) -> None:
         """Return None: prompts of a model with an adapter are read as typed."""
@@ -79,6 +101,8 @@ class LoraObjective(UNetObjective):
         for layout, file in files.items():
             write_factors(file, stored, layout, metadata, towers=len(self.base.text_encoder.towers))
             self._check(file)
+        if self.words is not None:
+            write_words(folder, self.words, self.base, self.settings.export_dtype)
 
     @torch.no_grad()
     def _check(self, file: Path) -> None:

@@ -110,7 +110,7 @@ class UNetObjective(Objective):
         latents = Latents(parts.autoencoder, self.data, self.run.seed)
         logger.info("encoding %d pictures and their captions", len(self.data))
         latents.fill(settings.latent_cache_bytes)
-        if any(name.startswith("text_encoder") for name in self.player.trained):
+        if any(name.startswith(("text_encoder", "words")) for name in self.player.trained):
             parts.text_encoder.to(dtype)
             texts = LiveTextStates(parts.text_encoder)
         else:

@@ -1,0 +1,43 @@
+"""Learn words: vectors of new tokens are trained, and everything else stays as it is.
+
+The words are `training/learned_words.py`, the loss `training/denoising.py`.
+Reference: Gal et al. 2022, arXiv:2208.01618.
+"""
+
+from pathlib import Path
+
+from pydantic import Field
+from torch import nn
+
+from latent_diffusion.checkpoint.components import Components
+from latent_diffusion.training.learned_words import LearnedWords, WordSettings, learn_words
+from latent_diffusion.training.objectives.unet import DenoisingSettings, UNetObjective
+from latent_diffusion.training.word_files import write_words
+
+__all__ = ["TextualInversionObjective", "TextualInversionSettings"]
+
+
+class TextualInversionSettings(DenoisingSettings):
+    """The `objective:` section."""
+
+    words: list[WordSettings] = Field(min_length=1)
+    """Words to learn, each with `token`, `start` and `vectors`."""
+
+
+class TextualInversionObjective(UNetObjective):
+    """A frozen model whose text encoders learn words."""
+
+    settings_type = TextualInversionSettings
+    settings: TextualInversionSettings
+    words: LearnedWords
+
+    def choose(self, parts: Components) -> tuple[Components, dict[str, nn.Module]]:
+        """Return the model that reads the words, and their vectors."""
+        self.words = learn_words(parts, self.settings.words, self._captions())
+        parts.unet.requires_grad_(False)
+        parts.text_encoder.requires_grad_(False)
+        return self.words.components, {"words": self.words.rows}
+
+    def export(self, folder: Path, *, averaged: bool) -> None:
+        """Write each word as A1111 and diffusers read it, and read the files back."""
+        write_words(folder, self.words, self.base, self.settings.export_dtype)
