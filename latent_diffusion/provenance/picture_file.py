@@ -80,14 +80,14 @@ def _publish(partial: Path, path: Path) -> None:
         partial.rename(path)
 
 
-def encode_picture(picture: Image.Image, form: str, record: Record | None = None, quality: int = 95) -> bytes:
+def encode_picture(picture: Image.Image, form: str, record: Record | None = None, quality: int | None = None) -> bytes:
     """Return `picture` as the bytes of a file, with its record inside.
 
     Args:
         picture: RGB or RGBA.
         form: "PNG", "JPEG" or "WEBP".
         record: how it was made.
-        quality: of JPEG, 0 to 100; the other two keep every pixel.
+        quality: of JPEG and WebP, 0 to 100; None = 95 for JPEG, every pixel for WebP. PNG always keeps every pixel.
 
     Raises:
         ConfigError: such a file cannot hold the picture.
@@ -99,7 +99,7 @@ def encode_picture(picture: Image.Image, form: str, record: Record | None = None
         raise ConfigError(f"a {form} file cannot hold this picture of {size}") from error
 
 
-def _encode(picture: Image.Image, form: str, record: Record | None, quality: int) -> bytes:
+def _encode(picture: Image.Image, form: str, record: Record | None, quality: int | None) -> bytes:
     buffer = io.BytesIO()
     if form == "PNG":
         texts = PngInfo()
@@ -113,7 +113,9 @@ def _encode(picture: Image.Image, form: str, record: Record | None, quality: int
     if record:
         exif.get_ifd(EXIF_IFD).update(_exif_texts(record, form))
     if form == "JPEG":
-        picture.convert("RGB").save(buffer, form, quality=quality, subsampling=0, exif=exif)
+        picture.convert("RGB").save(buffer, form, quality=95 if quality is None else quality, subsampling=0, exif=exif)
+    elif quality is not None:
+        picture.save(buffer, form, quality=quality, exif=exif)
     else:
         picture.save(buffer, form, lossless=True, exact=True, exif=exif)
     return buffer.getvalue()

@@ -16,6 +16,7 @@ from latent_diffusion.server.about_api import about_routes
 from latent_diffusion.server.guard import Guard
 from latent_diffusion.server.jobs_api import job_routes
 from latent_diffusion.server.limits import ServeSettings
+from latent_diffusion.server.openai.routes import openai_routes
 from latent_diffusion.server.service import Service
 from latent_diffusion.server.worker import check_output
 from latent_diffusion.version import VERSION
@@ -55,6 +56,7 @@ def build_app(settings: ServeSettings, loading: Mapping[str, Any] | None = None)
     app.include_router(job_routes(service))
     app.include_router(about_routes(service))
     app.include_router(a1111_routes(service))
+    app.include_router(openai_routes(service))
 
     @app.get("/", include_in_schema=False)
     def start() -> RedirectResponse:

@@ -41,6 +41,7 @@ def answer(path: str, refusal: Refusal) -> JSONResponse:
     kind = KINDS.get(status, "server_error" if status >= 500 else KINDS[400])
     body: dict[str, Any]
     if path.startswith("/v1/"):
+        status = 400 if status == 422 else status
         code = "model_not_found" if status == 404 and refusal.field == "model" else None
         body = {"error": {"message": message, "type": kind, "param": refusal.field, "code": code}}
     elif path.startswith("/sdapi/"):
