@@ -11,12 +11,12 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
 
 from latent_diffusion.server import refusals
-from latent_diffusion.server.a1111.routes import a1111_routes
+from latent_diffusion.server.a1111.sdapi import a1111_routes
 from latent_diffusion.server.about_api import about_routes
 from latent_diffusion.server.guard import Guard
 from latent_diffusion.server.jobs_api import job_routes
 from latent_diffusion.server.limits import ServeSettings
-from latent_diffusion.server.openai.routes import openai_routes
+from latent_diffusion.server.openai.images_api import openai_routes
 from latent_diffusion.server.service import Service
 from latent_diffusion.server.worker import check_output
 from latent_diffusion.version import VERSION
