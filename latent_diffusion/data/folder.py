@@ -1,79 +1,45 @@
-"""A folder or zip of captioned pictures, as an endless, seekable stream of samples.
+"""Captioned pictures of one source or several, as an endless, seekable stream of samples.
 
-Sample n is a pure function of (seed, n): epoch n // N goes through all N pictures in an order of its own, and the
-caption, its dropout and the flip have a key with n. So a run resumes anywhere in O(1), and any number of processes
-that share out the numbers of one global batch see the same samples.
+Sample n is a pure function of (seed, n): a pass goes through all pictures in an order of its own (`data/order.py`),
+and the caption, its changes and its dropout, the flip and the crop have a key with n. So a run resumes anywhere in
+O(1), and any number of processes that share out the numbers of one global batch see the same samples.
 
 Every picture is decoded once before training (so a bad one is named before the first step), scaled, and kept as
-bytes in memory when all fit under `cache_bytes`; otherwise it is decoded again when its turn comes.
+bytes in memory when all fit under `cache_bytes`; otherwise, or with `check: none`, it is decoded when its turn comes.
 """
 
 import hashlib
-import json
-import logging
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Literal
+from typing import Any, overload
 
 import numpy as np
 import torch
 from PIL import Image
-from pydantic import Field
 from torch import Tensor
 
-from latent_diffusion.config import Section
-from latent_diffusion.data.images import MAX_PIXELS, crop_corner, decode_image, fit_square
-from latent_diffusion.data.metadata import LOOKED_FOR, Row, captions_of, endings, read_rows, values_of
-from latent_diffusion.data.oddities import Oddities
-from latent_diffusion.data.source import open_source
-from latent_diffusion.errors import ConfigError, DataError
-from latent_diffusion.randomness import generator, permutation, uniform
-from latent_diffusion.registry import nearest
+from latent_diffusion.data.buckets import BucketRow, crop_loss
+from latent_diffusion.data.checking import check_pictures, decode_row, digest_of
+from latent_diffusion.data.fitting import Size, corner, fit
+from latent_diffusion.data.images import decode_image, upright_size
+from latent_diffusion.data.opening import Part, check_captions, open_parts
+from latent_diffusion.data.order import EMPTY, Group, Order
+from latent_diffusion.data.settings import DataConfig
+from latent_diffusion.data.table import Row
+from latent_diffusion.randomness import generator, uniform
 
 __all__ = ["DataConfig", "ImageFolder", "Sample"]
 
-logger = logging.getLogger(__name__)
-
-
-class DataConfig(Section):
-    """What to train on: the `data:` section of a run."""
-
-    path: str
-    """An image folder, or a .zip of one; relative to where the command runs."""
-    size: int = Field(gt=0)
-    """Side of the training pictures, in px."""
-    fit: Literal["crop", "pad"] = "crop"
-    """Pictures that are not square: take the centre square, or all of it with white borders."""
-    where: dict[str, str | list[str]] = Field(default_factory=dict)
-    """Keep rows whose metadata field has (one of) these values, for example `{split: train}`."""
-    where_not: dict[str, str | list[str]] = Field(default_factory=dict)
-    """Leave out rows whose metadata field has (one of) these values."""
-    captions: list[str] = Field(default_factory=lambda: ["text"])
-    """Metadata fields with captions: one field, then one of its texts, is drawn for every sample. [] = no captions."""
-    missing_captions: Literal["error", "empty"] = "error"
-    """A row without any caption: an error, or the empty prompt."""
-    caption_dropout: float = Field(default=0.0, ge=0, le=1)
-    """Share of samples that get the empty prompt, the one guidance is measured against when sampling."""
-    flip: bool = False
-    """Mirror half of the samples left to right."""
-    on_bad: Literal["error", "skip"] = "error"
-    """A picture that cannot be read: stop before training, or go on without it (at most `max_bad` of all)."""
-    max_bad: float = Field(default=0.01, ge=0, le=1)
-    """Largest share of pictures that `on_bad: skip` leaves out."""
-    min_side: int = Field(default=16, gt=0)
-    """Smallest side of a picture, in px, as stored."""
-    max_pixels: int = Field(default=MAX_PIXELS, gt=0)
-    """Largest picture, in px, as stored."""
-    cache_bytes: int = Field(default=2**30, ge=0)
-    """Keep scaled pictures in memory up to this many bytes."""
+CENTRE = (0.5, 0.5)
 
 
 @dataclass(frozen=True)
 class Sample:
     """One training picture with all its draws made.
 
-    `image` is (3, size, size) uint8, or None if it was not requested; `number` is n; `row` is the picture's index in
-    the data set; `size_ids` is as in `Conditioning`.
+    `image` is (3, H, W) uint8, or None if it was not requested; `number` is n; `row` is the picture's index in the data
+    set; `size_ids` are height and width as stored (upright), top and left of the crop in px of the scaled picture, and
+    height and width of the sample; `weight` is the factor of its loss.
     """
 
     number: int
@@ -82,6 +48,34 @@ class Sample:
     image: Tensor | None
     caption: str
     size_ids: tuple[int, ...]
+    weight: float = 1.0
+
+
+class View(Sequence[Any]):
+    """A value for every row of a data set, made when it is asked for."""
+
+    def __init__(self, length: int, make: Callable[[int], Any]) -> None:
+        self._length, self._make = length, make
+
+    def __len__(self) -> int:
+        return self._length
+
+    @overload
+    def __getitem__(self, row: int) -> Any: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[Any]: ...
+    def __getitem__(self, row: int | slice) -> Any:
+        if isinstance(row, slice):
+            return [self._make(k) for k in range(*row.indices(self._length))]
+        if not -self._length <= row < self._length:
+            raise IndexError(row)
+        return self._make(row % self._length)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    def __repr__(self) -> str:
+        return repr(list(self))
 
 
 class ImageFolder:
@@ -90,160 +84,243 @@ class ImageFolder:
     Args:
         config: what to read.
         seed: the run's seed; all draws are keyed with it.
+        batch: pictures of a batch over all processes; with buckets each batch has one size.
 
     Raises:
         ConfigError: a filter or caption field that no row has.
         DataError: pictures or captions are missing or broken, or none is left.
     """
 
-    def __init__(self, config: DataConfig, seed: int) -> None:
+    def __init__(self, config: DataConfig, seed: int, batch: int = 1) -> None:
         self.config = config
         self.seed = seed
-        self._source = open_source(config.path)
-        rows = read_rows(self._source, config.path)
-        if not rows:
-            held = endings(self._source.names())
-            raise DataError(
-                f"data set {config.path!r} has 0 pictures (JPEG, PNG, WebP or BMP) and no table; "
-                f"it holds {held or 'no file'}; looked for {LOOKED_FOR}"
-            )
-        rows = self._chosen(rows)
-        self._check_captions(rows)
-        self.sizes: list[tuple[int, int]] = []  # height and width of each picture as stored, in px
-        self.rows, self._cache = self._scan(rows)
-        self.captions = [self._captions(row) for row in self.rows]
-        self._order = lru_cache(maxsize=2)(lambda epoch: permutation(seed, "order", epoch, len(self.rows)))
+        self.parts = open_parts(config, seed)
+        self._cache: Tensor | None = None
+        self._content: list[bytes] = []
+        if config.check == "all":
+            check_captions(self.parts)
+            self._scan()
+        else:
+            self._trust()
+        self._starts = np.cumsum([0, *(len(part.kept) for part in self.parts)])
+        self.rows: Sequence[Row] = View(len(self), self._row)
+        self.captions: Sequence[list[list[str]]] = View(len(self), self._texts)
+        self._fitted = self._assign()
+        self._offsets = np.cumsum([0, *(3 * width * height for width, height in self._fitted or [])])
+        self.order = Order(seed, self._groups(), batch if config.buckets is not None else None)
 
     def __len__(self) -> int:
         """Return the number of pictures N."""
-        return len(self.rows)
+        return sum(len(part.kept) for part in self.parts)
 
-    def _chosen(self, rows: list[Row]) -> list[Row]:
-        fields = {field for row in rows for field in row}
-        asked = [*self.config.where, *self.config.where_not, *self.config.captions]
-        for field in asked:
-            if field not in fields and not (field in self.config.captions and self.config.missing_captions == "empty"):
-                why = f"{nearest(field, fields)}; fields are {sorted(fields)}"
-                if fields == {"file_name"}:
-                    why = f": there are no captions; looked for {LOOKED_FOR}"
-                raise ConfigError(f"no row of {self.config.path!r} has a field {field!r}{why}")
-        kept = rows
-        steps = [f"{len(rows)} rows"]
-        for filters, wanted in ((self.config.where, True), (self.config.where_not, False)):
-            for field, values in filters.items():
-                allowed = {values} if isinstance(values, str) else set(values)
-                kept = [row for row in kept if bool(values_of(row, field) & allowed) is wanted]
-                steps.append(f"{len(kept)} after {field} {'in' if wanted else 'not in'} {sorted(allowed)}")
-        if not kept:
-            raise DataError(f"no picture of {self.config.path!r} is left: {', '.join(steps)}")
-        return kept
+    @property
+    def pass_length(self) -> int:
+        """Sample numbers of a pass, those of smaller last batches that have no picture included."""
+        return self.order.length
 
-    def _captions(self, row: Row) -> list[list[str]]:
-        """Return the captions of each field that has some; [[""]] when the data set is used without captions."""
-        found = [texts for field in self.config.captions if (texts := captions_of(row, field))]
-        return found or [[""]]
+    @property
+    def one_size(self) -> bool:
+        """Whether all samples have the size `config.size`."""
+        return self.config.buckets is None
 
-    def _check_captions(self, rows: list[Row]) -> None:
-        """Refuse rows without a caption where each must have one; count them where they may have none."""
-        fields = self.config.captions
-        missing = [str(row["file_name"]) for row in rows if fields and self._captions(row) == [[""]]]
-        if not missing:
-            return
-        told = f"{len(missing)} of {len(rows)} pictures of {self.config.path!r} have no caption in {fields}: "
-        told += ", ".join(map(repr, missing[:10])) + (", ..." if len(missing) > 10 else "")
-        if self.config.missing_captions == "error":
-            raise DataError(f"{told}; write them, or set data.missing_captions=empty")
-        logger.warning("%s; they get the empty prompt", told)
+    @property
+    def random_crops(self) -> bool:
+        """Whether what is shown of a picture is drawn for every sample."""
+        return any(part.config.fit == "random_crop" for part in self.parts)
 
-    def _scan(self, rows: list[Row]) -> tuple[list[Row], Tensor | None]:
-        """Decode every picture once; return the good rows and their pixels (N, 3, size, size) uint8, if they fit."""
-        size = self.config.size
-        fits = len(rows) * 3 * size * size <= self.config.cache_bytes
-        cache = torch.empty((len(rows) if fits else 0, 3, size, size), dtype=torch.uint8)
+    def flips(self, row: int) -> bool:
+        """Return whether half of a row's samples are mirrored."""
+        return self.place(row)[0].config.flip
+
+    def place(self, row: int) -> tuple[Part, int]:
+        """Return the part that a row of the data set is in, and its row in the part's source."""
+        part = int(np.searchsorted(self._starts, row, side="right")) - 1
+        return self.parts[part], int(self.parts[part].kept[row - self._starts[part]])
+
+    def _row(self, row: int) -> Row:
+        part, k = self.place(row)
+        return part.source.row(k)
+
+    def _texts(self, row: int) -> list[list[str]]:
+        """Return the captions of each field that has some; [[""]] where there is none."""
+        part, k = self.place(row)
+        return list(part.captions.fields(part.source.row(k)).values()) or [[""]]
+
+    # opening
+
+    def _scan(self) -> None:
+        """Decode every picture once."""
+        checked = check_pictures(self.parts, self.config, self._target)
+        self._sizes, self._content, self._cache = checked.sizes, checked.content, checked.pixels
+        self.digest = checked.digest
+
+    def _trust(self) -> None:
+        """Take the pictures unseen; with buckets their sizes are read from the headers."""
         digest = hashlib.blake2b(digest_size=16)
-        good: list[Row] = []
-        bad: list[str] = []
-        odd = Oddities()
-        for row in rows:
-            try:
-                data = self._source.read(str(row["file_name"]))
-                picture = self._decode(row, data)
-            except DataError as error:
-                bad.append(str(error))
-                continue
-            content = hashlib.blake2b(data).digest()
-            digest.update(json.dumps(row, sort_keys=True).encode() + content)
-            odd.note(str(row["file_name"]), data, picture)
-            if fits:
-                cache[len(good)] = self._fitted(picture)
-            good.append(row)
-            self.sizes.append((picture.height, picture.width))
-        if bad:
-            told = f"{len(bad)} of {len(rows)} pictures of {self.config.path!r} cannot be used: " + "; ".join(bad[:10])
-            if self.config.on_bad == "error":
-                raise DataError(f"{told}; repair or remove them, or set data.on_bad=skip")
-            if len(bad) > self.config.max_bad * len(rows) or not good:
-                raise DataError(
-                    f"{told}; that is more than data.max_bad={self.config.max_bad}; repair them, or set data.max_bad "
-                    f"to at least {len(bad) / len(rows):.2g}"
-                )
-            logger.warning("left out: %s", told)
-        for line in odd.lines():
-            logger.warning("%s: %s", self.config.path, line)
+        for part in self.parts:
+            digest.update(part.source.identity())
+            digest.update(part.kept.tobytes())
         self.digest = digest.hexdigest()
-        return good, cache[: len(good)] if fits else None
+        self._sizes = np.zeros((len(self), 2), np.int32)  # 0: not known yet
+        if self.config.buckets is not None:
+            sizes = [self._header(part, int(k)) for part in self.parts for k in part.kept]
+            self._sizes = np.array(sizes, np.int32).reshape(-1, 2)
 
-    def _decode(self, row: Row, data: bytes) -> Image.Image:
-        """Return one picture as it is stored."""
-        name = str(row["file_name"])
-        picture = decode_image(data, name=f"{self.config.path}/{name}", max_pixels=self.config.max_pixels)
-        if min(picture.size) < self.config.min_side:
-            width, height = picture.size
-            raise DataError(f"{name!r}: {width}x{height} px, but the smallest side must be {self.config.min_side} px")
-        return picture
+    def _header(self, part: Part, k: int) -> Size:
+        return upright_size(part.source.read(k), name=f"{part.source.where}/{part.source.row(k)['file_name']}")
 
-    def _fitted(self, picture: Image.Image) -> Tensor:
-        """Return one picture as (3, size, size) uint8."""
-        picture = fit_square(picture, self.config.size, pad=self.config.fit == "pad")
-        return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    # sizes and order
 
-    def image(self, row: int) -> Tensor:
-        """Return the picture of a row as (3, size, size) uint8."""
+    def _target(self, part: Part, size: Size) -> Size:
+        """Return the size (width, height) at which a picture of this size is trained."""
+        if part.buckets is None:
+            return self.config.size, self.config.size
+        return part.buckets.of(np.array([size]))[0]
+
+    def _assign(self) -> list[Size] | None:
+        """Return the size at which each picture is trained; None where all are squares."""
+        if self.config.buckets is None:
+            return None
+        found: list[Size] = []
+        for part, start, end in zip(self.parts, self._starts, self._starts[1:]):
+            assert part.buckets is not None, "every part has them, or none"
+            found += part.buckets.of(self._sizes[start:end])
+        return found
+
+    def _groups(self) -> list[Group]:
+        groups: list[Group] = []
+        distinct = sorted(set(self._fitted or [(0, 0)]))
+        for k, part in enumerate(self.parts):
+            rows = np.arange(self._starts[k], self._starts[k + 1])
+            if self._fitted is None:
+                groups.append(Group(rows, part.weight))
+                continue
+            own = np.array([distinct.index(self._fitted[row]) for row in rows])
+            groups += [Group(rows[own == bucket], part.weight, int(bucket)) for bucket in np.unique(own)]
+        return groups
+
+    def size_of(self, row: int) -> Size:
+        """Return the width and height at which the picture of a row is trained, in px."""
+        return (self.config.size, self.config.size) if self._fitted is None else self._fitted[row]
+
+    def plan(self) -> list[BucketRow]:
+        """Return what a pass holds, by size."""
+        sizes: dict[Size, list[int]] = {}
+        for row in range(len(self)):
+            sizes.setdefault(self.size_of(row), []).append(row)
+        counts: dict[Size, int] = {}
+        for group in self.order.groups:
+            size = self.size_of(int(group.rows[0]))
+            counts[size] = counts.get(size, 0) + group.count
+        batch = self.order.batch or 1
+        plan = []
+        for size, rows in sorted(sizes.items()):
+            own = [(int(w), int(h)) for w, h in (self.stored_size(row) for row in rows)]
+            lost = [
+                crop_loss(one, size) if self.place(row)[0].config.fit != "pad" else 0.0 for one, row in zip(own, rows)
+            ]
+            large = sum(one[0] < size[0] or one[1] < size[1] for one in own)
+            count = counts[size]
+            last = (count - 1) % batch + 1
+            plan.append(BucketRow(size, count, -(-count // batch), last, float(np.mean(lost)), large))
+        return plan
+
+    def stored_size(self, row: int) -> Size:
+        """Return the width and height of a row's picture as it is stored, upright, in px."""
+        if not self._sizes[row].any():
+            self._sizes[row] = self._header(*self.place(row))
+        return int(self._sizes[row][0]), int(self._sizes[row][1])
+
+    # samples
+
+    def image(self, row: int, share: tuple[float, float] = CENTRE) -> Tensor:
+        """Return the picture of a row as (3, H, W) uint8; `share` places a crop, from top left to bottom right."""
         if self._cache is not None:
-            return self._cache[row]
-        return self._fitted(self._decode(self.rows[row], self._source.read(str(self.rows[row]["file_name"]))))
+            return self._kept_pixels(row)
+        part, k = self.place(row)
+        picture = decode_row(part, k, part.source.read(k), self.config)
+        self._sizes[row] = picture.size
+        pad = part.config.fit == "pad"
+        fitted = fit(picture, self.size_of(row), pad=pad, share=share, background=self.config.background)
+        return torch.from_numpy(np.array(fitted.picture)).permute(2, 0, 1)
+
+    def _kept_pixels(self, row: int) -> Tensor:
+        assert self._cache is not None
+        if self._fitted is None:
+            side = self.config.size
+            return self._cache.view(-1, side, side, 3)[row].permute(2, 0, 1)
+        width, height = self._fitted[row]
+        start = int(self._offsets[row])
+        return self._cache[start : start + 3 * width * height].view(height, width, 3).permute(2, 0, 1)
+
+    def content(self, row: int) -> bytes:
+        """Return the digest of a row's picture file."""
+        if self._content:
+            return self._content[row]
+        part, k = self.place(row)
+        return digest_of(part.source.read(k))
+
+    def mask(self, row: int) -> Image.Image | None:
+        """Return the mask of a row as it is stored, 8-bit grey, or None."""
+        part, k = self.place(row)
+        data = part.source.mask(k)
+        if data is None:
+            return None
+        name = f"mask of {part.source.where}/{part.source.row(k)['file_name']}"
+        return decode_image(data, name=name, max_pixels=self.config.max_pixels).convert("L")
 
     def row_of(self, number: int) -> int:
-        """Return which picture sample `number` shows."""
-        epoch, position = divmod(number, len(self.rows))
-        return int(self._order(epoch)[position])
+        """Return which picture sample `number` shows; -1 where a smaller last batch has none."""
+        return self.order.row(number)
+
+    def numbers_shown(self, numbers: Sequence[int]) -> list[int]:
+        """Return the sample numbers that have a picture."""
+        return [number for number in numbers if self.row_of(number) != EMPTY]
 
     def caption_of(self, number: int, row: int) -> str:
         """Return the caption sample `number` has; "" when it is dropped."""
-        dropout = self.config.caption_dropout
-        if dropout > 0 and uniform(self.seed, "caption dropout", number) < dropout:
-            return ""
-        fields = self.captions[row]
-        if len(fields) == 1 and len(fields[0]) == 1:
-            return fields[0][0]
-        draw = generator(self.seed, "caption", number)
-        texts = fields[int(draw.integers(len(fields)))]
-        return texts[int(draw.integers(len(texts)))]
+        part, k = self.place(row)
+        return part.captions.draw(part.source.row(k), number)
 
-    def size_ids(self, row: int) -> tuple[int, ...]:
-        """Return height and width of the stored picture, top and left of its crop, height and width trained at: px.
+    def first_caption(self, row: int) -> str:
+        """Return the first caption of a row, as held-out pictures have it."""
+        part, k = self.place(row)
+        return part.captions.first(part.source.row(k), row)
 
-        Reference: Podell et al. 2023, arXiv:2307.01952, section 2.2.
-        """
-        size = self.config.size
-        corner = (0, 0) if self.config.fit == "pad" else crop_corner(*self.sizes[row], size)
-        return (*self.sizes[row], *corner, size, size)
+    def all_captions(self) -> Iterator[str] | None:
+        """Return every caption that a sample may have, the dropped one aside; None: they are drawn without end."""
+        if any(part.captions.wording.draws for part in self.parts):
+            return None
+        return (text for row in range(len(self)) for text in self._finite(row))
+
+    def _finite(self, row: int) -> Sequence[str]:
+        part, k = self.place(row)
+        return part.captions.finite(part.source.row(k)) or ()
 
     def sample(self, number: int, *, pixels: bool = True) -> Sample:
         """Return sample n of the run, n = 0, 1, 2, ... without end; without `pixels` no picture is read."""
         row = self.row_of(number)
-        flipped = self.config.flip and uniform(self.seed, "flip", number) < 0.5
-        image = self.image(row) if pixels else None
+        part, _ = self.place(row)
+        config = part.config
+        flipped = config.flip and uniform(self.seed, "flip", number) < 0.5
+        share = CENTRE
+        if config.fit == "random_crop":
+            draw = generator(self.seed, "crop", number).random(2)
+            share = (float(draw[0]), float(draw[1]))
+        image = self.image(row, share) if pixels else None
         if image is not None and flipped:
             image = image.flip(-1)
-        return Sample(number, row, flipped, image, self.caption_of(number, row), self.size_ids(row))
+        ids = self.size_ids(row, share, flipped=flipped)
+        return Sample(number, row, flipped, image, self.caption_of(number, row), ids, config.loss_weight)
+
+    def size_ids(self, row: int, share: tuple[float, float] = CENTRE, *, flipped: bool = False) -> tuple[int, ...]:
+        """Return height and width of the stored picture, top and left of its crop, height and width trained at: px.
+
+        Reference: Podell et al. 2023, arXiv:2307.01952, section 2.2.
+        """
+        part, _ = self.place(row)
+        own, size = self.stored_size(row), self.size_of(row)
+        top, left = (0, 0) if part.config.fit == "pad" else corner(own, size, share)
+        if flipped and part.config.fit != "pad":
+            left = corner(own, size, (share[0], 1 - share[1]))[1]
+        return own[1], own[0], top, left, size[1], size[0]

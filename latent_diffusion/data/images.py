@@ -19,28 +19,29 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from latent_diffusion.data.arrays import from_array
-from latent_diffusion.data.source import check_bytes
+from latent_diffusion.data.files import check_bytes
+from latent_diffusion.data.fitting import WHITE, fit
 from latent_diffusion.errors import ConfigError, DataError
 
 __all__ = [
     "FORMATS",
     "MAX_PIXELS",
     "ImageSource",
-    "crop_corner",
     "decode_image",
     "fit_square",
     "load_image",
     "to_pil",
     "to_tensor",
+    "upright_size",
 ]
 
 ImageSource = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor
 """A picture to read: a file, a PIL picture, or an array as `data.arrays` reads it."""
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 """Formats that are read. Others (EPS, PDF, PSD, TIFF, ICO, ...) have parsers that are not needed here."""
+ORIENTATION = 0x0112  # the EXIF tag
 MAX_PIXELS = 64_000_000
 """Largest picture by default, in px: a 64 MP picture needs 192 MB decoded."""
-WHITE = (255, 255, 255)
 _LOOKS = {
     b"<!doc": "an HTML page", b"<html": "an HTML page", b"<?xml": "an XML file", b"<svg": "an SVG drawing",
     b"%pdf": "a PDF document", b"%!ps": "a PostScript file", b"gif8": "a GIF", b"ii*\0": "a TIFF", b"mm\0*": "a TIFF",
@@ -109,6 +110,21 @@ def decode_image(
         return _upright_rgb(picture, name=name, background=background, max_pixels=max_pixels)
 
 
+def upright_size(data: bytes, *, name: str) -> tuple[int, int]:
+    """Return width and height in px of an encoded picture as it is shown, from its header alone.
+
+    Raises:
+        DataError: not a picture of `FORMATS`.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+            width, height = picture.size
+            turned = picture.getexif().get(ORIENTATION, 1) >= 5
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, struct.error) as error:
+        raise DataError(f"{name!r}: not a picture of {', '.join(FORMATS)}, but {_look(data)}") from error
+    return (height, width) if turned else (width, height)
+
+
 def _png_ends(data: bytes) -> bool:
     """Return whether the chunks of a PNG lead to its end; what follows that is no part of it."""
     place = 8
@@ -167,25 +183,8 @@ def _eight_bit(picture: Image.Image, name: str) -> Image.Image:
 
 
 def fit_square(picture: Image.Image, size: int, *, pad: bool = False) -> Image.Image:
-    """Return an RGB picture scaled to size x size px: its centre square, or all of it with white borders (`pad`).
-
-    Filter: Lanczos over the full source, so that scaling down does not alias.
-    """
-    width, height = picture.size
-    if pad and width != height:
-        return ImageOps.pad(picture, (size, size), Image.Resampling.LANCZOS, color=WHITE)
-    side = min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
-    if (width, height) == (size, size):
-        return picture
-    return picture.resize((size, size), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side))
-
-
-def crop_corner(height: int, width: int, size: int) -> tuple[int, int]:
-    """Return top and left, in px, of the centre square of a picture whose shorter side was scaled to `size`."""
-    longer = int(size * max(height, width) / min(height, width))
-    corner = round((longer - size) / 2)
-    return (corner, 0) if height > width else (0, corner)
+    """Return an RGB picture scaled to size x size px: its centre square, or all of it with white borders (`pad`)."""
+    return fit(picture, (size, size), pad=pad).picture
 
 
 def to_tensor(picture: Image.Image) -> Tensor:

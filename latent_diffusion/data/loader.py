@@ -1,17 +1,15 @@
 """Batches from samples, made ahead of time by threads.
 
-Pillow decodes outside the interpreter lock, so threads suffice: no worker processes, no shared memory to fill, and a
-fault keeps its own error. Order and draws do not depend on the number of workers, because samples carry keys.
+Order and draws do not depend on the number of workers, because samples carry keys.
 """
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from latent_diffusion.data.ahead import ahead
 from latent_diffusion.data.folder import ImageFolder, Sample
 
 __all__ = ["Batch", "batches", "collate"]
@@ -25,8 +23,10 @@ class Batch:
     """Samples of one micro-batch.
 
     `sample` (B,) global sample numbers, the keys of all further draws; `row` (B,) indices in the data set;
-    `images` (B, 3, H, W) float32 in [-1, 1]; `captions` (B,), "" where dropped; `flipped` (B,); `size_ids` (B, 6) px,
-    float32, as in `Conditioning`.
+    `images` (B, 3, H, W) float32 in [-1, 1]; `captions` (B,), "" where dropped; `flipped` (B,); `size_ids` (B, 6)
+    float32 in px as `Conditioning` has them; `weights` (B,) float32, factors of the losses, or None where all are 1.
+    A process whose share of a smaller last batch has no picture gets one picture of that batch with `present` False
+    and weight 0: every process computes, and nothing counts twice.
     """
 
     sample: tuple[int, ...]
@@ -35,6 +35,8 @@ class Batch:
     captions: tuple[str, ...]
     flipped: tuple[bool, ...]
     size_ids: Tensor
+    weights: Tensor | None = None
+    present: bool = True
 
     def __len__(self) -> int:
         """Number of samples B."""
@@ -43,13 +45,15 @@ class Batch:
     def to(self, device: torch.device | str) -> "Batch":
         """Return the same batch with its tensors on `device`."""
         images, sizes = (tensor.to(device, non_blocking=True) for tensor in (self.images, self.size_ids))
-        return replace(self, images=images, size_ids=sizes)
+        weights = None if self.weights is None else self.weights.to(device, non_blocking=True)
+        return replace(self, images=images, size_ids=sizes, weights=weights)
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
     """Return samples as one batch; `images` is empty (B, 0) where they carry none."""
     pixels = [sample.image for sample in samples if sample.image is not None]
     images = torch.stack(pixels).float().div_(127.5).sub_(1) if pixels else torch.empty(len(samples), 0)
+    weights = torch.tensor([s.weight for s in samples], dtype=torch.float32)
     return Batch(
         sample=tuple(s.number for s in samples),
         row=tuple(s.row for s in samples),
@@ -57,6 +61,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         captions=tuple(s.caption for s in samples),
         flipped=tuple(s.flipped for s in samples),
         size_ids=torch.tensor([s.size_ids for s in samples], dtype=torch.float32),
+        weights=None if bool((weights == 1).all()) else weights,
     )
 
 
@@ -76,19 +81,10 @@ def batches(
     """
 
     def make(chosen: Sequence[int]) -> Batch:
-        return collate([data.sample(number, pixels=pixels) for number in chosen])
+        shown = data.numbers_shown(chosen)
+        if shown:
+            return collate([data.sample(number, pixels=pixels) for number in shown])
+        batch = collate([data.sample(data.order.first_of_batch(chosen[0]), pixels=pixels)])
+        return replace(batch, weights=torch.zeros(1), present=False)
 
-    if workers == 0:
-        yield from map(make, numbers)
-        return
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="data")
-    waiting: deque[Future[Batch]] = deque()
-    try:
-        for chosen in numbers:
-            waiting.append(pool.submit(make, chosen))
-            if len(waiting) > max(_AHEAD, workers):
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    return ahead(make, numbers, workers, max(_AHEAD, workers))

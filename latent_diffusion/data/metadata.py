@@ -1,7 +1,7 @@
 """The content of a data set: the rows of its table, or one row for every picture, with the caption that lies beside it.
 
 A table (see `table`) lies at the top, or in the one folder that has all pictures. Without one every picture is a row of
-its own, and `name.txt` or `name.caption` beside `name.png` is its `text`.
+its own, and `name.txt` or `name.caption` beside `name.png` is its `text`, `name.mask.png` its mask.
 """
 
 import logging
@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
-from latent_diffusion.data.source import Source
+from latent_diffusion.data.files import Files
 from latent_diffusion.data.table import TABLES, Row, parse_table, read_utf8
 from latent_diffusion.errors import DataError
 
@@ -19,11 +19,13 @@ logger = logging.getLogger(__name__)
 
 PICTURES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp")
 CAPTIONS = (".txt", ".caption")
+MASKS = (".mask", "-masklabel")
+"""Ends of the name, before its ending, of a picture that is the mask of another."""
 UNREAD = (".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".ico", ".raw", ".dng")
 LOOKED_FOR = f"{' or '.join(TABLES)}, and NAME{' or NAME'.join(CAPTIONS)} beside each picture"
 
 
-def read_rows(source: Source, where: str) -> list[Row]:
+def read_rows(source: Files, where: str, ending: str | None = None) -> list[Row]:
     """Return the rows of a data set in a stable order; each has at least `file_name`.
 
     Pictures of formats that are not read are counted in a warning.
@@ -31,6 +33,7 @@ def read_rows(source: Source, where: str) -> list[Row]:
     Args:
         source: the data set's files.
         where: the name errors give the data set.
+        ending: of caption files, such as `.txt`; None: any of `CAPTIONS`.
 
     Raises:
         DataError: a broken line, a row that names a picture that is not there, or several tables or captions where
@@ -45,20 +48,33 @@ def read_rows(source: Source, where: str) -> list[Row]:
                 "%s: %d pictures are left out, since they are not JPEG, PNG, WebP or BMP: %s",
                 *(where, len(unread), endings(unread)),
             )
-        return _rows_beside(source, names, where)
+        return _rows_beside(source, names, where, (ending,) if ending else CAPTIONS)
     folder, place = PurePosixPath(table).parent, f"{where}/{table}"
     rows = parse_table(source.read(table), place)
     stated = [str(row["file_name"]) for row in rows]
-    outside = [name for name in stated if name.startswith("/") or ".." in PurePosixPath(name).parts]
+    present = set(names)
+    outside = [name for name in stated if _leads_out(name)]
     if outside:
         raise DataError(f"{place}: {len(outside)} rows lead out of the data set: {_some(outside)}")
-    present = set(names)
     for row in rows:
-        row["file_name"] = (folder / str(row["file_name"])).as_posix()
+        row["file_name"] = _present(folder, str(row["file_name"]), present)
+        if isinstance(row.get("mask_file"), str):
+            row["mask_file"] = _present(folder, str(row["mask_file"]), present)
     absent = [name for name, row in zip(stated, rows) if row["file_name"] not in present]
     if absent:
         raise DataError(f"{place}: {len(absent)} of {len(rows)} rows name pictures that do not exist: {_some(absent)}")
     return rows
+
+
+def _leads_out(name: str) -> bool:
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    return name.startswith(("/", "\\")) or ".." in parts or (len(parts) > 0 and parts[0].endswith(":"))
+
+
+def _present(folder: PurePosixPath, name: str, present: set[str]) -> str:
+    """Return a name of the table as the files have it: a backslash parts folders where no file is called so."""
+    plain = (folder / name).as_posix()
+    return plain if plain in present or "\\" not in name else (folder / name.replace("\\", "/")).as_posix()
 
 
 def endings(names: Iterable[str]) -> str:
@@ -90,27 +106,44 @@ def _some(names: list[str]) -> str:
     return ", ".join(map(repr, names[:10])) + (", ..." if len(names) > 10 else "")
 
 
-def _rows_beside(source: Source, names: list[str], where: str) -> list[Row]:
-    """Return a row for every picture, with the caption of the file beside it."""
+def _rows_beside(source: Files, names: list[str], where: str, captions: tuple[str, ...]) -> list[Row]:
+    """Return a row for every picture, with the caption and the mask of the files beside it."""
     beside: dict[str, list[str]] = {}
     for name in names:
-        if PurePosixPath(name).suffix.lower() in CAPTIONS:
-            beside.setdefault(PurePosixPath(name).with_suffix("").as_posix(), []).append(name)
+        if name.lower().endswith(captions):
+            ending = next(ending for ending in captions if name.lower().endswith(ending))
+            beside.setdefault(name[: -len(ending)], []).append(name)
+    pictures = {PurePosixPath(name).with_suffix("").as_posix(): name for name in names if _is_picture(name)}
+    masks = {stem.removesuffix(end): name for stem, name in pictures.items() for end in MASKS if stem.endswith(end)}
+    masks = {stem: name for stem, name in masks.items() if stem in pictures}
+    taken = set(masks.values())
     rows: list[Row] = []
     for name in names:
-        if PurePosixPath(name).suffix.lower() in PICTURES:
-            files = beside.get(PurePosixPath(name).with_suffix("").as_posix(), [])
+        stem = PurePosixPath(name).with_suffix("").as_posix()
+        if _is_picture(name) and name not in taken:
+            files = beside.get(stem, [])
             if len(files) > 1:
                 raise DataError(f"{where}/{name}: {len(files)} captions, {_some(files)}; keep one")
             row: Row = {"file_name": name}
             if files:
                 row["text"] = read_utf8(source.read(files[0]), f"{where}/{files[0]}").strip()
+            if stem in masks:
+                row["mask_file"] = masks[stem]
             rows.append(row)
     return rows
 
 
-def captions_of(row: Row, field: str) -> list[str]:
+def _is_picture(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in PICTURES
+
+
+def captions_of(row: Row, field: str, *, join: bool = True) -> list[str]:
     """Return the captions a row has under `field`: none, one, or those of a list; blank ones are left out.
+
+    Args:
+        row: of a table.
+        field: its name.
+        join: make one line of several; False keeps the ends of lines.
 
     Raises:
         DataError: anything but text or a list of text, an empty list, or text no tokenizer can read.
@@ -129,7 +162,8 @@ def captions_of(row: Row, field: str) -> list[str]:
             )
         if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
             raise DataError(f"row {row['file_name']!r}: `{field}` holds a NUL or a lone surrogate: {text!r}")
-        captions.append(" ".join(text.split()))
+        lines = [" ".join(line.split()) for line in ([text] if join else text.splitlines())]
+        captions.append("\n".join(line for line in lines if line))
     return [text for text in captions if text]
 
 

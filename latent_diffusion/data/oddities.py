@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-__all__ = ["Oddities"]
+__all__ = ["Look", "Oddities", "look"]
 
 SHOWN = 5  # names in a line
 FORMATS = {
@@ -18,6 +18,28 @@ FORMATS = {
 SRGB = (b"sRGB", "sRGB".encode("utf-16-be"))
 
 
+@dataclass(frozen=True)
+class Look:
+    """What one picture's file shows: the digest of its bytes, and its oddities."""
+
+    content: bytes
+    misnamed: bool
+    moving: bool
+    profiled: bool
+
+
+def look(name: str, data: bytes, picture: Image.Image) -> Look:
+    """Return what is unusual of a picture: its name, the bytes of its file, and what was read from them."""
+    profile = picture.info.get("icc_profile")
+    return Look(
+        content=hashlib.blake2b(data).digest(),
+        misnamed=any(name.lower().endswith(ends) and not data.startswith(sign) for ends, sign in FORMATS.items()),
+        # chunks that only moving ones have
+        moving=b"acTL" in data[:4096] or (data[12:16] == b"VP8X" and bool(data[20] & 2)),
+        profiled=bool(profile) and not any(word in profile for word in SRGB),
+    )
+
+
 @dataclass
 class Oddities:
     """Names of the pictures that have each oddity."""
@@ -27,16 +49,12 @@ class Oddities:
     profiled: list[str] = field(default_factory=list)
     same: dict[bytes, list[str]] = field(default_factory=dict)  # by the digest of the file
 
-    def note(self, name: str, data: bytes, picture: Image.Image) -> None:
-        """Look at one picture: its name, the bytes of its file, and what was read from them."""
-        self.same.setdefault(hashlib.blake2b(data, digest_size=16).digest(), []).append(name)
-        if any(name.lower().endswith(endings) and not data.startswith(sign) for endings, sign in FORMATS.items()):
-            self.misnamed.append(name)
-        if b"acTL" in data[:4096] or (data[12:16] == b"VP8X" and data[20] & 2):  # chunks that only moving ones have
-            self.moving.append(name)
-        profile = picture.info.get("icc_profile")
-        if profile and not any(word in profile for word in SRGB):
-            self.profiled.append(name)
+    def note(self, name: str, seen: Look) -> None:
+        """Add one picture."""
+        self.same.setdefault(seen.content, []).append(name)
+        for names, odd in ((self.misnamed, seen.misnamed), (self.moving, seen.moving), (self.profiled, seen.profiled)):
+            if odd:
+                names.append(name)
 
     def lines(self) -> list[str]:
         """Return a line for each oddity that was seen."""

@@ -1,172 +1,72 @@
-"""Where picture files lie: a folder, or a .zip of one, read in place.
+"""The interface of a source: pictures with their captions in a fixed order, row k found in constant time.
 
-Both answer the same two questions (which files, and the bytes of one), and neither ever opens anything outside its
-root: no absolute name, no "..", no link that leaves.
+A layout is one file in `data/sources/`; the first name of its `__all__` is its class, `layout: NAME` finds it.
 """
 
-import os
-import stat
-import threading
-import zipfile
-from pathlib import Path, PurePosixPath
-from typing import Protocol
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import ClassVar, Self
 
-from latent_diffusion.errors import DataError
+from latent_diffusion.data.settings import ReadingConfig
+from latent_diffusion.data.table import Row
 
-__all__ = ["MAX_BYTES", "FolderSource", "Source", "ZipSource", "check_bytes", "open_source"]
-
-MAX_BYTES = 2**29
-"""Largest file that is read, unpacked; the largest picture by default, 64 MP, takes half of it without compression."""
+__all__ = ["Source"]
 
 
-class Source(Protocol):
-    """A set of named files; names are POSIX paths relative to the root."""
+class Source(ABC):
+    """Rows 0 .. N - 1; every method may be called from several threads.
 
-    def names(self) -> list[str]:
-        """Return the names of all files, sorted; companions that a desktop put there are left out."""
-        ...
+    Attributes:
+        where: the name errors give the source.
+        fields: names of the metadata fields that rows have.
+    """
 
-    def read(self, name: str) -> bytes:
-        """Return the bytes of one file.
+    sized: ClassVar[bool] = False
+    """Whether `size` is answered by the source itself, without opening a picture."""
+
+    where: str
+    fields: frozenset[str]
+
+    @classmethod
+    @abstractmethod
+    def recognises(cls, path: str) -> bool:
+        """Return whether `path` has this layout, by its name and its first files alone."""
+
+    @classmethod
+    @abstractmethod
+    def open(cls, path: str, config: ReadingConfig) -> Self:
+        """Return the source at `path`.
 
         Raises:
-            DataError: absent, unreadable, not a regular file, or outside the root.
+            DataError: absent, damaged, or of another layout.
         """
-        ...
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of rows N."""
+
+    @abstractmethod
+    def row(self, k: int) -> Row:
+        """Return the metadata of row k: `file_name` (what errors call the picture) and every other field."""
+
+    @abstractmethod
+    def read(self, k: int) -> bytes:
+        """Return the picture of row k as its file has it.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+
+    def mask(self, k: int) -> bytes | None:
+        """Return the mask of row k as its file has it, or None."""
+        return None
+
+    @abstractmethod
+    def identity(self) -> bytes:
+        """Return bytes that change when the source does, without reading its pictures."""
 
 
-def open_source(path: str | os.PathLike[str]) -> Source:
-    """Return the folder or the .zip archive at `path`.
-
-    Raises:
-        DataError: neither a folder nor a zip archive.
-    """
-    path = Path(path)
-    if path.is_dir():
-        return FolderSource(path)
-    if not path.exists():
-        raise DataError(f"data path {str(path)!r} does not exist; give an image folder or a .zip of one")
-    if not path.is_file() or not zipfile.is_zipfile(path):
-        raise DataError(
-            f"data path {str(path)!r} is neither a folder nor a zip archive; give an image folder or a .zip of one"
-        )
-    return ZipSource(path)
-
-
-def check_bytes(size: int, name: str) -> None:
-    """Refuse a file of more than `MAX_BYTES` before it is read or unpacked.
-
-    Raises:
-        DataError: too large; `name` is what the error calls it.
-    """
-    if size > MAX_BYTES:
-        raise DataError(
-            f"{name!r}: {size} bytes, but at most {MAX_BYTES} are read; it is not an ordinary picture or table"
-        )
-
-
-def _inside(name: str, where: str) -> str:
-    """Return `name` normalised, refusing what could lead out of the root."""
-    parts = PurePosixPath(name.replace("\\", "/")).parts
-    if name.startswith(("/", "\\")) or ".." in parts or "\0" in name or (parts and parts[0].endswith(":")):
-        raise DataError(f"{where}: file name {name!r} leads out of the data set")
-    return "/".join(parts)
-
-
-def _of_a_desktop(name: str) -> bool:
-    """Whether a file is one that a desktop adds to the user's own, as macOS does in archives and on foreign disks."""
-    *folders, file = name.split("/")
-    return "__MACOSX" in folders or file.startswith("._") or file in (".DS_Store", "Thumbs.db", "desktop.ini")
-
-
-class FolderSource:
-    """Files below a folder."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self._real = root.resolve()
-
-    def names(self) -> list[str]:
-        """Return the names of all files below the folder, sorted; links to folders are not followed."""
-        found: list[str] = []
-
-        def refuse(error: OSError) -> None:
-            raise DataError(f"{error.filename!r}: cannot be listed: {error.strerror}") from error
-
-        for folder, _, files in os.walk(self.root, onerror=refuse):
-            found += [(Path(folder) / file).relative_to(self.root).as_posix() for file in files]
-        return sorted(name for name in found if not _of_a_desktop(name))
-
-    def read(self, name: str) -> bytes:
-        """Return the bytes of one regular file that lies, links followed, below the root."""
-        path = self.root / _inside(name, str(self.root))
-        try:
-            real = path.resolve(strict=True)
-            if not real.is_relative_to(self._real):
-                raise DataError(f"{str(path)!r}: is a link to a file outside the data set")
-            if not stat.S_ISREG(real.stat().st_mode):
-                raise DataError(f"{str(path)!r}: not a regular file")
-            check_bytes(real.stat().st_size, str(path))
-            return real.read_bytes()
-        except DataError:
-            raise
-        except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links on older Pythons
-            why = getattr(error, "strerror", None) or str(error)
-            raise DataError(f"{str(path)!r}: cannot be read: {why}") from error
-
-
-class ZipSource:
-    """Members of a zip archive; an archive with one top folder and nothing beside it counts as that folder."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._handle: zipfile.ZipFile | None = None
-        self._process = -1
-        self._lock = threading.Lock()
-        infos = self._open().infolist()
-        for info in infos:
-            _inside(info.filename, str(path))
-            if stat.S_ISLNK(info.external_attr >> 16):
-                raise DataError(
-                    f"{str(path)!r}: member {info.filename!r} is a link; archives may hold plain files only"
-                )
-        files = [_inside(info.filename, str(path)) for info in infos if not info.is_dir()]
-        files = [name for name in files if not _of_a_desktop(name)]
-        if len(set(files)) != len(files):
-            twice = next(name for name in files if files.count(name) > 1)
-            raise DataError(f"{str(path)!r}: member {twice!r} appears twice")
-        tops = {name.split("/")[0] for name in files}
-        self._prefix = f"{tops.pop()}/" if len(tops) == 1 and all("/" in name for name in files) else ""
-        self._names = sorted(name.removeprefix(self._prefix) for name in files)
-
-    def _open(self) -> zipfile.ZipFile:
-        """Return this process's own handle: a forked process must not share a file offset."""
-        if self._handle is None or self._process != os.getpid():
-            try:
-                self._handle, self._process = zipfile.ZipFile(self.path), os.getpid()
-            except (OSError, zipfile.BadZipFile) as error:
-                raise DataError(f"{str(self.path)!r}: damaged archive: {error}") from error
-        return self._handle
-
-    def names(self) -> list[str]:
-        """Return the names of all members, sorted."""
-        return list(self._names)
-
-    def read(self, name: str) -> bytes:
-        """Return the bytes of one member; its checksum is verified."""
-        member = self._prefix + _inside(name, str(self.path))
-        try:
-            with self._lock:
-                archive = self._open()
-                size = archive.getinfo(member).file_size
-                check_bytes(size, str(self.path / name))
-                with archive.open(member) as stream:
-                    return stream.read(size)  # never more than announced, whatever the member unpacks to
-        except DataError:
-            raise
-        except KeyError as error:
-            raise DataError(f"{str(self.path / name)!r}: no such member in the archive") from error
-        except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
-            raise DataError(f"{str(self.path / name)!r}: cannot be read from the archive: {error}") from error
-        except Exception as error:  # zlib.error: damaged deflate stream
-            raise DataError(f"{str(self.path / name)!r}: damaged in the archive: {error}") from error
+def stamp(path: Path) -> bytes:
+    """Return name, size and time of change of a file, for `Source.identity`."""
+    facts = path.stat()
+    return f"{path.name}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode()

@@ -1,6 +1,6 @@
-"""The two forms of a table of pictures: `metadata.jsonl`, one JSON object a line, and `metadata.csv` with a header.
+"""The forms of a table of pictures: `metadata.jsonl` (one JSON object a line), `.csv` (with a header), `.parquet`.
 
-Either names a picture of the set in `file_name`; every other field is free. A cell of a CSV file is text, an empty one
+Each names a picture of the set in `file_name`; every other field is free. A cell of a CSV file is text, an empty one
 is a field that the row does not have.
 """
 
@@ -9,13 +9,14 @@ import csv
 import io
 import json
 from pathlib import PurePosixPath
+from typing import Any
 
 from latent_diffusion.errors import DataError
 
-__all__ = ["TABLES", "Row", "parse_table", "read_utf8"]
+__all__ = ["TABLES", "Row", "import_pyarrow", "parse_table", "read_utf8"]
 
 Row = dict[str, object]
-TABLES = ("metadata.jsonl", "metadata.csv")
+TABLES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -24,12 +25,13 @@ def parse_table(data: bytes, place: str) -> list[Row]:
 
     Args:
         data: what the file holds.
-        place: the file's name, whose ending decides whether it is CSV; errors name it and the line.
+        place: the file's name, whose ending decides its form; errors name it and the line.
 
     Raises:
         DataError: a line that cannot be read.
     """
-    rows = _parse_csv(data, place) if place.endswith(".csv") else _parse_jsonl(data, place)
+    parse = {".csv": _parse_csv, ".parquet": _parse_parquet}.get(PurePosixPath(place).suffix, _parse_jsonl)
+    rows = parse(data, place)
     for line, row in rows:
         name = row.get("file_name")
         if not isinstance(name, str) or not name:
@@ -117,3 +119,31 @@ def _parse_csv(data: bytes, place: str) -> list[tuple[int, Row]]:
     except csv.Error as error:
         raise DataError(f"{place}:{reader.line_num}: not CSV: {error}") from error
     return rows
+
+
+def _parse_parquet(data: bytes, place: str) -> list[tuple[int, Row]]:
+    pyarrow = import_pyarrow(place)
+    try:
+        table = pyarrow.parquet.read_table(pyarrow.BufferReader(data))
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{place}: not parquet: {' '.join(str(error).split())[:200]}") from error
+    if "file_name" not in table.column_names:
+        raise DataError(f"{place}: no column `file_name`; columns are {table.column_names}")
+    rows = [{name: value for name, value in row.items() if value is not None} for row in table.to_pylist()]
+    return list(enumerate(rows, start=1))
+
+
+def import_pyarrow(place: str) -> Any:
+    """Return pyarrow with its parquet module.
+
+    Raises:
+        DataError: it is not installed; `place` is what needs it.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise DataError(
+            f"{place}: parquet and arrow files need pyarrow: pip install 'latent_diffusion[data]'"
+        ) from error
+    return pyarrow

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from latent_diffusion.data.files import Files, open_files
 from latent_diffusion.data.images import decode_image, fit_square, to_tensor
 from latent_diffusion.data.metadata import Row, captions_of, read_rows, values_of
-from latent_diffusion.data.source import Source, open_source
 from latent_diffusion.errors import ConfigError, DataError
 from latent_diffusion.registry import nearest
 
@@ -42,7 +42,7 @@ class Picture:
 class RealPictures:
     """A data set opened for judging: `rows` in file order, pictures read when asked for."""
 
-    source: Source
+    source: Files
     rows: tuple[Picture, ...]
     where: str
 
@@ -75,7 +75,7 @@ def read_pictures(path: str | os.PathLike[str]) -> RealPictures:
     Raises:
         DataError: not a data set, a broken table, or a row without `text`.
     """
-    source = open_source(path)
+    source = open_files(path)
     table = read_rows(source, str(path))
     if not table:
         raise DataError(f"{path}: holds no pictures")

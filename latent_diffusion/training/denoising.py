@@ -157,7 +157,9 @@ class Denoising(Player):
         losses = self.loss(self.network(cond), x0, t, noise, perturbed)
         if self.mean_weight is not None:  # the times are drawn by weight, so the loss has the mean weight
             losses = losses * (self.mean_weight / self.loss.weight(t)).to(losses)
-        return Losses(losses)
+        if batch.weights is not None:
+            losses = losses * batch.weights.to(losses)
+        return Losses(losses, present=batch.present)
 
     def _noise(self, samples: Sequence[int], x0: Tensor) -> Tensor:
         """Return noise like x0 (B, C, h, w), with a constant added to each channel if `offset_noise` is set.
@@ -196,7 +198,7 @@ class HeldOutLoss:
         for start in range(0, len(mine), 32):
             rows = tuple(mine[start : start + 32])
             pixels = torch.stack([self.data.image(row) for row in rows]).float() / 127.5 - 1
-            chosen = tuple(self.data.captions[row][0][0] for row in rows)
+            chosen = tuple(self.data.first_caption(row) for row in rows)
             sizes = torch.tensor([self.data.size_ids(row) for row in rows], dtype=torch.float32)
             batch = Batch(rows, rows, pixels, chosen, (False,) * len(rows), sizes)
             like = self.player.unet.conv_in.weight

@@ -1,13 +1,13 @@
 """Outputs of the frozen parts for the data, computed once: latents of pictures, text states of captions.
 
-Caching changes nothing. Of a picture the posterior's mean and standard deviation are kept, and a fresh z is drawn from
-them at every use, keyed as without a cache; of captions all that can be drawn are kept, the empty one of caption
+Caching changes nothing. Of a picture the posterior's mean and log-variance are kept, and a fresh z is drawn from them
+at every use, keyed as without a cache; of captions all that can be drawn are kept, the empty one of caption
 dropout included. Either everything is kept or, over `most` bytes, nothing, and it is computed batch by batch: a cache
 that fills on the way would make a resumed run differ from an uninterrupted one in the last bit.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -27,47 +27,55 @@ CHUNK = 32  # pictures or captions at a time
 
 
 class Latents:
-    """Scaled latents of batches of a data set's pictures."""
+    """Scaled latents of batches of a data set's pictures.
+
+    On a CPU every picture is encoded alone, so that its latents have the same bits in any batch, cached or not; on a
+    GPU pictures of one size are encoded together.
+    """
 
     def __init__(self, autoencoder: AutoencoderKL, data: ImageFolder, seed: int) -> None:
         """Take the parts; nothing is computed yet."""
         self._autoencoder, self._data, self._seed = autoencoder, data, seed
-        self._kept: Tensor | None = None  # (flips, N, 2, C, h, w): mean and standard deviation
+        self._kept: list[dict[int, Tensor]] | None = None  # (2, C, h, w) by flip and row: mean and log-variance
 
     @property
     def cached(self) -> bool:
         """Whether the pictures themselves are no longer needed."""
         return self._kept is not None
 
+    def _bytes(self) -> int:
+        """Return what the latents of all pictures take."""
+        element = next(self._autoencoder.parameters()).element_size()
+        sizes = (self._data.size_of(row) for row in range(len(self._data)))
+        pixels = sum(width * height * (1 + self._data.flips(row)) for row, (width, height) in enumerate(sizes))
+        return 2 * self._autoencoder.config.latent_channels * pixels // self._autoencoder.factor**2 * element
+
     @torch.no_grad()
     def fill(self, most: int) -> None:
         """Encode every picture, and its mirror image where the data set flips, if that takes at most `most` bytes."""
-        config, size = self._autoencoder.config, self._data.config.size // self._autoencoder.factor
-        flips = 2 if self._data.config.flip else 1
-        shape = (flips, len(self._data), 2, config.latent_channels, size, size)
-        like = next(self._autoencoder.parameters())
-        needed = torch.Size(shape).numel() * like.element_size()
-        if needed > most:
+        if self._data.random_crops:
+            logger.info("latents are computed in every step: crops are drawn for every sample")
+            return
+        if (needed := self._bytes()) > most:
             logger.info("latents are computed in every step: keeping them takes %.1f GB", needed / 1e9)
             return
-        kept = torch.empty(shape, dtype=like.dtype)
-        for flip in range(flips):
-            for start in range(0, len(self._data), CHUNK):
-                rows = range(start, min(start + CHUNK, len(self._data)))
-                pixels = torch.stack([self._data.image(row) for row in rows])
-                pixels = pixels.flip(-1) if flip else pixels
-                mean, std = self._encode(pixels.to(like.device, like.dtype) / 127.5 - 1)
-                kept[flip, start : start + CHUNK] = torch.stack([mean, std], dim=1).cpu()
+        kept: list[dict[int, Tensor]] = [{}, {}]
+        for flip in (False, True):
+            rows = [row for row in range(len(self._data)) if not flip or self._data.flips(row)]
+            for chosen in _same_size(self._data, rows):
+                pixels = torch.stack([self._data.image(row) for row in chosen])
+                made = self._encode_pixels(pixels.flip(-1) if flip else pixels)
+                kept[flip] |= dict(zip(chosen, made.cpu().clone(), strict=True))
         self._check_finite(kept)
         self._kept = kept
 
-    def _check_finite(self, kept: Tensor) -> None:
+    def _check_finite(self, kept: list[dict[int, Tensor]]) -> None:
         """Refuse latents that would end the run at the same step every time.
 
         Raises:
             DataError: naming the pictures.
         """
-        bad = (~kept.isfinite()).flatten(2).any(2).any(0).nonzero().flatten().tolist()
+        bad = sorted({row for rows in kept for row, latents in rows.items() if not bool(latents.isfinite().all())})
         if bad:
             names = ", ".join(repr(self._data.rows[row]["file_name"]) for row in bad[:10])
             raise DataError(
@@ -75,22 +83,39 @@ class Latents:
                 f"{', ...' if len(bad) > 10 else ''}; leave them out, or set precision=float32"
             )
 
-    def _encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def _encode_pixels(self, pixels: Tensor) -> Tensor:
+        """Return mean and log-variance (B, 2, C, h, w) of pictures (B, 3, H, W) uint8."""
+        like = next(self._autoencoder.parameters())
+        return self._encode(pixels.float().div_(127.5).sub_(1).to(like))
+
+    def _encode(self, images: Tensor) -> Tensor:
+        """Return mean and log-variance (B, 2, C, h, w) of pictures (B, 3, H, W) in [-1, 1]."""
+        parts = images.split(1 if images.device.type == "cpu" else CHUNK)
         with torch.autocast(images.device.type, enabled=False):
-            posterior = self._autoencoder.encode(images.contiguous(memory_format=torch.channels_last))
-            return posterior.mean, torch.exp(0.5 * posterior.logvar)
+            made = [self._autoencoder.encode(part.contiguous(memory_format=torch.channels_last)) for part in parts]
+        return torch.cat([torch.stack([one.mean, one.logvar], dim=1) for one in made])
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Tensor:
         """Return scaled latents (B, C, h, w), drawn from each picture's posterior with the sample's key."""
         like = next(self._autoencoder.parameters())
         if self._kept is None:
-            mean, std = self._encode(batch.images.to(like))
+            both = self._encode(batch.images.to(like))
         else:
-            both = self._kept[torch.tensor(batch.flipped, dtype=torch.long), torch.tensor(batch.row)].to(like.device)
-            mean, std = both.unbind(1)
+            rows = zip(batch.flipped, batch.row, strict=True)
+            both = torch.stack([self._kept[flipped][row] for flipped, row in rows]).to(like.device)
+        mean, logvar = both.unbind(1)
         noise = normal(self._seed, "posterior", batch.sample, mean.shape[1:]).to(mean)
-        return self._autoencoder.scale(mean + std * noise)
+        return self._autoencoder.scale(mean + torch.exp(0.5 * logvar) * noise)
+
+
+def _same_size(data: ImageFolder, rows: Sequence[int]) -> Iterator[list[int]]:
+    """Yield the rows in chunks whose pictures have one size."""
+    by_size: dict[tuple[int, int], list[int]] = {}
+    for row in rows:
+        by_size.setdefault(data.size_of(row), []).append(row)
+    for same in by_size.values():
+        yield from (same[start : start + CHUNK] for start in range(0, len(same), CHUNK))
 
 
 class TextStates:

@@ -70,10 +70,13 @@ class Losses:
             global batch.
         logs: figures for the log, by name: (B,) is averaged over the global batch, a scalar over micro-batches and
             processes. Tensors on the device, never `.item()`. The same names in every micro-batch of a step.
+        present: whether the pictures count; False for the one picture of weight 0 that a process computes where its
+            share of a smaller last batch is empty.
     """
 
     total: Tensor
     logs: dict[str, Tensor] = field(default_factory=dict)
+    present: bool = True
 
 
 class Player(nn.Module, ABC):

@@ -15,13 +15,14 @@ from latent_diffusion.checkpoint.folder.scheduler_config import read_schedule
 from latent_diffusion.checkpoint.folder.text_folder import load_text_encoder
 from latent_diffusion.checkpoint.load import load_model
 from latent_diffusion.config import Section
+from latent_diffusion.data.folder import DataConfig, ImageFolder
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.families import FAMILIES
 from latent_diffusion.models.unet import UNet, UNetConfig
 from latent_diffusion.nn.transformer import TransformerBlock
 from latent_diffusion.registry import names, nearest
 
-__all__ = ["ModelSettings", "build_parts", "check_fit", "freeze_lone_attention"]
+__all__ = ["ModelSettings", "build_parts", "check_fit", "check_sizes", "freeze_lone_attention", "refuse_unused"]
 
 
 SIZES, REFINER_SIZES = 6, 5
@@ -126,6 +127,27 @@ def check_fit(parts: Components, size: int) -> None:
         )
     if size % parts.autoencoder.factor:
         raise ConfigError(f"data.size {size} px is not a multiple of the autoencoder's {parts.autoencoder.factor} px")
+
+
+def check_sizes(data: ImageFolder, factor: int) -> None:
+    """Refuse sizes of pictures that the autoencoder does not reduce evenly."""
+    if data.config.buckets is not None and data.config.buckets.step % factor:
+        raise ConfigError(
+            f"data.buckets.step {data.config.buckets.step} px is not a multiple of the autoencoder's {factor} px"
+        )
+
+
+def refuse_unused(data: DataConfig, what: str) -> None:
+    """Refuse settings of the data that an objective other than diffusion does not read.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    if data.buckets is not None:
+        raise ConfigError(f"data.buckets: {what} is trained on squares of data.size; leave `buckets` out")
+    for part in data.parts():
+        if part.loss_weight != 1:
+            raise ConfigError(f"data.loss_weight: {what} is trained with a weight of 1 for every picture; leave it out")
 
 
 def freeze_lone_attention(unet: UNet, side: int) -> None:

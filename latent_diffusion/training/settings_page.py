@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt, MultipleOf
 from pydantic import BaseModel
@@ -71,6 +71,8 @@ def _rows(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str, 
 
 
 def _nested(field: FieldInfo) -> type[BaseModel] | None:
+    if get_origin(field.annotation) is list:  # of sections whose keys are described elsewhere
+        return None
     options = (field.annotation, *get_args(field.annotation))
     return next((one for one in options if isinstance(one, type) and issubclass(one, BaseModel)), None)
 

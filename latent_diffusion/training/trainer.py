@@ -128,12 +128,13 @@ class Trainer:
             parameters = list(self.trainable[name].values())
             with self.clock.timed("gradients"):
                 with self._only(name):
-                    parts = self._backward(name, micro_batches, step)
+                    parts, of_pictures = self._backward(name, micro_batches, step)
                 for observer in observers:
                     observer.after_backward(name, step)
                 parts["gradient_norm"] = gradient_norm(parameters).double() / self.accelerator.num_processes
                 parts["asked"] = torch.tensor(float(asked), dtype=torch.float64)
                 seen = self._sum_over_processes(parts)
+            self._to_mean(seen, of_pictures)
             self.stopped |= seen.pop("asked") > 0
             loss, norm = seen["loss"], seen["gradient_norm"]
             if not (abs(loss) < float("inf") and norm < float("inf")):  # NaN compares false
@@ -156,22 +157,37 @@ class Trainer:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    def _backward(self, name: str, micro_batches: list[Batch], step: int) -> dict[str, Tensor]:
-        """Add up the gradients of all micro-batches; return this process's part of each figure's global mean."""
+    def _backward(self, name: str, micro_batches: list[Batch], step: int) -> tuple[dict[str, Tensor], set[str]]:
+        """Add up the gradients of all micro-batches.
+
+        Every picture weighs 1 / G, also where the last batch of a bucket has fewer.
+
+        Returns:
+            this process's part of each figure's global mean, and which figures are means over pictures.
+        """
         wrapped = self._wrapped[name]
         processes, pictures = self.accelerator.num_processes, self.run.batch_size
-        parts: dict[str, Tensor] = {}
+        parts = {"pictures": torch.zeros((), dtype=torch.float64)}
+        of_pictures = {"loss"}
         for index, batch in enumerate(micro_batches):
             last = index == len(micro_batches) - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(wrapped):
                 with autocast(self.run.precision, self.accelerator.device):
                     losses = wrapped(batch, step)
                 (losses.total.sum() * (processes / pictures)).backward()
+            parts["pictures"] += len(losses.total) if losses.present else 0
+            of_pictures |= {key for key, value in losses.logs.items() if value.ndim}
             for key, value in {**losses.logs, "loss": losses.total}.items():
                 value = value.detach().double()
                 share = value.sum() / pictures if value.ndim else value / (processes * len(micro_batches))
                 parts[key] = parts[key] + share if key in parts else share
-        return parts
+        return parts, of_pictures
+
+    def _to_mean(self, seen: dict[str, float], of_pictures: set[str]) -> None:
+        """Make sums over pictures, each divided by the global batch, means over the pictures there were."""
+        factor = self.run.batch_size / max(seen.pop("pictures"), 1.0)
+        if factor != 1:
+            seen.update({key: seen[key] * factor for key in of_pictures})
 
     @contextlib.contextmanager
     def _only(self, name: str) -> Iterator[None]:

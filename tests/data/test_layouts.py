@@ -136,8 +136,8 @@ def test_a_set_without_captions_says_what_was_looked_for(written):
 
 
 def test_a_set_without_pictures_says_what_it_holds(written):
-    with pytest.raises(DataError, match=r"0 pictures .*it holds 2 \.parquet, 1 \.json; looked for metadata"):
-        read(written({"a.parquet": "x", "b.parquet": "x", "c.json": "x"}))
+    with pytest.raises(DataError, match=r"0 pictures .*it holds 2 \.arrow, 1 \.json; looked for metadata"):
+        read(written({"a.arrow": "x", "b.arrow": "x", "c.json": "x"}))
 
 
 def test_captions_that_are_missing_are_counted_before_a_picture_is_decoded(written, monkeypatch):  # D15
@@ -162,9 +162,9 @@ def test_too_many_bad_pictures_say_which_share_to_allow(written):
 
 
 def test_a_path_that_is_no_data_set_says_what_is(tmp_path):
-    (tmp_path / "a.tar").write_bytes(b"x")
+    (tmp_path / "a.bin").write_bytes(b"x")
     with pytest.raises(DataError, match=r"neither a folder nor a zip archive; give an image folder or a \.zip of one"):
-        read(tmp_path / "a.tar")
+        read(tmp_path / "a.bin")
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(DataError, match="neither a folder nor a zip archive"):
         read(tmp_path / "pipe")

@@ -16,11 +16,11 @@ import torch
 from PIL import Image, ImageCms
 
 from latent_diffusion.cli.main import main
+from latent_diffusion.data.files import open_files
 from latent_diffusion.data.folder import DataConfig, ImageFolder
 from latent_diffusion.data.images import decode_image, load_image
 from latent_diffusion.data.loader import batches
 from latent_diffusion.data.metadata import read_rows
-from latent_diffusion.data.source import open_source
 from latent_diffusion.errors import ConfigError, DataError, LatentDiffusionWarning
 from latent_diffusion.training.frozen_states import Latents
 
@@ -315,9 +315,9 @@ def test_d28_archives_that_are_cut_doubled_or_short_of_a_member(folder, tmp_path
         archive.write(folder / "0.png", "0.png")
         archive.writestr("metadata.jsonl", '{"file_name": "1.png", "text": "a"}')
     with pytest.raises(DataError, match=r"1 of 1 rows name pictures that do not exist: '1\.png'"):
-        read_rows(open_source(target), "set.zip")
+        read_rows(open_files(target), "set.zip")
     with pytest.raises(DataError, match="no such member"):
-        open_source(target).read("1.png")
+        open_files(target).read("1.png")
     whole = target.read_bytes()
     target.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match=r"set\.zip"):
@@ -349,9 +349,9 @@ def test_d31_latents_that_are_not_finite_are_named(folder, tiny_pipeline, monkey
     encode = Latents._encode
 
     def broken(self, images):
-        mean, std = encode(self, images)
-        mean[2, 0, 0, 0] = float("nan")
-        return mean, std
+        made = encode(self, images)
+        made[2, 0, 0, 0, 0] = float("nan")
+        return made
 
     monkeypatch.setattr(Latents, "_encode", broken)
     with pytest.raises(DataError, match=r"NaN or infinite for 1 of 4 pictures: '2\.png'; leave them out") as caught:

@@ -31,6 +31,7 @@ from latent_diffusion.runtime.precision import place
 from latent_diffusion.training.adversarial import adaptive_weight, discriminator_loss, generator_loss
 from latent_diffusion.training.latent_scale import fold_latent_scale, latent_statistics
 from latent_diffusion.training.objective import Losses, Objective, Player, Share
+from latent_diffusion.training.parts import refuse_unused
 from latent_diffusion.training.perceptual import PerceptualLoss
 from latent_diffusion.training.weights_digest import weights_digest
 
@@ -162,10 +163,11 @@ class AutoencoderObjective(Objective):
     def __init__(self, settings: AutoencoderSettings, data: DataConfig, run: Any) -> None:
         """Build the networks and read the pictures."""
         self.settings = settings
+        refuse_unused(data, "the autoencoder")
         self.data = ImageFolder(data, run.seed)
         self.held_out = None
         if settings.validation is not None:
-            self.held_out = ImageFolder(data.model_copy(update={"where": settings.validation, "flip": False}), run.seed)
+            self.held_out = ImageFolder(data.held_out(settings.validation), run.seed)
         self.model = _autoencoder(settings)
         if data.size % self.model.factor:
             raise ConfigError(f"data.size {data.size} px is not a multiple of the autoencoder's {self.model.factor} px")
@@ -239,8 +241,8 @@ class AutoencoderObjective(Objective):
         save_autoencoder(fold_latent_scale(self.model, mean, std), folder / "vae", torch.float32)
 
     def pass_samples(self) -> int:
-        """Return the number of pictures."""
-        return len(self.data)
+        """Return the sample numbers of a pass."""
+        return self.data.pass_length
 
     def fingerprint(self) -> dict[str, str]:
         """Return the digests of the data and of the weights the run starts from, as read from their files."""

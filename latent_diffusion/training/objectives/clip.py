@@ -25,6 +25,7 @@ from latent_diffusion.data.metadata import captions_of
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.models.clip import CLIPConfig, TowerConfig, TwoTowers
 from latent_diffusion.training.objective import Losses, Objective, Player, Share
+from latent_diffusion.training.parts import refuse_unused
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -139,11 +140,11 @@ class CLIPObjective(Objective):
             if tower.width % tower.heads:
                 raise ConfigError(f"objective.{name}: width {tower.width} is not a multiple of heads {tower.heads}")
         self.settings = settings
+        refuse_unused(data, "CLIP")
         self.data = ImageFolder(data, run.seed)
         self.held_out = None
         if settings.validation is not None:
-            held_out = {"where": settings.validation, "flip": False, "caption_dropout": 0.0}
-            self.held_out = ImageFolder(data.model_copy(update=held_out), run.seed)
+            self.held_out = ImageFolder(data.held_out(settings.validation), run.seed)
         self.byte_pairs = train_byte_pairs(_texts(self.data, settings.vocabulary_fields), settings.vocab_size)
         self.tokenizer = clip_tokenizer(self.byte_pairs, settings.context_length)
         self.towers = TwoTowers(_config(settings, data.size, self.byte_pairs))
@@ -188,8 +189,8 @@ class CLIPObjective(Objective):
         save_clip(from_towers(self.towers, self.tokenizer), folder)
 
     def pass_samples(self) -> int:
-        """Return the number of pictures."""
-        return len(self.data)
+        """Return the sample numbers of a pass."""
+        return self.data.pass_length
 
     def fingerprint(self) -> dict[str, str]:
         """Return the digests of the data and of the vocabulary."""

@@ -28,7 +28,13 @@ from latent_diffusion.training.denoising import Denoising, HeldOutLoss, LossSett
 from latent_diffusion.training.drawing import Sheet
 from latent_diffusion.training.frozen_states import Latents, LiveTextStates, TextStates
 from latent_diffusion.training.objective import Objective, Share
-from latent_diffusion.training.parts import ModelSettings, build_parts, check_fit, freeze_lone_attention
+from latent_diffusion.training.parts import (
+    ModelSettings,
+    build_parts,
+    check_fit,
+    check_sizes,
+    freeze_lone_attention,
+)
 from latent_diffusion.training.weight_rules import TrainSettings, choose_weights
 from latent_diffusion.training.weights_digest import weights_digest
 
@@ -74,14 +80,15 @@ class UNetObjective(Objective):
         self.settings, self.run = settings, run
         parts = build_parts(settings)
         check_fit(parts, data.size)
-        self.data = ImageFolder(data, run.seed)
+        self.data = ImageFolder(data, run.seed, run.batch_size // run.accumulation)
+        check_sizes(self.data, parts.autoencoder.factor)
         self.base = parts = replace(parts, prompt_forms=self._prompt_forms(parts))
         self.held_out = None
         if settings.validation is not None:
-            held_out = {"where": settings.validation, "flip": False, "caption_dropout": 0.0}
-            self.held_out = ImageFolder(data.model_copy(update=held_out), run.seed)
+            self.held_out = ImageFolder(data.held_out(settings.validation), run.seed)
         parts.unet.train().requires_grad_(True).enable_gradient_checkpointing(run.gradient_checkpointing)
-        freeze_lone_attention(parts.unet, data.size // parts.autoencoder.factor)
+        longest = max(max(self.data.size_of(int(group.rows[0]))) for group in self.data.order.groups)
+        freeze_lone_attention(parts.unet, longest // parts.autoencoder.factor)
         parts.autoencoder.eval().requires_grad_(False)
         parts.text_encoder.eval().requires_grad_(True)
         self.components, trained = self.choose(parts)
@@ -115,7 +122,11 @@ class UNetObjective(Objective):
             texts = LiveTextStates(parts.text_encoder)
         else:
             texts = TextStates(parts.text_encoder, state_dtype(self.run.precision))
-            texts.fill(["", *self._captions()], settings.text_cache_bytes)
+            captions = self.data.all_captions()
+            if captions is None:
+                logger.info("text states are computed in every step: captions are drawn without end")
+            else:
+                texts.fill(["", *captions], settings.text_cache_bytes)
         self.player.held = (latents, Conditions(parts, texts, self.run.seed))
 
     def batches(self, numbers: Iterable[Sequence[int]]) -> Iterator[Batch]:
@@ -129,8 +140,8 @@ class UNetObjective(Objective):
         save_folder(self.components, folder, getattr(torch, self.settings.export_dtype))
 
     def pass_samples(self) -> int:
-        """Return the number of pictures."""
-        return len(self.data)
+        """Return the sample numbers of a pass."""
+        return self.data.pass_length
 
     def fingerprint(self) -> dict[str, str]:
         """Return the digests of the data and of the weights the run starts from, as read from their files."""
@@ -161,13 +172,13 @@ class UNetObjective(Objective):
         """Return the training picture nearest to each sample picture."""
         return find_copies(pictures, self.data)
 
-    def _captions(self) -> list[str]:
-        return [text for row in self.data.captions for texts in row for text in texts]
-
     def _prompt_forms(self, parts: Components) -> PromptForms | None:
         """Return the forms that prompts of the trained model are rewritten to: its captions must stay as they are."""
-        forms = forms_for_captions(parts.prompt_forms, self._captions())
-        if forms is None and parts.prompt_forms is not None:
+        if parts.prompt_forms is None:
+            return None
+        captions = self.data.all_captions()
+        forms = None if captions is None else forms_for_captions(parts.prompt_forms, captions)
+        if forms is None:
             message = "the captions do not have the prompt forms of %s: the trained model reads prompts as typed"
             logger.info(message, parts.name)
         return forms

@@ -1,0 +1,161 @@
+"""The `data:` section of a run: which pictures and captions, and how they are read.
+
+Every key of `ReadingConfig` may stand in the section itself, where it holds for all sources, or in one of `sources`.
+"""
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from latent_diffusion.config import Section
+from latent_diffusion.data.images import MAX_PIXELS
+
+__all__ = ["BucketConfig", "DataConfig", "ReadingConfig", "SourceConfig", "WordingConfig"]
+
+
+class WordingConfig(Section):
+    """How captions are changed when they are read; files stay as they are. Applied in this order."""
+
+    replace: dict[str, str] = Field(default_factory=dict)
+    """Texts that are replaced, in this order: `{"1girl": "a girl"}`."""
+    trigger: str | None = None
+    """Word or phrase that a caption begins with, unless it has it already; never dropped or moved."""
+    prefix: str = ""
+    """Text in front of every caption; the two are joined by a space."""
+    suffix: str = ""
+    """Text behind every caption."""
+    lines: Literal["join", "first", "draw"] = "join"
+    """A caption of several lines: one text, its first line, or a line drawn for every sample."""
+    wildcards: bool = False
+    """Draw one of the choices in `{red|green|blue}` for every sample."""
+    separator: str = ","
+    """Text between two tags."""
+    shuffle: bool = False
+    """Draw a new order of the tags for every sample."""
+    drop_tags: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the tags left out of every sample."""
+    keep: int = Field(default=0, ge=0)
+    """Tags at the front that are neither moved nor left out."""
+    keep_separator: str | None = None
+    """Text that ends the kept tags, as in `cat, photo ||| red, small`; a second one begins kept tags at the end."""
+    second_separator: str | None = None
+    """Text that becomes `separator` at the end, so that what it joins is moved or left out as one tag."""
+
+
+class BucketConfig(Section):
+    """Pictures in their own proportions: each goes to the size nearest to its own, a batch has one size."""
+
+    sizes: list[int] = Field(default_factory=list)
+    """Sides whose squares have the area of a bucket, in px; a picture takes the largest it fills. []: `size`."""
+    step: int = Field(default=64, gt=0)
+    """Sides of buckets are multiples of this, in px."""
+    min_side: int = Field(default=256, gt=0)
+    """Shortest side of a bucket, in px; at most `size`."""
+    max_side: int | None = Field(default=None, gt=0)
+    """Longest side of a bucket, in px; null: twice the size."""
+    enlarge: bool = True
+    """Scale small pictures up to a bucket; false: they get buckets of their own size."""
+
+
+class ReadingConfig(Section):
+    """How one source is read."""
+
+    layout: Literal["auto", "imagefolder", "kohya", "parquet", "datasets", "webdataset"] = "auto"
+    """What `path` is; auto: by what lies there."""
+    subfolders: bool = True
+    """Read the folders in a folder too."""
+    picture: str | None = None
+    """Column or ending of the pictures, for tables and tars; null: the only one that holds pictures."""
+    where: dict[str, str | list[str]] = Field(default_factory=dict)
+    """Keep rows whose metadata field has (one of) these values, for example `{split: train}`."""
+    where_not: dict[str, str | list[str]] = Field(default_factory=dict)
+    """Leave out rows whose metadata field has (one of) these values."""
+    captions: list[str] | dict[str, float] = Field(default_factory=lambda: ["text"])
+    """Metadata fields with captions, or field: weight. A field, then one of its texts, is drawn for every sample."""
+    caption_ending: str | None = None
+    """Ending of the caption files beside pictures, such as `.txt`; null: `.txt` or `.caption`."""
+    default_caption: str | None = None
+    """Caption of pictures that have none."""
+    missing_captions: Literal["error", "empty"] = "error"
+    """A row without any caption: an error, or the empty prompt."""
+    caption_dropout: float = Field(default=0.0, ge=0, le=1)
+    """Share of samples that get the empty prompt, the one guidance is measured against when sampling."""
+    wording: WordingConfig = WordingConfig()
+    """Changes to captions; keys below."""
+    flip: bool = False
+    """Mirror half of the samples left to right."""
+    fit: Literal["crop", "random_crop", "pad"] = "crop"
+    """Pictures of other proportions: the centre, a part drawn for every sample, or all with borders (`background`)."""
+    weight: float = Field(default=1.0, gt=0)
+    """How often a pass shows each picture; below 1: a share of the pictures, others in the next pass."""
+    regularisation: bool = False
+    """Pictures of the class: all of them together are shown as often as all other pictures together."""
+    loss_weight: float = Field(default=1.0, ge=0)
+    """Factor of the loss of these pictures."""
+
+
+class SourceConfig(ReadingConfig):
+    """One of several sources."""
+
+    path: str
+    """As `data.path`."""
+    size: int | None = Field(default=None, gt=0)
+    """Side of these pictures, in px, with `buckets`; null: `data.size`."""
+
+
+class DataConfig(ReadingConfig):
+    """What to train on: the `data:` section of a run."""
+
+    path: str | None = None
+    """A folder or .zip of pictures, parquet files, a folder of `datasets`, tars, or kohya's TOML; see docs/data.md."""
+    sources: list[SourceConfig] = Field(default_factory=list)
+    """Several, in place of `path`: each has a `path` and any of the keys above `path`, which win there."""
+    size: int = Field(gt=0)
+    """Side of the training pictures, in px."""
+    buckets: BucketConfig | None = None
+    """Train on pictures in their own proportions; null: squares. Keys below."""
+    check: Literal["all", "none"] = "all"
+    """Decode every picture before the first step, or each when its turn comes."""
+    on_bad: Literal["error", "skip"] = "error"
+    """A picture that cannot be read: stop before training, or go on without it (at most `max_bad` of all)."""
+    max_bad: float = Field(default=0.01, ge=0, le=1)
+    """Largest share of pictures that `on_bad: skip` leaves out."""
+    quarantine: str | None = None
+    """File with the names of pictures to leave out, one a line, as `latent-diffusion doctor --fix` writes it."""
+    min_side: int = Field(default=16, gt=0)
+    """Smallest side of a picture, in px, as stored."""
+    max_pixels: int = Field(default=MAX_PIXELS, gt=0)
+    """Largest picture, in px, as stored."""
+    background: tuple[int, int, int] = (255, 255, 255)
+    """Colour seen through transparent parts and in borders, 0..255 each."""
+    cache_bytes: int = Field(default=2**30, ge=0)
+    """Keep scaled pictures in memory up to this many bytes."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.path is None) == (not self.sources):
+            raise ValueError("give either `path` (one source) or `sources` (several), not both")
+        if self.check == "none" and self.on_bad == "skip":
+            raise ValueError("on_bad: skip needs check: all, since pictures are left out before the first step")
+        return self
+
+    def parts(self) -> list[SourceConfig]:
+        """Return every source with all its settings: its own, or else those of the section."""
+        shared: dict[str, Any] = {name: getattr(self, name) for name in ReadingConfig.model_fields}
+        if self.path is not None:
+            return [SourceConfig(path=self.path, **shared)]
+        return [
+            source.model_copy(update={k: v for k, v in shared.items() if k not in source.model_fields_set})
+            for source in self.sources
+        ]
+
+    def held_out(self, where: dict[str, str | list[str]]) -> Self:
+        """Return the section for held-out pictures: other rows, as squares, and nothing that is drawn."""
+        plain: dict[str, Any] = {"where": where, "flip": False, "caption_dropout": 0.0, "weight": 1.0}
+        plain |= {"regularisation": False, "loss_weight": 1.0}
+        own = {"fit": "crop"} if self.fit == "random_crop" else {}
+        sources = [
+            source.model_copy(update=plain | {"size": None} | ({"fit": "crop"} if source.fit == "random_crop" else {}))
+            for source in self.sources
+        ]
+        return self.model_copy(update=plain | own | {"buckets": None, "sources": sources})

@@ -1,0 +1,187 @@
+"""Parquet files with the pictures inside: one file, or a folder of them, as data sets on the hub are stored.
+
+One column holds the pictures, as bytes or as `datasets` writes them, `{bytes, path}`; `mask` may hold masks. A row is
+found by its row group, which is read whole: small groups (about 100 rows) are read fastest in a drawn order.
+"""
+
+import hashlib
+import os
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from latent_diffusion.data.metadata import PICTURES
+from latent_diffusion.data.settings import ReadingConfig
+from latent_diffusion.data.source import Source
+from latent_diffusion.data.table import Row, import_pyarrow
+from latent_diffusion.errors import ConfigError, DataError
+
+__all__ = ["ParquetSource"]
+
+MASK = "mask"
+GROUPS = 4  # row groups of pictures, and of the other columns, that are kept in memory
+FILES = 64  # files that are kept open
+
+
+class ParquetSource(Source):
+    """Row k of all files together, in order of their names."""
+
+    def __init__(self, path: str, files: list[Path], picture: str | None) -> None:
+        """Read the footers of the files; no row is read yet.
+
+        Raises:
+            DataError: a file is not parquet, or the files have different columns.
+            ConfigError: it is not clear which column holds the pictures.
+        """
+        self.where, self._files = path, files
+        self._pyarrow = import_pyarrow(path)
+        self._lock = threading.Lock()
+        self._opened: OrderedDict[int, Any] = OrderedDict()
+        self._groups: OrderedDict[tuple[int, int, bool], Any] = OrderedDict()
+        starts, self._place = [0], []  # first row of each row group; its file and its number there
+        schema = self._file(0).schema_arrow
+        for number in range(len(files)):
+            file = self._file(number)
+            if file.schema_arrow.names != schema.names:
+                raise DataError(
+                    f"{files[number]}: columns {file.schema_arrow.names}, but {files[0]} has {schema.names}"
+                )
+            for group in range(file.metadata.num_row_groups):
+                starts.append(starts[-1] + file.metadata.row_group(group).num_rows)
+                self._place.append((number, group))
+        self._starts = np.array(starts)
+        self._picture = self._column(schema, picture)
+        self._mask = MASK if MASK in schema.names and self._holds_bytes(schema.field(MASK).type) else None
+        self._rest = [name for name in schema.names if name not in (self._picture, self._mask)]
+        self.fields = frozenset([*self._rest, "file_name"])
+        if not len(self):
+            raise DataError(f"data set {path!r} has 0 rows")
+
+    @classmethod
+    def recognises(cls, path: str) -> bool:
+        """Return whether it is a parquet file, or a folder whose files are parquet."""
+        return bool(parquet_files(Path(path)))
+
+    @classmethod
+    def open(cls, path: str, config: ReadingConfig) -> Self:
+        """Return the rows of the file or folder at `path`."""
+        files = parquet_files(Path(path))
+        if not files:
+            raise DataError(f"{path!r}: no parquet file, and no folder of them")
+        return cls(path, files, config.picture)
+
+    def _holds_bytes(self, kind: Any) -> bool:
+        types = self._pyarrow.types
+        if types.is_struct(kind):
+            return any(kind.field(k).name == "bytes" for k in range(kind.num_fields))
+        return types.is_binary(kind) or types.is_large_binary(kind)
+
+    def _column(self, schema: Any, wanted: str | None) -> str:
+        found = [name for name in schema.names if self._holds_bytes(schema.field(name).type)]
+        if wanted is not None:
+            if wanted not in found:
+                raise ConfigError(
+                    f"data.picture: {self.where!r} has no column {wanted!r} of pictures; there are {found}"
+                )
+            return wanted
+        found = [name for name in found if name != MASK]
+        if len(found) != 1:
+            raise ConfigError(
+                f"{self.where!r} has {len(found)} columns of pictures ({found}) among {schema.names}; name one in "
+                "data.picture"
+            )
+        return found[0]
+
+    def _file(self, number: int) -> Any:
+        """Return an open file; the caller holds the lock or is alone."""
+        if number in self._opened:
+            self._opened.move_to_end(number)
+            return self._opened[number]
+        path = self._files[number]
+        try:
+            file = self._pyarrow.parquet.ParquetFile(path)
+        except (self._pyarrow.ArrowException, OSError) as error:
+            raise DataError(f"{path}: not parquet, or damaged: {' '.join(str(error).split())[:200]}") from error
+        self._opened[number] = file
+        if len(self._opened) > FILES:
+            self._opened.popitem(last=False)[1].close()
+        return file
+
+    def _group(self, k: int, *, pictures: bool) -> tuple[Any, int]:
+        """Return the columns of the row group that has row k, and the row's place in it."""
+        group = int(np.searchsorted(self._starts, k, side="right")) - 1
+        number, inner = self._place[group]
+        key = number, inner, pictures
+        with self._lock:
+            if key in self._groups:
+                self._groups.move_to_end(key)
+            else:
+                columns = [self._picture, *([self._mask] if self._mask else [])] if pictures else self._rest
+                try:
+                    self._groups[key] = self._file(number).read_row_group(inner, columns=columns, use_threads=False)
+                except (self._pyarrow.ArrowException, OSError) as error:
+                    why = " ".join(str(error).split())[:200]
+                    raise DataError(f"{self._files[number]}: row group {inner} cannot be read: {why}") from error
+                for old in [one for one in self._groups if one[2] == pictures][:-GROUPS]:
+                    del self._groups[old]
+            return self._groups[key], k - int(self._starts[group])
+
+    def __len__(self) -> int:
+        """Return the number of rows of all files."""
+        return int(self._starts[-1])
+
+    def row(self, k: int) -> Row:
+        """Return the columns beside the pictures; `file_name` is a column of that name, or file and row."""
+        table, place = self._group(k, pictures=False)
+        found = {name: table.column(name)[place].as_py() for name in self._rest}
+        row: Row = {name: value for name, value in found.items() if value is not None}
+        if not isinstance(row.get("file_name"), str):
+            number = self._place[int(np.searchsorted(self._starts, k, side="right")) - 1][0]
+            row["file_name"] = f"{self._files[number].name}:{k}"
+        return row
+
+    def read(self, k: int) -> bytes:
+        """Return the picture of row k."""
+        data = self._bytes(self._picture, k)
+        if not data:
+            raise DataError(
+                f"{self.where!r}: row {k}: column {self._picture!r} is empty; links to files are not followed"
+            )
+        return data
+
+    def mask(self, k: int) -> bytes | None:
+        """Return the value of the column `mask`."""
+        return None if self._mask is None else self._bytes(self._mask, k)
+
+    def _bytes(self, column: str, k: int) -> bytes | None:
+        table, place = self._group(k, pictures=True)
+        value = table.column(column)[place].as_py()
+        return value.get("bytes") if isinstance(value, dict) else value
+
+    def identity(self) -> bytes:
+        """Return a digest of names, sizes and footers of the files."""
+        digest = hashlib.blake2b(digest_size=16)
+        for path in self._files:
+            size = path.stat().st_size
+            with path.open("rb") as file:
+                file.seek(-8, os.SEEK_END)
+                footer = int.from_bytes(file.read(4), "little")
+                file.seek(max(0, size - 8 - footer))
+                digest.update(f"{path.name}\0{size}\0".encode() + file.read())
+        return digest.digest()
+
+
+def parquet_files(path: Path) -> list[Path]:
+    """Return the parquet files at `path`, sorted; [] where it is something else, or a folder with pictures in it."""
+    if path.is_file():
+        return [path] if path.suffix == ".parquet" else []
+    found: list[Path] = []
+    for folder, _, files in os.walk(path):
+        names = [Path(folder) / name for name in files if not name.startswith(".")]
+        if any(name.suffix.lower() in PICTURES for name in names):
+            return []
+        found += [name for name in names if name.suffix == ".parquet" and name.is_file()]
+    return sorted(found)
