@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -134,7 +135,9 @@ class _Found:
     content: list[bytes] = field(default_factory=list)
     pixels: list[np.ndarray] = field(default_factory=list)
     held: int = 0
-    digest: "hashlib._Hash" = field(default_factory=lambda: hashlib.blake2b(digest_size=16))
+    digest: Any = field(  # a running hash
+        default_factory=lambda: hashlib.blake2b(digest_size=16)
+    )
 
     def add(self, part: Part, k: int, good: Good) -> None:
         row = part.source.row(k)

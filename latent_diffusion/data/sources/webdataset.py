@@ -206,13 +206,13 @@ class WebdatasetSource(Source):
             self._endings.add(ending)
             if member.key != key:
                 if not has_picture:
-                    places.pop(), keys.pop()
+                    del places[-1], keys[-1]
                 key, has_picture = member.key, False
                 places.append(place)
                 keys.append(hash(key))
             has_picture |= ending in self._pictures
         if not has_picture:
-            places.pop(), keys.pop()
+            del places[-1], keys[-1]
         if len(np.unique(np.array(keys, np.int64))) < len(keys):
             raise DataError(f"{shard.name!r}: {self._doubled(shard)!r} is there twice, with other samples between")
         return np.array(places, np.int64)
