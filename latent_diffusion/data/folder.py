@@ -244,6 +244,16 @@ class ImageFolder:
         fitted = fit(picture, self.size_of(row), pad=pad, share=share, background=self.config.background)
         return torch.from_numpy(np.array(fitted.picture)).permute(2, 0, 1)
 
+    def square(self, row: int) -> Tensor:
+        """Return the picture of a row at `config.size`, (3, size, size) uint8, also where it is trained at another."""
+        if self.one_size:
+            return self.image(row)
+        part, k = self.place(row)
+        picture = decode_row(part, k, part.source.read(k), self.config)
+        side, pad = self.config.size, part.config.fit == "pad"
+        fitted = fit(picture, (side, side), pad=pad, background=self.config.background)
+        return torch.from_numpy(np.array(fitted.picture)).permute(2, 0, 1)
+
     def _kept_pixels(self, row: int) -> Tensor:
         assert self._cache is not None
         if self._fitted is None:

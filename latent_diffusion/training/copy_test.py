@@ -72,4 +72,4 @@ def find_copies(pictures: list[Image], data: ImageFolder) -> Copies | None:
 
 
 def _rows(data: ImageFolder, rows: range) -> Tensor:
-    return torch.stack([data.image(row) for row in rows]).flatten(1).float()
+    return torch.stack([data.square(row) for row in rows]).flatten(1).float()

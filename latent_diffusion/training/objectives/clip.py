@@ -174,7 +174,7 @@ class CLIPObjective(Objective):
         for block in share.of(-(-len(data) // AMONG)):
             rows = range(block * AMONG, min((block + 1) * AMONG, len(data)))
             images = torch.stack([data.image(row) for row in rows]).to(like.device, like.dtype) / 127.5 - 1
-            ids = player.ids([data.captions[row][0][0] for row in rows]).to(like.device)
+            ids = player.ids([data.first_caption(row) for row in rows]).to(like.device)
             image, text = self.towers(images, ids)
             loss, right = contrastive_loss(image, text, self.towers.logit_scale, together=False)
             losses.append(loss)
