@@ -91,7 +91,7 @@ def test_words_beside_an_adapter(tiny_folder, make_run, tmp_path):
         ([{"token": "my-cat", "start": "cat"}], "no caption has 'my-cat'"),
         ([{"token": "a", "start": "cat"}], "already has the word 'a'"),
         ([{"token": "disc", "start": "a red apple", "vectors": 2}], "with 2 vectors; use one vector a token"),
-        ([{"token": "di/sc", "start": "sun"}], "use letters"),
+        ([{"token": "di/sc", "start": "sun"}], "must consist of letters"),
         ([DISC, DISC], "has one twice"),
         ([{"token": "disc", "start": "sun", "vector": 2}], "did you mean 'vectors'"),
         ([], "words"),
