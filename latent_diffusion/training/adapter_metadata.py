@@ -9,7 +9,6 @@ from typing import Any
 
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.config import RunConfig
-from latent_diffusion.data.folder import ImageFolder
 from latent_diffusion.training.adapter_layers import AdapterSettings
 from latent_diffusion.training.optimizer import optimizer_settings
 from latent_diffusion.version import VERSION
@@ -25,7 +24,7 @@ PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}
 
 
 def adapter_metadata(
-    base: Components, adapter: AdapterSettings, run: RunConfig, name: str, data: ImageFolder
+    base: Components, adapter: AdapterSettings, run: RunConfig, name: str, pictures: int, size: int
 ) -> dict[str, str]:
     """Return the header's strings.
 
@@ -34,7 +33,8 @@ def adapter_metadata(
         adapter: form and size.
         run: the run.
         name: what the adapter is called.
-        data: the pictures.
+        pictures: how many pictures it was trained on.
+        size: their side in px.
     """
     alpha = float(adapter.rank) if adapter.alpha is None else adapter.alpha
     network: dict[str, Any] = {} if adapter.form == "lora" else {"algo": adapter.form}
@@ -52,18 +52,18 @@ def adapter_metadata(
         "ss_network_args": json.dumps(network),
         "ss_sd_model_name": base.name,
         "ss_v2": str(base.unet.config.cross_attention_dim == 1024),
-        "ss_num_train_images": str(len(data)),
+        "ss_num_train_images": str(pictures),
         "ss_steps": str(run.updates),
         "ss_total_batch_size": str(run.batch_size),
         "ss_learning_rate": str(optimizer_settings(run).learning_rate),
         "ss_seed": str(run.seed),
-        "ss_resolution": f"({data.config.size}, {data.config.size})",
+        "ss_resolution": f"({size}, {size})",
         "ss_training_comment": f"latent_diffusion {VERSION}",
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.title": name,
         "modelspec.architecture": f"{architecture}/{kind}",
         "modelspec.implementation": "diffusers",
-        "modelspec.resolution": f"{data.config.size}x{data.config.size}",
+        "modelspec.resolution": f"{size}x{size}",
     }
     if version:
         values["ss_base_model_version"] = version

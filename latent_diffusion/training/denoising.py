@@ -6,7 +6,7 @@ Every draw (posterior, t, noise, caption, dropout) is keyed with the sample numb
 Reference: Rombach et al. 2022, arXiv:2112.10752, eq. (3).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -14,20 +14,18 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from latent_diffusion.checkpoint.components import Components
-from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.config import Section
 from latent_diffusion.data.folder import ImageFolder
 from latent_diffusion.data.loader import Batch
 from latent_diffusion.diffusion.loss import DiffusionLoss
 from latent_diffusion.diffusion.time_law import TimeLaw, draw_times
 from latent_diffusion.models.autoencoder import AutoencoderKL
-from latent_diffusion.models.unet import UNet
 from latent_diffusion.randomness import normal, permutation, uniform
 from latent_diffusion.runtime.precision import autocast
 from latent_diffusion.training.conditions import Conditions
 from latent_diffusion.training.frozen_states import Latents
-from latent_diffusion.training.objective import Losses, Player, Share
-from latent_diffusion.training.weight_rules import WeightRule, ends, learning_rates
+from latent_diffusion.training.objective import Losses, Share
+from latent_diffusion.training.trained_networks import TrainedNetworks
 
 __all__ = ["Denoising", "HeldOutLoss", "LossSettings", "TimesSettings"]
 
@@ -68,7 +66,7 @@ class LossSettings(Section):
     """Deviation of noise added to the network's input only."""
 
 
-class Denoising(Player):
+class Denoising(TrainedNetworks):
     """The networks that are trained to denoise; reads latents and text states."""
 
     def __init__(
@@ -86,10 +84,7 @@ class Denoising(Player):
         Raises:
             ConfigError: parts of the settings that do not go together.
         """
-        super().__init__()
-        for name, module in trained.items():
-            self.add_module(name, module)
-        self.parts, self.trained = (parts,), tuple(trained)
+        super().__init__(parts, trained)
         self.settings, self.seed = settings, seed
         self.loss = DiffusionLoss(
             parts.schedule, parts.prediction, settings.weighting, settings.gamma, settings.k, settings.huber
@@ -101,33 +96,8 @@ class Denoising(Player):
         self.probabilities = law.probabilities(total, weights)
         inside = torch.from_numpy(self.probabilities > 0)
         self.mean_weight = float(weights[inside].mean()) if times.law == "importance" else None
-        self._rates: dict[str, float] = {}
-        self._ends: dict[str, float] = {}
         self.strata = batch_size if settings.stratified else 0
         self.held: tuple[Latents, Conditions] | None = None
-
-    @property
-    def unet(self) -> UNet:
-        """The network that computes, adapted or not."""
-        return self.parts[0].unet
-
-    def computing(self) -> tuple[nn.Module, ...]:
-        """The U-Net, whose layers may take faster kernels, also where only changes of it are registered."""
-        return (self.unet,)
-
-    def learning_rates(self) -> dict[str, float]:
-        """Return the peak learning rates that rules have for single parameters."""
-        return self._rates
-
-    def ends(self) -> dict[str, float]:
-        """Return the share of the updates after which rules freeze single parameters."""
-        return self._ends
-
-    def obey(self, rules: Sequence[WeightRule]) -> None:
-        """Take learning rates and ends of the parameters from `rules`; "/" in a name, as of an adapter, is a dot."""
-        names = {name.replace("/", "."): name for name, p in self.named_parameters() if p.requires_grad}
-        self._rates = {names[path]: rate for path, rate in learning_rates(rules, names).items()}
-        self._ends = {names[path]: share for path, share in ends(rules, list(names)).items()}
 
     def times(self, samples: Sequence[int]) -> Tensor:
         """Return an integer time for each sample number, (B,), by the law of times."""
@@ -171,11 +141,6 @@ class Denoising(Player):
             offset = normal(self.seed, "offset noise", samples, (x0.shape[1], 1, 1)).to(x0)
             noise = noise + self.settings.offset_noise * offset
         return noise
-
-    def network(self, cond: Conditioning) -> Callable[[Tensor, Tensor], Tensor]:
-        """Return the U-Net as a function of x (B, C, h, w) and t (B,), with the captions `cond` projected once."""
-        projected = self.unet.project(cond)
-        return lambda x, t: self.unet(x, t, projected)
 
 
 class HeldOutLoss:

@@ -33,6 +33,7 @@ def run(name, kind, tiny_objective, pictures, tmp_path_factory):
         missing = ", ".join(".".join(map(str, fault["loc"])) for fault in error.errors())
         pytest.skip(f"objective {name} has no settings of a tiny run: {missing}")
     data = {"path": str(pictures), "size": 32, "captions": [] if name == "autoencoder" else ["text"]}
+    data = {key: value for key, value in data.items() if key in kind.data_type.model_fields}
     output = str(tmp_path_factory.mktemp("objectives") / name)
     values = {"output": output, "steps": 2, "batch_size": 4, "threads": 1, "objective": section, "data": data}
     return RunConfig.model_validate(values)

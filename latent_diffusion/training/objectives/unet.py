@@ -117,7 +117,7 @@ class UNetObjective(Objective):
         latents = Latents(parts.autoencoder, self.data, self.run.seed)
         logger.info("encoding %d pictures and their captions", len(self.data))
         latents.fill(settings.latent_cache_bytes)
-        if any(name.startswith(("text_encoder", "words")) for name in self.player.trained):
+        if self.player.trains_text:
             parts.text_encoder.to(dtype)
             texts = LiveTextStates(parts.text_encoder)
         else:

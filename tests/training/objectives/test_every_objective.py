@@ -11,7 +11,7 @@ import real
 import torch
 from processes import assert_equal_states, finish, last_step, losses_of, start, state_of, train, train_together
 
-from latent_diffusion.registry import names
+from latent_diffusion.registry import find, names
 
 OBJECTIVES = names("latent_diffusion.training.objectives")
 GAN_FROM = 5
@@ -28,10 +28,11 @@ def config_of(tiny_objective, pictures, tmp_path_factory):
             objective |= {"perceptual": 0.05, "adversarial": adversarial}
         captions = [] if name == "autoencoder" else ["text", "text_alt"]
         dropout = 0.3 if name in ("unet", "lora") else 0.0
+        data = {"path": str(pictures), "size": 32, "captions": captions, "caption_dropout": dropout}
+        known = find("latent_diffusion.training.objectives", name).data_type.model_fields
         run = {
             "output": "unused", "objective": objective, "steps": 30, "batch_size": 4, "ema": {"decay": 0.9},
-            "data": {"path": str(pictures), "size": 32, "captions": captions, "caption_dropout": dropout,
-                     "flip": name != "clip"},
+            "data": {key: value for key, value in {**data, "flip": name != "clip"}.items() if key in known},
             "optimizer": {"learning_rate": 1e-3}, "warmup": 5, "clip_norm": 0.1, "log_every": 1, "threads": 1,
             "checkpoint": {"every": 4, "keep": 1}, **changes,
         }  # fmt: skip
