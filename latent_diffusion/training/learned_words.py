@@ -72,8 +72,13 @@ class LearnedWords:
         return tuple(made)
 
 
-def learn_words(base: Components, settings: Sequence[WordSettings], captions: Iterable[str]) -> LearnedWords:
+def learn_words(base: Components, settings: Sequence[WordSettings], captions: Iterable[str] | None) -> LearnedWords:
     """Return `base` with new words whose vectors can be trained; nothing of `base` changes.
+
+    Args:
+        base: the model.
+        settings: the words.
+        captions: all captions, each word in one of them at least; None where they are drawn without end.
 
     Raises:
         ConfigError: a word that the vocabulary has already or no caption has, or a start of more tokens than vectors.
@@ -92,7 +97,8 @@ def learn_words(base: Components, settings: Sequence[WordSettings], captions: It
         rows[name] = nn.Parameter(torch.cat([word.vectors[name] for word in words]))
         table: Any = _table(towers[name]).weight
         _body(tower).embeddings.token_embedding = GrownTable(table, rows[name])
-    _check_captions(components, tokens, captions)
+    if captions is not None:
+        _check_captions(components, tokens, captions)
     return LearnedWords(components, nn.ParameterDict(rows), words)
 
 

@@ -58,7 +58,7 @@ class LoraObjective(UNetObjective):
         self.words = None
         reading = parts
         if self.settings.words:
-            self.words = learn_words(parts, self.settings.words, self._captions())
+            self.words = learn_words(parts, self.settings.words, self.data.all_captions())
             reading = self.words.components
         parts.text_encoder.requires_grad_(True)
         self.adapter = adapt(reading, self.settings.adapter, self.run.seed)

@@ -33,7 +33,7 @@ class TextualInversionObjective(UNetObjective):
 
     def choose(self, parts: Components) -> tuple[Components, dict[str, nn.Module]]:
         """Return the model that reads the words, and their vectors."""
-        self.words = learn_words(parts, self.settings.words, self._captions())
+        self.words = learn_words(parts, self.settings.words, self.data.all_captions())
         parts.unet.requires_grad_(False)
         parts.text_encoder.requires_grad_(False)
         return self.words.components, {"words": self.words.rows}
