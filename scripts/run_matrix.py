@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).parents[1]
 TESTED = ("-c", "constraints.txt")
 LIBRARIES = ("torch", "transformers", "peft", "diffusers")
-SMALL = {"LATENT_DIFFUSION_NATIVE": "0", "ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
+SMALL = {"LATENT_DIFFUSION_CPU_LEVEL": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
 VERSIONS = "import sys\nfrom importlib.metadata import version\nprint(*map(version, sys.argv[1:]))"
 
 

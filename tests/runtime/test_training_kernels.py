@@ -94,9 +94,12 @@ def test_plain_where_nothing_is_to_gain():
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_the_choice_does_not_hang_on_the_clock(precision):
-    expected = TrainingKernels(BUILT, BUILT, convolved_linear=precision == "float32")
-    assert choose_kernels(precision, torch.device("cpu")) == expected
+def test_the_choice_does_not_hang_on_the_clock(precision, monkeypatch):
+    for capability in ("AVX512", "AVX2"):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda found=capability: found)
+        convolved = precision == "float32" and capability == "AVX512"
+        expected = TrainingKernels(BUILT, BUILT, convolved_linear=convolved)
+        assert choose_kernels(precision, torch.device("cpu")) == expected
 
 
 def test_wrong_numbers_are_not_chosen(monkeypatch):

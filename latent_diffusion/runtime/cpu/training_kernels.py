@@ -4,7 +4,7 @@
 |---|---|---|
 | attention | torch's | in C (native/training_attention.c), where heads are narrow or the run is float32 |
 | gated GELU | torch's | in C (native/gated.c) |
-| float32 linear layers | MKL | 1x1 convolutions over the rows: oneDNN, in all three products |
+| float32 linear layers | MKL | 1x1 convolutions over the rows: oneDNN, in all three products, with AVX-512 |
 
 Each is used where it gives the plain way's numbers in a small call. That call is not timed: on a busy machine two equal
 runs would choose otherwise, round otherwise and end with other bits. The choice is part of the run from its start on.
@@ -48,7 +48,8 @@ class ConvolvedLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """Map (..., in_features) to (..., out_features)."""
         rows = input.shape[:-1]
-        if input.dtype != torch.float32 or rows.numel() < FEW_ROWS or torch.is_autocast_enabled("cpu"):
+        few = rows.numel() < FEW_ROWS or torch.get_num_threads() == 1  # one thread's convolutions are not oneDNN's
+        if few or input.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
             return F.linear(input, self.weight, self.bias)
         image = input.reshape(1, -1, 1, self.in_features).permute(0, 3, 1, 2)  # channels_last
         made = F.conv2d(image, self.weight[:, :, None, None], self.bias)
@@ -63,8 +64,13 @@ def choose_kernels(precision: str, device: torch.device) -> TrainingKernels:
     return TrainingKernels(
         native_attention=training_attention.available() and agree(*_attentions(dtype), dtype),
         native_gelu=gated.available() and agree(*_gelus(dtype), dtype),
-        convolved_linear=dtype == torch.float32 and agree(*_linears(dtype), dtype),
+        convolved_linear=dtype == torch.float32 and _onednn_gains() and agree(*_linears(dtype), dtype),
     )
+
+
+def _onednn_gains() -> bool:
+    """Whether oneDNN may have instructions that MKL leaves unused on AMD's processors: with AVX2 both are as fast."""
+    return torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def works(kernels: TrainingKernels) -> bool:

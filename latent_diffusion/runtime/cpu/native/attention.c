@@ -73,9 +73,13 @@ static const float EXP2[] = {EXP2_LEAST};
         for (int l = 0; l < V; l += T) {                                                                              \
             const float *lanes = x + l * LANES;                                                                       \
             float *to = c + l * LANES;                                                                                \
-            int64_t r = 0;                                                                                            \
-            for (; r + R <= rows; r += R) NAME##_tile(R, T, V, a + r * rs, rs, is, lanes, n, to + r * V * LANES, add); \
-            for (; r < rows; r++) NAME##_tile(1, T, V, a + r * rs, rs, is, lanes, n, to + r * V * LANES, add);        \
+            for (int64_t r = 0, here; r < rows; r += here, to += here * V * LANES) {                                  \
+                here = rows_of_tile(rows - r, R);                                                                     \
+                if (here == R) NAME##_tile(R, T, V, a + r * rs, rs, is, lanes, n, to, add);                           \
+                else if (here == 4) NAME##_tile(4, T, V, a + r * rs, rs, is, lanes, n, to, add);                      \
+                else if (here == 2) NAME##_tile(2, T, V, a + r * rs, rs, is, lanes, n, to, add);                      \
+                else NAME##_tile(1, T, V, a + r * rs, rs, is, lanes, n, to, add);                                     \
+            }                                                                                                         \
         }                                                                                                             \
     }
 

@@ -52,7 +52,7 @@ INLINE Vector exp2_of(Vector x) {
 /* c[r][vectors] (+)= sum_i a[r * rs + i * is] x[i][vectors] for R rows; rows of x and c lie `wide` apart */
 INLINE void tile(int R, const float *a, int64_t rs, int64_t is, const float *x, int64_t n, float *c, int64_t wide,
                  int add) {
-    Vector sum[TILE_ROWS][TILE_VECTORS];
+    Vector sum[8][TILE_VECTORS];
     UNROLL for (int r = 0; r < R; r++)
         UNROLL for (int l = 0; l < TILE_VECTORS; l++) sum[r][l] = vall(0.0f);
     for (int64_t i = 0; i < n; i++) {
@@ -74,10 +74,15 @@ INLINE void tile(int R, const float *a, int64_t rs, int64_t is, const float *x, 
 static void product(const float *a, int64_t rs, int64_t is, const float *x, int64_t n, float *c, int64_t rows,
                     int64_t lanes, int64_t wide, int add) {
     for (int64_t l = 0; l < lanes; l += TILE_VECTORS * LANES) {
-        int64_t r = 0;
-        for (; r + TILE_ROWS <= rows; r += TILE_ROWS)
-            tile(TILE_ROWS, a + r * rs, rs, is, x + l, n, c + r * wide + l, wide, add);
-        for (; r < rows; r++) tile(1, a + r * rs, rs, is, x + l, n, c + r * wide + l, wide, add);
+        for (int64_t r = 0, R; r < rows; r += R) {
+            const float *from = a + r * rs;
+            float *to = c + r * wide + l;
+            R = rows_of_tile(rows - r, TILE_ROWS);
+            if (R == TILE_ROWS) tile(TILE_ROWS, from, rs, is, x + l, n, to, wide, add);
+            else if (R == 4) tile(4, from, rs, is, x + l, n, to, wide, add);
+            else if (R == 2) tile(2, from, rs, is, x + l, n, to, wide, add);
+            else tile(1, from, rs, is, x + l, n, to, wide, add);
+        }
     }
 }
 

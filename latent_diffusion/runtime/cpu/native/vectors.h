@@ -65,6 +65,13 @@ INLINE Vector silu(Vector x) {
     return vdiv(vnegative(x, vmul(x, small), x), vadd(vall(1.0f), small));
 }
 
+/* rows of the next tile of a matrix product, where `left` are left and `most` fit into the registers: a lone row takes
+ * as long as four, for each of its sums waits for the one before */
+INLINE int64_t rows_of_tile(int64_t left, int64_t most) {
+    if (left >= most && !(left == 8 && most == 6)) return most;
+    return left >= 4 && most > 4 ? 4 : left >= 2 && most > 2 ? 2 : 1;
+}
+
 /* numbers from `at` on, of float32 or bfloat16 memory; stored bfloat16 is rounded to the nearest, halves to even */
 INLINE Vector load_vector(const void *x, int64_t at, int bfloat16) {
     return bfloat16 ? vload_bf16((const uint16_t *)x + at) : vload((const float *)x + at);

@@ -73,18 +73,18 @@ INLINE void vsums(const Vector v[SIDE * SIDE], float out[SIDE * SIDE]) {
 }
 
 /* ones in the bits of the lanes below n */
-INLINE __m256i first_lanes(int64_t n, int from) {
-    int lanes = n < LANES ? (int)n : LANES;
-    return _mm256_cmpgt_epi32(_mm256_set1_epi32(lanes - from), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+INLINE __m256i first_lanes(int64_t n) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
-INLINE Vector vload_some(const float *x, int64_t n) {
-    if (n >= LANES) return vload(x);
-    return (Vector){_mm256_maskload_ps(x, first_lanes(n, 0)), _mm256_maskload_ps(x + 8, first_lanes(n, 8))};
+INLINE __m256 load_half(const float *x, int64_t n) {
+    return n >= 8 ? _mm256_loadu_ps(x) : n > 0 ? _mm256_maskload_ps(x, first_lanes(n)) : _mm256_setzero_ps();
 }
-INLINE void vstore_some(float *x, int64_t n, Vector y) {
-    if (n >= LANES) vstore(x, y);
-    else _mm256_maskstore_ps(x, first_lanes(n, 0), y.low), _mm256_maskstore_ps(x + 8, first_lanes(n, 8), y.high);
+INLINE void store_half(float *x, int64_t n, __m256 y) { /* processors of AMD store with a mask slowly */
+    if (n >= 8) _mm256_storeu_ps(x, y);
+    else if (n > 0) _mm256_maskstore_ps(x, first_lanes(n), y);
 }
+INLINE Vector vload_some(const float *x, int64_t n) { return (Vector){load_half(x, n), load_half(x + 8, n - 8)}; }
+INLINE void vstore_some(float *x, int64_t n, Vector y) { store_half(x, n, y.low), store_half(x + 8, n - 8, y.high); }
 
 INLINE __m256 wide_of(const uint16_t *x) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)x)), 16));
