@@ -23,6 +23,8 @@ def pytest_xdist_auto_num_workers(config):
     """Return a worker for each core and 3 GiB of free memory; 0, which is this process alone, for named files."""
     if all(".py" in name for name in config.args):
         return 0
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None  # the plugin reads it
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cores, psutil.virtual_memory().available // MEMORY_OF_A_WORKER))
 

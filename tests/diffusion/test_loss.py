@@ -164,10 +164,10 @@ class OneLevel:
 
 
 @pytest.mark.parametrize(("weighting", "kind"), list(FORMULAS))
-@pytest.mark.parametrize("snr", [1e-6, 0.3, 1.0, 4.0, 30.0, 1e6])
-def test_every_weight_is_its_formula(weighting, kind, snr):
-    loss = DiffusionLoss(OneLevel(snr, kind == "f"), PREDICTIONS[kind], weighting)
-    assert float(loss.weight(torch.tensor([3]))[0]) == pytest.approx(FORMULAS[weighting, kind](snr), rel=1e-9)
+def test_every_weight_is_its_formula(weighting, kind):
+    for snr in (1e-6, 0.3, 1.0, 4.0, 30.0, 1e6):
+        loss = DiffusionLoss(OneLevel(snr, kind == "f"), PREDICTIONS[kind], weighting)
+        assert float(loss.weight(torch.tensor([3]))[0]) == pytest.approx(FORMULAS[weighting, kind](snr), rel=1e-9)
 
 
 @pytest.mark.parametrize(("weighting", "kind"), list(FORMULAS))

@@ -177,10 +177,10 @@ def test_digests_of_large_models_are_kept(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Record)])
-@pytest.mark.parametrize("wrong", [-1e300, {"a": []}, [None], "\0"])
-def test_a_field_of_another_type_is_named(field, wrong):
-    text = json.dumps(json.loads(RECORD.to_json()) | {field: wrong})
-    try:
-        write_infotext(Record.from_json(text))
-    except DataError as error:
-        assert "record cannot be read" in str(error) and len(str(error)) < 300
+def test_a_field_of_another_type_is_named(field):
+    for wrong in (-1e300, {"a": []}, [None], "\0"):
+        text = json.dumps(json.loads(RECORD.to_json()) | {field: wrong})
+        try:
+            write_infotext(Record.from_json(text))
+        except DataError as error:
+            assert "record cannot be read" in str(error) and len(str(error)) < 300

@@ -50,7 +50,7 @@ def test_killed_at_random_times(straight, tmp_path):
 
 @pytest.mark.slow
 def test_killed_at_random_times_many(straight, tmp_path):
-    for number in range(10):
+    for number in range(6):
         _sweep(straight, tmp_path / f"run{number}", kills=6)
 
 
