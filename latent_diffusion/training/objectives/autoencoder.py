@@ -10,11 +10,11 @@ Reference: Rombach et al. 2022, arXiv:2112.10752, appendix G; Kouzelis et al. 20
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from latent_diffusion.config import Section
@@ -65,7 +65,9 @@ class AutoencoderSettings(Section):
     model: dict[str, Any] | None = None
     """Fields of `AutoencoderConfig`: train from scratch."""
     init: str | None = None
-    """Or the folder of an autoencoder to train on."""
+    """Or the folder of an autoencoder to train on, or of a model that has one."""
+    train: Literal["all", "decoder"] = "all"
+    """decoder: with `init`; latents stay as they are, so every model of them draws with the new decoder."""
     l1: float = Field(default=1.0, ge=0)
     """Weight of the absolute difference."""
     mse: float = Field(default=0.0, ge=0)
@@ -84,6 +86,17 @@ class AutoencoderSettings(Section):
     """Filter of the held-out pictures, in place of `data.where`; their PSNR is reported with every preview."""
     workers: int = Field(default=1, ge=0)
     """Processes that decode pictures ahead."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "AutoencoderSettings":
+        if (self.model is None) == (self.init is None):
+            raise ValueError("give either `model` (sizes, from scratch) or `init` (a folder), not both")
+        if self.train == "decoder" and self.init is None:
+            raise ValueError("train: decoder needs `init`, whose encoder stays as it is")
+        for name in ("kl", "scale_pictures") if self.train == "decoder" else ():
+            if name in self.model_fields_set:
+                raise ValueError(f"train: decoder leaves the latents as they are; leave `{name}` out")
+        return self
 
 
 class Generator(Player):
@@ -116,7 +129,7 @@ class Generator(Player):
             logs["perceptual"] = perceptual(made, real)
             reconstruction = reconstruction + s.perceptual * logs["perceptual"]
         logs["kl"] = posterior.kl() / batch.images[0].numel()
-        total = reconstruction + s.kl * logs["kl"]
+        total = reconstruction if s.train == "decoder" else reconstruction + s.kl * logs["kl"]
         if plays and s.adversarial is not None and discriminator is not None:
             adversarial = generator_loss(discriminator(made))
             last = self.model.decoder.last_layer
@@ -171,7 +184,7 @@ class AutoencoderObjective(Objective):
         self.model = _autoencoder(settings)
         if data.size % self.model.factor:
             raise ConfigError(f"data.size {data.size} px is not a multiple of the autoencoder's {self.model.factor} px")
-        self.model.enable_gradient_checkpointing(run.gradient_checkpointing)
+        self.model.train().requires_grad_(True).enable_gradient_checkpointing(run.gradient_checkpointing)
         generator = Generator(self.model, settings, run.seed)
         self.perceptual = PerceptualLoss(load_efficientnet_lite0()) if settings.perceptual > 0 else None
         self.players = {"generator": generator}
@@ -182,6 +195,10 @@ class AutoencoderObjective(Objective):
         generator.held = (self.perceptual, discriminator)
         self.ema_modules: dict[str, nn.Module] = {"autoencoder": self.model}
         self.frozen: dict[str, nn.Module] = {} if self.perceptual is None else {"perceptual": self.perceptual}
+        if settings.train == "decoder":
+            self.frozen |= {"encoder": self.model.encoder, "quant_conv": self.model.quant_conv}
+            for part in (self.model.encoder, self.model.quant_conv):
+                part.requires_grad_(False)
 
     def prepare(self, accelerator: "Accelerator", dtype: torch.dtype) -> None:
         """Move the networks and measure the perceptual network's channels."""
@@ -234,11 +251,14 @@ class AutoencoderObjective(Objective):
 
     @torch.no_grad()
     def export(self, folder: Path, *, averaged: bool) -> None:
-        """Write `vae/`, with the latent scale measured and folded in."""
+        """Write `vae/`, with the latent scale measured and folded in, unless the latents are as they were."""
         from latent_diffusion.checkpoint.folder.diffusers_folder import save_autoencoder
 
-        mean, std = latent_statistics(self.model, self._pictures(self.data, self.settings.scale_pictures))
-        save_autoencoder(fold_latent_scale(self.model, mean, std), folder / "vae", torch.float32)
+        made = self.model
+        if self.settings.train == "all":
+            mean, std = latent_statistics(made, self._pictures(self.data, self.settings.scale_pictures))
+            made = fold_latent_scale(made, mean, std)
+        save_autoencoder(made, folder / "vae", torch.float32)
 
     def pass_samples(self) -> int:
         """Return the sample numbers of a pass."""
@@ -251,12 +271,11 @@ class AutoencoderObjective(Objective):
 
 
 def _autoencoder(settings: AutoencoderSettings) -> AutoencoderKL:
-    if (settings.model is None) == (settings.init is None):
-        raise ConfigError("objective: give either `model` (sizes, from scratch) or `init` (a folder), not both")
     if settings.init is not None:
         from latent_diffusion.checkpoint.folder.diffusers_folder import load_autoencoder
 
-        return load_autoencoder(Path(settings.init), torch.float32)
+        folder = Path(settings.init)
+        return load_autoencoder(folder / "vae" if (folder / "vae").is_dir() else folder, torch.float32)
     values = settings.model or {}
     known = [field.name for field in fields(AutoencoderConfig)]
     for name in values:

@@ -164,3 +164,28 @@ def test_settings_that_cannot_be(make_run):
     with pytest.raises(ConfigError, match="not a multiple of the autoencoder's 4 px"):
         build_objective(make_run(objective(perceptual=0.0), {"captions": [], "size": 30}))
     assert tiny.AUTOENCODER.latent_channels == 4
+
+
+def test_the_decoder_alone_is_trained_and_latents_stay(tiny_family, make_run, tmp_path):
+    folder = tiny_family("sd1")  # a model; its autoencoder lies in vae/
+    section = {"name": "autoencoder", "init": str(folder), "train": "decoder", "perceptual": 0.0, "equivariance": 0.5}
+    section["adversarial"] = {"start": 2, "width": 8, "layers": 1}
+    assert train(make_run(section, {"captions": []}, steps=6)) == 0
+    before, after = load_autoencoder(folder / "vae"), load_autoencoder(tmp_path / "run" / "model" / "vae")
+    assert after.config == before.config
+    old, new = before.state_dict(), after.state_dict()
+    same = {name for name in old if torch.equal(old[name], new[name])}
+    assert same == {name for name in old if name.startswith(("encoder.", "quant_conv."))}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"model": SIZES}, "needs `init`"),
+        ({"init": "x", "kl": 1e-6}, "leave `kl` out"),
+        ({"init": "x", "scale_pictures": 64}, "leave `scale_pictures` out"),
+    ],
+)
+def test_settings_without_effect_on_a_decoder_are_refused(make_run, settings, words):
+    with pytest.raises(ConfigError, match=words):
+        build_objective(make_run({"name": "autoencoder", "train": "decoder", **settings}, {"captions": []}))
