@@ -60,6 +60,8 @@ class CLIPConfig:
         patch_size: side of a patch, px.
         context_length: tokens of a text, begin and end included.
         quick_gelu: x * sigmoid(1.702 x) as in OpenAI's models instead of the exact GELU.
+        image_mean: what is subtracted from each channel of a picture in [0, 1].
+        image_std: what it is divided by then; with .5 and .5 the image tower reads [-1, 1].
     """
 
     text: TowerConfig
@@ -70,6 +72,8 @@ class CLIPConfig:
     patch_size: int = 8
     context_length: int = 77
     quick_gelu: bool = False
+    image_mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    image_std: tuple[float, ...] = (0.5, 0.5, 0.5)
 
     @property
     def hidden_act(self) -> str:
@@ -135,11 +139,19 @@ class TwoTowers(nn.Module):
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Return features (B, E), not normalised, of images (B, 3, S, S) in [-1, 1]."""
-        return self.model.visual(images)  # pyright: ignore[reportReturnType]
+        return self.model.visual(normalised(images, self.config.image_mean, self.config.image_std))  # pyright: ignore[reportReturnType]
 
     def forward(self, images: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Return image and text features (B, E) of unit length."""
         return F.normalize(self.encode_image(images), dim=1), F.normalize(self.encode_text(ids), dim=1)
+
+
+def normalised(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Return pictures (B, 3, H, W) in [-1, 1] with the mean and deviation that an image tower reads."""
+    if {*mean, *std} == {0.5}:
+        return images
+    shift, scale = (images.new_tensor(values).view(3, 1, 1) for values in (mean, std))
+    return ((images + 1) / 2 - shift) / scale
 
 
 class CLIP(nn.Module):
@@ -150,9 +162,13 @@ class CLIP(nn.Module):
         vision: the image tower with its projection.
         text_projection: text state of the end token -> common space.
         logit_scale: inverse temperature it was trained to, ().
+        image_mean: as in `CLIPConfig`.
+        image_std: as in `CLIPConfig`.
     """
 
     logit_scale: Tensor
+    image_mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    image_std: tuple[float, ...] = (0.5, 0.5, 0.5)
 
     def __init__(self, text_encoder: TextEncoder, vision: "CLIPVisionModelWithProjection") -> None:
         """Take the towers; the text projection starts at random values."""
@@ -174,6 +190,7 @@ class CLIP(nn.Module):
         images = images.to(like.device, like.dtype)
         if images.shape[-2:] != (self.image_size, self.image_size):
             images = F.interpolate(images, size=(self.image_size, self.image_size), mode="bilinear", antialias=True)
+        images = normalised(images, self.image_mean, self.image_std)
         return F.normalize(self.vision(pixel_values=images).image_embeds, dim=1)
 
     @torch.no_grad()

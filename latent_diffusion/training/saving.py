@@ -162,14 +162,15 @@ def _placed(saved: Tensor, parameter: Tensor, *, fused: bool) -> Any:
     """Return one value of a weight's state where its optimizer keeps it.
 
     Counts of steps are numbers of Python or tensors; a fused optimizer has the latter beside the weights, others on the
-    CPU. A moment has the memory layout of its weight.
+    CPU. A moment has the memory layout of its weight, also where the weight is one number (CLIP's temperature).
     """
+    moment = saved.shape == parameter.shape and saved.dtype == parameter.dtype
+    if moment and (saved.ndim or saved.dtype == torch.float64):
+        return torch.zeros_like(parameter).copy_(saved)
     if saved.ndim == 0 and saved.dtype in (torch.int64, torch.float64):
         return saved.item()
     if saved.ndim == 0:
         return saved.to(parameter.device if fused else "cpu")
-    if saved.shape == parameter.shape and saved.dtype == parameter.dtype:
-        return torch.zeros_like(parameter).copy_(saved)
     return saved.to(parameter.device)
 
 

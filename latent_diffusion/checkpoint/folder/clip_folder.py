@@ -14,8 +14,16 @@ from torch import Tensor
 from latent_diffusion.checkpoint.files.json_file import read_json, write_json
 from latent_diffusion.checkpoint.files.safetensors_file import read_tensors, write_tensors
 from latent_diffusion.checkpoint.files.weights import Stored, Weights, check_fit
+from latent_diffusion.checkpoint.folder.clip_towers import read_normalisation
 from latent_diffusion.checkpoint.folder.open_clip_names import TEXT, VISION, from_open_clip
-from latent_diffusion.checkpoint.folder.text_folder import load_text_encoder, save_text_encoder, text_config
+from latent_diffusion.checkpoint.folder.text_folder import (
+    PREFIX,
+    load_text_encoder,
+    save_text_encoder,
+    text_config,
+    text_state,
+)
+from latent_diffusion.checkpoint.folder.tokenizer_folder import save_tokenizer
 from latent_diffusion.errors import CheckpointError
 from latent_diffusion.models.clip import CLIP, CLIPConfig, TwoTowers
 from latent_diffusion.models.clip_text import CLIPTextConfig, CLIPTextModel
@@ -52,6 +60,7 @@ def from_towers(towers: TwoTowers, tokenizer: Tokenizer) -> CLIP:
     with torch.no_grad():
         clip.text_projection.weight.copy_(text_projection.T)
         clip.logit_scale.copy_(towers.logit_scale)
+    clip.image_mean, clip.image_std = towers.config.image_mean, towers.config.image_std
     return clip.eval()
 
 
@@ -91,13 +100,21 @@ def _vision_config(config: CLIPConfig) -> Any:
     )
 
 
-def save_clip(clip: CLIP, folder: Path | str, dtype: torch.dtype | None = torch.float16) -> None:
-    """Write `text_encoder/` and `tokenizer/` as they are, and `clip/` in `dtype`; None keeps the weights' own."""
+def save_clip(
+    clip: CLIP, folder: Path | str, dtype: torch.dtype | None = torch.float16, *, whole: bool = False
+) -> None:
+    """Write `text_encoder/` and `tokenizer/` as they are, and `clip/` in `dtype`; None keeps the weights' own.
+
+    With `whole` the text tower and the vocabulary lie in `clip/` too: it is a folder of transformers' `CLIPModel`.
+    """
     folder = Path(folder)
     save_text_encoder(clip.text_encoder, folder)
     state = clip.vision.state_dict() | {"text_projection.weight": clip.text_projection.weight.detach()}
     tensors = {name: tensor.cpu().to(dtype or tensor.dtype).contiguous() for name, tensor in state.items()}
     tensors["logit_scale"] = clip.logit_scale.float().cpu().log()
+    if whole:
+        tensors |= text_state(clip.text_encoder, dtype)
+        save_tokenizer(clip.text_encoder.tokenizer, folder / "clip", clip.text_encoder.context_length)
     (folder / "clip").mkdir(parents=True, exist_ok=True)
     config = {
         "architectures": ["CLIPModel"],
@@ -108,6 +125,9 @@ def save_clip(clip: CLIP, folder: Path | str, dtype: torch.dtype | None = torch.
         "vision_config": {name: getattr(clip.vision.config, name) for name in VISION_KEYS},
     }
     write_json(folder / "clip" / "config.json", config)
+    pixels = {"image_mean": list(clip.image_mean), "image_std": list(clip.image_std), "size": clip.image_size}
+    kind = {"image_processor_type": "CLIPImageProcessor", "crop_size": clip.image_size}
+    write_json(folder / "clip" / "preprocessor_config.json", kind | pixels)
     write_tensors(folder / "clip" / WEIGHTS, tensors, {"format": "pt"})
 
 
@@ -131,7 +151,9 @@ def load_clip(folder: Path | str) -> CLIP:
         why = " ".join(str(error).split())
         raise CheckpointError(f"{folder / 'clip' / 'config.json'}: not a CLIP config: {why}") from None
     clip = CLIP(load_text_encoder(folder), vision)
-    found = read_tensors(file)
+    normalisation = read_normalisation(folder / "clip" / "preprocessor_config.json", ((0.5,) * 3, (0.5,) * 3))
+    clip.image_mean, clip.image_std = normalisation
+    found = {name: tensor for name, tensor in read_tensors(file).items() if not name.startswith(PREFIX)}
     names = {name: name for name in vision.state_dict() if not name.endswith("position_ids")}
     wanted = {name: vision.state_dict()[name].shape for name in names}
     wanted |= {"text_projection.weight": clip.text_projection.weight.shape, "logit_scale": torch.Size(())}

@@ -67,9 +67,14 @@ def from_open_clip(tower: Mapping[str, Stored], outside: Mapping[str, str]) -> d
     return result
 
 
-def to_open_clip(tower: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a text tower's tensors, under transformers' bare names, under open-clip's: the inverse."""
-    outside = {here: there for there, here in TEXT.items()}
+def to_open_clip(tower: Mapping[str, Tensor], names: Mapping[str, str] | None = None) -> dict[str, Tensor]:
+    """Return a tower's tensors, under transformers' bare names, under open-clip's: the inverse, also of unknown names.
+
+    Args:
+        tower: tensors by name.
+        names: those outside the blocks, `TEXT` (None) or `VISION`.
+    """
+    outside = {here: there for there, here in (TEXT if names is None else names).items()}
     block = {here: there for there, here in BLOCK.items()}
     result: dict[str, Tensor] = {}
     for name, tensor in tower.items():
@@ -77,6 +82,8 @@ def to_open_clip(tower: Mapping[str, Tensor]) -> dict[str, Tensor]:
             result[outside[name]] = tensor
         elif name == "text_projection.weight":
             result[PROJECTION] = tensor.T.contiguous()
+        elif not name.startswith("encoder.layers."):
+            result[name] = tensor
         else:
             number, _, rest = name.removeprefix("encoder.layers.").partition(".")
             module, _, last = rest.rpartition(".")

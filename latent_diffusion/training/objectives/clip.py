@@ -1,8 +1,8 @@
-"""Train CLIP: pictures and their captions find each other within the global batch.
+"""Train CLIP, from scratch or on: pictures and their captions find each other within the global batch.
 
 Loss of one pair = half of -log softmax over all texts of its picture, half of that over all pictures of its text; the
 features of all processes are gathered with their gradients, so any number of processes computes one global batch.
-The vocabulary is learned from the captions first. What comes out is the text encoder of a diffusion model.
+From scratch the vocabulary is learned from the captions first. The result is the text encoder of a diffusion model.
 Reference: Radford et al. 2021, arXiv:2103.00020, figure 3; open-clip's `ClipLoss`.
 """
 
@@ -14,18 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from latent_diffusion.config import Section
-from latent_diffusion.data.bpe import BytePairs, clip_tokenizer, train_byte_pairs
+from latent_diffusion.data.bpe import clip_tokenizer, train_byte_pairs
 from latent_diffusion.data.folder import DataConfig, ImageFolder
 from latent_diffusion.data.loader import Batch, batches
 from latent_diffusion.data.metadata import captions_of
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.models.clip import CLIPConfig, TowerConfig, TwoTowers
+from latent_diffusion.models.tokenizer import Tokenizer
 from latent_diffusion.training.objective import Losses, Objective, Player, Share
 from latent_diffusion.training.parts import refuse_unused
+from latent_diffusion.training.weights_digest import weights_digest
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -50,13 +52,21 @@ class Tower(Section):
     """Width of the feed-forward layer, in widths of the tower."""
 
 
+SIZES = (
+    *("text", "vision", "embed_dim", "patch_size", "context_length", "quick_gelu", "vocab_size", "vocabulary_fields"),
+)
+"""Keys of towers from scratch."""
+
+
 class CLIPSettings(Section):
     """The `objective:` section."""
 
-    text: Tower
-    """Text tower; keys below."""
-    vision: Tower
-    """Image tower; keys below."""
+    init: str | None = None
+    """Folder of a CLIP to train on: open-clip's, transformers' `CLIPModel`, or a model of ours with `clip/`."""
+    text: Tower | None = None
+    """From scratch: text tower; keys below."""
+    vision: Tower | None = None
+    """From scratch: image tower; keys below."""
     embed_dim: int = Field(default=256, gt=0)
     """Length of the features that are compared."""
     patch_size: int = Field(default=8, gt=0)
@@ -73,6 +83,18 @@ class CLIPSettings(Section):
     """Filter of held-out pictures, in place of `data.where`; their loss is reported."""
     workers: int = Field(default=1, ge=0)
     """Processes that decode pictures ahead."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "CLIPSettings":
+        given = [name for name in SIZES if name in self.model_fields_set]
+        if self.init is not None and given:
+            raise ValueError(f"sizes and vocabulary are those of `init`; leave {', '.join(given)} out")
+        if self.init is None and (self.text is None or self.vision is None):
+            raise ValueError("give either `text` and `vision` (sizes, from scratch) or `init` (a folder of a CLIP)")
+        for name, tower in (("text", self.text), ("vision", self.vision)):
+            if tower is not None and tower.width % tower.heads:
+                raise ValueError(f"{name}: width {tower.width} is not a multiple of heads {tower.heads}")
+        return self
 
 
 def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, *, together: bool = True) -> tuple[Tensor, Tensor]:
@@ -131,23 +153,19 @@ class CLIPObjective(Objective):
     couples_samples = True
 
     def __init__(self, settings: CLIPSettings, data: DataConfig, run: Any) -> None:
-        """Read the pictures, learn the vocabulary, build the towers."""
+        """Read the pictures; read the towers, or learn the vocabulary and build them."""
         if not data.captions:
             raise ConfigError("data.captions: CLIP learns from captions; name the metadata fields that hold them")
-        if data.size % settings.patch_size:
-            raise ConfigError(f"data.size {data.size} px is not a multiple of patch_size {settings.patch_size} px")
-        for name, tower in (("text", settings.text), ("vision", settings.vision)):
-            if tower.width % tower.heads:
-                raise ConfigError(f"objective.{name}: width {tower.width} is not a multiple of heads {tower.heads}")
         self.settings = settings
         refuse_unused(data, "CLIP")
+        if settings.init is None and data.size % settings.patch_size:
+            raise ConfigError(f"data.size {data.size} px is not a multiple of patch_size {settings.patch_size} px")
+        published = None if settings.init is None else _published(settings.init, data.size)
         self.data = ImageFolder(data, run.seed)
         self.held_out = None
         if settings.validation is not None:
             self.held_out = ImageFolder(data.held_out(settings.validation), run.seed)
-        self.byte_pairs = train_byte_pairs(_texts(self.data, settings.vocabulary_fields), settings.vocab_size)
-        self.tokenizer = clip_tokenizer(self.byte_pairs, settings.context_length)
-        self.towers = TwoTowers(_config(settings, data.size, self.byte_pairs))
+        self.towers, self.tokenizer = published or _from_scratch(settings, self.data)
         self.towers.model.set_grad_checkpointing(run.gradient_checkpointing)
         self.players = {"clip": Towers(self.towers, self.tokenizer)}
         self.ema_modules: dict[str, nn.Module] = {"clip": self.towers}
@@ -183,19 +201,27 @@ class CLIPObjective(Objective):
         return {"validation_loss": torch.cat(losses), "validation_accuracy": torch.cat(found)} if losses else {}
 
     def export(self, folder: Path, *, averaged: bool) -> None:
-        """Write the text encoder and its tokenizer (float32) and what CLIP scores need beside them (float16)."""
+        """Write the text encoder and its tokenizer (float32) and what CLIP scores need beside them (float16).
+
+        A CLIP that was trained on is written whole in `clip/` too, in float32.
+        """
         from latent_diffusion.checkpoint.folder.clip_folder import from_towers, save_clip
 
-        save_clip(from_towers(self.towers, self.tokenizer), folder)
+        clip = from_towers(self.towers, self.tokenizer)
+        if self.settings.init is None:
+            save_clip(clip, folder)
+        else:
+            save_clip(clip, folder, torch.float32, whole=True)
 
     def pass_samples(self) -> int:
         """Return the sample numbers of a pass."""
         return self.data.pass_length
 
     def fingerprint(self) -> dict[str, str]:
-        """Return the digests of the data and of the vocabulary."""
-        digest = hashlib.sha256(json.dumps(self.byte_pairs.merges).encode()).hexdigest()
-        return {"data.path": self.data.digest, "vocabulary": digest}
+        """Return the digests of the data, of the vocabulary and of the weights the run starts from."""
+        digest = hashlib.sha256(json.dumps(self.tokenizer.merges).encode()).hexdigest()
+        prints = {"data.path": self.data.digest, "vocabulary": digest}
+        return prints if self.settings.init is None else {**prints, "objective.init": weights_digest(self.towers)}
 
 
 def _texts(data: ImageFolder, fields: Sequence[str]) -> Iterator[str]:
@@ -205,14 +231,27 @@ def _texts(data: ImageFolder, fields: Sequence[str]) -> Iterator[str]:
         yield from (text for field in fields for text in captions_of(row, field))
 
 
-def _config(settings: CLIPSettings, image_size: int, pairs: BytePairs) -> CLIPConfig:
-    return CLIPConfig(
+def _published(folder: str, size: int) -> tuple[TwoTowers, Tokenizer]:
+    from latent_diffusion.checkpoint.folder.clip_towers import load_towers
+
+    towers, tokenizer = load_towers(folder)
+    if towers.config.image_size != size:
+        raise ConfigError(f"data.size: {size} px; the image tower of {folder} reads {towers.config.image_size} px")
+    return towers, tokenizer
+
+
+def _from_scratch(settings: CLIPSettings, data: ImageFolder) -> tuple[TwoTowers, Tokenizer]:
+    """Return new towers, and a tokenizer with a vocabulary learned from the captions."""
+    assert settings.text is not None and settings.vision is not None, "checked with the settings"
+    pairs = train_byte_pairs(_texts(data, settings.vocabulary_fields), settings.vocab_size)
+    config = CLIPConfig(
         text=TowerConfig(**settings.text.model_dump()),
         vision=TowerConfig(**settings.vision.model_dump()),
         vocab_size=len(pairs.vocabulary),
         embed_dim=settings.embed_dim,
-        image_size=image_size,
+        image_size=data.config.size,
         patch_size=settings.patch_size,
         context_length=settings.context_length,
         quick_gelu=settings.quick_gelu,
     )
+    return TwoTowers(config), clip_tokenizer(pairs, settings.context_length)
