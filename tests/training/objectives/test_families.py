@@ -42,7 +42,7 @@ def test_a_whole_unet_of_each_family_is_trained_and_drawn_from(tiny_family, make
     assert not any(same[:2])
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert any("validation_loss" in key for line in lines for key in line)
-    assert [file.suffix for file in (tmp_path / "run" / "samples").iterdir()] == [".png"]
+    assert any(file.name.startswith("step-") for file in (tmp_path / "run" / "samples").iterdir())
 
 
 @pytest.mark.parametrize("family", ["sd2_v", "sdxl", "sdxl_inpaint"])
