@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.responses import FileResponse, RedirectResponse, Response
+from fastapi.responses import FileResponse, Response
 from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
 
@@ -59,8 +59,8 @@ def build_app(settings: ServeSettings, loading: Mapping[str, Any] | None = None)
     app.include_router(openai_routes(service))
 
     @app.get("/", include_in_schema=False)
-    def start() -> RedirectResponse:
-        return RedirectResponse("/docs")
+    def page() -> FileResponse:
+        return _static("index.html")
 
     @app.get("/docs", include_in_schema=False)
     def docs() -> FileResponse:
