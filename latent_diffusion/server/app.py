@@ -10,7 +10,7 @@ from fastapi.responses import FileResponse, Response
 from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
 
-from latent_diffusion.server import refusals
+from latent_diffusion.server import notes, refusals
 from latent_diffusion.server.a1111.sdapi import a1111_routes
 from latent_diffusion.server.about_api import about_routes
 from latent_diffusion.server.guard import Guard
@@ -43,6 +43,7 @@ def build_app(settings: ServeSettings, loading: Mapping[str, Any] | None = None)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        notes.install()
         service.queue.start()
         yield
         service.queue.close()

@@ -13,9 +13,15 @@ from typing import Any
 
 from latent_diffusion.errors import LatentDiffusionWarning
 
-__all__ = ["collected"]
+__all__ = ["collected", "install"]
 
 _of_thread = threading.local()
+
+
+def install() -> None:
+    """Set the hook; it stays, so that a thread that leaves `catch_warnings` meanwhile puts back the same one."""
+    warnings.showwarning = _show
+    warnings.simplefilter("always", LatentDiffusionWarning)
 
 
 @contextlib.contextmanager
@@ -23,13 +29,11 @@ def collected() -> Iterator[list[str]]:
     """Yield a list that receives this package's warnings of this thread until the block ends."""
     notes: list[str] = []
     _of_thread.notes = notes
-    before, warnings.showwarning = warnings.showwarning, _show
-    warnings.simplefilter("always", LatentDiffusionWarning)
+    install()
     try:
         yield notes
     finally:
         _of_thread.notes = None
-        warnings.showwarning = before if before is not _show else warnings.showwarning
 
 
 def _show(message: Any, category: type[Warning], *_: Any, **__: Any) -> None:

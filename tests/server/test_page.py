@@ -102,6 +102,8 @@ def test_draw_stop_and_fill_in_from_a_picture(page, server):
     np.testing.assert_array_equal(pixels(download.value.path().read_bytes()), pixels(png))
     page.click("#vary")
     assert page.input_value("[name=variation_seed]") and float(page.input_value("[name=variation_strength]")) > 0
+    page.click("#results button")
+    assert page.locator("#canvas").bounding_box()["width"] > 150
     page.click("#tab-history")
     page.wait_for_selector("#history figure")
 

@@ -105,7 +105,7 @@ async function figure(one, fields) {
     element("figcaption", {},
       element("span", { text: `seed ${one.seed}, ${one.width}×${one.height}` }),
       element("a", { href: url, download: name, text: "Save" }),
-      element("button", { type: "button", text: "Repaint", click: () => repaint.open(blob).then(() => choose("repaint")).catch(fault) })));
+      element("button", { type: "button", text: "Repaint", click: () => { choose("repaint"); repaint.open(blob).catch(fault); } })));
 }
 
 async function useAgain(blob) {

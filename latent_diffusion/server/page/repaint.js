@@ -28,7 +28,7 @@ export async function open(blob) {
   $("#no-picture").hidden = true;
   $("#sheet").hidden = false;
   $("#comparison").hidden = true;
-  zoom = Math.min(8, Math.max(0.1, Math.min($("#table").clientWidth - 100, 512) / bitmap.width));
+  zoom = Math.min(8, Math.max(160, Math.min($("#table").clientWidth - 100, 512)) / bitmap.width);
   $("#brush").max = Math.max(bitmap.width, bitmap.height);
   brush(Math.max(2, Math.round(bitmap.width / 10)));
   paint();
@@ -92,6 +92,7 @@ export async function run(draw) {
   const count = one.changed_outside;
   $("#outside").textContent = `${count} pixels changed outside the ${task === "inpaint" ? "mask" : "new part"} (checked), seed ${one.seed}`;
   $("#outside").className = count === 0 ? "good" : "bad";
+  $("#comparison").scrollIntoView({ block: "nearest" });
 }
 
 // The old picture at the size of the new one.
