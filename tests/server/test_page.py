@@ -108,6 +108,22 @@ def test_draw_stop_and_fill_in_from_a_picture(page, server):
     page.wait_for_selector("#history figure")
 
 
+def saved_mask(page) -> np.ndarray:
+    with page.expect_download() as download:
+        page.click("#save-mask")
+    return np.asarray(Image.open(download.value.path()).convert("L"))
+
+
+def drag_right_edge(page, distance: float) -> None:
+    edge = page.locator(".edge.right")
+    edge.scroll_into_view_if_needed()
+    grip = edge.bounding_box()
+    page.mouse.move(grip["x"] + 4, grip["y"] + 4)
+    page.mouse.down()
+    page.mouse.move(grip["x"] + 4 + distance, grip["y"] + 4, steps=4)
+    page.mouse.up()
+
+
 @pytest.mark.parametrize("page", [NARROW], indirect=True)
 def test_a_stroke_beyond_the_edge_is_kept_whole_and_the_rest_stays(page, server):
     old = Image.effect_noise((48, 40), 90).convert("RGB")
@@ -132,9 +148,7 @@ def test_a_stroke_beyond_the_edge_is_kept_whole_and_the_rest_stays(page, server)
     page.click("#undo")
     page.click("#undo")
     page.click("#redo")
-    with page.expect_download() as download:
-        page.click("#save-mask")
-    mask = np.asarray(Image.open(download.value.path()).convert("L"))
+    mask = saved_mask(page)
     assert mask.shape == (40, 48) and set(np.unique(mask)) == {0, 255}
     assert mask[20, :10].all() and mask[30, :14].all(), "a part of the stroke is lost"
     assert not mask[:14].any() and not mask[:, 20:].any()
@@ -147,22 +161,12 @@ def test_a_stroke_beyond_the_edge_is_kept_whole_and_the_rest_stays(page, server)
     new = pixels(download.value.path().read_bytes())
     differs = (new != np.asarray(old)).any(-1)
     assert differs.any() and not differs[mask == 0].any()
-    with page.expect_download() as download:
-        page.click("#save-mask")
-    np.testing.assert_array_equal(np.asarray(Image.open(download.value.path()).convert("L")), mask)
+    np.testing.assert_array_equal(saved_mask(page), mask)
     page.focus("#canvas")
     for key in ("i", "e", "ArrowRight", " ", "Control+z", "Control+z"):
         page.keyboard.press(key)
-    with page.expect_download() as download:
-        page.click("#save-mask")
-    np.testing.assert_array_equal(np.asarray(Image.open(download.value.path()).convert("L")), mask)
-    edge = page.locator(".edge.right")
-    edge.scroll_into_view_if_needed()
-    grip = edge.bounding_box()
-    mouse.move(grip["x"] + 4, grip["y"] + 4)
-    mouse.down()
-    mouse.move(grip["x"] + 4 + 16 * zoom, grip["y"] + 4, steps=4)
-    mouse.up()
+    np.testing.assert_array_equal(saved_mask(page), mask)
+    drag_right_edge(page, 16 * zoom)
     assert page.input_value("[name=right]") == "16"
     page.click("#go")
     finished(page)
