@@ -151,7 +151,8 @@ class TrainStep(Case):
         seen = _Losses()
 
         def call() -> Mapping[str, Tensor]:
-            trainer.run = run.model_copy(update={"steps": trainer.done + 1})
+            trainer.last = trainer.done + 1
+            trainer.run = run.model_copy(update={"steps": trainer.last})
             trainer.fit([seen])
             return seen.first()
 
