@@ -20,8 +20,8 @@ VERSION = re.compile(r"\bversion\b|[<>=]=\s*\d", re.IGNORECASE)
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config):
-    """Return a worker for each core and 3 GiB of free memory; 0, which is this process alone, for named files."""
-    if all(".py" in name for name in config.args):
+    """Return a worker for each core and 3 GiB of free memory; 0 for named files and GPUs: this process alone."""
+    if all(".py" in name for name in config.args) or config.option.markexpr == "gpu":
         return 0
     if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
         return None  # the plugin reads it
