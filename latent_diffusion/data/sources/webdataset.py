@@ -8,6 +8,7 @@ every sample only its place is kept in memory, 8 bytes; its headers are read aga
 
 import hashlib
 import json
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -25,6 +26,8 @@ from latent_diffusion.data.table import Row, read_utf8
 from latent_diffusion.errors import ConfigError, DataError
 
 __all__ = ["WebdatasetSource"]
+
+logger = logging.getLogger(__name__)
 
 BLOCK = 512
 AT_ONCE = 2**16  # bytes read around a header
@@ -206,15 +209,17 @@ class WebdatasetSource(Source):
             self._endings.add(ending)
             if member.key != key:
                 if not has_picture:
-                    del places[-1], keys[-1]
+                    del places[-1]
                 key, has_picture = member.key, False
                 places.append(place)
                 keys.append(hash(key))
             has_picture |= ending in self._pictures
         if not has_picture:
-            del places[-1], keys[-1]
+            del places[-1]
         if len(np.unique(np.array(keys, np.int64))) < len(keys):
             raise DataError(f"{shard.name!r}: {self._doubled(shard)!r} is there twice, with other samples between")
+        if len(places) < len(keys):
+            logger.warning("%s: %d samples have no picture and are left out", shard.name, len(keys) - len(places))
         return np.array(places, np.int64)
 
     @staticmethod

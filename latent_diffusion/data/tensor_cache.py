@@ -1,0 +1,163 @@
+"""Tensors on disk by the hash of what they were made from, in safetensors shards that several runs share.
+
+A shard is written under a temporary name and renamed, so a killed run leaves whole shards only, and the next run makes
+what is missing. Every tensor has a checksum, and a damaged one counts as missing. The header of a shard is all that is
+read when the cache is opened.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from latent_diffusion.errors import ResourceError
+
+__all__ = ["TensorCache", "key_of"]
+
+logger = logging.getLogger(__name__)
+
+SHARD = 2**28
+"""Bytes after which a shard is written."""
+MOST_HEADER = 100_000_000  # bytes
+
+
+def key_of(*parts: str | bytes | int | float | tuple[int, ...]) -> str:
+    """Return the hash of what decides a tensor."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        data = part if isinstance(part, bytes) else repr(part).encode()
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()
+
+
+class TensorCache:
+    """One folder of shards; a tensor is found by its key.
+
+    Args:
+        folder: made where it is absent.
+        most: bytes that the folder may take; shards that were not used for longest go first, those of this run stay.
+
+    Raises:
+        ResourceError: the folder cannot be made or read.
+    """
+
+    def __init__(self, folder: Path, most: int) -> None:
+        self.folder, self.most = folder, most
+        self._shards: dict[str, Path] = {}  # key -> shard
+        self._read: set[Path] = set()
+        self._open: dict[Path, safe_open] = {}
+        self._new: dict[str, Tensor] = {}
+        self.damaged = 0
+        """Tensors that were there, but not as they were written."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ResourceError(f"data.cache: {folder}: {error.strerror}; choose another folder") from error
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Read the headers of shards that are new, as other processes write them."""
+        for path in sorted(self.folder.glob("*.safetensors")):
+            if path not in self._read:
+                self._shards |= dict.fromkeys(_names(path), path)
+                self._read.add(path)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._shards or key in self._new
+
+    def get(self, key: str) -> Tensor | None:
+        """Return a tensor on the CPU; None where it is absent or damaged."""
+        if key in self._new:
+            return self._new[key]
+        path = self._shards.get(key)
+        if path is None:
+            return None
+        try:
+            if path not in self._open:
+                self._open[path] = safe_open(path, "pt")
+                with contextlib.suppress(OSError):
+                    os.utime(path)  # used now
+            file = self._open[path]
+            tensor, wanted = file.get_tensor(key), (file.metadata() or {}).get(key)
+        except (SafetensorError, OSError) as error:
+            logger.warning("%s: cannot be read (%s): what it held is made again", path, error)
+            self._shards = {name: shard for name, shard in self._shards.items() if shard != path}
+            return None
+        if _checksum(tensor) != wanted:
+            self.damaged += 1
+            del self._shards[key]
+            return None
+        return tensor
+
+    def put(self, key: str, tensor: Tensor) -> None:
+        """Keep a tensor; it is on the disk after `flush`, or when a shard is full."""
+        self._new[key] = tensor.detach().cpu().contiguous()
+        if sum(one.numel() * one.element_size() for one in self._new.values()) >= SHARD:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is new as one shard.
+
+        Raises:
+            ResourceError: the disk is full or not writable.
+        """
+        if not self._new:
+            return
+        name = key_of(*sorted(self._new))
+        temporary, path = self.folder / f".{name}.{os.getpid()}", self.folder / f"{name}.safetensors"
+        sums = {key: _checksum(tensor) for key, tensor in self._new.items()}
+        try:
+            save_file(self._new, temporary, metadata=sums)
+            os.replace(temporary, path)
+        except (OSError, SafetensorError) as error:
+            temporary.unlink(missing_ok=True)
+            raise ResourceError(
+                f"data.cache: {path}: cannot be written ({error}); free some space, or choose another folder"
+            ) from error
+        self._shards |= dict.fromkeys(self._new, path)
+        self._read.add(path)
+        self._open.pop(path, None)
+        self._new = {}
+
+    def prune(self, used: Iterable[str]) -> None:
+        """Remove the shards that were used longest ago until the folder takes at most `most` bytes; `used` stay."""
+        mine = {self._shards[key] for key in used if key in self._shards}
+        shards = sorted(((path.stat().st_mtime_ns, path) for path in self._read if path.exists()), reverse=True)
+        total = sum(path.stat().st_size for _, path in shards)
+        while total > self.most and shards:
+            _, path = shards.pop()
+            if path not in mine:
+                total -= path.stat().st_size
+                self._open.pop(path, None)
+                path.unlink(missing_ok=True)
+                self._read.discard(path)
+                self._shards = {key: shard for key, shard in self._shards.items() if shard != path}
+        if total > self.most:
+            logger.warning("data.cache: %s takes %.2f GB, all of which this run uses", self.folder, total / 1e9)
+
+
+def _names(path: Path) -> list[str]:
+    """Return the names of a shard's tensors; [] where its header is damaged."""
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length)) if length <= MOST_HEADER else {}
+        return [name for name in header if name != "__metadata__"]
+    except (OSError, ValueError, struct.error):
+        logger.warning("%s: damaged: what it held is made again", path)
+        return []
+
+
+def _checksum(tensor: Tensor) -> str:
+    facts = f"{tensor.dtype}{tuple(tensor.shape)}".encode()
+    data = tensor.contiguous().flatten().view(torch.uint8).numpy()
+    return hashlib.blake2b(data, digest_size=8, key=facts[:64]).hexdigest()

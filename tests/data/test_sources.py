@@ -1,0 +1,293 @@
+"""The same forty pictures in every layout are the same batches, on one process or two, from the start or resumed."""
+
+import io
+import json
+import tarfile
+import zipfile
+
+import pytest
+import torch
+
+from latent_diffusion.config import RunConfig
+from latent_diffusion.data.folder import DataConfig, ImageFolder
+from latent_diffusion.data.loader import batches
+from latent_diffusion.errors import ConfigError, DataError
+from latent_diffusion.training.numbers import sample_numbers
+
+COUNT = 40
+LAYOUTS = ("imagefolder", "beside", "zip", "parquet", "table", "datasets", "webdataset", "kohya", "several")
+
+
+def add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    archive.addfile(member, io.BytesIO(data))
+
+
+@pytest.fixture(scope="module")
+def pictures(request):
+    """Name, file, caption of each picture; sizes and formats differ."""
+    from tests.data.conftest import _encoded  # the maker of random pictures
+
+    forms = ("PNG", "JPEG", "WEBP")
+    return [
+        (f"{k:02}.{forms[k % 3].lower()}", _encoded((24 + k, 40), forms[k % 3], k), f"picture {k}, red, café")
+        for k in range(COUNT)
+    ]
+
+
+def written(layout, root, pictures) -> dict:
+    """Write the pictures in a layout; return the keys of `data:` that read them."""
+    rows = [{"file_name": name, "text": text, "split": "a"} for name, _, text in pictures]
+    files = root / "files"
+    if layout in ("imagefolder", "beside", "table", "kohya", "several"):
+        files = files / "1_words" if layout == "kohya" else files
+        parts = [files / f"{k}" for k in range(2)] if layout == "several" else [files]
+        for part, share in zip(parts, (pictures[:15], pictures[15:]) if layout == "several" else [pictures]):
+            part.mkdir(parents=True)
+            for name, data, text in share:
+                (part / name).write_bytes(data)
+                if layout not in ("imagefolder", "table"):
+                    (part / name).with_suffix(".txt").write_text(text, "utf-8")
+        if layout == "several":
+            return {"sources": [{"path": str(part)} for part in parts]}
+        if layout == "imagefolder":
+            (files / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        if layout == "table":
+            pytest.importorskip("pyarrow.parquet").write_table(
+                pytest.importorskip("pyarrow").Table.from_pylist(rows), files / "metadata.parquet"
+            )
+        return {"path": str(root / "files")}
+    if layout == "zip":
+        with zipfile.ZipFile(root / "set.zip", "w") as archive:
+            for name, data, text in pictures:
+                archive.writestr(f"top/{name}", data)
+                archive.writestr(f"top/{name.split('.')[0]}.txt", text)
+        return {"path": str(root / "set.zip")}
+    files.mkdir()
+    if layout == "parquet":
+        arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        for part, share in enumerate((pictures[:23], pictures[23:])):
+            table = arrow.Table.from_pylist(
+                [{"image": {"bytes": data, "path": name}, "text": text} for name, data, text in share]
+            )
+            parquet.write_table(table, files / f"train-{part:05}.parquet", row_group_size=7)
+    if layout == "datasets":
+        datasets = pytest.importorskip("datasets")
+        features = datasets.Features({"picture": datasets.Image(), "text": datasets.Value("string")})
+        columns = {"picture": [{"bytes": data, "path": None} for _, data, _ in pictures]}
+        columns["text"] = [text for _, _, text in pictures]
+        datasets.Dataset.from_dict(columns, features=features).save_to_disk(files, num_shards=3)
+    if layout == "webdataset":
+        for part in range(3):
+            with tarfile.open(files / f"{part:03}.tar", "w") as archive:
+                for name, data, text in pictures[part * 14 : part * 14 + 14]:
+                    add(archive, name, data)
+                    add(archive, f"{name.split('.')[0]}.txt", text.encode())
+        return {"path": f"{files}/{{000..002}}.tar"}
+    return {"path": str(files)}
+
+
+def made(config: DataConfig, ranks: int, start: int) -> list:
+    """Return rows, captions, sizes and pixels of eight updates of eight pictures, ranks put together."""
+    run = RunConfig.model_validate({"output": "x", "objective": {"name": "x"}, "data": {}, "steps": 8, "batch_size": 8})
+    found = []
+    for rank in range(ranks):
+        data = ImageFolder(config, seed=3, batch=8)
+        found.append(list(batches(data, sample_numbers(run, start=start, rank=rank, processes=ranks), workers=1)))
+    return [
+        (
+            sum((part.row for part in parts), ()),
+            sum((part.captions for part in parts), ()),
+            torch.cat([part.size_ids for part in parts]),
+            torch.cat([part.images for part in parts]),
+        )
+        for parts in zip(*found, strict=True)
+    ]
+
+
+def same(one, two) -> bool:
+    return len(one) == len(two) and all(
+        a[:2] == b[:2] and torch.equal(a[2], b[2]) and torch.equal(a[3], b[3]) for a, b in zip(one, two, strict=True)
+    )
+
+
+@pytest.fixture(scope="module")
+def wanted(pictures, tmp_path_factory):
+    root = tmp_path_factory.mktemp("wanted")
+    return made(DataConfig(**written("imagefolder", root, pictures), **SETTINGS), 1, 0)
+
+
+SETTINGS = {
+    "size": 16, "flip": True, "caption_dropout": 0.2, "wording": {"shuffle": True, "keep": 1, "trigger": "sks"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_gives_the_same_batches(pictures, wanted, tmp_path, layout):
+    place = written(layout, tmp_path, pictures)
+    config = DataConfig(**place, **SETTINGS)
+    assert same(made(config, 1, 0), wanted)
+    assert same(made(config, 2, 3), wanted[3:])  # update 3 lies in mid-pass
+    unchecked = DataConfig(**place, **SETTINGS, check="none")
+    assert same(made(unchecked, 1, 4), wanted[4:])
+
+
+def test_a_remote_tar_is_read_through_fsspec(pictures, wanted, tmp_path):
+    import fsspec
+
+    written("webdataset", tmp_path, pictures)
+    memory = fsspec.filesystem("memory")
+    for file in (tmp_path / "files").glob("*.tar"):
+        memory.pipe(f"/set/{file.name}", file.read_bytes())
+    config = DataConfig(path="memory://set/{000..002}.tar", **SETTINGS)
+    assert same(made(config, 1, 0), wanted)
+
+
+def read(path, **settings) -> ImageFolder:
+    return ImageFolder(DataConfig(path=str(path), size=16, **settings), seed=7)
+
+
+def test_tars_with_json_masks_long_names_and_samples_without_a_picture(tmp_path, encoded):
+    long = "folder/" + "n" * 120
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.GNU_FORMAT) as archive:
+        add(archive, "x.txt", b"no picture")
+        add(archive, f"{long}.json", b'{"text": "a cat", "kind": "good", "file_name": "other"}')
+        add(archive, f"{long}.png", encoded())
+        add(archive, f"{long}.mask.png", encoded(seed=1))
+        add(archive, "y.txt", b"none either")
+    with tarfile.open(tmp_path / "b.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        add(archive, f"{long}é.png", encoded(seed=2))
+        add(archive, f"{long}é.json", b'{"text": "a dog", "kind": "bad"}')
+    data = read(tmp_path, where={"kind": "good"})
+    assert [row["file_name"] for row in data.rows] == [f"{long}.png"] and data.first_caption(0) == "a cat"
+    assert data.mask(0).size == (32, 32)
+    assert [row["file_name"] for row in read(tmp_path).rows] == [f"{long}.png", f"{long}é.png"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("cut", r"a\.tar'?: byte \d+: '1\.png' has \d+ bytes, but the file ends after"),
+        ("doubled", r"a\.tar'?: '0' is there twice, with other samples between"),
+        ("out", r"byte \d+: '\.\./0\.png' leads out"),
+        ("link", r"'l\.png' is a link"),
+        ("noise", r"byte 0: no header of a tar is there"),
+        ("empty", r"0 pictures .*its files end in \['txt'\]"),
+        ("gz", "compressed tar has to be unpacked"),
+        ("twice", r"'0\.png' is there twice"),
+    ],
+)  # D28
+def test_damaged_tars_are_named_with_shard_and_byte(tmp_path, encoded, change, words):
+    names = {"doubled": ["0.png", "1.png", "0.txt"], "out": ["../0.png"], "empty": ["0.txt"], "twice": ["0.png"] * 2}
+    file = tmp_path / ("a.tar.gz" if change == "gz" else "a.tar")
+    with tarfile.open(file, "w") as archive:
+        for name in names.get(change, ["0.png", "1.png"]):
+            add(archive, name, encoded())
+        if change == "link":
+            link = tarfile.TarInfo("l.png")
+            link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            archive.addfile(link)
+    if change == "cut":
+        file.write_bytes(file.read_bytes()[: 512 + 4096 + 512 + 600])
+    if change == "noise":
+        file.write_bytes(b"x" * 10240)
+    with pytest.raises((DataError, ConfigError), match=words):
+        read(file, captions=[])
+
+
+def test_parquet_names_what_is_wrong(tmp_path):
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    table = arrow.Table.from_pylist([{"a": b"x", "b": b"y", "text": "t"}])
+    parquet.write_table(table, tmp_path / "two.parquet")
+    with pytest.raises(ConfigError, match=r"2 columns of pictures \(\['a', 'b'\]\).*name one in data\.picture"):
+        read(tmp_path / "two.parquet")
+    with pytest.raises(ConfigError, match=r"data\.picture: .* no column 'c' of pictures"):
+        read(tmp_path / "two.parquet", picture="c")
+    with pytest.raises(DataError, match=r"two\.parquet:0'?: not a picture"):
+        read(tmp_path / "two.parquet", picture="a")
+    parquet.write_table(
+        arrow.Table.from_pylist([{"image": {"bytes": None, "path": "/etc/x.png"}}]), tmp_path / "l.parquet"
+    )
+    with pytest.raises(DataError, match="links to files are not followed"):
+        read(tmp_path / "l.parquet", captions=[])
+    (tmp_path / "cut.parquet").write_bytes((tmp_path / "two.parquet").read_bytes()[:-9])
+    with pytest.raises(DataError, match=r"cut\.parquet: not parquet, or damaged"):
+        read(tmp_path / "cut.parquet")
+
+
+def test_of_several_splits_one_must_be_given(tmp_path, encoded):
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.Dataset.from_dict(
+        {"image": [{"bytes": encoded(), "path": None}], "text": ["a"]},
+        features=datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")}),
+    )
+    datasets.DatasetDict({"train": rows, "test": rows}).save_to_disk(tmp_path / "set")
+    with pytest.raises(ConfigError, match=r"has the splits \['train', 'test'\]; give one, as .*train'"):
+        read(tmp_path / "set")
+    assert len(read(tmp_path / "set" / "train")) == 1
+
+
+def test_sources_have_weights_and_settings_of_their_own(make_folder):
+    one, two = make_folder(4, "one"), make_folder(6, "two")
+    config = DataConfig(
+        size=16,
+        flip=True,
+        sources=[
+            {"path": str(one), "weight": 3, "wording": {"prefix": "old"}},
+            {"path": str(two), "weight": 0.5, "flip": False, "loss_weight": 0.5},
+        ],
+    )
+    data = ImageFolder(config, 7)
+    assert data.pass_length == 15
+    shown = [[data.row_of(n) for n in range(turn * 15, turn * 15 + 15)] for turn in range(2)]
+    for rows in shown:
+        assert sorted(row for row in rows if row < 4) == sorted(list(range(4)) * 3)
+    assert sorted(row for rows in shown for row in rows if row >= 4) == list(range(4, 10))
+    samples = [data.sample(n) for n in range(30)]
+    assert all(s.caption.startswith("old ") == (s.row < 4) for s in samples)
+    assert all(s.weight == (1.0 if s.row < 4 else 0.5) for s in samples)
+    assert any(s.flipped for s in samples) and not any(s.flipped for s in samples if s.row >= 4)
+
+
+def test_kohyas_folders_are_read_as_they_are(tmp_path, encoded):
+    for folder, count in (("train/10_sks cat", 2), ("train/3_dog", 1), ("reg/1_cat", 5)):
+        (tmp_path / folder).mkdir(parents=True)
+        for k in range(count):
+            (tmp_path / folder / f"{k}.png").write_bytes(encoded(seed=k))
+    (tmp_path / "train/10_sks cat/0.txt").write_text("first line\nsecond line")
+    (tmp_path / "train/10_sks cat/below").mkdir()
+    (tmp_path / "train/10_sks cat/below/x.png").write_bytes(encoded())
+    sources = [{"path": str(tmp_path / "train")}, {"path": str(tmp_path / "reg"), "regularisation": True}]
+    data = ImageFolder(DataConfig(size=16, sources=sources), 7)
+    assert [data.first_caption(row) for row in range(3)] == ["first line", "sks cat", "dog"]
+    rows = [data.row_of(n) for n in range(data.pass_length)]
+    assert data.pass_length == 46 and sum(row >= 3 for row in rows) == 23
+    assert [rows.count(row) for row in range(3)] == [10, 10, 3]
+    with pytest.raises(DataError, match="no folder with a name like `10_cat`"):
+        ImageFolder(DataConfig(size=16, path=str(tmp_path / "train" / "3_dog"), layout="kohya"), 7)
+
+
+def test_a_quarantine_list_leaves_pictures_out(make_folder, tmp_path):
+    folder = make_folder(4)
+    (tmp_path / "list.txt").write_text(f"# made by doctor\n{folder}\t1.png\tbroken\n{folder}\t3.png\n")
+    data = read(folder, quarantine=str(tmp_path / "list.txt"))
+    assert [row["file_name"] for row in data.rows] == ["0.png", "2.png"]
+
+
+def test_backslashes_of_a_table_part_folders(tmp_path, encoded):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.png").write_bytes(encoded())
+    (tmp_path / "metadata.csv").write_text("file_name,text\na\\x.png,a cat\n")
+    assert [row["file_name"] for row in read(tmp_path).rows] == ["a/x.png"]
+    (tmp_path / "metadata.csv").write_text("file_name,text\nC:\\a\\x.png,a cat\n")
+    with pytest.raises(DataError, match="lead out of the data set"):
+        read(tmp_path)
+
+
+def test_masks_beside_pictures_are_no_pictures(tmp_path, encoded):
+    for name in ("a.png", "a.mask.png", "b.png", "b-masklabel.png", "c.mask.png"):
+        (tmp_path / name).write_bytes(encoded())
+    data = read(tmp_path, captions=[])
+    assert [row["file_name"] for row in data.rows] == ["a.png", "b.png", "c.mask.png"]
+    assert data.mask(0).mode == "L" and data.mask(2) is None
