@@ -22,6 +22,7 @@ from latent_diffusion.data.images import decode_image
 from latent_diffusion.data.oddities import Look, Oddities, look
 from latent_diffusion.data.opening import Part
 from latent_diffusion.data.settings import DataConfig
+from latent_diffusion.data.tensor_cache import TensorCache, key_of
 from latent_diffusion.errors import DataError
 
 __all__ = ["Checked", "check_pictures", "decode_row", "digest_of"]
@@ -80,15 +81,23 @@ def decode_row(part: Part, k: int, data: bytes, config: DataConfig) -> Image.Ima
     return picture
 
 
-def check_pictures(parts: Sequence[Part], config: DataConfig, target: Target) -> Checked:
+def check_pictures(
+    parts: Sequence[Part], config: DataConfig, target: Target, known: TensorCache | None = None
+) -> Checked:
     """Decode every kept row of all parts; bad ones are taken out of `kept` where that is allowed.
+
+    Args:
+        parts: the sources.
+        config: what is allowed.
+        target: the size at which a picture is trained.
+        known: cache of what was found before, by the content of the file; such pictures are read, not decoded.
 
     Raises:
         DataError: a picture cannot be used, or too many cannot.
     """
-    keep = config.cache_bytes > 0 and all(part.config.fit != "random_crop" for part in parts)
+    keep = config.cache_bytes > 0 and config.cache is None and all(part.config.fit != "random_crop" for part in parts)
     total = sum(len(part.kept) for part in parts)
-    found, bad = _Found(keep, config.cache_bytes), []
+    found, bad = _Found(keep, config, known), []
     for part in parts:
         stays = np.ones(len(part.kept), bool)
         for place, result in enumerate(_decoded(part, config, target, found)):
@@ -103,6 +112,8 @@ def check_pictures(parts: Sequence[Part], config: DataConfig, target: Target) ->
         _judge(bad, total, config, ", ".join(map(repr, where)))
         if empty := [part.source.where for part in parts if not len(part.kept)]:
             raise DataError(f"no picture of {empty[0]!r} can be used")
+    if known is not None:
+        known.flush()
     for line in found.odd.lines():
         logger.warning("%s: %s", ", ".join(where), line)
     return found.checked()
@@ -112,6 +123,10 @@ def _decoded(part: Part, config: DataConfig, target: Target, found: "_Found") ->
     def one(k: int) -> Good | DataError:
         try:
             data = part.source.read(k)
+            before = None if found.known is None else found.known.get(_facts_key(digest_of(data), config))
+            if before is not None:
+                width, height, *odd = before.tolist()
+                return Good((width, height), Look(digest_of(data), *map(bool, odd)), None)
             picture = decode_row(part, k, data, config)
         except DataError as error:
             return error
@@ -129,7 +144,8 @@ class _Found:
     """What is put together, picture by picture."""
 
     keep: bool
-    most: int
+    config: DataConfig
+    known: TensorCache | None
     odd: Oddities = field(default_factory=Oddities)
     sizes: list[Size] = field(default_factory=list)
     content: list[bytes] = field(default_factory=list)
@@ -143,12 +159,15 @@ class _Found:
         row = part.source.row(k)
         self.digest.update(json.dumps(row, sort_keys=True, default=str).encode() + good.look.content)
         self.odd.note(str(row["file_name"]), good.look)
+        if self.known is not None and (key := _facts_key(good.look.content, self.config)) not in self.known:
+            facts = [*good.size, good.look.misnamed, good.look.moving, good.look.profiled]
+            self.known.put(key, torch.tensor(facts, dtype=torch.int32))
         self.sizes.append(good.size)
         self.content.append(good.look.content)
         if self.keep and good.pixels is not None:
             self.pixels.append(good.pixels)
             self.held += good.pixels.nbytes
-            if self.held > self.most:
+            if self.held > self.config.cache_bytes:
                 self.keep = False
                 self.pixels.clear()
 
@@ -156,6 +175,11 @@ class _Found:
         flat = np.concatenate([array.reshape(-1) for array in self.pixels]) if self.keep and self.pixels else None
         pixels = None if flat is None else torch.from_numpy(flat)
         return Checked(np.array(self.sizes, np.int32).reshape(-1, 2), self.content, pixels, self.digest.hexdigest())
+
+
+def _facts_key(content: bytes, config: DataConfig) -> str:
+    """Return the key of what is known of a picture that was decoded within these limits."""
+    return key_of("facts 1", content, config.min_side, config.max_pixels)
 
 
 def _judge(bad: list[str], total: int, config: DataConfig, names: str) -> None:

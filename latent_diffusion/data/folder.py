@@ -26,6 +26,7 @@ from latent_diffusion.data.opening import Part, check_captions, open_parts
 from latent_diffusion.data.order import EMPTY, Group, Order
 from latent_diffusion.data.settings import DataConfig
 from latent_diffusion.data.table import Row
+from latent_diffusion.data.tensor_cache import open_cache
 from latent_diffusion.randomness import generator, uniform
 
 __all__ = ["DataConfig", "ImageFolder", "Sample"]
@@ -150,7 +151,7 @@ class ImageFolder:
 
     def _scan(self) -> None:
         """Decode every picture once."""
-        checked = check_pictures(self.parts, self.config, self._target)
+        checked = check_pictures(self.parts, self.config, self._target, open_cache(self.config.cache))
         self._sizes, self._content, self._cache = checked.sizes, checked.content, checked.pixels
         self.digest = checked.digest
 

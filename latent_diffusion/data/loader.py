@@ -42,6 +42,20 @@ class Batch:
         """Number of samples B."""
         return len(self.sample)
 
+    def take(self, places: Sequence[int]) -> "Batch":
+        """Return the samples at `places` as a batch."""
+        chosen = list(places)
+        return replace(
+            self,
+            sample=tuple(self.sample[k] for k in chosen),
+            row=tuple(self.row[k] for k in chosen),
+            images=self.images[chosen],
+            captions=tuple(self.captions[k] for k in chosen),
+            flipped=tuple(self.flipped[k] for k in chosen),
+            size_ids=self.size_ids[chosen],
+            weights=None if self.weights is None else self.weights[chosen],
+        )
+
     def to(self, device: torch.device | str) -> "Batch":
         """Return the same batch with its tensors on `device`."""
         images, sizes = (tensor.to(device, non_blocking=True) for tensor in (self.images, self.size_ids))

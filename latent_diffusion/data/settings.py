@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from latent_diffusion.config import Section
 from latent_diffusion.data.images import MAX_PIXELS
 
-__all__ = ["BucketConfig", "DataConfig", "ReadingConfig", "SourceConfig", "WordingConfig"]
+__all__ = ["BucketConfig", "CacheConfig", "DataConfig", "ReadingConfig", "SourceConfig", "WordingConfig"]
 
 
 class WordingConfig(Section):
@@ -55,6 +55,15 @@ class BucketConfig(Section):
     """Longest side of a bucket, in px; null: twice the size."""
     enlarge: bool = True
     """Scale small pictures up to a bucket; false: they get buckets of their own size."""
+
+
+class CacheConfig(Section):
+    """What is computed once of pictures and captions, kept on disk for this run and others."""
+
+    folder: str
+    """Folder of the cache; several runs may share one."""
+    gigabytes: float = Field(default=50.0, gt=0)
+    """What it may take; what was not used for longest goes first."""
 
 
 class ReadingConfig(Section):
@@ -130,6 +139,8 @@ class DataConfig(ReadingConfig):
     """Colour seen through transparent parts and in borders, 0..255 each."""
     cache_bytes: int = Field(default=2**30, ge=0)
     """Keep scaled pictures in memory up to this many bytes."""
+    cache: CacheConfig | None = None
+    """Keep latents and text states on disk, bit for bit; null: in memory. Keys below."""
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:

@@ -19,9 +19,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from latent_diffusion.data.settings import CacheConfig
 from latent_diffusion.errors import ResourceError
 
-__all__ = ["TensorCache", "key_of"]
+__all__ = ["TensorCache", "key_of", "open_cache"]
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ class TensorCache:
         self._read: set[Path] = set()
         self._open: dict[Path, safe_open] = {}
         self._new: dict[str, Tensor] = {}
+        self._held = 0
         self.damaged = 0
         """Tensors that were there, but not as they were written."""
         try:
@@ -101,7 +103,8 @@ class TensorCache:
     def put(self, key: str, tensor: Tensor) -> None:
         """Keep a tensor; it is on the disk after `flush`, or when a shard is full."""
         self._new[key] = tensor.detach().cpu().contiguous()
-        if sum(one.numel() * one.element_size() for one in self._new.values()) >= SHARD:
+        self._held += tensor.numel() * tensor.element_size()
+        if self._held >= SHARD:
             self.flush()
 
     def flush(self) -> None:
@@ -126,7 +129,7 @@ class TensorCache:
         self._shards |= dict.fromkeys(self._new, path)
         self._read.add(path)
         self._open.pop(path, None)
-        self._new = {}
+        self._new, self._held = {}, 0
 
     def prune(self, used: Iterable[str]) -> None:
         """Remove the shards that were used longest ago until the folder takes at most `most` bytes; `used` stay."""
@@ -145,6 +148,11 @@ class TensorCache:
             logger.warning("data.cache: %s takes %.2f GB, all of which this run uses", self.folder, total / 1e9)
 
 
+def open_cache(config: CacheConfig | None) -> TensorCache | None:
+    """Return the cache of a run; None where none is wanted."""
+    return None if config is None else TensorCache(Path(config.folder), int(config.gigabytes * 1e9))
+
+
 def _names(path: Path) -> list[str]:
     """Return the names of a shard's tensors; [] where its header is damaged."""
     try:
@@ -160,4 +168,4 @@ def _names(path: Path) -> list[str]:
 def _checksum(tensor: Tensor) -> str:
     facts = f"{tensor.dtype}{tuple(tensor.shape)}".encode()
     data = tensor.contiguous().flatten().view(torch.uint8).numpy()
-    return hashlib.blake2b(data, digest_size=8, key=facts[:64]).hexdigest()
+    return hashlib.blake2b(data.tobytes(), digest_size=8, key=facts[:64]).hexdigest()

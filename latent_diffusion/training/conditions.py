@@ -52,10 +52,11 @@ class Conditions:
 
     def uncached(self) -> "Conditions":
         """Return the same for captions that the cache of text states does not have."""
-        texts = self.texts
-        if isinstance(texts, TextStates):
-            texts = TextStates(texts.encoder, texts.dtype)
-        return Conditions(self.parts, texts, self.seed)
+        return Conditions(self.parts, self.texts.uncached(), self.seed)
+
+    def groups(self, captions: Sequence[str]) -> list[list[int]]:
+        """Return the places of the captions that go through the network together: those of equally many tokens."""
+        return self.texts.rows.groups(captions)
 
 
 @torch.no_grad()

@@ -113,6 +113,16 @@ class Denoising(TrainedNetworks):
     def forward(self, batch: Batch, step: int) -> Losses:
         """Return the weighted loss of each picture, (B,)."""
         assert self.held is not None, "prepare comes first"
+        groups = self.held[1].groups(batch.captions)
+        if len(groups) == 1:
+            return Losses(self._losses(batch), present=batch.present)
+        parts = torch.cat([self._losses(batch.take(places)) for places in groups])
+        order = torch.tensor([place for places in groups for place in places]).argsort()
+        return Losses(parts[order.to(parts.device)], present=batch.present)
+
+    def _losses(self, batch: Batch) -> Tensor:
+        """Return the losses (B,) of pictures whose captions have equally many tokens."""
+        assert self.held is not None, "prepare comes first"
         latents, conditions = self.held
         like = self.unet.conv_in.weight
         x0, cond = latents(batch).to(like), conditions(batch)
@@ -129,7 +139,7 @@ class Denoising(TrainedNetworks):
             losses = losses * (self.mean_weight / self.loss.weight(t)).to(losses)
         if batch.weights is not None:
             losses = losses * batch.weights.to(losses)
-        return Losses(losses, present=batch.present)
+        return losses
 
     def _noise(self, samples: Sequence[int], x0: Tensor) -> Tensor:
         """Return noise like x0 (B, C, h, w), with a constant added to each channel if `offset_noise` is set.
@@ -159,9 +169,12 @@ class HeldOutLoss:
         """Return the loss of each picture of a share: its mean over the bands of times, and that of each band."""
         total, bands = self.player.loss.schedule.num_train_timesteps, self.BANDS
         losses: list[Tensor] = []
-        mine = share.of(len(self.data))
-        for start in range(0, len(mine), 32):
-            rows = tuple(mine[start : start + 32])
+        mine = list(share.of(len(self.data)))
+        groups = self.conditions.groups([self.data.first_caption(row) for row in mine])
+        order = [place for places in groups for place in places]
+        chunks = [places[start : start + 32] for places in groups for start in range(0, len(places), 32)]
+        for chunk in chunks:
+            rows = tuple(mine[place] for place in chunk)
             pixels = torch.stack([self.data.image(row) for row in rows]).float() / 127.5 - 1
             chosen = tuple(self.data.first_caption(row) for row in rows)
             sizes = torch.tensor([self.data.size_ids(row) for row in rows], dtype=torch.float32)
@@ -180,4 +193,5 @@ class HeldOutLoss:
         if not losses:
             return {}
         table = torch.cat([torch.cat(losses[band::bands], dim=1) for band in range(bands)]).double()
+        table = table[:, torch.tensor(order).argsort().to(table.device)]
         return {"validation_loss": table.mean(0), **{f"validation_loss_{k}": table[k] for k in range(bands)}}

@@ -2,12 +2,15 @@
 
 Caching changes nothing. Of a picture the posterior's mean and log-variance are kept, and a fresh z is drawn from them
 at every use, keyed as without a cache; of captions all that can be drawn are kept, the empty one of caption
-dropout included. Either everything is kept or, over `most` bytes, nothing, and it is computed batch by batch: a cache
-that fills on the way would make a resumed run differ from an uninterrupted one in the last bit.
+dropout included. In memory either everything is kept or, over `most` bytes, nothing, and it is read from the cache on
+disk or computed batch by batch: a cache that fills on the way would make a resumed run differ from an uninterrupted one
+in the last bit.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,15 +18,35 @@ from torch import Tensor
 from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.data.folder import ImageFolder
 from latent_diffusion.data.loader import Batch
+from latent_diffusion.data.tensor_cache import TensorCache, key_of
 from latent_diffusion.errors import DataError
 from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.models.text_encoder import TextEncoder, TextEncoders
 from latent_diffusion.randomness import normal
+from latent_diffusion.training.caption_rows import CaptionRows
+from latent_diffusion.training.weights_digest import weights_digest
 
-__all__ = ["Latents", "LiveTextStates", "TextStates"]
+__all__ = ["ALONE", "Latents", "LiveTextStates", "Sharing", "TextStates"]
 
 logger = logging.getLogger(__name__)
-CHUNK = 32  # pictures or captions at a time
+T = TypeVar("T")
+CHUNK = 32  # pictures at a time
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """How the processes of a run fill a cache on disk together: each makes its share, and waits for the others."""
+
+    rank: int
+    processes: int
+    wait: Callable[[], None]
+
+    def of(self, items: Sequence[T]) -> Sequence[T]:
+        """Return this process's share."""
+        return items[self.rank :: self.processes]
+
+
+ALONE = Sharing(0, 1, lambda: None)
 
 
 class Latents:
@@ -33,15 +56,19 @@ class Latents:
     GPU pictures of one size are encoded together.
     """
 
-    def __init__(self, autoencoder: AutoencoderKL, data: ImageFolder, seed: int) -> None:
-        """Take the parts; nothing is computed yet."""
-        self._autoencoder, self._data, self._seed = autoencoder, data, seed
+    def __init__(
+        self, autoencoder: AutoencoderKL, data: ImageFolder, seed: int, stored: TensorCache | None = None
+    ) -> None:
+        """Take the parts and a cache on disk; nothing is computed yet."""
+        self._autoencoder, self._data, self._seed, self._stored = autoencoder, data, seed, stored
         self._kept: list[dict[int, Tensor]] | None = None  # (2, C, h, w) by flip and row: mean and log-variance
+        self._weights = ""
+        self._on_disk = False
 
     @property
     def cached(self) -> bool:
         """Whether the pictures themselves are no longer needed."""
-        return self._kept is not None
+        return self._kept is not None or self._on_disk
 
     def _bytes(self) -> int:
         """Return what the latents of all pictures take."""
@@ -51,23 +78,71 @@ class Latents:
         return 2 * self._autoencoder.config.latent_channels * pixels // self._autoencoder.factor**2 * element
 
     @torch.no_grad()
-    def fill(self, most: int) -> None:
-        """Encode every picture, and its mirror image where the data set flips, if that takes at most `most` bytes."""
+    def fill(self, most: int, sharing: Sharing = ALONE) -> None:
+        """Encode every picture, and its mirror image where the data set flips, if that takes at most `most` bytes.
+
+        With a cache on disk what is missing there is encoded and written, whatever it takes.
+        """
         if self._data.random_crops:
             logger.info("latents are computed in every step: crops are drawn for every sample")
             return
-        if (needed := self._bytes()) > most:
-            logger.info("latents are computed in every step: keeping them takes %.1f GB", needed / 1e9)
+        places = [(flip, row) for flip in (False, True) for row in range(len(self._data))]
+        places = [(flip, row) for flip, row in places if not flip or self._data.flips(row)]
+        needed = self._bytes()
+        if self._stored is not None:
+            self._weights = weights_digest(self._autoencoder)
+            self._fill_disk(self._stored, places, sharing)
+            self._on_disk = True
+        if needed > most:
+            how = "read from disk" if self._on_disk else "computed"
+            logger.info("latents are %s in every step: keeping them takes %.1f GB", how, needed / 1e9)
             return
         kept: list[dict[int, Tensor]] = [{}, {}]
-        for flip in (False, True):
-            rows = [row for row in range(len(self._data)) if not flip or self._data.flips(row)]
-            for chosen in _same_size(self._data, rows):
-                pixels = torch.stack([self._data.image(row) for row in chosen])
-                made = self._encode_pixels(pixels.flip(-1) if flip else pixels)
-                kept[flip] |= dict(zip(chosen, made.cpu().clone(), strict=True))
-        self._check_finite(kept)
+        if self._stored is None:
+            for (flip, row), latents in self._encoded(places):
+                kept[flip][row] = latents
+            self._check_finite(kept)
+        else:
+            for flip, row in places:
+                kept[flip][row] = self._from_disk(self._stored, flip, row)
         self._kept = kept
+
+    def _encoded(self, places: Sequence[tuple[bool, int]]) -> Iterator[tuple[tuple[bool, int], Tensor]]:
+        """Yield the latents (2, C, h, w) of rows and their mirror images, on the CPU."""
+        for chosen in _same_size(self._data, places):
+            images = [self._data.image(row).flip(-1) if flip else self._data.image(row) for flip, row in chosen]
+            like = next(self._autoencoder.parameters())
+            made = self._encode(torch.stack(images).float().div_(127.5).sub_(1).to(like))
+            yield from zip(chosen, made.cpu().clone(), strict=True)
+
+    def _fill_disk(self, stored: TensorCache, places: Sequence[tuple[bool, int]], sharing: Sharing) -> None:
+        missing = [place for place in places if self._key(*place) not in stored]
+        logger.info("%d of %d latents are in %s", len(places) - len(missing), len(places), stored.folder)
+        for (flip, row), latents in self._encoded(sharing.of(missing)):
+            self._check_finite([{row: latents}])
+            stored.put(self._key(flip, row), latents)
+        stored.flush()
+        sharing.wait()
+        stored.look_again()
+        stored.prune(self._key(*place) for place in places)
+
+    def _from_disk(self, stored: TensorCache, flip: bool, row: int) -> Tensor:
+        """Return the latents (2, C, h, w) of a row as they are stored; what is damaged is made again."""
+        latents = stored.get(self._key(flip, row))
+        if latents is None or not bool(latents.isfinite().all()):
+            logger.warning("latents of %r are damaged on disk and made again", self._data.rows[row]["file_name"])
+            ((_, latents),) = self._encoded([(flip, row)])
+            self._check_finite([{row: latents}])
+            stored.put(self._key(flip, row), latents)
+        return latents
+
+    def _key(self, flip: bool, row: int) -> str:
+        """Return the key on disk: the picture, what is done to it, the weights, and how they are computed."""
+        part, _ = self._data.place(row)
+        how = (self._data.size_of(row), part.config.fit, self._data.config.background, flip)
+        like = next(self._autoencoder.parameters())
+        machine = (str(like.dtype), like.device.type, torch.__version__)
+        return key_of("latents 1", self._data.content(row), repr(how), self._weights, *machine)
 
     def _check_finite(self, kept: list[dict[int, Tensor]]) -> None:
         """Refuse latents that would end the run at the same step every time.
@@ -83,11 +158,6 @@ class Latents:
                 f"{', ...' if len(bad) > 10 else ''}; leave them out, or set precision=float32"
             )
 
-    def _encode_pixels(self, pixels: Tensor) -> Tensor:
-        """Return mean and log-variance (B, 2, C, h, w) of pictures (B, 3, H, W) uint8."""
-        like = next(self._autoencoder.parameters())
-        return self._encode(pixels.float().div_(127.5).sub_(1).to(like))
-
     def _encode(self, images: Tensor) -> Tensor:
         """Return mean and log-variance (B, 2, C, h, w) of pictures (B, 3, H, W) in [-1, 1]."""
         parts = images.split(1 if images.device.type == "cpu" else CHUNK)
@@ -99,77 +169,127 @@ class Latents:
     def __call__(self, batch: Batch) -> Tensor:
         """Return scaled latents (B, C, h, w), drawn from each picture's posterior with the sample's key."""
         like = next(self._autoencoder.parameters())
-        if self._kept is None:
-            both = self._encode(batch.images.to(like))
+        places = list(zip(batch.flipped, batch.row, strict=True))
+        if self._kept is not None:
+            both = torch.stack([self._kept[flipped][row] for flipped, row in places]).to(like.device)
+        elif self._stored is not None and self._on_disk:
+            both = torch.stack([self._from_disk(self._stored, *place) for place in places]).to(like.device)
         else:
-            rows = zip(batch.flipped, batch.row, strict=True)
-            both = torch.stack([self._kept[flipped][row] for flipped, row in rows]).to(like.device)
+            both = self._encode(batch.images.to(like))
         mean, logvar = both.unbind(1)
         noise = normal(self._seed, "posterior", batch.sample, mean.shape[1:]).to(mean)
         return self._autoencoder.scale(mean + torch.exp(0.5 * logvar) * noise)
 
 
-def _same_size(data: ImageFolder, rows: Sequence[int]) -> Iterator[list[int]]:
-    """Yield the rows in chunks whose pictures have one size."""
-    by_size: dict[tuple[int, int], list[int]] = {}
-    for row in rows:
-        by_size.setdefault(data.size_of(row), []).append(row)
+def _same_size(data: ImageFolder, places: Sequence[tuple[bool, int]]) -> Iterator[list[tuple[bool, int]]]:
+    """Yield the places in chunks whose pictures have one size."""
+    by_size: dict[tuple[int, int], list[tuple[bool, int]]] = {}
+    for place in places:
+        by_size.setdefault(data.size_of(place[1]), []).append(place)
     for same in by_size.values():
         yield from (same[start : start + CHUNK] for start in range(0, len(same), CHUNK))
 
 
 class TextStates:
-    """Conditioning of batches of captions, in the dtype the network reads them in."""
+    """Conditioning of batches of captions, in the dtype the network reads them in.
 
-    def __init__(self, text_encoder: TextEncoder | TextEncoders, dtype: torch.dtype) -> None:
-        """Take the encoder; nothing is computed yet."""
-        self.encoder, self.dtype = text_encoder, dtype
-        self._kept: Conditioning | None = None  # of all captions, on the CPU
-        self._place: dict[str, int] = {}
+    On a CPU every caption is encoded alone, so that its states have the same bits in any batch, cached or not.
+    """
+
+    def __init__(
+        self,
+        text_encoder: TextEncoder | TextEncoders,
+        dtype: torch.dtype,
+        chunks: int = 1,
+        stored: TensorCache | None = None,
+    ) -> None:
+        """Take the encoder, the largest number of chunks of a caption and a cache on disk; nothing is computed yet."""
+        self.encoder, self.dtype, self.stored = text_encoder, dtype, stored
+        self.rows = CaptionRows(text_encoder, chunks)
+        self._kept: dict[str, Conditioning] | None = None  # of single captions, on the CPU
 
     @torch.no_grad()
-    def fill(self, captions: Sequence[str], most: int) -> None:
+    def fill(self, captions: Sequence[str], most: int, sharing: Sharing = ALONE) -> None:
         """Encode each distinct caption once, if that takes at most `most` bytes; say how many are too long."""
         distinct = list(dict.fromkeys(captions))
-        room = self.encoder.context_length - 2
+        room = self.rows.room
         cut = [caption for caption in distinct if len(caption) > room]  # a token has one letter or more
         cut = [caption for caption, count in zip(cut, self.encoder.token_counts(cut)) if count > room]
         if cut:
             logger.warning("%d captions have more than %d tokens and are cut, first %r", len(cut), room, cut[0][:80])
-        length, width, pooled = self.encoder.context_length, self.encoder.width, self.encoder.pooled_width
-        needed = len(distinct) * (length * width + pooled) * torch.empty(0, dtype=self.dtype).element_size()
+        chunks = sum(map(self.rows.count, distinct))
+        numbers = chunks * self.encoder.context_length * self.encoder.width + len(distinct) * self.encoder.pooled_width
+        needed = numbers * torch.empty(0, dtype=self.dtype).element_size()
         if needed > most:
             logger.info("text states are computed in every step: keeping them takes %.1f GB", needed / 1e9)
             return
-        context = torch.empty(len(distinct), length, width, dtype=self.dtype)
-        kept = Conditioning(context, torch.empty(len(distinct), pooled, dtype=self.dtype) if pooled else None)
-        for start in range(0, len(distinct), CHUNK):
-            made = self._encode(distinct[start : start + CHUNK])
-            context[start : start + CHUNK] = made.context.cpu()
-            if kept.pooled is not None and made.pooled is not None:
-                kept.pooled[start : start + CHUNK] = made.pooled.cpu()
-        self._kept, self._place = kept, {caption: place for place, caption in enumerate(distinct)}
+        keys = dict(zip(distinct, self._keys(distinct), strict=True))
+        if self.stored is not None:
+            missing = [caption for caption in distinct if keys[caption] not in self.stored]
+            for caption in sharing.of(missing):
+                self.stored.put(keys[caption], _flat(self._encode([caption])))
+            self.stored.flush()
+            sharing.wait()
+            self.stored.look_again()
+        self._kept = {caption: self._one(caption, keys[caption]) for caption in distinct}
+        if self.stored is not None:
+            self.stored.prune(keys.values())
+
+    def _keys(self, captions: Sequence[str]) -> list[str]:
+        """Return the key on disk of each caption: its tokens, the encoder's weights, and how they are computed."""
+        if self.stored is None:
+            return [""] * len(captions)
+        how = (weights_digest(self.encoder), str(self.dtype), self.encoder.device.type, torch.__version__)
+        return [key_of("text 1", *how, *(ids.numpy().tobytes() for ids in self.rows.ids(text))) for text in captions]
+
+    def _one(self, caption: str, key: str) -> Conditioning:
+        """Return the states of a caption, from disk where they are there."""
+        flat = None if self.stored is None else self.stored.get(key)
+        if flat is None:
+            made = self._encode([caption]).to("cpu")
+            if self.stored is not None:
+                self.stored.put(key, _flat(made))
+            return made
+        states = len(flat) - self.encoder.pooled_width
+        pooled = flat[states:].view(1, -1) if self.encoder.pooled_width else None
+        return Conditioning(flat[:states].view(1, -1, self.encoder.width), pooled)
 
     def _encode(self, captions: Sequence[str]) -> Conditioning:
-        with torch.autocast(self.encoder.device.type, enabled=False):
-            return self.encoder(list(captions)).to(dtype=self.dtype)
+        """Return the states of captions of equally many chunks."""
+        device = self.encoder.device
+        parts = [[caption] for caption in captions] if device.type == "cpu" else [list(captions)]
+        with torch.autocast(device.type, enabled=False):
+            return Conditioning.cat([self.rows.encode(part) for part in parts]).to(dtype=self.dtype)
 
     @torch.no_grad()
     def __call__(self, captions: Sequence[str]) -> Conditioning:
-        """Return the conditioning of B captions: context (B, L, D) and, of two towers, pooled (B, P)."""
+        """Return the conditioning of B captions of n chunks: context (B, n L, D) and, of two towers, pooled (B, P)."""
         if self._kept is None:
             return self._encode(captions)
-        rows = torch.tensor([self._place[caption] for caption in captions])
-        return self._kept.map(lambda kept: kept[rows]).to(self.encoder.device)
+        return Conditioning.cat([self._kept[caption] for caption in captions]).to(self.encoder.device)
+
+    def uncached(self) -> "TextStates":
+        """Return the same for captions that are not kept."""
+        return TextStates(self.encoder, self.dtype, self.rows.most)
+
+
+def _flat(states: Conditioning) -> Tensor:
+    """Return the states of one caption as one row of numbers."""
+    return torch.cat([part.flatten() for part in (states.context, states.pooled) if part is not None])
 
 
 class LiveTextStates:
     """Conditioning of batches of captions by a text encoder that is trained: encoded in every step, with gradients."""
 
-    def __init__(self, text_encoder: TextEncoder | TextEncoders) -> None:
-        """Take the encoder."""
+    def __init__(self, text_encoder: TextEncoder | TextEncoders, chunks: int = 1) -> None:
+        """Take the encoder and the largest number of chunks of a caption."""
         self.encoder = text_encoder
+        self.rows = CaptionRows(text_encoder, chunks)
 
     def __call__(self, captions: Sequence[str]) -> Conditioning:
-        """Return the conditioning of B captions, with its graph where gradients are on."""
-        return self.encoder(list(captions))
+        """Return the conditioning of B captions of n chunks, with its graph where gradients are on."""
+        return self.rows.encode(captions)
+
+    def uncached(self) -> "LiveTextStates":
+        """Return itself: nothing is kept."""
+        return self

@@ -38,54 +38,67 @@ def pictures(request):
 
 def written(layout, root, pictures) -> dict:
     """Write the pictures in a layout; return the keys of `data:` that read them."""
-    rows = [{"file_name": name, "text": text, "split": "a"} for name, _, text in pictures]
-    files = root / "files"
     if layout in ("imagefolder", "beside", "table", "kohya", "several"):
-        files = files / "1_words" if layout == "kohya" else files
-        parts = [files / f"{k}" for k in range(2)] if layout == "several" else [files]
-        for part, share in zip(parts, (pictures[:15], pictures[15:]) if layout == "several" else [pictures]):
-            part.mkdir(parents=True)
-            for name, data, text in share:
-                (part / name).write_bytes(data)
-                if layout not in ("imagefolder", "table"):
-                    (part / name).with_suffix(".txt").write_text(text, "utf-8")
-        if layout == "several":
-            return {"sources": [{"path": str(part)} for part in parts]}
-        if layout == "imagefolder":
-            (files / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
-        if layout == "table":
-            pytest.importorskip("pyarrow.parquet").write_table(
-                pytest.importorskip("pyarrow").Table.from_pylist(rows), files / "metadata.parquet"
-            )
-        return {"path": str(root / "files")}
-    if layout == "zip":
-        with zipfile.ZipFile(root / "set.zip", "w") as archive:
-            for name, data, text in pictures:
-                archive.writestr(f"top/{name}", data)
-                archive.writestr(f"top/{name.split('.')[0]}.txt", text)
-        return {"path": str(root / "set.zip")}
-    files.mkdir()
-    if layout == "parquet":
+        return written_as_files(layout, root, pictures)
+    files = root / "files"
+    files.mkdir(exist_ok=True)
+    return {"zip": zipped, "parquet": as_parquet, "datasets": as_datasets, "webdataset": as_tars}[layout](
+        files, pictures
+    )
+
+
+def written_as_files(layout, root, pictures) -> dict:
+    files = root / "files" / "1_words" if layout == "kohya" else root / "files"
+    parts = [files / f"{k}" for k in range(2)] if layout == "several" else [files]
+    for part, share in zip(parts, (pictures[:15], pictures[15:]) if layout == "several" else [pictures]):
+        part.mkdir(parents=True)
+        for name, data, text in share:
+            (part / name).write_bytes(data)
+            if layout not in ("imagefolder", "table"):
+                (part / name).with_suffix(".txt").write_text(text, "utf-8")
+    rows = [{"file_name": name, "text": text} for name, _, text in pictures]
+    if layout == "imagefolder":
+        (files / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    if layout == "table":
         arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-        for part, share in enumerate((pictures[:23], pictures[23:])):
-            table = arrow.Table.from_pylist(
-                [{"image": {"bytes": data, "path": name}, "text": text} for name, data, text in share]
-            )
-            parquet.write_table(table, files / f"train-{part:05}.parquet", row_group_size=7)
-    if layout == "datasets":
-        datasets = pytest.importorskip("datasets")
-        features = datasets.Features({"picture": datasets.Image(), "text": datasets.Value("string")})
-        columns = {"picture": [{"bytes": data, "path": None} for _, data, _ in pictures]}
-        columns["text"] = [text for _, _, text in pictures]
-        datasets.Dataset.from_dict(columns, features=features).save_to_disk(files, num_shards=3)
-    if layout == "webdataset":
-        for part in range(3):
-            with tarfile.open(files / f"{part:03}.tar", "w") as archive:
-                for name, data, text in pictures[part * 14 : part * 14 + 14]:
-                    add(archive, name, data)
-                    add(archive, f"{name.split('.')[0]}.txt", text.encode())
-        return {"path": f"{files}/{{000..002}}.tar"}
+        parquet.write_table(arrow.Table.from_pylist(rows), files / "metadata.parquet")
+    if layout == "several":
+        return {"sources": [{"path": str(part)} for part in parts]}
+    return {"path": str(root / "files")}
+
+
+def zipped(files, pictures) -> dict:
+    with zipfile.ZipFile(files / "set.zip", "w") as archive:
+        for name, data, text in pictures:
+            archive.writestr(f"top/{name}", data)
+            archive.writestr(f"top/{name.split('.')[0]}.txt", text)
+    return {"path": str(files / "set.zip")}
+
+
+def as_parquet(files, pictures) -> dict:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    for part, share in enumerate((pictures[:23], pictures[23:])):
+        rows = [{"image": {"bytes": data, "path": name}, "text": text} for name, data, text in share]
+        parquet.write_table(arrow.Table.from_pylist(rows), files / f"train-{part:05}.parquet", row_group_size=7)
     return {"path": str(files)}
+
+
+def as_datasets(files, pictures) -> dict:
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"picture": datasets.Image(), "text": datasets.Value("string")})
+    columns = {"picture": [{"bytes": data, "path": None} for _, data, _ in pictures]}
+    columns["text"] = [text for _, _, text in pictures]
+    datasets.Dataset.from_dict(columns, features=features).save_to_disk(files, num_shards=3)
+    return {"path": str(files)}
+
+
+def as_tars(files, pictures) -> dict:
+    for part in range(3):
+        with tarfile.open(files / f"{part:03}.tar", "w") as archive:
+            for name, data, text in pictures[part * 14 : part * 14 + 14]:
+                add(archive, name, data)
+                add(archive, f"{name.split('.')[0]}.txt", text.encode())
+    return {"path": f"{files}/{{000..002}}.tar"}
 
 
 def made(config: DataConfig, ranks: int, start: int) -> list:

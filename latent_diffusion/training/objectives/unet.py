@@ -20,13 +20,14 @@ from latent_diffusion.checkpoint.folder.diffusers_folder import save_folder
 from latent_diffusion.checkpoint.prompt_forms import PromptForms
 from latent_diffusion.data.folder import DataConfig, ImageFolder
 from latent_diffusion.data.loader import Batch, batches
+from latent_diffusion.data.tensor_cache import open_cache
 from latent_diffusion.prompts.caption_forms import forms_for_captions
 from latent_diffusion.runtime.precision import place, state_dtype
 from latent_diffusion.training.conditions import Conditions
 from latent_diffusion.training.copy_test import Copies, find_copies
 from latent_diffusion.training.denoising import Denoising, HeldOutLoss, LossSettings
 from latent_diffusion.training.drawing import Sheet
-from latent_diffusion.training.frozen_states import Latents, LiveTextStates, TextStates
+from latent_diffusion.training.frozen_states import Latents, LiveTextStates, Sharing, TextStates
 from latent_diffusion.training.objective import Objective, Share
 from latent_diffusion.training.parts import (
     ModelSettings,
@@ -54,6 +55,8 @@ class DenoisingSettings(ModelSettings, LossSettings):
     """Keep latents of all pictures in memory if they take at most this."""
     text_cache_bytes: int = Field(default=2 * 2**30, ge=0)
     """Keep text states of all captions in memory if they take at most this."""
+    caption_chunks: int = Field(default=3, ge=1)
+    """Chunks of 75 tokens that are read of a caption, as in drawing; what is longer is cut and counted."""
     export_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Number format of the exported weights."""
     validation: dict[str, str | list[str]] | None = None
@@ -114,19 +117,21 @@ class UNetObjective(Objective):
         place(parts.autoencoder, accelerator.device, dtype)
         place(parts.unet, accelerator.device, dtype, self.run.precision)
         parts.text_encoder.to(accelerator.device)
-        latents = Latents(parts.autoencoder, self.data, self.run.seed)
+        stored = open_cache(self.data.config.cache)
+        sharing = Sharing(accelerator.process_index, accelerator.num_processes, accelerator.wait_for_everyone)
+        latents = Latents(parts.autoencoder, self.data, self.run.seed, stored)
         logger.info("encoding %d pictures and their captions", len(self.data))
-        latents.fill(settings.latent_cache_bytes)
+        latents.fill(settings.latent_cache_bytes, sharing)
         if self.player.trains_text:
             parts.text_encoder.to(dtype)
-            texts = LiveTextStates(parts.text_encoder)
+            texts = LiveTextStates(parts.text_encoder, settings.caption_chunks)
         else:
-            texts = TextStates(parts.text_encoder, state_dtype(self.run.precision))
+            texts = TextStates(parts.text_encoder, state_dtype(self.run.precision), settings.caption_chunks, stored)
             captions = self.data.all_captions()
             if captions is None:
                 logger.info("text states are computed in every step: captions are drawn without end")
             else:
-                texts.fill(["", *captions], settings.text_cache_bytes)
+                texts.fill(["", *captions], settings.text_cache_bytes, sharing)
         self.player.held = (latents, Conditions(parts, texts, self.run.seed))
 
     def batches(self, numbers: Iterable[Sequence[int]]) -> Iterator[Batch]:

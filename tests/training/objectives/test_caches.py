@@ -1,0 +1,134 @@
+"""Caches on disk change no bit, go on after a kill, and are made again where they are damaged."""
+
+import pytest
+import torch
+
+from latent_diffusion.data import checking, tensor_cache
+from latent_diffusion.data.tensor_cache import TensorCache, key_of
+from latent_diffusion.training.frozen_states import Latents, TextStates
+from latent_diffusion.training.launch import build_accelerator
+from latent_diffusion.training.run import build_objective
+from latent_diffusion.training.trainer import Trainer
+
+CAPTIONED = {"captions": ["text", "text_alt"], "caption_dropout": 0.3, "flip": True}
+NO_CACHE = {"latent_cache_bytes": 0, "text_cache_bytes": 0}
+
+
+@pytest.fixture
+def trained(tiny_folder, make_run, tmp_path):
+    """Return a function that trains `steps` updates and returns the weights."""
+
+    def train(steps, data=None, **objective):
+        run = make_run(
+            {"name": "unet", "init": str(tiny_folder), **objective}, {**CAPTIONED, **(data or {})}, steps=steps
+        )
+        torch.manual_seed(run.seed)
+        trainer = Trainer(build_objective(run), run, build_accelerator())
+        trainer.fit()
+        return torch.cat([p.detach().flatten() for p in trainer.objective.components.unet.parameters()])
+
+    return train
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Count the pictures decoded and encoded, and the captions encoded."""
+    counts = {"decoded": 0, "encoded": 0, "texts": 0}
+
+    def counting(target, name, key, size):
+        plain = getattr(target, name)
+
+        def count(*arguments):
+            counts[key] += size(arguments)
+            return plain(*arguments)
+
+        monkeypatch.setattr(target, name, count)
+
+    counting(checking, "decode_row", "decoded", lambda a: 1)
+    counting(Latents, "_encode", "encoded", lambda a: len(a[1]))
+    counting(TextStates, "_encode", "texts", lambda a: len(a[1]))
+    return counts
+
+
+def test_fifty_updates_are_the_same_bits_with_and_without_caches(trained, tmp_path):
+    cache = {"cache": {"folder": str(tmp_path / "cache")}}
+    wanted = trained(50, **NO_CACHE)
+    assert torch.equal(trained(50), wanted)
+    assert torch.equal(trained(50, cache, **NO_CACHE), wanted)  # filled, then read from disk in every step
+    assert torch.equal(trained(50, cache), wanted)  # filled before
+
+
+def test_a_second_start_decodes_and_encodes_nothing(trained, counted, tmp_path):
+    cache = {"cache": {"folder": str(tmp_path / "cache")}}
+    first = trained(1, cache)
+    assert counted["decoded"] and counted["encoded"] and counted["texts"]
+    counted.update(decoded=0, encoded=0, texts=0)
+    assert torch.equal(trained(1, cache), first)
+    assert counted == {"decoded": 0, "encoded": 0, "texts": 0}
+    trained(1, {**cache, "fit": "pad"})  # another transform: texts stay
+    assert counted["texts"] == 0
+
+
+def test_a_kill_in_mid_fill_loses_the_unfinished_shard_alone(trained, counted, tmp_path, monkeypatch):
+    cache = {"cache": {"folder": str(tmp_path / "cache")}}
+    wanted = trained(3)
+    total = counted["encoded"]
+    monkeypatch.setattr(tensor_cache, "SHARD", 1)  # a shard for every tensor
+    plain, calls = TensorCache.put, []
+
+    def killed(self, key, tensor):
+        calls.append(key)
+        if len(calls) == 8:
+            raise KeyboardInterrupt
+        plain(self, key, tensor)
+
+    monkeypatch.setattr(TensorCache, "put", killed)
+    with pytest.raises(KeyboardInterrupt):
+        trained(3, cache)
+    monkeypatch.setattr(TensorCache, "put", plain)
+    done = sum(tensor.suffix == ".safetensors" for tensor in (tmp_path / "cache").iterdir())
+    assert done == 7
+    counted.update(encoded=0)
+    assert torch.equal(trained(3, cache), wanted)
+    assert 0 < counted["encoded"] < total
+
+
+@pytest.mark.parametrize("damage", ["bit", "half", "empty"])
+def test_what_is_damaged_is_made_again(trained, tmp_path, damage):
+    cache = {"cache": {"folder": str(tmp_path / "cache")}}
+    wanted = trained(3, cache)
+    for file in (tmp_path / "cache").iterdir():
+        data = bytearray(file.read_bytes())
+        if damage == "bit":
+            data[-1] ^= 1
+        file.write_bytes({"bit": bytes(data), "half": bytes(data[: len(data) // 2]), "empty": b""}[damage])
+    assert torch.equal(trained(3, cache), wanted)
+
+
+def test_the_cache_is_pruned_by_last_use_and_what_a_run_uses_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr(tensor_cache, "SHARD", 1)
+    first = TensorCache(tmp_path, 10**9)
+    keys = [key_of("x", k) for k in range(6)]
+    for k, key in enumerate(keys):
+        first.put(key, torch.full((1000,), float(k)))
+    size = next(tmp_path.iterdir()).stat().st_size
+    again = TensorCache(tmp_path, 3 * size)
+    assert again.get(keys[0])[0] == 0.0
+    again.prune(keys[:2])
+    left = TensorCache(tmp_path, 0)
+    assert [key in left for key in keys[:2]] == [True, True] and sum(key in left for key in keys) == 3
+
+
+def test_long_captions_are_read_in_chunks_as_in_drawing(tiny_pipeline):
+    from latent_diffusion.prompts.states import Reading, Text, encode_texts
+
+    encoder = tiny_pipeline.components.text_encoder
+    captions = ["a cat", "red, " * 60 + "end", "blue " * 400]
+    states = TextStates(encoder, torch.float32, chunks=3)
+    states.fill(captions, 10**9)
+    drawn = encode_texts(encoder, [Text(text) for text in captions], Reading("none", "chunk", None))
+    for caption, wanted in zip(captions, drawn, strict=True):
+        made = states([caption]).context
+        assert made.shape[1] == min(wanted.context.shape[1], 3 * 77)
+        torch.testing.assert_close(made, wanted.context[:, : made.shape[1]], rtol=1e-5, atol=1e-5)
+    assert states.rows.groups([captions[1], captions[0], captions[2], captions[0]]) == [[1, 3], [0], [2]]
