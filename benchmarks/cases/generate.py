@@ -16,9 +16,9 @@ from benchmarks.model import ALL
 from benchmarks.openvino import converted
 from benchmarks.peers import check_peer, compiled, peer_dtype
 from benchmarks.plan import Ready, drawn
+from latent_diffusion.checkpoint.to_diffusers import to_diffusers
 from latent_diffusion.pipeline.engine.machine import Machine
 from latent_diffusion.pipeline.pipeline import LatentDiffusionPipeline
-from latent_diffusion.pipeline.to_diffusers import to_diffusers
 from latent_diffusion.training.clock import timed
 
 __all__ = ["Generate"]

@@ -318,7 +318,7 @@ class LatentDiffusionPipeline(Adapting):
 
         From then on this pipeline draws without packed weights, which is slower.
         """
-        from latent_diffusion.pipeline.to_diffusers import to_diffusers
+        from latent_diffusion.checkpoint.to_diffusers import to_diffusers
 
         self._replace(Engine.plain)
         return to_diffusers(self.components)

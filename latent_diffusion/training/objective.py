@@ -149,6 +149,14 @@ class Objective(ABC):
         With `averaged` the modules hold their moving average while this runs; they are put back afterwards.
         """
 
+    @abstractmethod
+    def verify(self, folder: Path) -> None:
+        """Open what `export` wrote and compare a forward pass with the trained parts, which are in place.
+
+        Raises:
+            CheckpointError: the files do not give what was trained.
+        """
+
     def pass_samples(self) -> int | None:
         """Return the samples of one pass through the data, or None where the data have no end."""
         return None

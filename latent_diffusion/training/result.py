@@ -7,18 +7,32 @@ from typing import Any
 
 from latent_diffusion.checkpoint.files.atomic import TEMPORARY, publish
 from latent_diffusion.checkpoint.files.json_file import write_json
+from latent_diffusion.errors import CheckpointError
 from latent_diffusion.training.saving import averaged, shareable
 from latent_diffusion.training.trainer import Trainer
 
 __all__ = ["write_result"]
 
 
-def write_result(trainer: Trainer, target: Path, described: Mapping[str, Any]) -> None:
-    """Write the trained parts, as they are for use, to the folder `target` in one rename."""
+def write_result(trainer: Trainer, target: Path, described: Mapping[str, Any], *, verify: bool) -> None:
+    """Write the trained parts, as they are for use, to the folder `target` in one rename.
+
+    Raises:
+        CheckpointError: read back, which `verify` does for all files, they do not give what was trained; they are in `<target>-unverified`.
+    """
     temporary = target.with_name(f"{TEMPORARY}{target.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
+    aside = target.with_name(f"{target.name}-unverified")
     with averaged(trainer):
-        trainer.objective.export(temporary, averaged=trainer.ema is not None)
-    write_json(temporary / "training.json", shareable(trainer, described))
+        try:
+            trainer.objective.export(temporary, averaged=trainer.ema is not None)
+            write_json(temporary / "training.json", shareable(trainer, described))
+            if verify:
+                trainer.objective.verify(temporary)
+        except CheckpointError as fault:
+            publish(temporary, aside)
+            message = str(fault).replace(str(temporary), str(aside))
+            raise CheckpointError(f"{message}; the files are kept there, and the checkpoint is intact") from fault
     publish(temporary, target)
+    shutil.rmtree(aside, ignore_errors=True)

@@ -26,6 +26,7 @@ _OURS = {
     "tensorboard",
     "wandb",
     "model",
+    "model-unverified",
     "best",
     "log.jsonl",
     "config.json",

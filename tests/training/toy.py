@@ -153,6 +153,9 @@ class ToyObjective(Objective):
             raise RuntimeError("no picture today")
         return [Image.new("RGB", (8, 8), ("red", "green", "blue")[k]) for k in share.of(3)]
 
+    def verify(self, folder: Path) -> None:
+        assert (folder / "toy.safetensors").is_file()
+
     def pass_samples(self) -> int:
         return self.data.count
 

@@ -33,6 +33,7 @@ from latent_diffusion.training.latent_scale import fold_latent_scale, latent_sta
 from latent_diffusion.training.objective import Losses, Objective, Player, Share
 from latent_diffusion.training.parts import refuse_unused
 from latent_diffusion.training.perceptual import PerceptualLoss
+from latent_diffusion.training.reopened import BOUNDS, check_agreement
 from latent_diffusion.training.weights_digest import weights_digest
 
 if TYPE_CHECKING:
@@ -259,6 +260,17 @@ class AutoencoderObjective(Objective):
             mean, std = latent_statistics(made, self._pictures(self.data, self.settings.scale_pictures))
             made = fold_latent_scale(made, mean, std)
         save_autoencoder(made, folder / "vae", torch.float32)
+
+    @torch.no_grad()
+    def verify(self, folder: Path) -> None:
+        """Open the folder and compare the reconstruction of a picture with the trained autoencoder's."""
+        from latent_diffusion.checkpoint.folder.diffusers_folder import load_autoencoder
+
+        real = next(self._pictures(self.data, 1))
+        read = load_autoencoder(folder / "vae", torch.float32).to(real.device)
+        pair = (model.decode(model.encode(real.to(next(model.parameters()))).mean) for model in (self.model, read))
+        wanted, found = pair
+        check_agreement(folder / "vae", "latent_diffusion", {"the decoder": (wanted, found)}, BOUNDS["float32"])
 
     def pass_samples(self) -> int:
         """Return the sample numbers of a pass."""

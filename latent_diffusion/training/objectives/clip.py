@@ -27,6 +27,7 @@ from latent_diffusion.models.clip import CLIPConfig, TowerConfig, TwoTowers
 from latent_diffusion.models.tokenizer import Tokenizer
 from latent_diffusion.training.objective import Losses, Objective, Player, Share
 from latent_diffusion.training.parts import refuse_unused
+from latent_diffusion.training.reopened import BOUNDS, check_agreement
 from latent_diffusion.training.weights_digest import weights_digest
 
 if TYPE_CHECKING:
@@ -212,6 +213,17 @@ class CLIPObjective(Objective):
             save_clip(clip, folder)
         else:
             save_clip(clip, folder, torch.float32, whole=True)
+
+    @torch.no_grad()
+    def verify(self, folder: Path) -> None:
+        """Open the folder and compare the text states of some captions with the trained tower's."""
+        from latent_diffusion.checkpoint.folder.clip_folder import from_towers
+        from latent_diffusion.checkpoint.folder.text_folder import load_text_encoder
+
+        captions = [texts[0] for (texts, *_) in self.data.captions[:4]]
+        towers = (from_towers(self.towers, self.tokenizer).text_encoder, load_text_encoder(folder))
+        wanted, found = (tower(captions).context for tower in towers)
+        check_agreement(folder, "latent_diffusion", {"text_encoder": (wanted, found)}, BOUNDS["float32"])
 
     def pass_samples(self) -> int:
         """Return the sample numbers of a pass."""

@@ -16,7 +16,7 @@ from latent_diffusion.adapters.model_parts import parts_of
 from latent_diffusion.config import Section
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.runtime.precision import place
-from latent_diffusion.training.adapter_files import write_adapter
+from latent_diffusion.training.adapter_files import verify_adapter, write_adapter
 from latent_diffusion.training.adapter_layers import AdapterSettings, adapt
 from latent_diffusion.training.drawing import Sheet
 from latent_diffusion.training.objective import Objective, Share
@@ -97,7 +97,7 @@ class ConceptsObjective(Objective):
         yield from (Numbers(tuple(chosen)) for chosen in numbers)
 
     def export(self, folder: Path, *, averaged: bool) -> None:
-        """Write the adapter and read it back, as `lora` does."""
+        """Write the adapter, as `lora` does."""
         settings = self.settings
         write_adapter(
             folder,
@@ -109,6 +109,11 @@ class ConceptsObjective(Objective):
             pictures=0,
             size=self.data.size,
         )
+
+    def verify(self, folder: Path) -> None:
+        """Read the adapter back, by diffusers too."""
+        settings = self.settings
+        verify_adapter(folder, self.base, self.adapter, settings.adapter, self.run, settings.export_dtype)
 
     def draw(self, share: Share) -> "list[Image]":
         """Return pictures of the run's prompts; prompt k has seed `sample.seed` + k."""

@@ -12,7 +12,7 @@ from torch import nn
 
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.data.folder import DataConfig
-from latent_diffusion.training.adapter_files import write_adapter
+from latent_diffusion.training.adapter_files import verify_adapter, write_adapter
 from latent_diffusion.training.adapter_layers import AdaptedModel, AdapterSettings, adapt
 from latent_diffusion.training.learned_words import LearnedWords, WordSettings, learn_words
 from latent_diffusion.training.objectives.unet import DenoisingSettings, UNetObjective
@@ -71,11 +71,7 @@ class LoraObjective(UNetObjective):
         """Return None: prompts of a model with an adapter are read as typed."""
 
     def export(self, folder: Path, *, averaged: bool) -> None:
-        """Write the adapter in kohya's layout and, where it has keys for the form, in PEFT's; then read both back.
-
-        Raises:
-            CheckpointError: a file read back does not give the trained layers.
-        """
+        """Write the adapter in kohya's layout and, where it has keys for the form, in PEFT's."""
         write_adapter(
             folder,
             self.base,
@@ -88,3 +84,8 @@ class LoraObjective(UNetObjective):
         )
         if self.words is not None:
             write_words(folder, self.words, self.base, self.settings.export_dtype)
+
+    def verify(self, folder: Path) -> None:
+        """Read the adapter back, by diffusers too."""
+        settings = self.settings
+        verify_adapter(folder, self.base, self.adapter, settings.adapter, self.run, settings.export_dtype)

@@ -41,3 +41,6 @@ class TextualInversionObjective(UNetObjective):
     def export(self, folder: Path, *, averaged: bool) -> None:
         """Write each word as A1111 and diffusers read it, and read the files back."""
         write_words(folder, self.words, self.base, self.settings.export_dtype)
+
+    def verify(self, folder: Path) -> None:
+        """Do nothing more: `export` has compared the vectors of each file."""

@@ -36,6 +36,7 @@ from latent_diffusion.training.parts import (
     check_sizes,
     freeze_lone_attention,
 )
+from latent_diffusion.training.reopened import check_model
 from latent_diffusion.training.weight_rules import TrainSettings, choose_weights
 from latent_diffusion.training.weights_digest import weights_digest
 
@@ -143,6 +144,11 @@ class UNetObjective(Objective):
     def export(self, folder: Path, *, averaged: bool) -> None:
         """Write a whole diffusers folder."""
         save_folder(self.components, folder, getattr(torch, self.settings.export_dtype))
+
+    def verify(self, folder: Path) -> None:
+        """Open the folder and compare its outputs with those of the trained model."""
+        check_model(folder, self.components, self.settings.export_dtype)
+        logger.info("the model gives the trained outputs, read back by this package")
 
     def pass_samples(self) -> int:
         """Return the sample numbers of a pass."""
