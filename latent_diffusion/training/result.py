@@ -18,7 +18,8 @@ def write_result(trainer: Trainer, target: Path, described: Mapping[str, Any], *
     """Write the trained parts, as they are for use, to the folder `target` in one rename.
 
     Raises:
-        CheckpointError: read back, which `verify` does for all files, they do not give what was trained; they are in `<target>-unverified`.
+        CheckpointError: a file that is read back, which `verify` does with all, does not give what was trained; the
+            files are in `<target>-unverified`.
     """
     temporary = target.with_name(f"{TEMPORARY}{target.name}")
     shutil.rmtree(temporary, ignore_errors=True)

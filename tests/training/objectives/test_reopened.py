@@ -90,7 +90,11 @@ def test_what_only_diffusers_misreads_is_found(tiny_folder, make_run, tmp_path, 
         train(run)
 
 
-@pytest.mark.parametrize("name", names("latent_diffusion.training.objectives"))
+OPENED_WHOLE = [name for name in names("latent_diffusion.training.objectives") if name != "textual_inversion"]
+"""Files of words are compared vector by vector when they are written."""
+
+
+@pytest.mark.parametrize("name", OPENED_WHOLE)
 def test_every_objective_opens_what_it_wrote(tiny_objective, make_run, tmp_path, name):
     captions = {"captions": []} if name == "autoencoder" else CAPTIONED
     run = make_run(tiny_objective(name), captions, steps=3, optimizer={"learning_rate": 1e-2})
