@@ -13,7 +13,7 @@ from torch.distributed import TCPStore
 
 from latent_diffusion.config import RunConfig
 from latent_diffusion.errors import ConfigError, ResourceError
-from latent_diffusion.runtime.precision import bfloat16_is_fast
+from latent_diffusion.runtime.precision import bfloat16_cost, bfloat16_is_fast
 from latent_diffusion.training.training_state import TrainingState
 
 __all__ = ["build_accelerator", "choose_precision", "first_to_report", "lost_process", "warn_of_launcher_options"]
@@ -65,7 +65,12 @@ def choose_precision(run: RunConfig, state: TrainingState | None, accelerator: A
     device = accelerator.device
     if run.precision != "auto":
         if run.precision == "bfloat16" and not bfloat16_is_fast(device):
-            logger.warning("precision: %s has no bfloat16 arithmetic and emulates it slowly; use auto", device)
+            logger.warning(
+                "precision: bfloat16, but %s has no bfloat16 arithmetic and emulates it: a convolution takes %.1f "
+                "times as long as in float32; use auto",
+                device,
+                bfloat16_cost(device),
+            )
         return run
     if state is not None:
         chosen, reason = str(state.values["config"]["precision"]), f"as {state.folder} was trained"

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,8 @@ def test_auto_is_what_the_processor_computes_in(tmp_path, monkeypatch, warnings_
         assert run.precision == expected and f"precision: {expected}, since" in said
     run, said = warnings_of(choose_precision, run_of(tmp_path, precision="bfloat16"), None, accelerator)
     assert run.precision == "bfloat16" and "has no bfloat16 arithmetic" in said
+    factor = re.search(r"a convolution takes ([0-9.]+) times as long as in float32; use auto", said)
+    assert factor is not None and float(factor[1]) > 0
 
 
 def test_a_run_that_continues_keeps_its_precision(tmp_path, monkeypatch):
