@@ -235,7 +235,11 @@ def tiny_objective(tiny_folder):
             "model": {"block_out_channels": [8, 16], "layers_per_block": 1, "latent_channels": 4, "norm_num_groups": 8},
             "adversarial": {"start": 0, "weight": 0.05, "width": 8, "layers": 1},
         },
-        "lora": {"init": str(tiny_folder), "adapter": {"rank": 2, "layers": "all", "parts": ["unet", "text_encoder"]}},
+        "lora": {
+            "init": str(tiny_folder),
+            "adapter": {"rank": 2, "layers": "all", "parts": ["unet", "text_encoder"]},
+            "preserve": {"replace": {"disc": "circle"}},
+        },
         "concepts": {"init": str(tiny_folder), "concepts": [{"prompt": "a red disc"}], "draw_steps": 3},
         "textual_inversion": {"init": str(tiny_folder), "words": [{"token": "disc", "start": "sun", "vectors": 2}]},
         "clip": {"embed_dim": 8, "patch_size": 16, "vocab_size": 600, "text": tower, "vision": tower},

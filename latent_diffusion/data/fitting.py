@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageOps
 
-__all__ = ["Fitted", "Size", "corner", "fit"]
+__all__ = ["Fitted", "Size", "corner", "fit", "shown"]
 
 WHITE = (255, 255, 255)
 Size = tuple[int, int]

@@ -29,7 +29,7 @@ from latent_diffusion.data.table import Row
 from latent_diffusion.data.tensor_cache import open_cache
 from latent_diffusion.randomness import generator, uniform
 
-__all__ = ["DataConfig", "ImageFolder", "Sample"]
+__all__ = ["CENTRE", "DataConfig", "ImageFolder", "Sample"]
 
 CENTRE = (0.5, 0.5)
 
@@ -308,16 +308,20 @@ class ImageFolder:
         part, k = self.place(row)
         return part.captions.finite(part.source.row(k)) or ()
 
+    def share_of(self, number: int, row: int) -> tuple[float, float]:
+        """Return where the crop of sample `number` lies, from top left (0, 0) to bottom right (1, 1)."""
+        if self.place(row)[0].config.fit != "random_crop":
+            return CENTRE
+        draw = generator(self.seed, "crop", number).random(2)
+        return float(draw[0]), float(draw[1])
+
     def sample(self, number: int, *, pixels: bool = True) -> Sample:
         """Return sample n of the run, n = 0, 1, 2, ... without end; without `pixels` no picture is read."""
         row = self.row_of(number)
         part, _ = self.place(row)
         config = part.config
         flipped = config.flip and uniform(self.seed, "flip", number) < 0.5
-        share = CENTRE
-        if config.fit == "random_crop":
-            draw = generator(self.seed, "crop", number).random(2)
-            share = (float(draw[0]), float(draw[1]))
+        share = self.share_of(number, row)
         image = self.image(row, share) if pixels else None
         if image is not None and flipped:
             image = image.flip(-1)

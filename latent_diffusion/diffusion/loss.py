@@ -9,6 +9,7 @@ Dhariwal 2023, arXiv:2310.14189, section 3.3). `WEIGHTS` has the weights w.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from latent_diffusion.diffusion.prediction import Prediction, check_prediction
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.registry import nearest
 
-__all__ = ["WEIGHTINGS", "DiffusionLoss"]
+__all__ = ["WEIGHTINGS", "DiffusionLoss", "Noised"]
 
 WEIGHTS: dict[str, Callable[..., Tensor]] = {
     "min_snr": lambda snr, gamma: snr.clamp(max=gamma),
@@ -45,6 +46,14 @@ DEFAULTS = {"min_snr": {"gamma": 5.0}, "soft_min_snr": {"gamma": 5.0}, "p2": {"g
 
 LARGEST_SNR = 1e30
 """Stands for an infinite signal-to-noise ratio, so that no weight is infinity divided by infinity."""
+
+
+class Noised(NamedTuple):
+    """What a network is trained on: x (B, C, h, w), its time (B,) float32 and the target of its output, as x."""
+
+    x: Tensor
+    time: Tensor
+    target: Tensor
 
 
 @dataclass(frozen=True)
@@ -102,13 +111,36 @@ class DiffusionLoss:
             perturbed: noise of the network's input where that differs from the target's (Ning et al. 2023,
                 arXiv:2301.11706, eq. 5); shaped as x0.
         """
+        noised = self.noised(x0, t, noise, perturbed)
+        return self.compared(network(noised.x, noised.time), noised.target, t)
+
+    def noised(self, x0: Tensor, t: Tensor, noise: Tensor, perturbed: Tensor | None = None) -> Noised:
+        """Return the network's input and its target; arguments as above."""
         x0 = x0.to(torch.promote_types(x0.dtype, torch.float32))
         noise = noise.to(x0)
         alpha, sigma, before = at_times(self.schedule, t, x0)
         x = add_noise(x0, noise if perturbed is None else perturbed.to(x0), alpha, sigma)
-        output = network(x, self.schedule.network_time(t).float()).to(x0.dtype)
-        error = output - self.prediction.target(x0, noise, alpha, sigma, before)
-        return self._distance(error).flatten(1).mean(1) * self.weight(t).to(x0)
+        target = self.prediction.target(x0, noise, alpha, sigma, before)
+        return Noised(x, self.schedule.network_time(t).float(), target)
+
+    def compared(self, output: Tensor, target: Tensor, t: Tensor, area: Tensor | None = None) -> Tensor:
+        """Return the losses (B,) of outputs.
+
+        Args:
+            output: of the network, (B, C, h, w).
+            target: the same shape, float32 or wider.
+            t: integer times (B,).
+            area: weights of the cells (B, 1, h, w), 0 or more, over whose sum the loss is the mean; None = all alike.
+                The loss of an image without any weight is 0.
+        """
+        distance = self._distance(output.to(target.dtype) - target)
+        if area is None:
+            means = distance.flatten(1).mean(1)
+        else:
+            area = area.to(distance)
+            cells = area.flatten(1).sum(1) * distance.shape[1]
+            means = (distance * area).flatten(1).sum(1) / torch.where(cells > 0, cells, 1)
+        return means * self.weight(t).to(means)
 
     def _distance(self, error: Tensor) -> Tensor:
         if self.huber is None:

@@ -14,16 +14,19 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from latent_diffusion.checkpoint.components import Components
+from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.config import Section
 from latent_diffusion.data.folder import ImageFolder
 from latent_diffusion.data.loader import Batch
-from latent_diffusion.diffusion.loss import DiffusionLoss
+from latent_diffusion.diffusion.loss import DiffusionLoss, Noised
 from latent_diffusion.diffusion.time_law import TimeLaw, draw_times
 from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.randomness import normal, permutation, uniform
 from latent_diffusion.runtime.precision import autocast
+from latent_diffusion.training.base_prior import BasePrior
 from latent_diffusion.training.conditions import Conditions
 from latent_diffusion.training.frozen_states import Latents
+from latent_diffusion.training.masked_loss import Areas, PictureAreas
 from latent_diffusion.training.objective import Losses, Share
 from latent_diffusion.training.trained_networks import TrainedNetworks
 
@@ -98,6 +101,8 @@ class Denoising(TrainedNetworks):
         self.mean_weight = float(weights[inside].mean()) if times.law == "importance" else None
         self.strata = batch_size if settings.stratified else 0
         self.held: tuple[Latents, Conditions] | None = None
+        self.areas: PictureAreas | None = None
+        self.prior: BasePrior | None = None
 
     def times(self, samples: Sequence[int]) -> Tensor:
         """Return an integer time for each sample number, (B,), by the law of times."""
@@ -125,20 +130,43 @@ class Denoising(TrainedNetworks):
         assert self.held is not None, "prepare comes first"
         latents, conditions = self.held
         like = self.unet.conv_in.weight
-        x0, cond = latents(batch).to(like), conditions(batch)
-        if like.dtype == torch.float64:
-            cond = cond.to(dtype=like.dtype)
+        x0, cond = latents(batch).to(like), self._wide(conditions(batch))
         noise = self._noise(batch.sample, x0)
         perturbed = None
         if self.settings.input_perturbation:
             more = normal(self.seed, "input perturbation", batch.sample, x0.shape[1:]).to(x0)
             perturbed = noise + self.settings.input_perturbation * more
         t = self.times(batch.sample).to(x0.device)
-        losses = self.loss(self.network(cond), x0, t, noise, perturbed)
+        noised = self.loss.noised(x0, t, noise, perturbed)
+        areas = None if self.areas is None else self.areas(batch)
+        output = self.network(cond)(noised.x, noised.time)
+        losses = self.loss.compared(output, noised.target, t, None if areas is None else areas.weights)
+        if self.prior is not None:
+            losses = losses + self._distance_to_base(self.prior, batch, noised, t, output, areas)
         if self.mean_weight is not None:  # the times are drawn by weight, so the loss has the mean weight
             losses = losses * (self.mean_weight / self.loss.weight(t)).to(losses)
         if batch.weights is not None:
             losses = losses * batch.weights.to(losses)
+        return losses
+
+    def _wide(self, cond: Conditioning) -> Conditioning:
+        """Return `cond` in float64 where the network computes in it."""
+        like = self.unet.conv_in.weight
+        return cond.to(dtype=like.dtype) if like.dtype == torch.float64 else cond
+
+    def _distance_to_base(
+        self, prior: BasePrior, batch: Batch, noised: Noised, t: Tensor, output: Tensor, areas: Areas | None
+    ) -> Tensor:
+        """Return the weighted distances (B,) to the base: for class captions, and outside the masks."""
+        assert self.held is not None, "prepare comes first"
+        of_class = prior.of_class(batch)
+        wanted = prior(noised, self._wide(prior.conditions(of_class)))
+        losses = torch.zeros(len(output), dtype=wanted.dtype, device=wanted.device)
+        if prior.preserve is not None:
+            made = self.network(self._wide(self.held[1](of_class)))(noised.x, noised.time)
+            losses = losses + prior.preserve.weight * self.loss.compared(made, wanted, t)
+        if areas is not None and prior.outside:
+            losses = losses + prior.outside * self.loss.compared(output, wanted, t, areas.outside)
         return losses
 
     def _noise(self, samples: Sequence[int], x0: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from latent_diffusion.config import Section
 from latent_diffusion.data.folder import DataConfig, ImageFolder
 from latent_diffusion.data.images import to_pil
 from latent_diffusion.data.loader import Batch, batches
+from latent_diffusion.data.masks import warn_of_unused_masks
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.models.autoencoder import AutoencoderConfig, AutoencoderKL
 from latent_diffusion.models.discriminator import GROUPS, PatchDiscriminator
@@ -179,6 +180,7 @@ class AutoencoderObjective(Objective):
         self.settings = settings
         refuse_unused(data, "the autoencoder")
         self.data = ImageFolder(data, run.seed)
+        warn_of_unused_masks(self.data)
         self.held_out = None
         if settings.validation is not None:
             self.held_out = ImageFolder(data.held_out(settings.validation), run.seed)

@@ -21,6 +21,7 @@ from latent_diffusion.config import Section
 from latent_diffusion.data.bpe import clip_tokenizer, train_byte_pairs
 from latent_diffusion.data.folder import DataConfig, ImageFolder
 from latent_diffusion.data.loader import Batch, batches
+from latent_diffusion.data.masks import warn_of_unused_masks
 from latent_diffusion.data.metadata import captions_of
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.models.clip import CLIPConfig, TowerConfig, TwoTowers
@@ -163,6 +164,7 @@ class CLIPObjective(Objective):
             raise ConfigError(f"data.size {data.size} px is not a multiple of patch_size {settings.patch_size} px")
         published = None if settings.init is None else _published(settings.init, data.size)
         self.data = ImageFolder(data, run.seed)
+        warn_of_unused_masks(self.data)
         self.held_out = None
         if settings.validation is not None:
             self.held_out = ImageFolder(data.held_out(settings.validation), run.seed)

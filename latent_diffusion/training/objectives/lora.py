@@ -14,6 +14,7 @@ from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.data.folder import DataConfig
 from latent_diffusion.training.adapter_files import verify_adapter, write_adapter
 from latent_diffusion.training.adapter_layers import AdaptedModel, AdapterSettings, adapt
+from latent_diffusion.training.base_prior import BaseSettings
 from latent_diffusion.training.learned_words import LearnedWords, WordSettings, learn_words
 from latent_diffusion.training.objectives.unet import DenoisingSettings, UNetObjective
 from latent_diffusion.training.weight_rules import WeightRule
@@ -22,7 +23,7 @@ from latent_diffusion.training.word_files import write_words
 __all__ = ["LoraObjective", "LoraSettings"]
 
 
-class LoraSettings(DenoisingSettings):
+class LoraSettings(DenoisingSettings, BaseSettings):
     """The `objective:` section."""
 
     adapter: AdapterSettings = AdapterSettings()

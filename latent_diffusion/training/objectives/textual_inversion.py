@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import nn
 
 from latent_diffusion.checkpoint.components import Components
+from latent_diffusion.training.base_prior import BaseSettings
 from latent_diffusion.training.learned_words import LearnedWords, WordSettings, learn_words
 from latent_diffusion.training.objectives.unet import DenoisingSettings, UNetObjective
 from latent_diffusion.training.word_files import write_words
@@ -17,7 +18,7 @@ from latent_diffusion.training.word_files import write_words
 __all__ = ["TextualInversionObjective", "TextualInversionSettings"]
 
 
-class TextualInversionSettings(DenoisingSettings):
+class TextualInversionSettings(DenoisingSettings, BaseSettings):
     """The `objective:` section."""
 
     words: list[WordSettings] = Field(min_length=1)

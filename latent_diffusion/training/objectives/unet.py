@@ -20,14 +20,19 @@ from latent_diffusion.checkpoint.folder.diffusers_folder import save_folder
 from latent_diffusion.checkpoint.prompt_forms import PromptForms
 from latent_diffusion.data.folder import DataConfig, ImageFolder
 from latent_diffusion.data.loader import Batch, batches
-from latent_diffusion.data.tensor_cache import open_cache
+from latent_diffusion.data.masks import warn_of_unused_masks
+from latent_diffusion.data.tensor_cache import TensorCache, open_cache
+from latent_diffusion.errors import ConfigError
+from latent_diffusion.models.text_encoder import TextEncoder, TextEncoders
 from latent_diffusion.prompts.caption_forms import forms_for_captions
 from latent_diffusion.runtime.precision import place, state_dtype
+from latent_diffusion.training.base_prior import BasePrior, BaseSettings
 from latent_diffusion.training.conditions import Conditions
 from latent_diffusion.training.copy_test import Copies, find_copies
 from latent_diffusion.training.denoising import Denoising, HeldOutLoss, LossSettings
 from latent_diffusion.training.drawing import Sheet
 from latent_diffusion.training.frozen_states import Latents, LiveTextStates, Sharing, TextStates
+from latent_diffusion.training.masked_loss import MaskedSettings, PictureAreas
 from latent_diffusion.training.objective import Objective, Share
 from latent_diffusion.training.parts import (
     ModelSettings,
@@ -64,6 +69,8 @@ class DenoisingSettings(ModelSettings, LossSettings):
     """Filter of held-out pictures, in place of `data.where`; their loss is reported with every preview."""
     workers: int = Field(default=1, ge=0)
     """Processes that decode pictures ahead."""
+    masked: MaskedSettings | None = None
+    """Learn a part of each picture, which its mask marks; null: all of it. Keys below."""
 
 
 class UNetSettings(DenoisingSettings):
@@ -100,6 +107,17 @@ class UNetObjective(Objective):
         if run.sample is not None and run.sample.prompts:
             self.sheet = Sheet(self.components, run.sample, data.size, run.precision)
         self.player = Denoising(self.components, trained, settings, run.seed, run.batch_size)
+        if settings.masked is not None:
+            self.player.areas = PictureAreas(self.data, settings.masked, parts.autoencoder.factor)
+        else:
+            warn_of_unused_masks(self.data)
+        self.preserve = settings.preserve if isinstance(settings, BaseSettings) else None
+        self.outside_prior = 0.0 if settings.masked is None else settings.masked.prior
+        if self.outside_prior and not isinstance(settings, BaseSettings):
+            raise ConfigError(
+                "objective.masked.prior: the base's prediction outside the masks is not there where the base itself is "
+                "trained; leave it out, or train an adapter"
+            )
         if isinstance(settings, UNetSettings):
             self.player.obey(settings.train.rules)
         self.players = {"unet": self.player}
@@ -127,13 +145,28 @@ class UNetObjective(Objective):
             parts.text_encoder.to(dtype)
             texts = LiveTextStates(parts.text_encoder, settings.caption_chunks)
         else:
-            texts = TextStates(parts.text_encoder, state_dtype(self.run.precision), settings.caption_chunks, stored)
-            captions = self.data.all_captions()
-            if captions is None:
-                logger.info("text states are computed in every step: captions are drawn without end")
-            else:
-                texts.fill(["", *captions], settings.text_cache_bytes, sharing)
+            texts = self._text_states(parts.text_encoder, stored, sharing)
         self.player.held = (latents, Conditions(parts, texts, self.run.seed))
+        if self.preserve is not None or self.outside_prior:
+            live = isinstance(texts, LiveTextStates)
+            frozen = self._text_states(self.base.text_encoder, stored, sharing) if live else texts
+            conditions = Conditions(self.base, frozen, self.run.seed)
+            self.player.prior = BasePrior(self.base, conditions, self.preserve, self.outside_prior)
+
+    def _text_states(
+        self, encoder: TextEncoder | TextEncoders, stored: TensorCache | None, sharing: Sharing
+    ) -> TextStates:
+        """Return what encodes captions by a frozen encoder, all of them kept if they fit."""
+        settings = self.settings
+        texts = TextStates(encoder, state_dtype(self.run.precision), settings.caption_chunks, stored)
+        captions = self.data.all_captions()
+        if captions is None:
+            logger.info("text states are computed in every step: captions are drawn without end")
+            return texts
+        distinct = list(dict.fromkeys(["", *captions]))
+        of_class = [] if self.preserve is None else [self.preserve.of_class(caption) for caption in distinct]
+        texts.fill([*distinct, *of_class], settings.text_cache_bytes, sharing)
+        return texts
 
     def batches(self, numbers: Iterable[Sequence[int]]) -> Iterator[Batch]:
         """Yield batches; without pixels once latents are cached, unless pictures are masked."""
@@ -158,6 +191,8 @@ class UNetObjective(Objective):
         """Return the digests of the data and of the weights the run starts from, as read from their files."""
         parts = self.base
         prints = {"data.path": self.data.digest}
+        if self.player.areas is not None:
+            prints["objective.masked"] = self.player.areas.masks.digest
         if self.settings.init is not None:
             prints["objective.init"] = weights_digest(parts.unet, parts.autoencoder, parts.text_encoder)
         else:
