@@ -16,7 +16,7 @@ from torch import Tensor
 from latent_diffusion.config import Section
 from latent_diffusion.data.folder import ImageFolder
 from latent_diffusion.data.loader import Batch
-from latent_diffusion.data.masks import MaskSource, PictureMasks
+from latent_diffusion.data.picture_masks import MaskSource, PictureMasks
 
 __all__ = ["Areas", "MaskedSettings", "PictureAreas"]
 

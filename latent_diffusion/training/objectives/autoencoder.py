@@ -21,7 +21,7 @@ from latent_diffusion.config import Section
 from latent_diffusion.data.folder import DataConfig, ImageFolder
 from latent_diffusion.data.images import to_pil
 from latent_diffusion.data.loader import Batch, batches
-from latent_diffusion.data.masks import warn_of_unused_masks
+from latent_diffusion.data.picture_masks import warn_of_unused_masks
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.models.autoencoder import AutoencoderConfig, AutoencoderKL
 from latent_diffusion.models.discriminator import GROUPS, PatchDiscriminator

@@ -20,7 +20,7 @@ from latent_diffusion.checkpoint.folder.diffusers_folder import save_folder
 from latent_diffusion.checkpoint.prompt_forms import PromptForms
 from latent_diffusion.data.folder import DataConfig, ImageFolder
 from latent_diffusion.data.loader import Batch, batches
-from latent_diffusion.data.masks import warn_of_unused_masks
+from latent_diffusion.data.picture_masks import warn_of_unused_masks
 from latent_diffusion.data.tensor_cache import TensorCache, open_cache
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.models.text_encoder import TextEncoder, TextEncoders
