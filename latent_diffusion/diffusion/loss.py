@@ -134,13 +134,12 @@ class DiffusionLoss:
                 The loss of an image without any weight is 0.
         """
         distance = self._distance(output.to(target.dtype) - target)
+        weight = self.weight(t).to(target)
         if area is None:
-            means = distance.flatten(1).mean(1)
-        else:
-            area = area.to(distance)
-            cells = area.flatten(1).sum(1) * distance.shape[1]
-            means = (distance * area).flatten(1).sum(1) / torch.where(cells > 0, cells, 1)
-        return means * self.weight(t).to(means)
+            return distance.flatten(1).mean(1) * weight
+        area = area.to(target)
+        cells = area.flatten(1).sum(1) * distance.shape[1]
+        return (area * distance).flatten(1).sum(1) / torch.where(cells > 0, cells, 1) * weight
 
     def _distance(self, error: Tensor) -> Tensor:
         if self.huber is None:
