@@ -21,6 +21,7 @@ from latent_diffusion.cli.commands.img2img import img2img
 from latent_diffusion.cli.commands.info import info
 from latent_diffusion.cli.commands.inpaint import inpaint
 from latent_diffusion.cli.commands.outpaint import outpaint
+from latent_diffusion.cli.commands.push import push
 from latent_diffusion.cli.commands.regenerate import regenerate
 from latent_diffusion.cli.commands.serve import serve
 from latent_diffusion.cli.commands.tokens import tokens
@@ -56,6 +57,7 @@ app.command(rich_help_panel="Train and judge")(train)
 app.command(rich_help_panel="Train and judge")(evaluate)
 app.command(rich_help_panel="Models and files")(convert)
 app.command(rich_help_panel="Models and files")(info)
+app.command(rich_help_panel="Models and files")(push)
 app.add_typer(adapter, name="adapter", rich_help_panel="Models and files")
 
 

@@ -1,4 +1,4 @@
-"""The folder of a result: the trained parts with their averaged weights, and how they were made."""
+"""The folder of a result: the trained parts with their averaged weights, how they were made, and a model card."""
 
 import shutil
 from collections.abc import Mapping
@@ -8,6 +8,7 @@ from typing import Any
 from latent_diffusion.checkpoint.files.atomic import TEMPORARY, publish
 from latent_diffusion.checkpoint.files.json_file import write_json
 from latent_diffusion.errors import CheckpointError
+from latent_diffusion.training.model_card import write_card
 from latent_diffusion.training.saving import averaged, shareable
 from latent_diffusion.training.trainer import Trainer
 
@@ -28,7 +29,10 @@ def write_result(trainer: Trainer, target: Path, described: Mapping[str, Any], *
     with averaged(trainer):
         try:
             trainer.objective.export(temporary, averaged=trainer.ema is not None)
-            write_json(temporary / "training.json", shareable(trainer, described))
+            record = shareable(trainer, described)
+            write_json(temporary / "training.json", record)
+            run, samples = trainer.run, trainer.objective.pass_samples()
+            write_card(temporary, run.output, run.output.name or "adapter", record, samples)
             if verify:
                 trainer.objective.verify(temporary)
         except CheckpointError as fault:

@@ -59,7 +59,8 @@ def test_best_and_patience_survive_kills(wild, tmp_path):
 
 
 def test_patience_ends_the_run_and_more_patience_goes_on(tmp_path):
-    output, killed = tmp_path / "run", tmp_path / "killed"
+    output, killed = tmp_path / "run", tmp_path / "again" / "run"
+    killed.parent.mkdir()
     assert train(output, *WORSE) == 0
     assert list(figures(output)) == [2, 4, 6] and step_of(output / "model") == 6 and step_of(output / "best") == 2
     assert "the run ends after step 6 of 12" in printed(output)

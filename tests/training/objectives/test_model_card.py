@@ -1,0 +1,47 @@
+"""The card in the folder of a result: its data, settings, figures and samples; the same after a kill."""
+
+import json
+import signal
+
+import real
+import yaml
+from processes import train
+
+from latent_diffusion.training.model_card import LICENCE_LINE
+
+
+def test_a_card_has_data_settings_figures_and_samples_and_no_folder_of_the_machine(
+    tiny_objective, pictures, tiny_folder, tmp_path
+):
+    run = {
+        "output": "unused", "objective": {**tiny_objective("lora"), "validation": {"split": "val"}},
+        "passes": 4, "batch_size": 2, "threads": 1, "evaluate": {"every": 4}, "optimizer": {"learning_rate": 1e-3},
+        "data": {"path": str(pictures), "size": 32, "captions": ["text"], "where": {"split": "train"}},
+        "sample": {"every": 4, "prompts": ["a red disc", "a blue disc"], "steps": 2}, "checkpoint": {"every": 3},
+    }  # fmt: skip
+    file = tmp_path / "run.yaml"
+    file.write_text(json.dumps(run))
+    output, killed = tmp_path / "one" / "style", tmp_path / "two" / "style"
+    for folder in (output, killed):
+        folder.parent.mkdir()
+    assert train(output, str(file), run=real.run) == 0
+    card = (output / "model" / "README.md").read_text()
+    header = yaml.safe_load(card.split("---")[1])
+    assert (
+        header == {"library_name": "diffusers", "tags": ["text-to-image", "diffusers", "lora"]} and LICENCE_LINE in card
+    )
+    assert "# style\n" in card and "from `tiny`" in card and "8 updates of 2, 4 passes through the data" in card
+    for row in ("| where.split | train |", "| objective.adapter.rank | 2 |", "| optimizer.learning_rate | 0.001 |"):
+        assert row in card
+    assert (
+        "| loss of held-out pictures | " in card
+        and "band 4 of 4" in card
+        and "copies of training pictures | 0 |" in card
+    )
+    assert "| modelspec.architecture | " in card and "![](contact.png)" in card
+    assert (output / "model" / "contact.png").is_file()
+    assert str(tmp_path) not in card and str(pictures) not in card and str(tiny_folder) not in card
+    assert train(killed, str(file), run=real.run, fault=("within a tensor file", 4)) == -signal.SIGKILL
+    assert train(killed, str(file), run=real.run) == 0
+    for kept in (output / "model").iterdir():
+        assert (killed / "model" / kept.name).read_bytes() == kept.read_bytes(), kept.name
