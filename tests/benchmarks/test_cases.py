@@ -89,6 +89,7 @@ def test_training_losses_are_the_same(dtype):
         ready = case_of(plan("train-step", dtype, batch=4)).build(tool)
         for _ in range(3):
             losses[tool] = ready.call()["losses"]
+        assert len(losses[tool]) == 3, "a call is one update"
         assert set(ready.split) >= {"data", "gradients", "update"}
     assert torch.allclose(losses[OURS], losses["diffusers"], rtol=1e-5 if dtype == "float32" else 1e-2)
     assert losses[OURS][-1] < losses[OURS][0], "it learns"

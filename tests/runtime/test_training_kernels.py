@@ -98,7 +98,8 @@ def test_the_choice_does_not_hang_on_the_clock(precision, monkeypatch):
     for capability in ("AVX512", "AVX2"):
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda found=capability: found)
         convolved = precision == "float32" and capability == "AVX512"
-        expected = TrainingKernels(BUILT, BUILT, convolved_linear=convolved)
+        less = BUILT and precision == "float32"
+        expected = TrainingKernels(BUILT, BUILT, convolved, winograd=less, rounded_once=precision == "bfloat16")
         assert choose_kernels(precision, torch.device("cpu")) == expected
 
 

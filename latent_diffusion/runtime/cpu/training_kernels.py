@@ -5,6 +5,8 @@
 | attention | torch's | in C (native/training_attention.c), where heads are narrow or the run is float32 |
 | gated GELU | torch's | in C (native/gated.c) |
 | float32 linear layers | MKL | 1x1 convolutions over the rows: oneDNN, in all three products, with AVX-512 |
+| frozen 3x3 convolutions, float32 | oneDNN | Winograd in C, forward and back (frozen_layers.py) |
+| frozen layers, bfloat16 | weights rounded at each call | rounded once |
 
 Each is used where it gives the plain way's numbers in a small call. That call is not timed: on a busy machine two equal
 runs would choose otherwise, round otherwise and end with other bits. The choice is part of the run from its start on.
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 from latent_diffusion.nn.attention import Attention, ImageAttention, automatic
 from latent_diffusion.nn.transformer import GatedLinear, gated_gelu
 from latent_diffusion.runtime.agreement import agree
+from latent_diffusion.runtime.cpu.frozen_layers import freeze_layers, winograd_works
 from latent_diffusion.runtime.cpu.native import gated, training_attention
 
 __all__ = ["PLAIN", "ConvolvedLinear", "TrainingKernels", "choose_kernels", "install", "works"]
@@ -37,6 +40,8 @@ class TrainingKernels:
     native_attention: bool = False
     native_gelu: bool = False
     convolved_linear: bool = False
+    winograd: bool = False
+    rounded_once: bool = False
 
 
 PLAIN = TrainingKernels()
@@ -65,6 +70,8 @@ def choose_kernels(precision: str, device: torch.device) -> TrainingKernels:
         native_attention=training_attention.available() and agree(*_attentions(dtype), dtype),
         native_gelu=gated.available() and agree(*_gelus(dtype), dtype),
         convolved_linear=dtype == torch.float32 and _onednn_gains() and agree(*_linears(dtype), dtype),
+        winograd=dtype == torch.float32 and winograd_works() and agree(*_convolutions(), dtype),
+        rounded_once=dtype == torch.bfloat16,
     )
 
 
@@ -76,7 +83,8 @@ def _onednn_gains() -> bool:
 def works(kernels: TrainingKernels) -> bool:
     """Whether this process has what `kernels` need."""
     attends = training_attention.available() or not kernels.native_attention
-    return attends and (gated.available() or not kernels.native_gelu)
+    gates = gated.available() or not kernels.native_gelu
+    return attends and gates and (winograd_works() or not kernels.winograd)
 
 
 def install(module: nn.Module, kernels: TrainingKernels) -> None:
@@ -92,6 +100,7 @@ def install(module: nn.Module, kernels: TrainingKernels) -> None:
             layer.kernel = gated.gated
         if kernels.convolved_linear and type(layer) is nn.Linear and layer not in wide:
             layer.__class__ = ConvolvedLinear
+    freeze_layers(module, rounded=kernels.rounded_once, multiplied_less=kernels.winograd)
 
 
 def _attentions(dtype: torch.dtype) -> Pair:
@@ -118,6 +127,17 @@ def _linears(dtype: torch.dtype) -> Pair:
     convolved.load_state_dict(plain.state_dict())
     install(convolved, TrainingKernels(convolved_linear=True))
     return _made(convolved, [x], gradient, convolved.parameters()), _made(plain, [x], gradient, plain.parameters())
+
+
+def _convolutions() -> Pair:
+    """Run a convolution whose weight has no gradient."""
+    generator = torch.Generator().manual_seed(0)
+    x, gradient = (torch.randn(2, 64, 12, 12, generator=generator) for _ in range(2))
+    x = x.to(memory_format=torch.channels_last).requires_grad_()
+    plain, faster = (nn.Conv2d(64, 64, 3, padding=1).requires_grad_(False) for _ in range(2))
+    faster.load_state_dict(plain.state_dict())
+    freeze_layers(faster, rounded=False, multiplied_less=True)
+    return _made(faster, [x], gradient), _made(plain, [x], gradient)
 
 
 def _made(
