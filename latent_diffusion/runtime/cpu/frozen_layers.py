@@ -100,10 +100,12 @@ def freeze_layers(module: nn.Module, *, rounded: bool, multiplied_less: bool) ->
     for layer in module.modules():
         if any(p.requires_grad for p in layer.parameters(recurse=False)):
             continue
-        if multiplied_less and type(layer) is nn.Conv2d and _fits(layer):
+        if type(layer) is nn.Conv2d and multiplied_less and _fits(layer):
             layer.__class__ = FrozenWinograd
-        elif rounded and type(layer) in (nn.Linear, nn.Conv2d):
-            layer.__class__ = FrozenLinear if isinstance(layer, nn.Linear) else FrozenConv2d
+        elif type(layer) is nn.Conv2d and rounded:
+            layer.__class__ = FrozenConv2d
+        elif type(layer) is nn.Linear and rounded:
+            layer.__class__ = FrozenLinear
 
 
 def _fits(layer: nn.Conv2d) -> bool:
