@@ -11,6 +11,7 @@ The masks have keys, as all draws of a run.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,18 +21,18 @@ from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.data.loader import Batch
 from latent_diffusion.inpainting.masks import max_pool
 from latent_diffusion.models.autoencoder import AutoencoderKL
-from latent_diffusion.training.drawn_masks import draw_masks
+from latent_diffusion.training.drawn_masks import DrawnMasks
 from latent_diffusion.training.frozen_states import LiveTextStates, TextStates
 
-__all__ = ["Conditions", "whole_picture", "without_text"]
+__all__ = ["Conditions", "Scene", "whole_picture", "without_text"]
 
 
 class Conditions:
     """The condition of every sample of a batch, as the model's family has it."""
 
-    def __init__(self, parts: Components, texts: TextStates | LiveTextStates, seed: int) -> None:
-        """Take the model, what encodes its captions and the run's seed."""
-        self.parts, self.texts, self.seed = parts, texts, seed
+    def __init__(self, parts: Components, texts: TextStates | LiveTextStates, masks: DrawnMasks | None = None) -> None:
+        """Take the model, what encodes its captions and, for an inpainting U-Net, the masks."""
+        self.parts, self.texts, self.masks = parts, texts, masks
 
     def __call__(self, batch: Batch) -> Conditioning:
         """Return the condition of B samples on the U-Net's device; text states have their graph if they are trained."""
@@ -42,17 +43,18 @@ class Conditions:
         return replace(
             cond,
             size_ids=batch.size_ids.to(device) if parts.size_count else None,
-            concat=self._masked(batch) if parts.for_inpainting else None,
+            concat=None if self.masks is None else self._masked(batch, self.masks),
         )
 
-    def _masked(self, batch: Batch) -> Tensor:
+    def _masked(self, batch: Batch, masks: DrawnMasks) -> Tensor:
         """Return mask and masked picture (B, 1 + C, h, w) of the pictures of `batch`."""
         images = batch.images.to(next(self.parts.autoencoder.parameters()))
-        return masked_channels(images, draw_masks(self.seed, batch.sample, *images.shape[-2:]), self.parts.autoencoder)
+        return masked_channels(images, masks(batch), self.parts.autoencoder)
 
     def uncached(self) -> "Conditions":
-        """Return the same for captions that the cache of text states does not have."""
-        return Conditions(self.parts, self.texts.uncached(), self.seed)
+        """Return the same for other pictures: the cache has no text states of theirs, and all masks are drawn."""
+        masks = None if self.masks is None else DrawnMasks(self.masks.settings, self.masks.seed)
+        return Conditions(self.parts, self.texts.uncached(), masks)
 
     def groups(self, captions: Sequence[str]) -> list[list[int]]:
         """Return the places of the captions that go through the network together: those of equally many tokens."""
@@ -84,13 +86,24 @@ def without_text(cond: Conditioning, rows: Sequence[bool] | None = None) -> Cond
     return replace(cond, context=zeroed(cond.context), pooled=zeroed(cond.pooled))
 
 
-def whole_picture(parts: Components, cond: Conditioning, size: int) -> Conditioning:
-    """Return `cond` with what the model reads to draw a whole picture of size x size px: nothing is cropped or kept."""
+def whole_picture(parts: Components, cond: Conditioning, size: int, scene: "Scene | None" = None) -> Conditioning:
+    """Return `cond` with what the model reads to draw a picture of size x size px that is not cropped.
+
+    An inpainting U-Net repaints the hole of `scene`, or without it the whole picture.
+    """
     like = parts.unet.conv_in.weight
     sizes, concat = None, None
     if parts.size_count:
         sizes = torch.tensor([[size, size, 0, 0, size, size]], dtype=torch.float32, device=like.device)
     if parts.for_inpainting:
-        grey = torch.zeros(1, 3, size, size).to(next(parts.autoencoder.parameters()))
-        concat = masked_channels(grey, torch.ones(1, 1, size, size), parts.autoencoder).float()
+        seen = scene or Scene(torch.zeros(3, size, size), torch.ones(1, size, size))
+        image = seen.image[None].to(next(parts.autoencoder.parameters()))
+        concat = masked_channels(image, seen.hole[None], parts.autoencoder).float()
     return replace(cond, size_ids=sizes, concat=concat)
+
+
+class Scene(NamedTuple):
+    """A picture (3, H, W) in [-1, 1] and its hole (1, H, W), 1 where it is repainted."""
+
+    image: Tensor
+    hole: Tensor

@@ -118,12 +118,21 @@ class Denoising(TrainedNetworks):
     def forward(self, batch: Batch, step: int) -> Losses:
         """Return the weighted loss of each picture, (B,)."""
         assert self.held is not None, "prepare comes first"
-        groups = self.held[1].groups(batch.captions)
+        groups = self._groups(self.held[1], batch)
         if len(groups) == 1:
             return Losses(self._losses(batch), present=batch.present)
         parts = torch.cat([self._losses(batch.take(places)) for places in groups])
         order = torch.tensor([place for places in groups for place in places]).argsort()
         return Losses(parts[order.to(parts.device)], present=batch.present)
+
+    def _groups(self, conditions: Conditions, batch: Batch) -> list[list[int]]:
+        """Return the places of pictures that go through the networks together: equally many tokens in both captions."""
+        groups = conditions.groups(batch.captions)
+        if self.prior is None:
+            return groups
+        captions = self.prior.of_class(batch).captions
+        inner = [(places, self.prior.conditions.groups([captions[k] for k in places])) for places in groups]
+        return [[places[k] for k in chosen] for places, parts in inner for chosen in parts]
 
     def _losses(self, batch: Batch) -> Tensor:
         """Return the losses (B,) of pictures whose captions have equally many tokens."""
@@ -194,9 +203,9 @@ class HeldOutLoss:
 
     @torch.no_grad()
     def measure(self, share: Share) -> dict[str, Tensor]:
-        """Return the loss of each picture of a share: its mean over the bands of times, and that of each band."""
+        """Return the loss of each picture of a share: over all bands of times, in each band, and in its hole."""
         total, bands = self.player.loss.schedule.num_train_timesteps, self.BANDS
-        losses: list[Tensor] = []
+        losses, of_holes = list[Tensor](), list[Tensor]()
         mine = list(share.of(len(self.data)))
         groups = self.conditions.groups([self.data.first_caption(row) for row in mine])
         order = [place for places in groups for place in places]
@@ -217,9 +226,19 @@ class HeldOutLoss:
                 keys = [row * bands + band for row in rows]
                 noise = normal(self.run.seed, "validation noise", keys, x0.shape[1:]).to(x0)
                 with autocast(self.run.precision, x0.device):
-                    losses.append(self.player.loss(self.player.network(cond), x0, t, noise).view(1, -1))
+                    noised = self.player.loss.noised(x0, t, noise)
+                    output = self.player.network(cond)(noised.x, noised.time)
+                losses.append(self.player.loss.compared(output, noised.target, t).view(1, -1))
+                if cond.concat is not None:
+                    hole = cond.concat[:, :1]
+                    of_holes.append(self.player.loss.compared(output, noised.target, t, hole).view(1, -1))
         if not losses:
             return {}
-        table = torch.cat([torch.cat(losses[band::bands], dim=1) for band in range(bands)]).double()
-        table = table[:, torch.tensor(order).argsort().to(table.device)]
-        return {"validation_loss": table.mean(0), **{f"validation_loss_{k}": table[k] for k in range(bands)}}
+
+        def sorted_by_row(parts: list[Tensor]) -> Tensor:
+            table = torch.cat([torch.cat(parts[band::bands], dim=1) for band in range(bands)]).double()
+            return table[:, torch.tensor(order).argsort().to(table.device)]
+
+        table = sorted_by_row(losses)
+        figures = {"validation_loss": table.mean(0), **{f"validation_loss_{k}": table[k] for k in range(bands)}}
+        return figures | ({"validation_loss_hole": sorted_by_row(of_holes).mean(0)} if of_holes else {})

@@ -1,6 +1,7 @@
 """Draw sample pictures during training, from the parts alone; prompts are read as the pipeline reads them."""
 
 import json
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -19,7 +20,7 @@ from latent_diffusion.prompts.script import read_script
 from latent_diffusion.prompts.states import Reading, Text, encode_texts
 from latent_diffusion.runtime.precision import autocast
 from latent_diffusion.samplers.dpmpp_2m import DPMpp2M
-from latent_diffusion.training.conditions import whole_picture, without_text
+from latent_diffusion.training.conditions import Scene, whole_picture, without_text
 from latent_diffusion.training.objective import Share
 
 __all__ = ["Sheet"]
@@ -41,13 +42,15 @@ class SamplePrompts(Protocol):
 class Sheet:
     """One sheet of size x size px pictures, a prompt each, in rows of eight; prompt k has seed `seed` + k."""
 
-    def __init__(self, parts: Components, wanted: SamplePrompts, size: int, precision: str) -> None:
-        """Read the prompts.
+    def __init__(
+        self, parts: Components, wanted: SamplePrompts, size: int, precision: str, scenes: Sequence[Scene] = ()
+    ) -> None:
+        """Read the prompts; `scenes` are the pictures with holes that an inpainting U-Net repaints, one a prompt.
 
         Raises:
             ConfigError: a prompt that plain text and weights do not express, such as "[a|b]".
         """
-        self.parts, self.wanted, self.size, self.precision = parts, wanted, size, precision
+        self.parts, self.wanted, self.size, self.precision, self.scenes = parts, wanted, size, precision, scenes
         self.texts = [_text(prompt, parts.prompt_forms, wanted.steps) for prompt in wanted.prompts]
 
     @torch.no_grad()
@@ -64,11 +67,12 @@ class Sheet:
         parts.unet.eval()
         pictures: list[Image.Image] = []
         seeds = self._seeds()
-        for seed, text in [(seeds[k], self.texts[k]) for k in share.of(len(seeds))]:
+        for k in share.of(len(seeds)):
+            seed, text, scene = seeds[k], self.texts[k], self.scenes[k] if self.scenes else None
             noise = NoiseSource([seed])
             x = noise.draw((parts.autoencoder.config.latent_channels, side, side)).to(device)
             prompt, empty = (
-                whole_picture(parts, cond.to(device), self.size)
+                whole_picture(parts, cond.to(device), self.size, scene)
                 for cond in encode_texts(parts.text_encoder, [text, Text("")], AS_THE_PIPELINE)
             )
             if parts.zeros_for_empty_prompt:
@@ -79,7 +83,8 @@ class Sheet:
                 )
                 for step in sampler(denoise, x, visited, noise):
                     x = step.x
-            pictures += to_pil(parts.autoencoder.to_images(x.to(next(parts.autoencoder.parameters()).dtype)))
+            image = parts.autoencoder.to_images(x.to(next(parts.autoencoder.parameters()).dtype)).float().cpu()
+            pictures += to_pil(image if scene is None else torch.where(scene.hole > 0, image, scene.image))
         parts.unet.train(training)
         return pictures
 

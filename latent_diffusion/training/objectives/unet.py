@@ -20,17 +20,18 @@ from latent_diffusion.checkpoint.folder.diffusers_folder import save_folder
 from latent_diffusion.checkpoint.prompt_forms import PromptForms
 from latent_diffusion.data.folder import DataConfig, ImageFolder
 from latent_diffusion.data.loader import Batch, batches
-from latent_diffusion.data.picture_masks import warn_of_unused_masks
+from latent_diffusion.data.picture_masks import PictureMasks, warn_of_unused_masks
 from latent_diffusion.data.tensor_cache import TensorCache, open_cache
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.models.text_encoder import TextEncoder, TextEncoders
 from latent_diffusion.prompts.caption_forms import forms_for_captions
 from latent_diffusion.runtime.precision import place, state_dtype
 from latent_diffusion.training.base_prior import BasePrior, BaseSettings
-from latent_diffusion.training.conditions import Conditions
+from latent_diffusion.training.conditions import Conditions, Scene
 from latent_diffusion.training.copy_test import Copies, find_copies
 from latent_diffusion.training.denoising import Denoising, HeldOutLoss, LossSettings
 from latent_diffusion.training.drawing import Sheet
+from latent_diffusion.training.drawn_masks import DrawnMasks, InpaintingSettings
 from latent_diffusion.training.frozen_states import Latents, LiveTextStates, Sharing, TextStates
 from latent_diffusion.training.masked_loss import MaskedSettings, PictureAreas
 from latent_diffusion.training.objective import Objective, Share
@@ -44,6 +45,7 @@ from latent_diffusion.training.parts import (
 from latent_diffusion.training.reopened import check_model
 from latent_diffusion.training.weight_rules import TrainSettings, choose_weights
 from latent_diffusion.training.weights_digest import weights_digest
+from latent_diffusion.training.widening import widen
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -71,6 +73,8 @@ class DenoisingSettings(ModelSettings, LossSettings):
     """Processes that decode pictures ahead."""
     masked: MaskedSettings | None = None
     """Learn a part of each picture, which its mask marks; null: all of it. Keys below."""
+    inpainting: InpaintingSettings | None = None
+    """Masks of an inpainting U-Net; with the objective `unet` any other U-Net becomes one. Keys below."""
 
 
 class UNetSettings(DenoisingSettings):
@@ -91,6 +95,12 @@ class UNetObjective(Objective):
         self.settings, self.run = settings, run
         parts = build_parts(settings)
         check_fit(parts, data.size)
+        if settings.inpainting is not None and not parts.for_inpainting:
+            if not isinstance(settings, UNetSettings):
+                raise ConfigError(
+                    f"objective.inpainting: the U-Net of {parts.name} reads no mask; make one by the objective unet"
+                )
+            widen(parts)
         self.data = ImageFolder(data, run.seed, run.batch_size // run.accumulation)
         check_sizes(self.data, parts.autoencoder.factor)
         self.base = parts = replace(parts, prompt_forms=self._prompt_forms(parts))
@@ -105,11 +115,14 @@ class UNetObjective(Objective):
         self.components, trained = self.choose(parts)
         self.sheet = None
         if run.sample is not None and run.sample.prompts:
-            self.sheet = Sheet(self.components, run.sample, data.size, run.precision)
+            self.sheet = Sheet(self.components, run.sample, data.size, run.precision, self._scenes())
         self.player = Denoising(self.components, trained, settings, run.seed, run.batch_size)
         if settings.masked is not None:
             self.player.areas = PictureAreas(self.data, settings.masked, parts.autoencoder.factor)
-        else:
+        inpainting = settings.inpainting or InpaintingSettings()
+        own = PictureMasks(self.data, "file") if parts.for_inpainting and inpainting.own else None
+        self.masks = DrawnMasks(inpainting, run.seed, own) if parts.for_inpainting else None
+        if settings.masked is None and own is None:
             warn_of_unused_masks(self.data)
         self.preserve = settings.preserve if isinstance(settings, BaseSettings) else None
         self.outside_prior = 0.0 if settings.masked is None else settings.masked.prior
@@ -124,6 +137,18 @@ class UNetObjective(Objective):
         self.ema_modules: dict[str, nn.Module] = dict(trained)
         everything = {"vae": parts.autoencoder, **parts_of(parts)}
         self.frozen: dict[str, nn.Module] = {k: v for k, v in everything.items() if v not in trained.values()}
+
+    def _scenes(self) -> list[Scene]:
+        """Return the pictures with holes that sample pictures repaint: held-out ones, or else those trained on."""
+        if not self.components.for_inpainting:
+            return []
+        data, settings = self.held_out or self.data, self.settings.inpainting or InpaintingSettings()
+        masks = DrawnMasks(settings.model_copy(update={"whole": 0.0}), self.run.sample.seed)
+        scenes: list[Scene] = []
+        for k in range(len(self.run.sample.prompts)):
+            image = data.square(k % len(data)).float() / 127.5 - 1
+            scenes.append(Scene(image, masks.drawn(k, *image.shape[-2:])[None]))
+        return scenes
 
     def choose(self, parts: Components) -> tuple[Components, dict[str, nn.Module]]:
         """Return the model that computes, and its networks that are trained, by name."""
@@ -146,11 +171,11 @@ class UNetObjective(Objective):
             texts = LiveTextStates(parts.text_encoder, settings.caption_chunks)
         else:
             texts = self._text_states(parts.text_encoder, stored, sharing)
-        self.player.held = (latents, Conditions(parts, texts, self.run.seed))
+        self.player.held = (latents, Conditions(parts, texts, self.masks))
         if self.preserve is not None or self.outside_prior:
             live = isinstance(texts, LiveTextStates)
             frozen = self._text_states(self.base.text_encoder, stored, sharing) if live else texts
-            conditions = Conditions(self.base, frozen, self.run.seed)
+            conditions = Conditions(self.base, frozen, self.masks)
             self.player.prior = BasePrior(self.base, conditions, self.preserve, self.outside_prior)
 
     def _text_states(
@@ -193,6 +218,8 @@ class UNetObjective(Objective):
         prints = {"data.path": self.data.digest}
         if self.player.areas is not None:
             prints["objective.masked"] = self.player.areas.masks.digest
+        if self.masks is not None and self.masks.own is not None:
+            prints["objective.inpainting"] = self.masks.own.digest
         if self.settings.init is not None:
             prints["objective.init"] = weights_digest(parts.unet, parts.autoencoder, parts.text_encoder)
         else:
