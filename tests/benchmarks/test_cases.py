@@ -1,10 +1,12 @@
 """Every case on the tiny family, in this process: all tools make the same, and the operations are counted."""
 
+import functools
 import sys
 
 import pytest
 import torch
 
+from benchmarks import model
 from benchmarks.agreement import agreement
 from benchmarks.case import OURS, PLAIN
 from benchmarks.model import RandomModel, StoredModel, open_model, random_weights
@@ -15,6 +17,14 @@ from latent_diffusion.families import tiny
 from latent_diffusion.models.unet import UNet
 
 NETWORKS = ("text-encoder", "unet-step", "vae-decode", "vae-encode")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_vocabulary():
+    """CLIP's tokenizer is made once: it keeps no state, and takes half of the time to build a tiny model."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model, "clip_vocabulary", functools.cache(model.clip_vocabulary))
+        yield
 
 
 def plan(case: str, dtype: str = "float32", model: str = "tiny", **values) -> Plan:

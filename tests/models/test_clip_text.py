@@ -46,8 +46,11 @@ def test_it_computes_what_transformers_computes(act, end):
     for theirs, ours in ((TheirModel, CLIPTextModel), (TheirProjecting, CLIPTextModelWithProjection)):
         values = {**SIZES, "hidden_act": act, "eos_token_id": end, "projection_dim": 20}
         expected, found = theirs(TheirConfig(**values)).eval(), ours(CLIPTextConfig(**values)).eval()
-        assert list(found.state_dict()) == list(expected.state_dict())  # digests of weights depend on the order
-        found.load_state_dict(expected.state_dict())
+        weights = expected.state_dict()
+        if theirs is TheirModel:  # transformers 5.0 has one level more
+            weights = {name.removeprefix("text_model."): weight for name, weight in weights.items()}
+        assert list(found.state_dict()) == list(weights)  # digests of weights depend on the order
+        found.load_state_dict(weights)
         expected, found = (network(input_ids=ids, output_hidden_states=True) for network in (expected, found))
         assert torch.equal(found.last_hidden_state, expected.last_hidden_state)
         assert all(map(torch.equal, found.hidden_states, expected.hidden_states)) and len(found.hidden_states) == 4
@@ -76,9 +79,8 @@ def test_ids_are_those_of_transformers(pad, tmp_path):
         for text in TEXTS:
             assert ours(text)["input_ids"] == theirs(text)["input_ids"], text
             plain = ours(text, add_special_tokens=False)["input_ids"]
-            assert plain == theirs(text, add_special_tokens=False)["input_ids"] and ours.decode(plain) == theirs.decode(
-                plain
-            )
+            assert plain == theirs(text, add_special_tokens=False)["input_ids"]
+            assert ours.decode(plain) == theirs.decode(plain, clean_up_tokenization_spaces=False)
         assert theirs.get_vocab() == ours.get_vocab() and theirs.pad_token_id == ours.pad_token_id
 
 

@@ -2,10 +2,10 @@ import time
 
 import pytest
 import torch
-from transformers import CLIPTextConfig, CLIPTextModel
 
 from latent_diffusion.data.bpe import clip_tokenizer, train_byte_pairs
 from latent_diffusion.errors import ConfigError, LatentDiffusionWarning
+from latent_diffusion.models.clip_text import CLIPTextConfig, CLIPTextModel
 from latent_diffusion.models.text_encoder import TextEncoder
 
 
