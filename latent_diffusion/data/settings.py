@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from latent_diffusion.config import Section
 from latent_diffusion.data.images import MAX_PIXELS
+from latent_diffusion.data.kohya_toml import kohya_section
 
 __all__ = ["BucketConfig", "CacheConfig", "DataConfig", "ReadingConfig", "SourceConfig", "WordingConfig"]
 
@@ -141,6 +142,15 @@ class DataConfig(ReadingConfig):
     """Keep scaled pictures in memory up to this many bytes."""
     cache: CacheConfig | None = None
     """Keep latents and text states on disk, bit for bit; null: in memory. Keys below."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_kohya(cls, values: Any) -> Any:
+        """Read the sources, and what is not set here, from kohya's file."""
+        path = values.get("path") if isinstance(values, dict) else None
+        if not isinstance(path, str) or not path.endswith(".toml"):
+            return values
+        return {**kohya_section(path), **{key: value for key, value in values.items() if key != "path"}}
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:

@@ -281,6 +281,69 @@ def test_kohyas_folders_are_read_as_they_are(tmp_path, encoded):
         ImageFolder(DataConfig(size=16, path=str(tmp_path / "train" / "3_dog"), layout="kohya"), 7)
 
 
+KOHYA = """
+[general]
+enable_bucket = true
+shuffle_caption = true
+caption_extension = ".txt"
+keep_tokens = 1
+
+[[datasets]]
+resolution = [32, 32]
+batch_size = 4
+bucket_reso_steps = 8
+min_bucket_reso = 16
+max_bucket_reso = 64
+
+  [[datasets.subsets]]
+  image_dir = "{root}/cats"
+  num_repeats = 3
+  class_tokens = "sks cat"
+  flip_aug = true
+
+  [[datasets.subsets]]
+  is_reg = true
+  image_dir = "{root}/reg"
+  class_tokens = "cat"
+  keep_tokens = 2
+"""
+
+
+def test_kohyas_file_is_read_as_it_is(tmp_path, encoded):
+    for folder, count in (("cats", 2), ("reg", 2)):
+        (tmp_path / folder).mkdir()
+        for k in range(count):
+            (tmp_path / folder / f"{k}.png").write_bytes(encoded((40, 30 + 20 * k), seed=k))
+    (tmp_path / "cats/0.txt").write_text("sks cat, red, small\nnot read")
+    (tmp_path / "set.toml").write_text(KOHYA.format(root=tmp_path))
+    data = ImageFolder(DataConfig(path=str(tmp_path / "set.toml")), 7, batch=4)
+    assert data.config.size == 32 and [data.size_of(row) for row in range(2)] == [(40, 24), (32, 32)]
+    assert sum(group.count for group in data.order.groups if group.rows[0] < 2) == 6
+    assert sum(group.count for group in data.order.groups if group.rows[0] >= 2) == 6
+    shown = [n for n in range(data.pass_length) if data.row_of(n) >= 0]
+    captions = {row: {data.caption_of(n, row) for n in shown if data.row_of(n) == row} for row in range(4)}
+    assert captions[0] <= {"sks cat, red, small", "sks cat, small, red"} and captions[1] == {"sks cat"}
+    assert captions[2] == {"cat"} and data.flips(0) and not data.flips(2)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("num_repeats", "num_repeat", r"'num_repeat' is not read here \(did you mean 'num_repeats'\?\)"),
+        ("flip_aug = true", "color_aug = true", "color_aug = True has no counterpart here; set it to False"),
+        ("[32, 32]", "'big'", "resolution: found 'big'"),
+        ("enable_bucket = true", "enable_bucket = false\nresolution = [32, 48]", None),
+        ("image_dir =", "metadata_file =", "'metadata_file' is not read here"),
+        ("[general]", "[general", "not a readable TOML file"),
+    ],
+)
+def test_what_of_kohyas_file_has_no_counterpart_is_refused(tmp_path, old, new, words):
+    text = KOHYA.format(root=tmp_path).replace(old, new)
+    (tmp_path / "set.toml").write_text(text if words else text.replace("resolution = [32, 32]\n", ""))
+    with pytest.raises(ValueError, match=words or "32x48 is no square"):
+        DataConfig(path=str(tmp_path / "set.toml"))
+
+
 def test_a_quarantine_list_leaves_pictures_out(make_folder, tmp_path):
     folder = make_folder(4)
     (tmp_path / "list.txt").write_text(f"# made by doctor\n{folder}\t1.png\tbroken\n{folder}\t3.png\n")
