@@ -32,7 +32,7 @@ REST = "*"  # every file of the folder that its rows do not name
 INNER = {
     "checkpoint": [{"files"}, {"prompt_forms"}, {"components"}, {"folder"}, {"single"}, {REST}],
     "cli": [{"output"}, {REST}, {"commands"}, {"main"}],
-    "data": [{REST}, {"sources"}, {"opening"}, {"checking"}, {"folder"}, {"loader", "picture_masks"}],
+    "data": [{REST}, {"sources"}, {"opening"}, {"checking"}, {"examination"}, {"folder"}, {"loader", "picture_masks"}],
     "pipeline": [{"call"}, {"engine"}, {"tasks"}, {REST}],
     "runtime": [{"agreement"}, {"cpu", "cuda"}, {REST}],
     "server": [{REST}, {"a1111", "openai"}, {"app"}],

@@ -15,6 +15,7 @@ import typer
 
 from latent_diffusion.cli.commands.adapter import adapter
 from latent_diffusion.cli.commands.convert import convert
+from latent_diffusion.cli.commands.doctor import doctor
 from latent_diffusion.cli.commands.evaluate import evaluate
 from latent_diffusion.cli.commands.generate import generate
 from latent_diffusion.cli.commands.img2img import img2img
@@ -54,6 +55,7 @@ app.command(rich_help_panel="Make pictures")(regenerate)
 app.command(rich_help_panel="Make pictures")(tokens)
 app.command(rich_help_panel="Make pictures")(serve)
 app.command(rich_help_panel="Train and judge")(train)
+app.command(rich_help_panel="Train and judge")(doctor)
 app.command(rich_help_panel="Train and judge")(evaluate)
 app.command(rich_help_panel="Models and files")(convert)
 app.command(rich_help_panel="Models and files")(info)

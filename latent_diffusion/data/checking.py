@@ -73,7 +73,11 @@ def decode_row(part: Part, k: int, data: bytes, config: DataConfig) -> Image.Ima
     """
     name = str(part.source.row(k)["file_name"])
     picture = decode_image(
-        data, name=f"{part.source.where}/{name}", background=config.background, max_pixels=config.max_pixels
+        data,
+        name=f"{part.source.where}/{name}",
+        background=config.background,
+        max_pixels=config.max_pixels,
+        to_srgb=True,
     )
     if min(picture.size) < config.min_side:
         width, height = picture.size

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from latent_diffusion.data.arrays import from_array
@@ -24,11 +24,13 @@ from latent_diffusion.data.fitting import WHITE, fit
 from latent_diffusion.errors import ConfigError, DataError
 
 __all__ = [
+    "CONVERTED",
     "FORMATS",
     "MAX_PIXELS",
     "ImageSource",
     "decode_image",
     "fit_square",
+    "is_srgb",
     "load_image",
     "to_pil",
     "to_tensor",
@@ -39,6 +41,8 @@ ImageSource = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor
 """A picture to read: a file, a PIL picture, or an array as `data.arrays` reads it."""
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 """Formats that are read. Others (EPS, PDF, PSD, TIFF, ICO, ...) have parsers that are not needed here."""
+CONVERTED = "converted_profile"
+"""Where the `info` of a picture has the profile from which its colours were converted."""
 ORIENTATION = 0x0112  # the EXIF tag
 MAX_PIXELS = 64_000_000
 """Largest picture by default, in px: a 64 MP picture needs 192 MB decoded."""
@@ -89,9 +93,21 @@ def load_image(
 
 
 def decode_image(
-    data: bytes, *, name: str, background: tuple[int, int, int] | None = WHITE, max_pixels: int = MAX_PIXELS
+    data: bytes,
+    *,
+    name: str,
+    background: tuple[int, int, int] | None = WHITE,
+    max_pixels: int = MAX_PIXELS,
+    to_srgb: bool = False,
 ) -> Image.Image:
-    """Return the picture encoded in `data` as upright 8-bit RGB; `name` is what errors call it.
+    """Return the picture encoded in `data` as upright 8-bit RGB.
+
+    Args:
+        data: what the file holds.
+        name: what errors call it.
+        background: as in `load_image`.
+        max_pixels: as in `load_image`.
+        to_srgb: convert the colours of a picture with a profile to sRGB; a broken profile is passed over.
 
     Raises:
         DataError: as `load_image`.
@@ -107,7 +123,7 @@ def decode_image(
     with picture:
         if picture.format == "PNG" and not _png_ends(data):  # Pillow does not miss it
             raise DataError(f"{name!r}: damaged: the file ends before the picture does")
-        return _upright_rgb(picture, name=name, background=background, max_pixels=max_pixels)
+        return _upright_rgb(picture, name=name, background=background, max_pixels=max_pixels, to_srgb=to_srgb)
 
 
 def upright_size(data: bytes, *, name: str) -> tuple[int, int]:
@@ -149,7 +165,12 @@ def _look(data: bytes) -> str:
 
 
 def _upright_rgb(
-    picture: Image.Image, *, name: str, background: tuple[int, int, int] | None, max_pixels: int
+    picture: Image.Image,
+    *,
+    name: str,
+    background: tuple[int, int, int] | None,
+    max_pixels: int,
+    to_srgb: bool = False,
 ) -> Image.Image:
     width, height = picture.size
     if width * height > max_pixels:
@@ -161,6 +182,9 @@ def _upright_rgb(
         picture = ImageOps.exif_transpose(picture)
     except (OSError, SyntaxError, ValueError, struct.error, zlib.error, EOFError) as error:
         raise DataError(f"{name!r}: damaged: {error}") from error
+    profile = picture.info.get("icc_profile")
+    if to_srgb and profile and not is_srgb(profile):
+        picture = _in_srgb(picture)
     if picture.mode == "I" or picture.mode.startswith("I;16"):
         picture = _eight_bit(picture, name)
     if picture.mode == "F":
@@ -172,6 +196,36 @@ def _upright_rgb(
         flat = Image.new("RGBA", picture.size, (*background, 255))
         picture = Image.alpha_composite(flat, picture)
     return picture.convert("RGB")
+
+
+def is_srgb(profile: bytes) -> bool:
+    """Return whether a colour profile names sRGB."""
+    return any(word in profile for word in (b"sRGB", "sRGB".encode("utf-16-be")))
+
+
+def _in_srgb(picture: Image.Image) -> Image.Image:
+    """Return a picture with its colours converted from its profile to sRGB; as it is where the profile is broken.
+
+    Transparency is kept. Reference: ICC.1:2022, relative colorimetric intent with black point compensation.
+    """
+    opacity = picture.getchannel("A") if picture.mode in ("RGBA", "LA") else None
+    bare = picture if opacity is None else picture.convert("RGB" if picture.mode == "RGBA" else "L")
+    if bare.mode not in ("RGB", "L", "CMYK"):  # palettes and 16 bits: converted by no profile of their mode
+        return picture
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(picture.info["icc_profile"]))
+        made = ImageCms.profileToProfile(
+            bare, profile, ImageCms.createProfile("sRGB"), ImageCms.Intent.RELATIVE_COLORIMETRIC, "RGB",
+            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        )  # fmt: skip
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return picture
+    assert made is not None, "not converted in place"
+    made.info[CONVERTED] = picture.info["icc_profile"]
+    made.info.pop("icc_profile", None)
+    if opacity is not None:
+        made.putalpha(opacity)
+    return made
 
 
 def _eight_bit(picture: Image.Image, name: str) -> Image.Image:

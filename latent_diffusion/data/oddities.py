@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
+from latent_diffusion.data.images import CONVERTED, is_srgb
+
 __all__ = ["Look", "Oddities", "look"]
 
 SHOWN = 5  # names in a line
@@ -15,7 +17,6 @@ FORMATS = {
     (".bmp",): b"BM",
 }
 """Endings -> how a file of that format begins."""
-SRGB = (b"sRGB", "sRGB".encode("utf-16-be"))
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,13 @@ class Look:
 
 def look(name: str, data: bytes, picture: Image.Image) -> Look:
     """Return what is unusual of a picture: its name, the bytes of its file, and what was read from them."""
-    profile = picture.info.get("icc_profile")
+    profile = picture.info.get(CONVERTED) or picture.info.get("icc_profile")
     return Look(
         content=hashlib.blake2b(data).digest(),
         misnamed=any(name.lower().endswith(ends) and not data.startswith(sign) for ends, sign in FORMATS.items()),
         # chunks that only moving ones have
         moving=b"acTL" in data[:4096] or (data[12:16] == b"VP8X" and bool(data[20] & 2)),
-        profiled=bool(profile) and not any(word in profile for word in SRGB),
+        profiled=bool(profile) and not is_srgb(profile),
     )
 
 
@@ -64,7 +65,11 @@ class Oddities:
             (len(again) - len(groups), again, "are there more than once; each is trained on as often as it is listed"),
             (len(self.misnamed), self.misnamed, "are of another format than their ending; they are read by content"),
             (len(self.moving), self.moving, "move; the first frame of each is taken"),
-            (len(self.profiled), self.profiled, "have a colour profile other than sRGB; colours are not converted"),
+            (
+                len(self.profiled),
+                self.profiled,
+                "have a colour profile other than sRGB; those that can be read are converted",
+            ),
         )
         return [f"{count} pictures {what}: {_some(names)}" for count, names, what in each if count]
 

@@ -157,6 +157,10 @@ class Objective(ABC):
             CheckpointError: the files do not give what was trained.
         """
 
+    def plan_lines(self) -> list[str]:
+        """Return a table of what a pass holds, where there is more to show than a number."""
+        return []
+
     def pass_samples(self) -> int | None:
         """Return the samples of one pass through the data, or None where the data have no end."""
         return None

@@ -51,7 +51,7 @@ from latent_diffusion.training.validation import Validation, is_last
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-__all__ = ["build_objective", "show_plan", "train"]
+__all__ = ["build_objective", "set_up", "show_plan", "train"]
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +123,8 @@ def _run(
         with contextlib.closing(log):
             audit = Audit(trainer)
             signals.saving = True
-            logger.info("%s", planned_line(run, objective.pass_samples()))
+            for line in (planned_line(run, objective.pass_samples()), *objective.plan_lines()):
+                logger.info("%s", line)
             shared = [validation, Previews(run, run.output, log if first else None)]
             saver = Saver(run, folder, {"log": log, "validation": validation}, described)
             trainer.fit([log, *shared, saver, SpikeWatch(), EndTime(), audit] if first else [*shared, audit], signals)
@@ -147,18 +148,24 @@ def _keep_best(folder: RunFolder, described: dict[str, Any], first: bool, traine
         write_result(trainer, folder.best, described, verify=False)
 
 
-def show_plan(run: RunConfig) -> int:
-    """Print the plan of a run, its expected end and its memory, from a few updates of which nothing is written."""
+def set_up(run: RunConfig) -> "tuple[RunConfig, Accelerator, TrainingKernels]":
+    """Return a run with its precision, and what it computes with, where nothing is continued or written."""
     keep_large_blocks()
     accelerator = build_accelerator()
     start_logging(logging.INFO if accelerator.is_main_process else logging.ERROR)
     run = choose_precision(run, None, accelerator)
     _choose_threads(run, None, accelerator)
-    kernels = _choose_kernels(run, None, accelerator)
+    return run, accelerator, _choose_kernels(run, None, accelerator)
+
+
+def show_plan(run: RunConfig) -> int:
+    """Print the plan of a run, its expected end and its memory, from a few updates of which nothing is written."""
+    run, accelerator, kernels = set_up(run)
     torch.manual_seed(run.seed)
     objective = build_objective(run)
     run = with_steps(run, objective)
-    logger.info("%s", planned_line(run, objective.pass_samples()))
+    for line in (planned_line(run, objective.pass_samples()), *objective.plan_lines()):
+        logger.info("%s", line)
     for line in measured(Trainer(objective, run, accelerator, kernels)):
         logger.info("%s", line)
     accelerator.end_training()

@@ -164,9 +164,24 @@ def test_d12_colour_profiles_are_counted_and_broken_ones_do_no_harm(folder, capl
         added(folder, f"p{number}.png", encoded(seed=10, icc_profile=profile, compress_level=number))
     data = read(folder)
     assert (
-        "2 pictures have a colour profile other than sRGB; colours are not converted: 'p1.png', 'p2.png'" in caplog.text
+        "2 pictures have a colour profile other than sRGB; those that can be read are converted: 'p1.png', 'p2.png'"
+        in caplog.text
     )
-    assert torch.equal(data.image(4), data.image(5)) and torch.equal(data.image(5), data.image(6))
+    assert torch.equal(data.image(4), data.image(6))
+    torch.testing.assert_close(data.image(4), data.image(5), atol=1, rtol=0)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_d12_colours_of_a_profile_become_srgb(folder, mode):
+    """A profile whose red primary is green and whose green is red."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    tags = {bytes(profile[place : place + 4]): place for place in range(132, 132 + 12 * profile[131], 12)}
+    red, green = tags[b"rXYZ"], tags[b"gXYZ"]
+    profile[red : red + 4], profile[green : green + 4] = b"gXYZ", b"rXYZ"
+    named = bytes(profile).replace(b"sRGB", b"odd ").replace("sRGB".encode("utf-16-be"), "odd ".encode("utf-16-be"))
+    Image.new(mode, (32, 32), (200, 40, 90, 255)[: len(mode)]).save(folder / "odd.png", icc_profile=named)
+    (folder / "odd.txt").write_text("odd")
+    torch.testing.assert_close(read(folder).image(4)[:, 8, 8].tolist(), [40, 200, 90], atol=1, rtol=0)
 
 
 @pytest.mark.parametrize("data", [

@@ -18,6 +18,7 @@ from latent_diffusion.adapters.model_parts import parts_of
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.folder.diffusers_folder import save_folder
 from latent_diffusion.checkpoint.prompt_forms import PromptForms
+from latent_diffusion.data.buckets import plan_lines
 from latent_diffusion.data.folder import DataConfig, ImageFolder
 from latent_diffusion.data.loader import Batch, batches
 from latent_diffusion.data.picture_masks import PictureMasks, warn_of_unused_masks
@@ -207,6 +208,10 @@ class UNetObjective(Objective):
         """Open the folder and compare its outputs with those of the trained model."""
         check_model(folder, self.components, self.settings.export_dtype)
         logger.info("the model gives the trained outputs, read back by this package")
+
+    def plan_lines(self) -> list[str]:
+        """Return the table of the sizes that are trained on, with buckets."""
+        return [] if self.data.one_size else plan_lines(self.data.plan())
 
     def pass_samples(self) -> int:
         """Return the sample numbers of a pass."""

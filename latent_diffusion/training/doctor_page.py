@@ -1,0 +1,84 @@
+"""The report of an examination as one HTML file, with the pictures inside: it can be sent and opened anywhere."""
+
+import base64
+import html
+import io
+
+from PIL import Image
+
+from latent_diffusion.data.checking import decode_row
+from latent_diffusion.data.settings import DataConfig
+from latent_diffusion.errors import DataError
+from latent_diffusion.training.doctor import Diagnosis
+
+__all__ = ["report_page"]
+
+SIDE = 128  # px of the longer side of a picture on the page
+MOST = 24  # pictures of a kind
+STYLE = """
+body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}
+h1{font-size:1.5rem}h2{font-size:1.15rem;margin:2rem 0 .3rem}table{border-collapse:collapse}
+td,th{text-align:left;padding:.2rem .8rem .2rem 0;vertical-align:top}.good{color:#176b2c}.bad{color:#a3200d}
+.row{display:flex;flex-wrap:wrap;gap:.6rem;margin:.6rem 0}
+figure{margin:0;width:130px;font-size:.75rem;overflow-wrap:anywhere}
+img{max-width:128px;max-height:128px;border:1px solid #ccc}pre{background:#f4f4f4;padding:.8rem;overflow-x:auto}
+@media(prefers-color-scheme:dark){body{color:#ddd;background:#1b1b1b}pre{background:#2a2a2a}
+.good{color:#7fd391}.bad{color:#ff9384}}
+"""
+
+
+def report_page(told: Diagnosis, config: DataConfig, title: str) -> str:
+    """Return the page: what to mend first, then the pictures of each kind, then the plan."""
+    parts = [f"<h1>{html.escape(title)}</h1>"]
+    if told.faults:
+        parts.append(f'<p class="bad"><strong>{len(told.faults)} things to mend</strong></p><ol>')
+        parts += [
+            f'<li><a href="#k{k}">{html.escape(head)}</a>: {html.escape(what)}</li>'
+            for k, (head, what, _) in enumerate(told.faults)
+        ]
+        parts.append("</ol>")
+    else:
+        parts.append('<p class="good"><strong>Nothing to mend in the data.</strong></p>')
+    parts.append("<h2>The data</h2><table>")
+    parts += [f"<tr><th>{html.escape(head)}</th><td>{html.escape(what)}</td></tr>" for head, what in told.facts]
+    parts.append("</table>")
+    if told.plan or told.measured:
+        lines = "\n".join([*told.plan, *told.measured])
+        parts.append(f"<h2>The run</h2><pre>{html.escape(lines)}</pre>")
+    for k, (head, what, which) in enumerate(told.faults):
+        parts.append(f'<h2 id="k{k}">{html.escape(head)}</h2><p>{html.escape(what)}</p><div class="row">')
+        parts += [_figure(told, config, place) for place in which[:MOST]]
+        parts.append("</div>")
+        if len(which) > MOST:
+            parts.append(f"<p>and {len(which) - MOST} more</p>")
+    page = "\n".join(parts)
+    head = (
+        f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title>'
+    )
+    return f'<!doctype html>\n<html lang="en"><head>{head}<style>{STYLE}</style></head>\n<body>{page}</body></html>\n'
+
+
+def _figure(told: Diagnosis, config: DataConfig, place: int) -> str:
+    """Return one picture with its name, size and fault."""
+    one = told.findings.pictures[place]
+    words = [html.escape(one.name)]
+    if one.size is not None:
+        words.append(f"{one.size[0]}x{one.size[1]} px")
+    words += [html.escape(fault) for fault in (one.fault, one.mask_fault) if fault]
+    picture = ""
+    if one.size is not None:
+        part = told.findings.parts[one.part]
+        try:
+            shown = decode_row(part, one.row, part.source.read(one.row), config)
+        except DataError as error:  # it changed since
+            words.append(html.escape(str(error)))
+        else:
+            picture = f'<img alt="{html.escape(one.name)}" src="data:image/jpeg;base64,{_small(shown)}">'
+    return f"<figure>{picture}<figcaption>{'<br>'.join(words)}</figcaption></figure>"
+
+
+def _small(picture: Image.Image) -> str:
+    picture.thumbnail((SIDE, SIDE))
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=85)
+    return base64.b64encode(stream.getvalue()).decode()
