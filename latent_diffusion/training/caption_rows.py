@@ -60,6 +60,7 @@ class CaptionRows:
     def encode(self, captions: Sequence[str]) -> Conditioning:
         """Return the states of B captions of n chunks each: context (B, n L, D), pooled (B, P) of the first chunks."""
         rows = [self.ids(caption) for caption in captions]
+        assert len({len(ids[0]) for ids in rows}) <= 1, "captions of one batch have equally many chunks"
         parts = []
         for tower, ids in zip(self.encoder.towers, zip(*rows, strict=True), strict=True):
             made = tower.run(torch.cat(ids))
