@@ -50,6 +50,8 @@ class Rule(WeightRule):
 class AdapterSettings(Section):
     """The `objective.adapter:` section."""
 
+    start: str | None = None
+    """Adapter file to go on from: form, rank, alpha, parts and layers are the file's; null: zero changes."""
     form: Literal["lora", "loha", "lokr"] = "lora"
     """Form of the change: LoRA, or its relatives LoHa and LoKr."""
     rank: int = Field(default=16, ge=1)

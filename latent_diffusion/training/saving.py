@@ -213,9 +213,14 @@ def shareable(trainer: "Trainer", described: Mapping[str, Any]) -> dict[str, Any
     values = json.loads(json.dumps(described))
     config = values["config"]
     config.pop("output")
-    for place in (config["data"], config["objective"], config["objective"].get("parts") or {}):
-        for key, value in place.items():
-            if key in ("path", "init", "vae", "text_encoder") and isinstance(value, str):
+    for place in (
+        config["data"],
+        config["objective"],
+        config["objective"].get("parts"),
+        config["objective"].get("adapter"),
+    ):
+        for key, value in (place or {}).items():
+            if key in ("path", "init", "start", "vae", "text_encoder") and isinstance(value, str):
                 place[key] = Path(value).name
     return {"step": trainer.done, "averaged": trainer.ema is not None, **values}
 

@@ -1,4 +1,4 @@
-"""`adapter extract | resize | merge`: files that draw, figures of what was lost, mistakes in one line."""
+"""`adapter extract | resize | merge | average`: files that draw, figures of what was lost, mistakes in one line."""
 
 import pytest
 import torch
@@ -38,6 +38,12 @@ def test_extract_resize_and_merge(tiny_folder, tuned, tmp_path, capsys):
     assert "rank 1 to 1" in capsys.readouterr().out
     assert main(["adapter", "merge", f"{one}:0.5", str(small), "--output", str(both), *model]) == 0
     assert both.is_file()
+    mean, halves = tmp_path / "mean.safetensors", tmp_path / "halves.safetensors"
+    assert main(["adapter", "average", f"{one}:3", f"{small}:1", "--output", str(mean), *model]) == 0
+    assert main(["adapter", "merge", f"{one}:0.75", f"{small}:0.25", "--output", str(halves), *model]) == 0
+    assert mean.read_bytes() == halves.read_bytes()
+    assert main(["adapter", "average", f"{one}:-1", str(small), "--output", str(tmp_path / "x.safetensors")]) == 2
+    assert "none may be below 0" in capsys.readouterr().err
     drawn = tmp_path / "a.png"
     assert main(["generate", "a cat", *model, "--lora", str(both), "--steps", "1", "--output", str(drawn)]) == 0
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["adapter"]
 
 adapter = typer.Typer(
-    help="Make LoRA files from weights: extract, resize, merge.",
+    help="Make LoRA files from weights: extract, resize, merge, average.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -72,7 +72,7 @@ def resize(
 
     `latent-diffusion adapter resize ink.safetensors --model model.safetensors --rank 8 --output small.safetensors`
     """
-    _merge([file], output, rank, energy, model, layout)
+    _merge([split_weight(file)], output, rank, energy, model, layout)
 
 
 @adapter.command()
@@ -92,17 +92,42 @@ def merge(
 
     `latent-diffusion adapter merge ink.safetensors:0.8 paper.safetensors -m model.safetensors -o both.safetensors`
     """
-    _merge(files, output, rank, energy, model, layout)
+    _merge([split_weight(file) for file in files], output, rank, energy, model, layout)
 
 
-def _merge(files: list[str], output: Path, rank: int, energy: float, model: str, layout: Keys) -> None:
+@adapter.command()
+def average(
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE[:WEIGHT]...", help="Adapters, such as the last ones of some runs.")
+    ],
+    output: Output,
+    rank: Rank = 64,
+    energy: Energy = 1.0,
+    model: Base = "emoji",
+    layout: Layout = "kohya",
+) -> None:
+    """Write the average of several adapters as one LoRA; weights are relative to each other (default 1).
+
+    The changes of the weights are averaged, not the factors, whose product is no average.
+
+    **Example**
+
+    `latent-diffusion adapter average runs/a/model/a.safetensors runs/b/model/b.safetensors -o mean.safetensors`
+    """
+    pairs = [split_weight(file) for file in files]
+    total = sum(weight for _, weight in pairs)
+    if min(weight for _, weight in pairs) < 0 or not total > 0:
+        raise ConfigError(f"weights {[weight for _, weight in pairs]} of an average; none may be below 0, one is above")
+    _merge([(file, weight / total) for file, weight in pairs], output, rank, energy, model, layout)
+
+
+def _merge(pairs: list[tuple[str, float]], output: Path, rank: int, energy: float, model: str, layout: Keys) -> None:
     _check_output(output)
     from latent_diffusion.adapters import decompose
     from latent_diffusion.adapters.lora_file import read_lora
     from latent_diffusion.checkpoint.load import load_model
 
     components = load_model(model)
-    pairs = [split_weight(file) for file in files]
     adapters = [(read_lora(file, components), weight) for file, weight in pairs]
     _write(output, decompose.merge(components, adapters, rank, energy), layout, components)
 

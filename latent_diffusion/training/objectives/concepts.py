@@ -17,11 +17,12 @@ from latent_diffusion.config import Section
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.runtime.precision import place
 from latent_diffusion.training.adapter_files import verify_adapter, write_adapter
-from latent_diffusion.training.adapter_layers import AdapterSettings, adapt
+from latent_diffusion.training.adapter_layers import AdapterSettings
 from latent_diffusion.training.drawing import Sheet
 from latent_diffusion.training.objective import Objective, Share
 from latent_diffusion.training.parts import ModelSettings, build_parts, check_fit, freeze_lone_attention
 from latent_diffusion.training.sliding import ConceptSettings, Numbers, Sliding, SlidingSettings
+from latent_diffusion.training.started_adapter import start_adapter, start_digest
 from latent_diffusion.training.weights_digest import weights_digest
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ class ConceptsObjective(Objective):
         freeze_lone_attention(parts.unet, data.size // parts.autoencoder.factor)
         parts.autoencoder.eval().requires_grad_(False)
         parts.text_encoder.eval().requires_grad_(True)
-        self.adapter = adapt(parts, settings.adapter, run.seed)
+        self.adapter, form = start_adapter(parts, settings.adapter, run.seed)
+        self.settings = settings = settings.model_copy(update={"adapter": form})
         parts.unet.requires_grad_(False)
         parts.text_encoder.requires_grad_(False)
         self.components = self.adapter.components
@@ -124,6 +126,7 @@ class ConceptsObjective(Objective):
         return [] if self.sheet is None else [self.sheet.tiled(pictures)]
 
     def fingerprint(self) -> dict[str, str]:
-        """Return the digest of the weights the run starts from, as read from their files."""
+        """Return the digests of the weights and of the adapter the run starts from, as read from their files."""
         parts = self.base
-        return {"objective.init": weights_digest(parts.unet, parts.autoencoder, parts.text_encoder)}
+        digest = weights_digest(parts.unet, parts.autoencoder, parts.text_encoder)
+        return {"objective.init": digest} | start_digest(self.settings.adapter)

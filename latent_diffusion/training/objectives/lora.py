@@ -13,10 +13,11 @@ from torch import nn
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.data.folder import DataConfig
 from latent_diffusion.training.adapter_files import verify_adapter, write_adapter
-from latent_diffusion.training.adapter_layers import AdaptedModel, AdapterSettings, adapt
+from latent_diffusion.training.adapter_layers import AdaptedModel, AdapterSettings
 from latent_diffusion.training.base_prior import BaseSettings
 from latent_diffusion.training.learned_words import LearnedWords, WordSettings, learn_words
 from latent_diffusion.training.objectives.unet import DenoisingSettings, UNetObjective
+from latent_diffusion.training.started_adapter import start_adapter, start_digest
 from latent_diffusion.training.weight_rules import WeightRule
 from latent_diffusion.training.word_files import write_words
 
@@ -52,7 +53,7 @@ class LoraObjective(UNetObjective):
         """Load the model, read the pictures and put the changes in place."""
         super().__init__(settings, data, run)
         of_words = WeightRule(match=r"^words\.", learning_rate=settings.words_learning_rate)
-        self.player.obey([*settings.adapter.rules, of_words])
+        self.player.obey([*self.settings.adapter.rules, of_words])
 
     def choose(self, parts: Components) -> tuple[Components, dict[str, nn.Module]]:
         """Return the model with the changes in place, the changes of each network, and the vectors of words."""
@@ -62,7 +63,8 @@ class LoraObjective(UNetObjective):
             self.words = learn_words(parts, self.settings.words, self.data.all_captions())
             reading = self.words.components
         parts.text_encoder.requires_grad_(True)
-        self.adapter = adapt(reading, self.settings.adapter, self.run.seed)
+        self.adapter, form = start_adapter(reading, self.settings.adapter, self.run.seed)
+        self.settings = self.settings.model_copy(update={"adapter": form})
         parts.unet.requires_grad_(False)
         parts.text_encoder.requires_grad_(False)
         rows = {} if self.words is None else {"words": self.words.rows}
@@ -85,6 +87,10 @@ class LoraObjective(UNetObjective):
         )
         if self.words is not None:
             write_words(folder, self.words, self.base, self.settings.export_dtype)
+
+    def fingerprint(self) -> dict[str, str]:
+        """Return the digests of the data, of the weights and of the adapter the run starts from."""
+        return super().fingerprint() | start_digest(self.settings.adapter)
 
     def verify(self, folder: Path) -> None:
         """Read the adapter back, by diffusers too."""

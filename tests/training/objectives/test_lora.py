@@ -8,7 +8,7 @@ import torch
 from latent_diffusion.adapters.lora_file import read_lora
 from latent_diffusion.adapters.merge import adapted
 from latent_diffusion.adapters.model_parts import parts_of, with_parts
-from latent_diffusion.checkpoint.files.safetensors_file import open_file
+from latent_diffusion.checkpoint.files.safetensors_file import open_file, read_tensors, write_tensors
 from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.training.launch import build_accelerator
@@ -125,3 +125,63 @@ def test_factors_do_not_depend_on_which_other_layers_are_chosen(tiny_folder, mak
 def test_settings_that_cannot_be_are_refused(tiny_folder, make_run, adapter, words):
     with pytest.raises(ConfigError, match=words):
         build_objective(make_run(lora(tiny_folder, adapter), CAPTIONED))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_begins_where_its_adapter_file_ends(tiny_folder, make_run, tmp_path, kind):
+    rules = {"rules": [{"match": "attn2", "rank": 1}]} if kind == "LoRA" else {}
+    rate = {"learning_rate": 1e-2}
+    first = make_run(
+        lora(tiny_folder, KINDS[kind] | rules), CAPTIONED, steps=4, optimizer=rate, output=str(tmp_path / "style")
+    )
+    made = fitted(first)
+    made.export(tmp_path, averaged=False)
+    own = {"form": "lokr", "factor": KINDS[kind]["factor"]} if "factor" in KINDS[kind] else {}
+    for file in (tmp_path / "style.safetensors", tmp_path / "pytorch_lora_weights.safetensors"):
+        if not file.is_file():
+            continue
+        run = make_run(lora(tiny_folder, {"start": str(file), **own}), CAPTIONED, output=str(tmp_path / "on"))
+        built = build_objective(run)
+        torch.testing.assert_close(output(built.components), output(made.components), rtol=1e-5, atol=1e-5)
+        again = tmp_path / "again"
+        again.mkdir(exist_ok=True)
+        built.export(again, averaged=False)
+        if file.name == "style.safetensors":
+            old, new = read_tensors(file), read_tensors(again / "on.safetensors")
+            assert old.keys() == new.keys() and all(torch.equal(old[name], new[name]) for name in old)
+        assert "objective.adapter.start" in built.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("adapter", "words"),
+    [
+        ({"rank": 4}, r"adapter\.rank: 4 is set, but .*style\.safetensors, from which the adapter starts, has 3"),
+        ({"form": "loha"}, r"adapter\.form: 'loha' is set.*has 'lora'; leave form out"),
+        ({"parts": ["unet"]}, r"adapter\.parts: \['unet'\] is set"),
+        ({"layers": "attention"}, r"adapter\.layers: 'attention' is set.*leave layers out"),
+        ({"rules": [{"match": "attn2", "rank": 1}]}, r"has the factors .*; not trained"),
+    ],
+)
+def test_settings_other_than_those_of_the_adapter_file_are_refused(tiny_folder, make_run, tmp_path, adapter, words):
+    run = make_run(lora(tiny_folder, KINDS["LoRA"]), CAPTIONED, output=str(tmp_path / "style"))
+    build_objective(run).export(tmp_path, averaged=False)
+    start = {"start": str(tmp_path / "style.safetensors"), **adapter}
+    with pytest.raises(ConfigError, match=words):
+        build_objective(make_run(lora(tiny_folder, start), CAPTIONED))
+
+
+def test_a_run_from_an_adapter_file_trains_on_and_notices_another_file(tiny_folder, make_run, tmp_path):
+    rate = {"learning_rate": 1e-2}
+    first = make_run(lora(tiny_folder, {"rank": 2}), CAPTIONED, steps=4, optimizer=rate, output=str(tmp_path / "one"))
+    assert train(first) == 0
+    file = tmp_path / "one" / "model" / "one.safetensors"
+    start = lora(tiny_folder, {"start": str(file)})
+    run = make_run(start, CAPTIONED, steps=3, ema={"decay": 0.5}, output=str(tmp_path / "two"))
+    assert train(run) == 0
+    record = (tmp_path / "two" / "model" / "training.json").read_text()
+    assert json.loads(record)["config"]["objective"]["adapter"] == {"start": "one.safetensors"}
+    assert str(tmp_path) not in record and json.loads(record)["averaged"]
+    tensors = read_tensors(file)
+    write_tensors(file, {name: tensor * 2 for name, tensor in tensors.items()}, open_file(file)[1])
+    with pytest.raises(ConfigError, match=r"objective\.adapter\.start: its content has changed"):
+        train(run.model_copy(update={"steps": 5}))
