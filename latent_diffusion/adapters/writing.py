@@ -67,7 +67,8 @@ def write_factors(
     tensors: dict[str, Tensor] = {}
     for part, layers in factors.items():
         for layer, fields in layers.items():
-            name = layer if part == "unet" else TEXT_MODEL + layer.removeprefix(TEXT_MODEL)
+            below = part != "unet" and layer != "text_projection"  # which lies beside the body of a tower
+            name = TEXT_MODEL + layer.removeprefix(TEXT_MODEL) if below else layer
             if layout == "kohya":
                 prefix = f"{_kohya_prefix(part, towers)}_{flat(name)}"
                 tensors |= {f"{prefix}.{KOHYA.get(field, field)}": tensor for field, tensor in fields.items()}
