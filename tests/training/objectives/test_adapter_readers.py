@@ -151,6 +151,5 @@ def add_lokr(layer, w1, w1a, w1b, w2, w2a, w2b, _, t2, alpha, *rest) -> None:
     """Add LyCORIS's own product to a layer; its module guesses the factor of a convolution, and not always well."""
     from lycoris.functional.lokr import diff_weight
 
-    rank = w2a.shape[1] if w2a is not None else None
-    change = diff_weight(w1, w1a, w1b, w2, w2a, w2b, t2, gamma=float(alpha) / rank if rank else 1.0)
+    change = diff_weight(w1, w1a, w1b, w2, w2a, w2b, t2, gamma=float(alpha))
     layer.weight += change.reshape(layer.weight.shape)
