@@ -81,3 +81,19 @@ def test_parameters_keys_and_copies_stay():
     assert fast.state_dict().keys() == plain.state_dict().keys()
     assert torch.equal(fast.weight, plain.weight) and not fast.weight.requires_grad
     assert torch.equal(copy.deepcopy(fast)(x), fast(x))
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+def test_a_copy_with_another_weight_computes_with_it(rounded):
+    from latent_diffusion.nn.shared_copy import shared_copy
+
+    layer = nn.Sequential(nn.Conv2d(32, 32, 3, padding=1)).requires_grad_(False)
+    x = torch.randn(2, 32, 8, 8, generator=torch.Generator().manual_seed(0))
+    freeze_layers(layer, rounded=rounded, multiplied_less=not rounded)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=rounded):
+        before = layer(x)  # prepares the weight
+        twin = shared_copy(layer)
+        twin[0].weight = nn.Parameter(2 * layer[0].weight, requires_grad=False)
+        wanted = before + before - layer[0].bias.to(before)[:, None, None]
+        torch.testing.assert_close(twin(x), wanted, rtol=1e-2 if rounded else 1e-4, atol=1e-2 if rounded else 1e-4)
+        assert torch.equal(layer(x), before)

@@ -31,10 +31,18 @@ class _Rounded:
 
     def rounded(self) -> tuple[Tensor, Tensor | None]:
         """Return weight and bias in bfloat16."""
-        if "in_bfloat16" not in vars(self):
+        if not self.prepared("in_bfloat16"):
             bias = None if self.bias is None else self.bias.detach().bfloat16()
-            vars(self)["in_bfloat16"] = self.weight.detach().bfloat16(), bias
+            self.prepare("in_bfloat16", (self.weight.detach().bfloat16(), bias))
         return vars(self)["in_bfloat16"]
+
+    def prepared(self, name: str) -> bool:
+        """Whether `name` was made of the weight that is there: a copy of the layer may have got another one."""
+        return vars(self).get(f"{name}_of") is self.weight
+
+    def prepare(self, name: str, made: Any) -> None:
+        """Keep what was made of the weight."""
+        vars(self).update({name: made, f"{name}_of": self.weight})
 
 
 class FrozenLinear(_Rounded, nn.Linear):
@@ -61,9 +69,9 @@ class FrozenWinograd(FrozenConv2d):
         plain = input.device.type != "cpu" or input.dtype != torch.float32 or input.numel() == 0
         if plain or torch.is_autocast_enabled("cpu"):
             return super().forward(input)
-        if "panels" not in vars(self):
+        if not self.prepared("panels"):
             turned = self.weight.transpose(0, 1).flip(2, 3)
-            vars(self)["panels"] = [winograd.panels(w, doubled=False) for w in (self.weight, turned)]
+            self.prepare("panels", [winograd.panels(w, doubled=False) for w in (self.weight, turned)])
         made = _Winograd.apply(input, self)
         assert isinstance(made, Tensor), "one result"
         return made
