@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from latent_diffusion.runtime.cpu.native import winograd
-from latent_diffusion.runtime.cpu.native.library import find
+from latent_diffusion.runtime.cpu.native.library import Level, find, level
 
 __all__ = ["FrozenConv2d", "FrozenLinear", "freeze_layers", "winograd_works"]
 
@@ -93,8 +93,8 @@ class _Winograd(torch.autograd.Function):
 
 
 def winograd_works() -> bool:
-    """Whether this process has the kernel that `FrozenWinograd` needs."""
-    return find("winograd_convolve") is not None
+    """Whether this process has the kernel that `FrozenWinograd` needs, for AVX2 or AVX-512."""
+    return level() >= Level.AVX2 and find("winograd_convolve") is not None
 
 
 def freeze_layers(module: nn.Module, *, rounded: bool, multiplied_less: bool) -> None:

@@ -6,6 +6,7 @@
 | gated GELU | torch's | in C (native/gated.c) |
 | float32 linear layers | MKL | 1x1 convolutions over the rows: oneDNN, in all three products, with AVX-512 |
 | frozen 3x3 convolutions, float32 | oneDNN | Winograd in C, forward and back (frozen_layers.py) |
+| trained ones, float32 | oneDNN | Winograd in C but for the weights' gradient (native/training_convolution.py) |
 | frozen layers, bfloat16 | weights rounded at each call | rounded once |
 
 Each is used where it gives the plain way's numbers in a small call. That call is not timed: on a busy machine two equal
@@ -24,6 +25,7 @@ from latent_diffusion.nn.transformer import GatedLinear, gated_gelu
 from latent_diffusion.runtime.agreement import agree
 from latent_diffusion.runtime.cpu.frozen_layers import freeze_layers, winograd_works
 from latent_diffusion.runtime.cpu.native import gated, training_attention
+from latent_diffusion.runtime.cpu.native.training_convolution import FasterConv2d, divisible
 
 __all__ = ["PLAIN", "ConvolvedLinear", "TrainingKernels", "choose_kernels", "install", "works"]
 
@@ -70,7 +72,9 @@ def choose_kernels(precision: str, device: torch.device) -> TrainingKernels:
         native_attention=training_attention.available() and agree(*_attentions(dtype), dtype),
         native_gelu=gated.available() and agree(*_gelus(dtype), dtype),
         convolved_linear=dtype == torch.float32 and _onednn_gains() and agree(*_linears(dtype), dtype),
-        winograd=dtype == torch.float32 and winograd_works() and agree(*_convolutions(), dtype),
+        winograd=dtype == torch.float32
+        and winograd_works()
+        and all(agree(*_convolutions(trained), dtype) for trained in (False, True)),
         rounded_once=dtype == torch.bfloat16,
     )
 
@@ -100,6 +104,9 @@ def install(module: nn.Module, kernels: TrainingKernels) -> None:
             layer.kernel = gated.gated
         if kernels.convolved_linear and type(layer) is nn.Linear and layer not in wide:
             layer.__class__ = ConvolvedLinear
+        trained = any(p.requires_grad for p in layer.parameters(recurse=False))
+        if kernels.winograd and trained and type(layer) is nn.Conv2d and divisible(layer):
+            layer.__class__ = FasterConv2d
     freeze_layers(module, rounded=kernels.rounded_once, multiplied_less=kernels.winograd)
 
 
@@ -129,15 +136,16 @@ def _linears(dtype: torch.dtype) -> Pair:
     return _made(convolved, [x], gradient, convolved.parameters()), _made(plain, [x], gradient, plain.parameters())
 
 
-def _convolutions() -> Pair:
-    """Run a convolution whose weight has no gradient."""
+def _convolutions(trained: bool) -> Pair:
+    """Run a convolution whose weight has a gradient or none."""
     generator = torch.Generator().manual_seed(0)
-    x, gradient = (torch.randn(2, 64, 12, 12, generator=generator) for _ in range(2))
+    x, gradient = (torch.randn(2, 64, 32, 32, generator=generator) for _ in range(2))
     x = x.to(memory_format=torch.channels_last).requires_grad_()
-    plain, faster = (nn.Conv2d(64, 64, 3, padding=1).requires_grad_(False) for _ in range(2))
+    plain, faster = (nn.Conv2d(64, 64, 3, padding=1).requires_grad_(trained) for _ in range(2))
     faster.load_state_dict(plain.state_dict())
-    freeze_layers(faster, rounded=False, multiplied_less=True)
-    return _made(faster, [x], gradient), _made(plain, [x], gradient)
+    install(faster, TrainingKernels(winograd=True))
+    ways = [_made(conv, [x], gradient, conv.parameters() if trained else ()) for conv in (faster, plain)]
+    return ways[0], ways[1]
 
 
 def _made(
