@@ -121,7 +121,7 @@ def average(
     _merge([(file, weight / total) for file, weight in pairs], output, rank, energy, model, layout)
 
 
-def _merge(pairs: list[tuple[str, float]], output: Path, rank: int, energy: float, model: str, layout: Keys) -> None:
+def _merge(pairs: list[tuple[Path, float]], output: Path, rank: int, energy: float, model: str, layout: Keys) -> None:
     _check_output(output)
     from latent_diffusion.adapters import decompose
     from latent_diffusion.adapters.lora_file import read_lora
