@@ -5,7 +5,7 @@ A picture depends on its own seed alone, so it is the same in any batch.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,16 +32,20 @@ class Batch:
     options: Mapping[str, Any]  # of the pipeline's drawing methods
     files: list[Path]  # one a picture
     named: bool  # whether the caller chose the file's name
+    rows: bool = False  # whether files that exist are those of an earlier run
 
     def write(self, out: "Output") -> None:
         """Write what was drawn and print its paths."""
         from latent_diffusion.cli.picture_files import write_pictures
 
-        write_pictures(out, self.files, named=self.named)
+        new = [place for place, file in enumerate(self.files) if not (self.rows and file.exists())]
+        images, records = ([values[place] for place in new] for values in (out.images, out.records))
+        missing = replace(out, images=images, records=records)
+        write_pictures(missing, [self.files[place] for place in new], named=self.named)
 
 
 def batches(
-    given: Mapping[str, Any],
+    given: dict[str, Any],
     prompts: Sequence[str],
     *,
     label: str,
@@ -63,10 +67,12 @@ def batches(
     from latent_diffusion.cli.output import names_a_file, plan_files
     from latent_diffusion.cli.picture_files import seed_or_draw, warn_if_lossy
     from latent_diffusion.cli.progress import progress
+    from latent_diffusion.cli.shared_rows import begin
 
     texts = [prompt for prompt in prompts for _ in range(given["num_images"])]
+    share = begin(given, texts) if "resume" in given else None
     seed = seed_or_draw(given["seed"], len(texts))
-    files = plan_files(given["output"], seed, len(texts))
+    files = plan_files(given["output"], seed, len(texts)) if share is None else share.files
     if keeps_pixels:
         warn_if_lossy(files)
     if given["preview"]:
@@ -74,17 +80,20 @@ def batches(
     options = given_of(Options, given)
     checked(Options).read(options)  # before the model is loaded
     pipe, refiner = _pipelines(given)
-    at_once = given["batch_size"] or _fitting(pipe, options, area)
+    at_once = given["batch_size"] or (1 if share else _fitting(pipe, options, area))
     run = steps(options.get("num_inference_steps") or pipe.defaults.num_inference_steps)
     with ExitStack() as stack:
         show = _preview(pipe, given, stack)
         for first in range(0, len(texts), at_once):
+            if share and not share.mine(first, at_once):
+                continue
             some = slice(first, first + at_once)
             of = f" {first + 1}-{min(first + at_once, len(texts))} of {len(texts)}" if at_once < len(texts) else ""
             with progress(label + of, run) as move:
                 own = {"refiner": refiner, "on_step": _both(move, show)}
                 seeds = _seeds(options, seed, first, len(texts[some]))
-                yield Batch(pipe, texts[some], options | seeds | own, files[some], names_a_file(given["output"]))
+                named = share is not None or names_a_file(given["output"])
+                yield Batch(pipe, texts[some], options | seeds | own, files[some], named, share is not None)
 
 
 def steps_run(steps: int, strength: float, *, exact: bool = False, resample: int = 0) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from latent_diffusion.errors import ConfigError, ResourceError
 from latent_diffusion.provenance.picture_formats import LOSSY, SUFFIXES
 
-__all__ = ["LOSSY", "SUFFIXES", "names_a_file", "plan_files"]
+__all__ = ["LOSSY", "SUFFIXES", "check_folder", "names_a_file", "plan_files"]
 
 FOLDER = Path("outputs")
 
@@ -30,13 +30,13 @@ def plan_files(output: Path | None, seed: int, count: int) -> list[Path]:
     if names_a_file(output):
         if output.suffix.lower() not in SUFFIXES:
             raise ConfigError(f"--output {str(output)!r}: cannot write {output.suffix!r}; use {', '.join(SUFFIXES)}")
-        _check_folder(output.parent)
+        check_folder(output.parent)
         files = _numbered(output.parent / output.stem, output.suffix, count)
         taken = next((file for file in files if _exists(file)), None)
         if taken:
             raise ResourceError(f"--output {str(taken)!r} exists; nothing is overwritten, choose another name")
         return files
-    _check_folder(output)
+    check_folder(output)
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{seed}"
     for attempt in ["", *(f"-{chr(letter)}" for letter in range(ord("b"), ord("z") + 1)), f"-{secrets.token_hex(8)}"]:
         files = _numbered(output / (stem + attempt), ".png", count)
@@ -71,8 +71,12 @@ def _exists(file: Path) -> bool:
     return True
 
 
-def _check_folder(folder: Path) -> None:
-    """Make the folder and try to write into it: permissions alone do not say whether the disk takes a file."""
+def check_folder(folder: Path) -> None:
+    """Make the folder and try to write into it: permissions alone do not say whether the disk takes a file.
+
+    Raises:
+        ResourceError: it cannot be written.
+    """
     probe = folder / f".partial-{secrets.token_hex(8)}"
     try:
         folder.mkdir(parents=True, exist_ok=True)

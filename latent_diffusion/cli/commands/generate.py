@@ -29,6 +29,14 @@ def generate(
         Path | None,
         typer.Option(metavar="FILE", help="Text file with more prompts, one per line.", show_default=False),
     ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Name the pictures in the folder --output by their rows, and draw only those that are missing; --seed "
+            "is 0 unless given.",
+        ),
+    ] = False,
     **given: Any,
 ) -> None:
     """Draw pictures from text.
@@ -42,6 +50,8 @@ def generate(
     `latent-diffusion generate "a flat vector illustration of a cat" --num-images 4 --seed 7 --output cats/`
 
     `latent-diffusion generate --prompts-file prompts.txt --model runs/my-model --steps 50`
+
+    `torchrun --nproc_per_node 4 -m latent_diffusion generate --prompts-file prompts.txt --output pictures --resume`
     """
     from latent_diffusion.cli.batches import batches, steps_run
     from latent_diffusion.cli.picture_files import read_prompts_file
@@ -55,6 +65,7 @@ def generate(
         raise ConfigError(
             f"{len(prompts)} prompts with {given['num_images']} pictures each; at most {MAX_PICTURES} in one run"
         )
+    given["resume"] = resume
     second = given_of(SecondPassOptions, given)
     if "scale" not in second:
         if second:
