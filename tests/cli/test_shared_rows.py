@@ -25,19 +25,38 @@ def pictures(folder):
 
 
 def launched(rank, count):
-    return os.environ | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1"}
+    return dict(os.environ) | {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(count),
+        "OMP_NUM_THREADS": "1",
+    }
 
 
+def test_three_processes_draw_each_row_once(arguments, here, monkeypatch):
+    assert main(arguments("whole")) == 0
+    drawn = []
+    for rank in range(3):
+        for name, value in launched(rank, 3).items():
+            monkeypatch.setenv(name, value)
+        before = set(pictures(here / "parts"))
+        assert main(arguments("parts")) == 0
+        drawn.append(sorted(set(pictures(here / "parts")) - before))
+    assert drawn == [["0001.png", "0004.png"], ["0002.png", "0005.png"], ["0003.png"]]
+    assert pictures(here / "parts") == pictures(here / "whole")
+
+
+@pytest.mark.slow
 def test_processes_killed_twice_write_the_same_files(arguments, here):
     """Three processes are killed as soon as a file is there; two go on and are killed; one ends the work."""
     code = "import sys, torch; torch.set_num_threads(1); from latent_diffusion.cli.main import main; sys.exit(main())"
-    assert main(arguments("whole", 40)) == 0
+    assert main(arguments("whole", 10)) == 0
     whole = pictures(here / "whole")
     assert list(whole) == [f"{row:04d}.png" for row in range(1, len(PROMPTS) + 1)]
     written = {}
     for count, least in ((3, 1), (2, 3), (1, len(PROMPTS))):
         running = [
-            subprocess.Popen([sys.executable, "-c", code, *arguments("parts", 40)], env=launched(rank, count), cwd=here)
+            subprocess.Popen([sys.executable, "-c", code, *arguments("parts", 10)], env=launched(rank, count), cwd=here)
             for rank in range(count)
         ]
         end = time.monotonic() + 120
