@@ -101,11 +101,13 @@ def test_the_two_meanings_of_beta(spacing):
 
 
 def test_align_your_steps_at_ten_steps_is_the_published_list():
-    """Also A1111's list of sigma for Stable Diffusion 1."""
+    """As diffusers has it; also A1111's list of sigma for Stable Diffusion 1."""
+    from diffusers.schedulers import AysSchedules
+
     schedule = ScaledLinearSchedule()
-    for name in ("ays_sd1", "ays_sdxl"):
-        published = ALIGNED[name]
-        assert [level.t for level in levels(schedule, name, 10)[:-1]] == list(published[:-1])
+    for name, published in (("ays_sd1", "StableDiffusionTimesteps"), ("ays_sdxl", "StableDiffusionXLTimesteps")):
+        assert [level.t for level in levels(schedule, name, 10)[:-1]] == AysSchedules[published]
+        assert list(ALIGNED[name]) == [*AysSchedules[published], 0]
     ratios = [level.sigma / level.alpha for level in levels(schedule, "ays_sd1", 10, fractional=True)[:-1]]
     assert ratios == pytest.approx([14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152], rel=5e-3)
 
