@@ -12,9 +12,8 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -37,8 +36,7 @@ REGULAR, LONG_NAME, PAX, LINKS, FOLDER = (b"0", b"\0", b"7"), b"L", b"x", (b"1",
 DESCRIBED = 100  # samples whose JSON says which fields there are
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """A file in a tar: its name, where its bytes begin, and how many there are."""
 
     name: str
@@ -95,7 +93,7 @@ class Shard:
             if not held_at <= place <= held_at + len(held) - BLOCK:
                 held, held_at = self.read(place, max(BLOCK, min(AT_ONCE, end - place))), place
             head = held[place - held_at : place - held_at + BLOCK]
-            if len(head) < BLOCK or not head.strip(b"\0"):
+            if len(head) < BLOCK or (head[0] == 0 and not head.strip(b"\0")):
                 if len(head) == BLOCK or start:
                     return
                 raise self._damaged(place, f"ends after {self.size} bytes, inside a header")
@@ -111,7 +109,7 @@ class Shard:
                 raise self._damaged(place, f"{name!r} is a link; tars may hold plain files only")
             elif kind in REGULAR:
                 name = (long_name or name).removeprefix("./")
-                if name.startswith("/") or ".." in PurePosixPath(name).parts:
+                if name.startswith("/") or (".." in name and ".." in name.split("/")):
                     raise self._damaged(place, f"{name!r} leads out of the data set")
                 yield first, Member(name, offset, size)
             place = offset + -(-size // BLOCK) * BLOCK
@@ -122,11 +120,10 @@ class Shard:
         """Return size, kind and name of a header."""
         try:
             size = int.from_bytes(head[125:136], "big") if head[124] == 0x80 else int(head[124:136].strip(b" \0"), 8)
-            stated = int(head[148:156].strip(b" \0"), 8)
+            if head[257:262] != b"ustar" and _checksum(head) != int(head[148:156].strip(b" \0"), 8):
+                raise ValueError
         except ValueError as error:
             raise self._damaged(place, "no header of a tar is there") from error
-        if head[257:262] != b"ustar" and sum(head[:148]) + 256 + sum(head[156:]) != stated:
-            raise self._damaged(place, "no header of a tar is there")
         name, _, _ = head[:100].partition(b"\0")
         prefix, _, _ = head[345:500].partition(b"\0")
         if prefix and head[257:263] == b"ustar\0":
@@ -146,6 +143,11 @@ def _opened(name: str) -> tuple[int, Callable[[int, int], bytes]]:
         return int(system.size(path)), lambda offset, size: system.cat_file(path, start=offset, end=offset + size)
     handle = os.open(name, os.O_RDONLY)
     return os.fstat(handle).st_size, lambda offset, size: os.pread(handle, size, offset)
+
+
+def _checksum(head: bytes) -> int:
+    """Return the sum of a header's bytes, its own field counted as spaces."""
+    return sum(head[:148]) + 256 + sum(head[156:])
 
 
 def _pax_path(data: bytes) -> str:
@@ -205,12 +207,12 @@ class WebdatasetSource(Source):
         keys: list[int] = []
         key, has_picture = None, True
         for place, member in shard.members():
-            ending = member.ending
+            ending, own = member.ending, member.key
             self._endings.add(ending)
-            if member.key != key:
+            if own != key:
                 if not has_picture:
                     del places[-1]
-                key, has_picture = member.key, False
+                key, has_picture = own, False
                 places.append(place)
                 keys.append(hash(key))
             has_picture |= ending in self._pictures
