@@ -59,7 +59,7 @@ def test_processes_killed_twice_write_the_same_files(arguments, here):
             subprocess.Popen([sys.executable, "-c", code, *arguments("parts", 10)], env=launched(rank, count), cwd=here)
             for rank in range(count)
         ]
-        end = time.monotonic() + 120
+        end = time.monotonic() + 500
         while len(list((here / "parts").glob("*.png"))) < least and any(one.poll() is None for one in running):
             assert time.monotonic() < end
             time.sleep(0.05)
