@@ -64,8 +64,6 @@ def verify_adapter(
 ) -> None:
     """Read back each file that `write_adapter` wrote, by diffusers too where it keeps all of the form.
 
-    diffusers reads neither LoHa nor LoKr, and drops the lengths of DoRA in kohya's layout.
-
     Raises:
         CheckpointError: a file does not give the trained layers, text states and output of the U-Net.
     """
@@ -73,7 +71,20 @@ def verify_adapter(
     for file in (folder / name for name in names):
         check_adapter(file, base, adapter.components, adapter.changes, BOUNDS[dtype])
         readers = "this package"
-        if settings.form == "lora" and not (settings.dora and file.name != PEFT_FILE):
+        if _kept_by_diffusers(settings, adapter, kohya=file.name != PEFT_FILE):
             by_diffusers = check_in_diffusers(file, base, adapter.components, BOUNDS[dtype])
             readers = "this package and by diffusers" if by_diffusers else "this package; peft is not installed"
         logger.info("%s: gives the trained outputs, read back by %s", file.name, readers)
+
+
+def _kept_by_diffusers(settings: AdapterSettings, adapter: AdaptedModel, *, kohya: bool) -> bool:
+    """Return whether diffusers 0.42 keeps all of a file.
+
+    It reads neither LoHa nor LoKr, drops the lengths of DoRA in kohya's layout and those of text encoders in both, and
+    takes the name of SDXL's `add_embedding` in kohya's layout for that of another layer.
+    """
+    if settings.form != "lora":
+        return False
+    if settings.dora:
+        return not kohya and set(adapter.changes) == {"unet"}
+    return not (kohya and any(path.startswith("add_embedding.") for path in adapter.changes.get("unet", ())))

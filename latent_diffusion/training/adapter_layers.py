@@ -26,11 +26,12 @@ __all__ = ["PRESETS", "AdaptedModel", "AdapterSettings", "adapt"]
 PRESETS = {
     "attention": r"(^|\.)(attn\d|self_attn)\.",
     "transformer": r"(^|\.)(attn\d|self_attn|ff|mlp|proj_in|proj_out)(\.|$)",
-    "linear": "",
-    "all": "",
+    "linear": r"^(?!unet\.add_embedding\.)",
+    "all": r"^(?!unet\.add_embedding\.)",
 }
 """Layers by name: queries, keys, values and outputs of attention; these with feed-forward layers and the projections
-around them (what kohya's scripts train); every linear layer; every linear layer and convolution."""
+around them (what kohya's scripts train); every linear layer; every linear layer and convolution. SDXL's embedding of
+pooled text and sizes is in none: diffusers 0.42 takes its name in kohya's layout for that of another layer."""
 
 FORMS = {"lora": LowRank, "loha": Hadamard, "lokr": Kronecker}
 PARTS = ("unet", "text_encoder", "text_encoder_2")
