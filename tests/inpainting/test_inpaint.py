@@ -215,3 +215,5 @@ def test_a_hole_is_filled_from_around_and_the_rest_is_kept():
     assert filled[0, 0, 12, 9] < 0 < filled[0, 0, 12, 38]
     assert (fill_hole(broken, torch.ones_like(mask)) == 0).all()
     assert len(to_pil(filled)) == 1
+    one_of_four = torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]]])  # the smallest map that has surroundings
+    assert torch.allclose(fill_hole(torch.full((1, 3, 2, 2), 0.5), one_of_four), torch.tensor(0.5))
