@@ -3,21 +3,20 @@
 import hashlib
 import json
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from latent_diffusion.data.picture_columns import MASK, ColumnSource, picture_column
 from latent_diffusion.data.settings import ReadingConfig
-from latent_diffusion.data.source import Source
-from latent_diffusion.data.table import Row
 from latent_diffusion.errors import ConfigError, DataError
 
 __all__ = ["DatasetsSource"]
 
-MASK = "mask"
 STATE, INFO, SPLITS = "state.json", "dataset_info.json", "dataset_dict.json"
 
 
-class DatasetsSource(Source):
+class DatasetsSource(ColumnSource):
     """The rows of a `datasets.Dataset`, its pictures undecoded."""
 
     def __init__(self, path: str, rows: Any, picture: str | None) -> None:
@@ -30,20 +29,12 @@ class DatasetsSource(Source):
 
         self.where = path
         pictures = [name for name, kind in rows.features.items() if isinstance(kind, Image)]
-        found = [name for name in pictures if name != MASK]
-        if picture is None and len(found) != 1:
-            raise ConfigError(
-                f"{path!r} has {len(found)} columns of pictures ({found}) among {rows.column_names}; name one in "
-                "data.picture"
-            )
-        if picture is not None and picture not in pictures:
-            raise ConfigError(f"data.picture: {path!r} has no column {picture!r} of pictures; there are {pictures}")
-        self._picture = picture or found[0]
+        self._picture = picture_column(path, rows.column_names, pictures, picture)
         for name in pictures:
             rows = rows.cast_column(name, Image(decode=False))
         self._mask = MASK if MASK in pictures else None
         self._rest = [name for name in rows.column_names if name not in pictures]
-        self._rows, self._words = rows, rows.select_columns(self._rest) if self._rest else None
+        self._rows, self._others = rows, rows.select_columns(self._rest) if self._rest else None
         self._pictures = rows.select_columns(pictures)
         self._lock = threading.Lock()
         self.fields = frozenset([*self._rest, "file_name"])
@@ -79,27 +70,12 @@ class DatasetsSource(Source):
         """Return the number of rows."""
         return len(self._rows)
 
-    def row(self, k: int) -> Row:
-        """Return the columns beside the pictures; `file_name` is a column of that name, or the row's number."""
+    def _name(self, k: int) -> str:
+        return f"row {k}"
+
+    def _words(self, k: int) -> Mapping[str, Any]:
         with self._lock:
-            found = self._words[k] if self._words is not None else {}
-        row: Row = {name: value for name, value in found.items() if value is not None}
-        if not isinstance(row.get("file_name"), str):
-            row["file_name"] = f"row {k}"
-        return row
-
-    def read(self, k: int) -> bytes:
-        """Return the picture of row k."""
-        data = self._bytes(self._picture, k)
-        if not data:
-            raise DataError(
-                f"{self.where!r}: row {k}: column {self._picture!r} is empty; links to files are not followed"
-            )
-        return data
-
-    def mask(self, k: int) -> bytes | None:
-        """Return the value of the column `mask`."""
-        return None if self._mask is None else self._bytes(self._mask, k)
+            return self._others[k] if self._others is not None else {}
 
     def _bytes(self, column: str, k: int) -> bytes | None:
         with self._lock:

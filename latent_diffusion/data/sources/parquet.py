@@ -8,25 +8,25 @@ import hashlib
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
 from latent_diffusion.data.metadata import PICTURES
+from latent_diffusion.data.picture_columns import MASK, ColumnSource, picture_column
 from latent_diffusion.data.settings import ReadingConfig
-from latent_diffusion.data.source import Source
-from latent_diffusion.data.table import Row, import_pyarrow
-from latent_diffusion.errors import ConfigError, DataError
+from latent_diffusion.data.table import import_pyarrow
+from latent_diffusion.errors import DataError
 
 __all__ = ["ParquetSource"]
 
-MASK = "mask"
 GROUPS = 4  # row groups of pictures, and of the other columns, that are kept in memory
 FILES = 64  # files that are kept open
 
 
-class ParquetSource(Source):
+class ParquetSource(ColumnSource):
     """Row k of all files together, in order of their names."""
 
     def __init__(self, path: str, files: list[Path], picture: str | None) -> None:
@@ -53,8 +53,9 @@ class ParquetSource(Source):
                 starts.append(starts[-1] + file.metadata.row_group(group).num_rows)
                 self._place.append((number, group))
         self._starts = np.array(starts)
-        self._picture = self._column(schema, picture)
-        self._mask = MASK if MASK in schema.names and self._holds_bytes(schema.field(MASK).type) else None
+        pictures = [name for name in schema.names if self._holds_bytes(schema.field(name).type)]
+        self._picture = picture_column(path, schema.names, pictures, picture)
+        self._mask = MASK if MASK in pictures else None
         self._rest = [name for name in schema.names if name not in (self._picture, self._mask)]
         self.fields = frozenset([*self._rest, "file_name"])
         if not len(self):
@@ -78,22 +79,6 @@ class ParquetSource(Source):
         if types.is_struct(kind):
             return any(kind.field(k).name == "bytes" for k in range(kind.num_fields))
         return types.is_binary(kind) or types.is_large_binary(kind)
-
-    def _column(self, schema: Any, wanted: str | None) -> str:
-        found = [name for name in schema.names if self._holds_bytes(schema.field(name).type)]
-        if wanted is not None:
-            if wanted not in found:
-                raise ConfigError(
-                    f"data.picture: {self.where!r} has no column {wanted!r} of pictures; there are {found}"
-                )
-            return wanted
-        found = [name for name in found if name != MASK]
-        if len(found) != 1:
-            raise ConfigError(
-                f"{self.where!r} has {len(found)} columns of pictures ({found}) among {schema.names}; name one in "
-                "data.picture"
-            )
-        return found[0]
 
     def _file(self, number: int) -> Any:
         """Return an open file; the caller holds the lock or is alone."""
@@ -133,28 +118,13 @@ class ParquetSource(Source):
         """Return the number of rows of all files."""
         return int(self._starts[-1])
 
-    def row(self, k: int) -> Row:
-        """Return the columns beside the pictures; `file_name` is a column of that name, or file and row."""
+    def _name(self, k: int) -> str:
+        number = self._place[int(np.searchsorted(self._starts, k, side="right")) - 1][0]
+        return f"{self._files[number].name}:{k}"
+
+    def _words(self, k: int) -> Mapping[str, Any]:
         table, place = self._group(k, pictures=False)
-        found = {name: table.column(name)[place].as_py() for name in self._rest}
-        row: Row = {name: value for name, value in found.items() if value is not None}
-        if not isinstance(row.get("file_name"), str):
-            number = self._place[int(np.searchsorted(self._starts, k, side="right")) - 1][0]
-            row["file_name"] = f"{self._files[number].name}:{k}"
-        return row
-
-    def read(self, k: int) -> bytes:
-        """Return the picture of row k."""
-        data = self._bytes(self._picture, k)
-        if not data:
-            raise DataError(
-                f"{self.where!r}: row {k}: column {self._picture!r} is empty; links to files are not followed"
-            )
-        return data
-
-    def mask(self, k: int) -> bytes | None:
-        """Return the value of the column `mask`."""
-        return None if self._mask is None else self._bytes(self._mask, k)
+        return {name: table.column(name)[place].as_py() for name in self._rest}
 
     def _bytes(self, column: str, k: int) -> bytes | None:
         table, place = self._group(k, pictures=True)
