@@ -1,7 +1,7 @@
 """Measure how sources grow with their rows, and how fast pictures are decoded.
 
     python scripts/measure_data.py growth FOLDER [ROWS ...]      seconds to open, MB above an empty process, row access
-    python scripts/measure_data.py speed FOLDER [PICTURES]       pictures a second beside torchvision's transforms
+    python scripts/measure_data.py speed FOLDER [PICTURES]       pictures a second beside diffusers' scripts
 
 FOLDER is filled with made-up pictures and may be removed afterwards.
 """
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -65,37 +66,52 @@ def growth(folder: Path, counts: list[int]) -> None:
 
 
 def speed(folder: Path, count: int) -> None:
-    """Decode 12-megapixel JPEGs to 512 px with two threads, in turn with torchvision's transforms."""
+    """Decode 12-megapixel JPEGs to 512 px with two threads, in turn with the transforms of diffusers' scripts."""
     from torchvision import transforms
 
-    from latent_diffusion.data.fitting import fit
-    from latent_diffusion.data.images import decode_image
+    from latent_diffusion.data.fitting import fit, reduction
+    from latent_diffusion.data.images import decode_image, to_tensor
 
-    draw = np.random.default_rng(0)
+    draw, size = np.random.default_rng(0), (512, 512)
     files = [folder / f"{k}.jpg" for k in range(count)]
     for file in files:
         rough = Image.fromarray(draw.integers(0, 256, (75, 100, 3), dtype=np.uint8))
-        rough.resize((4000, 3000), Image.Resampling.BICUBIC).save(file, quality=90)
+        pixels = np.asarray(rough.resize((4000, 3000), Image.Resampling.BICUBIC)).astype(np.float32)
+        pixels += draw.normal(0, 3, (3000, 4000, 1))  # grain
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file, quality=90)
     script = transforms.Compose(
         [
             transforms.Resize(512, transforms.InterpolationMode.LANCZOS),
             transforms.CenterCrop(512),
             transforms.ToTensor(),
+            transforms.Normalize([0.5], [0.5]),
         ]
     )
 
-    def ours(file: Path) -> np.ndarray:
-        return np.array(fit(decode_image(file.read_bytes(), name=file.name), (512, 512)).picture)
+    def here(file: Path, divisor: int) -> np.ndarray:
+        picture = decode_image(file.read_bytes(), name=file.name, to_srgb=True, reduction=divisor)
+        return to_tensor(fit(picture, size).picture).numpy()
 
-    def theirs(file: Path) -> object:
-        return script(Image.open(file).convert("RGB"))
-
+    fast = reduction((4000, 3000), size)
+    ways: dict[str, Callable[[Path], np.ndarray]] = {
+        "exact": lambda file: here(file, 1),
+        f"fast (1/{fast})": lambda file: here(file, fast),
+        f"(1/{2 * fast})": lambda file: here(file, 2 * fast),
+        "torchvision": lambda file: np.asarray(script(Image.open(file).convert("RGB"))),
+    }
+    wanted = ways["exact"](files[0])
+    for name, make in ways.items():
+        error = float(np.square(make(files[0]) - wanted).mean())
+        print(f"{name}: {10 * np.log10(4 / max(error, 1e-12)):.1f} dB from exact")
     for turn in range(3):
-        for name, make in (("here", ours), ("torchvision", theirs)):
-            start = time.perf_counter()
+        for name, make in ways.items():
+            start, spent = time.perf_counter(), time.process_time()
             with ThreadPoolExecutor(2) as pool:
                 list(pool.map(make, files))
-            print(f"{turn} {name}: {count / (time.perf_counter() - start):.1f} pictures/s")
+            passed, spent = time.perf_counter() - start, time.process_time() - spent
+            print(
+                f"{turn} {name}: {count / passed:.1f} pictures/s, {spent / count * 1e3:.0f} ms of processor time each"
+            )
 
 
 if __name__ == "__main__":

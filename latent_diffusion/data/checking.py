@@ -17,8 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from latent_diffusion.data.ahead import ahead
-from latent_diffusion.data.fitting import Size, fit
-from latent_diffusion.data.images import decode_image
+from latent_diffusion.data.fitting import Size, fit, reduction
+from latent_diffusion.data.images import decode_image, upright_size
 from latent_diffusion.data.oddities import Look, Oddities, look
 from latent_diffusion.data.opening import Part
 from latent_diffusion.data.settings import DataConfig
@@ -65,24 +65,38 @@ def digest_of(data: bytes) -> bytes:
     return hashlib.blake2b(data).digest()
 
 
-def decode_row(part: Part, k: int, data: bytes, config: DataConfig) -> Image.Image:
-    """Return row k of a part's source as it is stored.
+def decode_row(
+    part: Part, k: int, data: bytes, config: DataConfig, target: Target | None = None
+) -> tuple[Image.Image, Size]:
+    """Return row k of a part's source, upright, and the size at which it is stored.
+
+    Args:
+        part: the source and its settings.
+        k: the row.
+        data: its picture file.
+        config: what is allowed.
+        target: the size at which the picture is trained; with `decode: fast` the picture is reduced towards it.
 
     Raises:
         DataError: not a picture, damaged, too small or too large.
     """
     name = str(part.source.row(k)["file_name"])
+    where, divisor, size = f"{part.source.where}/{name}", 1, None
+    if target is not None and config.decode == "fast":
+        size = upright_size(data, name=where)
+        divisor = reduction(size, target(part, size), pad=part.config.fit == "pad")
     picture = decode_image(
         data,
-        name=f"{part.source.where}/{name}",
+        name=where,
         background=config.background,
         max_pixels=config.max_pixels,
         to_srgb=True,
+        reduction=divisor,
     )
-    if min(picture.size) < config.min_side:
-        width, height = picture.size
-        raise DataError(f"{name!r}: {width}x{height} px, but the smallest side must be {config.min_side} px")
-    return picture
+    size = size or picture.size
+    if min(size) < config.min_side:
+        raise DataError(f"{name!r}: {size[0]}x{size[1]} px, but the smallest side must be {config.min_side} px")
+    return picture, size
 
 
 def check_pictures(
@@ -131,14 +145,14 @@ def _decoded(part: Part, config: DataConfig, target: Target, found: "_Found") ->
             if before is not None:
                 width, height, *odd = before.tolist()
                 return Good((width, height), Look(digest_of(data), *map(bool, odd)), None)
-            picture = decode_row(part, k, data, config)
+            picture, own = decode_row(part, k, data, config, target)
         except DataError as error:
             return error
         facts = look(str(part.source.row(k)["file_name"]), data, picture)
         if not found.keep:
-            return Good(picture.size, facts, None)
-        size, pad = target(part, picture.size), part.config.fit == "pad"
-        return Good(picture.size, facts, np.array(fit(picture, size, pad=pad, background=config.background).picture))
+            return Good(own, facts, None)
+        size, pad = target(part, own), part.config.fit == "pad"
+        return Good(own, facts, np.array(fit(picture, size, pad=pad, background=config.background).picture))
 
     return ahead(one, map(int, part.kept), min(8, os.cpu_count() or 1), AHEAD)
 

@@ -160,7 +160,7 @@ def _examined(config: DataConfig, number: int, part: Part, k: int) -> Examined:
         return Examined(where, f"row {k}", number, k, fault=str(error))
     try:
         data = part.source.read(k)
-        picture = decode_row(part, k, data, config)
+        picture, _ = decode_row(part, k, data, config)
     except DataError as error:
         return Examined(where, name, number, k, fault=str(error))
     target = (config.size, config.size)

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageOps
 
-__all__ = ["Fitted", "Size", "corner", "fit", "shown"]
+__all__ = ["Fitted", "Size", "corner", "fit", "reduction", "shown"]
 
 WHITE = (255, 255, 255)
 Size = tuple[int, int]
 """Width and height in px."""
+LEFT_OVER = 2
+"""How many times the needed pixels a picture has at least, to each side, after it was reduced while it was decoded."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,17 @@ def shown(own: Size, size: Size) -> tuple[float, float]:
     if width * high >= height * wide:
         return height * wide / high, float(height)
     return float(width), width * high / wide
+
+
+def reduction(own: Size, size: Size, *, pad: bool = False) -> int:
+    """Return by what the sides of a picture may be divided while it is decoded: 1, 2, 4 or 8.
+
+    The reduced picture has at least `LEFT_OVER` times the pixels to each side that the fitted one has, and whole sides.
+    """
+    (width, height), (wide, high) = own, size
+    scale = max(width / wide, height / high) if pad else min(width / wide, height / high)
+    able = (n for n in (8, 4, 2) if width % n == height % n == 0 and scale >= LEFT_OVER * n)
+    return next(able, 1)
 
 
 def corner(own: Size, size: Size, share: tuple[float, float] = (0.5, 0.5)) -> tuple[int, int]:

@@ -238,21 +238,20 @@ class ImageFolder:
         """Return the picture of a row as (3, H, W) uint8; `share` places a crop, from top left to bottom right."""
         if self._cache is not None:
             return self._kept_pixels(row)
-        part, k = self.place(row)
-        picture = decode_row(part, k, part.source.read(k), self.config)
-        self._sizes[row] = picture.size
-        pad = part.config.fit == "pad"
-        fitted = fit(picture, self.size_of(row), pad=pad, share=share, background=self.config.background)
-        return torch.from_numpy(np.array(fitted.picture)).permute(2, 0, 1)
+        return self._decoded(row, self.size_of(row), share)
 
     def square(self, row: int) -> Tensor:
         """Return the picture of a row at `config.size`, (3, size, size) uint8, also where it is trained at another."""
         if self.one_size:
             return self.image(row)
+        return self._decoded(row, (self.config.size, self.config.size), CENTRE)
+
+    def _decoded(self, row: int, size: Size, share: tuple[float, float]) -> Tensor:
+        """Return the picture of a row at a width and height, (3, H, W) uint8."""
         part, k = self.place(row)
-        picture = decode_row(part, k, part.source.read(k), self.config)
-        side, pad = self.config.size, part.config.fit == "pad"
-        fitted = fit(picture, (side, side), pad=pad, background=self.config.background)
+        picture, self._sizes[row] = decode_row(part, k, part.source.read(k), self.config, lambda *_: size)
+        pad = part.config.fit == "pad"
+        fitted = fit(picture, size, pad=pad, share=share, background=self.config.background)
         return torch.from_numpy(np.array(fitted.picture)).permute(2, 0, 1)
 
     def _kept_pixels(self, row: int) -> Tensor:

@@ -138,6 +138,8 @@ class DataConfig(ReadingConfig):
     """Largest picture, in px, as stored."""
     background: tuple[int, int, int] = (255, 255, 255)
     """Colour seen through transparent parts and in borders, 0..255 each."""
+    decode: Literal["exact", "fast"] = "exact"
+    """How JPEGs of 4 times the training size and more are decoded: fast, at 1/2, 1/4 or 1/8 of their sides."""
     cache_bytes: int = Field(default=2**30, ge=0)
     """Keep scaled pictures in memory up to this many bytes."""
     cache: CacheConfig | None = None

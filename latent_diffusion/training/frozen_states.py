@@ -139,7 +139,8 @@ class Latents:
     def _key(self, flip: bool, row: int) -> str:
         """Return the key on disk: the picture, what is done to it, the weights, and how they are computed."""
         part, _ = self._data.place(row)
-        how = (self._data.size_of(row), part.config.fit, self._data.config.background, flip)
+        config = self._data.config
+        how = (self._data.size_of(row), part.config.fit, config.background, config.decode, flip)
         like = next(self._autoencoder.parameters())
         machine = (str(like.dtype), like.device.type, torch.__version__)
         return key_of("latents 1", self._data.content(row), repr(how), self._weights, *machine)

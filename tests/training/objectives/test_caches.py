@@ -65,8 +65,10 @@ def test_a_second_start_decodes_and_encodes_nothing(trained, counted, tmp_path):
     counted.update(decoded=0, encoded=0, texts=0)
     assert torch.equal(trained(1, cache), first)
     assert counted == {"decoded": 0, "encoded": 0, "texts": 0}
-    trained(1, {**cache, "fit": "pad"})  # another transform: texts stay
-    assert counted["texts"] == 0
+    for other in ({"fit": "pad"}, {"decode": "fast"}):  # another transform: texts stay
+        counted.update(encoded=0)
+        trained(1, {**cache, **other})
+        assert counted["encoded"] and counted["texts"] == 0
 
 
 def test_a_kill_in_mid_fill_loses_the_unfinished_shard_alone(trained, counted, tmp_path, monkeypatch):
