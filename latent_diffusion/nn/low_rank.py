@@ -13,6 +13,7 @@ computes what the frozen one does. Parameters have the names of the factors in a
 
 import math
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +30,12 @@ def alpha_scale(alpha: float, rank: int, *, rank_stabilised: bool = False) -> fl
 
 
 class Change(nn.Module, ABC):
-    """The trainable change of one layer's weight."""
+    """The trainable change of one layer's weight.
+
+    `reads_weight`: whether `forward` reads the frozen weight itself, not only the output of its layer.
+    """
+
+    reads_weight: ClassVar[bool] = True
 
     def __init__(self, scale: float) -> None:
         """Keep the factor of the change."""
@@ -59,6 +65,8 @@ class Sum(Change):
 
 class LowRank(Sum):
     """LoRA; two thin layers beside the frozen one, so the changed weight is never formed."""
+
+    reads_weight = False
 
     def __init__(self, layer: Layer, rank: int, scale: float, generator: torch.Generator) -> None:
         """Draw `down` (r, I, k, k) uniformly as torch initialises layers; `up` (O, r, 1, 1) is zero.

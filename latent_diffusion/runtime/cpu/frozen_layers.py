@@ -110,9 +110,9 @@ def freeze_layers(module: nn.Module, *, rounded: bool, multiplied_less: bool) ->
             continue
         if type(layer) is nn.Conv2d and multiplied_less and _fits(layer):
             layer.__class__ = FrozenWinograd
-        elif type(layer) is nn.Conv2d and rounded:
+        elif type(layer) is nn.Conv2d and rounded and layer.weight.dtype != torch.bfloat16:
             layer.__class__ = FrozenConv2d
-        elif type(layer) is nn.Linear and rounded:
+        elif type(layer) is nn.Linear and rounded and layer.weight.dtype != torch.bfloat16:
             layer.__class__ = FrozenLinear
 
 

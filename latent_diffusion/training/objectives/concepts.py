@@ -19,6 +19,7 @@ from latent_diffusion.runtime.precision import place
 from latent_diffusion.training.adapter_files import verify_adapter, write_adapter
 from latent_diffusion.training.adapter_layers import AdapterSettings
 from latent_diffusion.training.drawing import Sheet
+from latent_diffusion.training.frozen_weights import in_float32, round_frozen
 from latent_diffusion.training.objective import Objective, Share
 from latent_diffusion.training.parts import ModelSettings, build_parts, check_fit, freeze_lone_attention
 from latent_diffusion.training.sliding import ConceptSettings, Numbers, Sliding, SlidingSettings
@@ -93,6 +94,8 @@ class ConceptsObjective(Objective):
         place(parts.unet, accelerator.device, dtype, self.run.precision)
         parts.text_encoder.to(accelerator.device, dtype)
         self.player.encode()
+        if self.run.precision == "bfloat16":
+            round_frozen(parts.unet)
 
     def batches(self, numbers: Iterable[Sequence[int]]) -> Iterator[Numbers]:
         """Yield the sample numbers alone."""
@@ -115,7 +118,8 @@ class ConceptsObjective(Objective):
     def verify(self, folder: Path) -> None:
         """Read the adapter back, by diffusers too."""
         settings = self.settings
-        verify_adapter(folder, self.base, self.adapter, settings.adapter, self.run, settings.export_dtype)
+        with in_float32(self.components.unet):
+            verify_adapter(folder, self.base, self.adapter, settings.adapter, self.run, settings.export_dtype)
 
     def draw(self, share: Share) -> "list[Image]":
         """Return pictures of the run's prompts; prompt k has seed `sample.seed` + k."""

@@ -15,6 +15,7 @@ from latent_diffusion.data.folder import DataConfig
 from latent_diffusion.training.adapter_files import verify_adapter, write_adapter
 from latent_diffusion.training.adapter_layers import AdaptedModel, AdapterSettings
 from latent_diffusion.training.base_prior import BaseSettings
+from latent_diffusion.training.frozen_weights import in_float32
 from latent_diffusion.training.learned_words import LearnedWords, WordSettings, learn_words
 from latent_diffusion.training.objectives.unet import DenoisingSettings, UNetObjective
 from latent_diffusion.training.started_adapter import start_adapter, start_digest
@@ -45,6 +46,7 @@ class LoraObjective(UNetObjective):
     """A frozen model beside whose layers small changes are trained."""
 
     settings_type = LoraSettings
+    writes_frozen = False
     settings: LoraSettings
     adapter: AdaptedModel
     words: LearnedWords | None
@@ -95,4 +97,5 @@ class LoraObjective(UNetObjective):
     def verify(self, folder: Path) -> None:
         """Read the adapter back, by diffusers too."""
         settings = self.settings
-        verify_adapter(folder, self.base, self.adapter, settings.adapter, self.run, settings.export_dtype)
+        with in_float32(self.components.unet):
+            verify_adapter(folder, self.base, self.adapter, settings.adapter, self.run, settings.export_dtype)

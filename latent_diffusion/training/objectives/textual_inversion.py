@@ -29,6 +29,7 @@ class TextualInversionObjective(UNetObjective):
     """A frozen model whose text encoders learn words."""
 
     settings_type = TextualInversionSettings
+    writes_frozen = False
     settings: TextualInversionSettings
     words: LearnedWords
 

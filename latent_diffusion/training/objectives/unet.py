@@ -34,6 +34,7 @@ from latent_diffusion.training.denoising import Denoising, HeldOutLoss, LossSett
 from latent_diffusion.training.drawing import Sheet
 from latent_diffusion.training.drawn_masks import DrawnMasks, InpaintingSettings
 from latent_diffusion.training.frozen_states import Latents, LiveTextStates, Sharing, TextStates
+from latent_diffusion.training.frozen_weights import round_frozen
 from latent_diffusion.training.masked_loss import MaskedSettings, PictureAreas
 from latent_diffusion.training.objective import Objective, Share
 from latent_diffusion.training.parts import (
@@ -90,6 +91,7 @@ class UNetObjective(Objective):
 
     settings_type: ClassVar[type[DenoisingSettings]] = UNetSettings
     data_type = DataConfig
+    writes_frozen: ClassVar[bool] = True  # whether the result has the frozen weights too, which must then stay exact
 
     def __init__(self, settings: DenoisingSettings, data: DataConfig, run: Any) -> None:
         """Load or build the parts and read the pictures."""
@@ -178,6 +180,8 @@ class UNetObjective(Objective):
             frozen = self._text_states(self.base.text_encoder, stored, sharing) if live else texts
             conditions = Conditions(self.base, frozen, self.masks)
             self.player.prior = BasePrior(self.base, conditions, self.preserve, self.outside_prior)
+        if self.run.precision == "bfloat16" and not self.writes_frozen:
+            round_frozen(parts.unet)
 
     def _text_states(
         self, encoder: TextEncoder | TextEncoders, stored: TensorCache | None, sharing: Sharing
