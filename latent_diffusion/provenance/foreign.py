@@ -10,7 +10,7 @@ from typing import Any
 
 from latent_diffusion.provenance.a1111 import read_a1111
 from latent_diffusion.provenance.comfyui import read_comfyui
-from latent_diffusion.provenance.json_fields import read_object
+from latent_diffusion.provenance.json_fields import no_numbers, read_object
 from latent_diffusion.provenance.json_tools import (
     Parts,
     read_fooocus,
@@ -51,9 +51,9 @@ def read_found(chunks: Mapping[str, str], parameters: str | None) -> Found | Non
         return found
     for key, tool, read in READERS:
         if key in texts and (values := read_object(texts[key])) is not None and (found := read(values, texts)):
-            return _with_task(tool, *found)
+            return _with_task(tool, *found, values)
     if "Dream" in texts and (found := read_invokeai_1(texts["Dream"])):
-        return _with_task("InvokeAI", *found)
+        return _with_task("InvokeAI", *found, {})
     if parameters is None or len(parameters) > MAX_CHARACTERS:
         return None
     if (values := read_object(parameters)) is not None:
@@ -62,7 +62,7 @@ def read_found(chunks: Mapping[str, str], parameters: str | None) -> Found | Non
             return found
         for tool, read in (("SwarmUI", read_swarmui), ("Fooocus", read_fooocus)):
             if found := read(values, texts):
-                return _with_task(tool, *found)
+                return _with_task(tool, *found, values)
         return None
     found = read_a1111(parameters)
     if found is None:
@@ -81,16 +81,24 @@ def _comfyui(graph: object) -> Found | None:
         picture.prompt,
         picture.negative_prompt,
         picture.options,
-        picture.other,
+        picture.other | _named(graph),
         loras=picture.loras,
         task=picture.task,
     )
 
 
-def _with_task(tool: str, prompt: str, negative_prompt: str, options: dict[str, Any], other: dict[str, str]) -> Found:
+def _with_task(
+    tool: str, prompt: str, negative_prompt: str, options: dict[str, Any], other: dict[str, str], values: dict[str, Any]
+) -> Found:
     strength = options.get("strength")
     task = "image_to_image" if strength is not None and strength < 1.0 else "text_to_image"
-    return Found(tool, prompt, negative_prompt, options, other, task=task)
+    return Found(tool, prompt, negative_prompt, options, other | _named(values), task=task)
+
+
+def _named(values: object) -> dict[str, str]:
+    """Return the fields of a file's JSON whose number is not finite, which no option takes."""
+    found = no_numbers(values)
+    return {"not finite, left out": found} if found else {}
 
 
 READERS: tuple[tuple[str, str, Callable[[dict[str, Any], Mapping[str, str]], Parts | None]], ...] = (

@@ -1,24 +1,53 @@
-"""Values of the JSON that other tools write, checked and bounded: it is untrusted."""
+"""Values of the JSON that other tools write, checked and bounded: it is untrusted.
+
+Python writes NaN and Infinity, which are no JSON, and some tools pass them on. They are read as texts, so that no number
+of a record is one of them and what is printed is JSON again; `no_numbers` names the fields that had them.
+"""
 
 import json
 import math
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["known", "read_float", "read_int", "read_object", "written"]
+__all__ = ["known", "no_numbers", "read_float", "read_int", "read_object", "written"]
 
 MAX_FIELDS = 300
+MAX_NAMED = 20
+
+
+class NotFinite(str):
+    """A number of a file that is not finite, as it is written there: "NaN", "-Infinity", "1e999"."""
 
 
 def read_object(text: str) -> dict[str, Any] | None:
-    """Return a JSON object, or None for anything else."""
+    """Return a JSON object, or None for anything else; numbers that are not finite are `NotFinite` texts."""
     if not text.lstrip().startswith("{"):
         return None
     try:
-        values = json.loads(text)
+        values = json.loads(text, parse_constant=NotFinite, parse_float=_finite)
     except (ValueError, RecursionError):
         return None
     return values if isinstance(values, dict) else None
+
+
+def _finite(text: str) -> float | NotFinite:
+    number = float(text)
+    return number if math.isfinite(number) else NotFinite(text)
+
+
+def no_numbers(values: object) -> str:
+    """Return the fields whose number is not finite, with what is written there: "cfg_scale Infinity, steps NaN"."""
+    found: list[str] = []
+    waiting: list[tuple[str, object]] = [("", values)]
+    while waiting and len(found) < MAX_NAMED:
+        name, value = waiting.pop()
+        if isinstance(value, NotFinite):
+            found.append(f"{name} {value}"[:100])
+        elif isinstance(value, dict):
+            waiting += [(str(key), inner) for key, inner in value.items() if key != "is_changed"]  # ComfyUI's own mark
+        elif isinstance(value, list):
+            waiting += [(name, inner) for inner in value]
+    return ", ".join(sorted(set(found)))
 
 
 def known(values: dict[str, Any]) -> dict[str, Any]:

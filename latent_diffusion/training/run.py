@@ -58,12 +58,10 @@ logger = logging.getLogger(__name__)
 
 def train(run: RunConfig) -> int:
     """Train one run to its end, or to a signal; return the exit code."""
-    keep_large_blocks()
     signals = StopSignals()
     with signals.caught():
-        accelerator = build_accelerator()
+        accelerator = _start()
         first = accelerator.is_main_process
-        start_logging(logging.INFO if first else logging.ERROR)
         folder = RunFolder(run.output)
         folder.refuse_if_held()
         state = newest_state(folder.checkpoints)
@@ -148,11 +146,17 @@ def _keep_best(folder: RunFolder, described: dict[str, Any], first: bool, traine
         write_result(trainer, folder.best, described, verify=False)
 
 
-def set_up(run: RunConfig) -> "tuple[RunConfig, Accelerator, TrainingKernels]":
-    """Return a run with its precision, and what it computes with, where nothing is continued or written."""
+def _start() -> "Accelerator":
+    """Prepare this process for training: its memory, its share of the work, its log."""
     keep_large_blocks()
     accelerator = build_accelerator()
     start_logging(logging.INFO if accelerator.is_main_process else logging.ERROR)
+    return accelerator
+
+
+def set_up(run: RunConfig) -> "tuple[RunConfig, Accelerator, TrainingKernels]":
+    """Return a run with its precision, and what it computes with, where nothing is continued or written."""
+    accelerator = _start()
     run = choose_precision(run, None, accelerator)
     _choose_threads(run, None, accelerator)
     return run, accelerator, _choose_kernels(run, None, accelerator)

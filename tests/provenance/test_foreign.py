@@ -51,6 +51,18 @@ FOOOCUS = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+def test_numbers_that_are_not_finite_are_named_and_become_no_option(number):
+    invoke = json.dumps(INVOKE).replace('"cfg_scale": 7.5', f'"cfg_scale": {number}')
+    graph = json.dumps({**GRAPH, "12": {"class_type": "Note", "is_changed": [float("nan")]}})
+    graph = graph.replace('"cfg": 6.5', f'"cfg": {number}')
+    for name, texts in (("cfg_scale", {"invokeai_metadata": invoke}), ("cfg", {"prompt": graph})):
+        found = read_found(texts, None)
+        assert "guidance_scale" not in found.options and found.options["seed"] in (5, 9)
+        assert found.other["not finite, left out"] == f"{name} {number}"
+        json.dumps([found.options, found.other], allow_nan=False)
+
+
 def test_a1111():
     found = read_found({}, A1111)
     assert (found.tool, found.prompt) == ("A1111", "a (red:1.2) apple, <lora:ink:0.8>\non a table")

@@ -128,10 +128,9 @@ def _gelus(dtype: torch.dtype) -> Pair:
 
 def _linears(dtype: torch.dtype) -> Pair:
     generator = torch.Generator().manual_seed(0)
-    plain, x = nn.Linear(128, 512, dtype=dtype), torch.randn(2048, 128, generator=generator).to(dtype).requires_grad_()
+    plain, convolved = (_drawn(nn.Linear(128, 512, dtype=dtype, device="meta")) for _ in range(2))
+    x = torch.randn(2048, 128, generator=generator, dtype=torch.float32).to(dtype).requires_grad_()
     gradient = torch.randn(2048, 512, generator=generator, dtype=torch.float32).to(dtype)
-    convolved = nn.Linear(128, 512, dtype=dtype)
-    convolved.load_state_dict(plain.state_dict())
     install(convolved, TrainingKernels(convolved_linear=True))
     return _made(convolved, [x], gradient, convolved.parameters()), _made(plain, [x], gradient, plain.parameters())
 
@@ -139,13 +138,24 @@ def _linears(dtype: torch.dtype) -> Pair:
 def _convolutions(trained: bool) -> Pair:
     """Run a convolution whose weight has a gradient or none."""
     generator = torch.Generator().manual_seed(0)
-    x, gradient = (torch.randn(2, 64, 32, 32, generator=generator) for _ in range(2))
+    x, gradient = (torch.randn(2, 64, 32, 32, generator=generator, dtype=torch.float32) for _ in range(2))
     x = x.to(memory_format=torch.channels_last).requires_grad_()
-    plain, faster = (nn.Conv2d(64, 64, 3, padding=1).requires_grad_(trained) for _ in range(2))
-    faster.load_state_dict(plain.state_dict())
+    layers = (nn.Conv2d(64, 64, 3, padding=1, dtype=torch.float32, device="meta") for _ in range(2))
+    plain, faster = (_drawn(layer).requires_grad_(trained) for layer in layers)
     install(faster, TrainingKernels(winograd=True))
     ways = [_made(conv, [x], gradient, conv.parameters() if trained else ()) for conv in (faster, plain)]
     return ways[0], ways[1]
+
+
+def _drawn(layer: nn.Module) -> nn.Module:
+    """Give `layer`, made on "meta", weights of a generator of its own; the random state of the process is not used."""
+    generator = torch.Generator().manual_seed(1)
+    drawn = {
+        name: torch.randn(weight.shape, generator=generator, dtype=torch.float32).mul_(0.05).to(weight.dtype)
+        for name, weight in layer.state_dict().items()
+    }
+    layer.load_state_dict(drawn, assign=True)
+    return layer
 
 
 def _made(
