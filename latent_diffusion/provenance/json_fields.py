@@ -1,7 +1,7 @@
 """Values of the JSON that other tools write, checked and bounded: it is untrusted.
 
-Python writes NaN and Infinity, which are no JSON, and some tools pass them on. They are read as texts, so that no number
-of a record is one of them and what is printed is JSON again; `no_numbers` names the fields that had them.
+Python writes NaN and Infinity, which are no JSON, and some tools pass them on. They are read as texts, so that no
+number of a record is one of them and what is printed is JSON again; `no_numbers` names the fields that had them.
 """
 
 import json
