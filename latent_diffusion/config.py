@@ -20,6 +20,7 @@ __all__ = [
     "LESS_MEMORY",
     "EmaConfig",
     "EvaluateConfig",
+    "MemoryConfig",
     "RunConfig",
     "SampleConfig",
     "Section",
@@ -91,6 +92,13 @@ class SampleConfig(Section):
     """Seed of the first picture; each next picture adds 1."""
 
 
+class MemoryConfig(Section):
+    """Ways to train on a small card (docs/training-memory.md); each keeps the draws and the order of the run."""
+
+    drop_encoders: bool = False
+    """Drop text encoder and autoencoder once all is cached; sample pictures and held-out ones read them again."""
+
+
 class RunConfig(Section):
     """One training run."""
 
@@ -134,6 +142,8 @@ class RunConfig(Section):
     """Sample pictures during training; null: none. Keys below."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, a third more time."""
+    memory: MemoryConfig | None = None
+    """Ways to train in less memory; null: none. Keys below."""
     fast: bool = True
     """On CPUs: faster kernels where they give the same numbers; false: torch's own."""
     threads: int | None = Field(default=None, ge=1)

@@ -1,6 +1,7 @@
 """A model by its name, whatever it is: bundled, a diffusers folder, or a single file."""
 
 import os
+from collections.abc import Collection
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,8 @@ class Reading(TypedDict, total=False):
     """Autoencoder to use in place of the model's own, or where a single file has none: a folder or a file."""
     averaged: bool
     """Of a single file: take the U-Net's moving average (EMA) where it lies beside the plain weights."""
+    left_out: Collection[str]
+    """Parts that stay on the meta device, without weights: "unet", "vae", "text_encoder", "text_encoder_2"."""
 
 
 def load_model(
@@ -54,13 +57,20 @@ def load_model(
         reading.get("prediction_type"),
         reading.get("averaged", False),
     )
+    left_out = reading.get("left_out", ())
     if place.is_file():
         components = load_single_file(
-            place, dtype, family=family, prediction_type=prediction_type, averaged=averaged, with_vae=with_vae
+            place,
+            dtype,
+            family=family,
+            prediction_type=prediction_type,
+            averaged=averaged,
+            with_vae=with_vae,
+            left_out=left_out,
         )
         return replace(components, overrides=Overrides(family, prediction_type, averaged))
     for option, value in (("family", family), ("averaged", averaged)):
         if value:
             raise ConfigError(f"{option}={value!r} is for single files; {str(name)!r} is a folder")
-    components = load_folder(place, dtype, prediction_type=prediction_type, with_vae=with_vae)
+    components = load_folder(place, dtype, prediction_type=prediction_type, with_vae=with_vae, left_out=left_out)
     return replace(components, overrides=Overrides(None, prediction_type))

@@ -61,6 +61,7 @@ class Latents:
     ) -> None:
         """Take the parts and a cache on disk; nothing is computed yet."""
         self._autoencoder, self._data, self._seed, self._stored = autoencoder, data, seed, stored
+        self._like = next(autoencoder.parameters()).new_empty(0)  # its weights may be dropped once all is cached
         self._kept: list[dict[int, Tensor]] | None = None  # (2, C, h, w) by flip and row: mean and log-variance
         self._weights = ""
         self._on_disk = False
@@ -72,7 +73,7 @@ class Latents:
 
     def _bytes(self) -> int:
         """Return what the latents of all pictures take."""
-        element = next(self._autoencoder.parameters()).element_size()
+        element = self._like.element_size()
         sizes = (self._data.size_of(row) for row in range(len(self._data)))
         pixels = sum(width * height * (1 + self._data.flips(row)) for row, (width, height) in enumerate(sizes))
         return 2 * self._autoencoder.config.latent_channels * pixels // self._autoencoder.factor**2 * element
@@ -111,8 +112,7 @@ class Latents:
         """Yield the latents (2, C, h, w) of rows and their mirror images, on the CPU."""
         for chosen in _same_size(self._data, places):
             images = [self._data.image(row).flip(-1) if flip else self._data.image(row) for flip, row in chosen]
-            like = next(self._autoencoder.parameters())
-            made = self._encode(torch.stack(images).float().div_(127.5).sub_(1).to(like))
+            made = self._encode(torch.stack(images).float().div_(127.5).sub_(1).to(self._like))
             yield from zip(chosen, made.cpu().clone(), strict=True)
 
     def _fill_disk(self, stored: TensorCache, places: Sequence[tuple[bool, int]], sharing: Sharing) -> None:
@@ -127,10 +127,20 @@ class Latents:
         stored.prune(self._key(*place) for place in places)
 
     def _from_disk(self, stored: TensorCache, flip: bool, row: int) -> Tensor:
-        """Return the latents (2, C, h, w) of a row as they are stored; what is damaged is made again."""
+        """Return the latents (2, C, h, w) of a row as they are stored; what is damaged is made again.
+
+        Raises:
+            DataError: they are damaged, and the autoencoder is dropped.
+        """
         latents = stored.get(self._key(flip, row))
         if latents is None or not bool(latents.isfinite().all()):
-            logger.warning("latents of %r are damaged on disk and made again", self._data.rows[row]["file_name"])
+            name = self._data.rows[row]["file_name"]
+            if next(self._autoencoder.parameters()).is_meta:
+                raise DataError(
+                    f"latents of {name!r} are damaged in {stored.folder}, and the autoencoder that makes them is "
+                    f"dropped; delete the folder, or set memory.drop_encoders=false, and run again"
+                )
+            logger.warning("latents of %r are damaged on disk and made again", name)
             ((_, latents),) = self._encoded([(flip, row)])
             self._check_finite([{row: latents}])
             stored.put(self._key(flip, row), latents)
@@ -141,8 +151,7 @@ class Latents:
         part, _ = self._data.place(row)
         config = self._data.config
         how = (self._data.size_of(row), part.config.fit, config.background, config.decode, flip)
-        like = next(self._autoencoder.parameters())
-        machine = (str(like.dtype), like.device.type, torch.__version__)
+        machine = (str(self._like.dtype), self._like.device.type, torch.__version__)
         return key_of("latents 1", self._data.content(row), repr(how), self._weights, *machine)
 
     def _check_finite(self, kept: list[dict[int, Tensor]]) -> None:
@@ -169,7 +178,7 @@ class Latents:
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Tensor:
         """Return scaled latents (B, C, h, w), drawn from each picture's posterior with the sample's key."""
-        like = next(self._autoencoder.parameters())
+        like = self._like
         places = list(zip(batch.flipped, batch.row, strict=True))
         if self._kept is not None:
             both = torch.stack([self._kept[flipped][row] for flipped, row in places]).to(like.device)
@@ -206,8 +215,14 @@ class TextStates:
     ) -> None:
         """Take the encoder, the largest number of chunks of a caption and a cache on disk; nothing is computed yet."""
         self.encoder, self.dtype, self.stored = text_encoder, dtype, stored
+        self._device = text_encoder.device  # its weights may be dropped once all is kept
         self.rows = CaptionRows(text_encoder, chunks)
         self._kept: dict[str, Conditioning] | None = None  # of single captions, on the CPU
+
+    @property
+    def cached(self) -> bool:
+        """Whether the encoder is no longer needed for the captions of the data."""
+        return self._kept is not None
 
     @torch.no_grad()
     def fill(self, captions: Sequence[str], most: int, sharing: Sharing = ALONE) -> None:
@@ -267,7 +282,7 @@ class TextStates:
         """Return the conditioning of B captions of n chunks: context (B, n L, D) and, of two towers, pooled (B, P)."""
         if self._kept is None:
             return self._encode(captions)
-        return Conditioning.cat([self._kept[caption] for caption in captions]).to(self.encoder.device)
+        return Conditioning.cat([self._kept[caption] for caption in captions]).to(self._device)
 
     def uncached(self) -> "TextStates":
         """Return the same for captions that are not kept."""

@@ -19,6 +19,7 @@ Rules that make a resumed run equal an uninterrupted one, and one process equal 
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
@@ -122,6 +123,7 @@ class Objective(ABC):
     held_out: Any = None  # pictures that are measured and not trained on
     best_by: ClassVar[str] = "validation_loss"  # the figure of `evaluate` by which weights are the best
     best_is_lowest: ClassVar[bool] = True
+    memory: ClassVar[frozenset[str]] = frozenset()  # keys of `memory:` that it obeys; the others are refused
     run: Any  # the whole `RunConfig`; set again once the number of updates is known
 
     @abstractmethod
@@ -183,6 +185,10 @@ class Objective(ABC):
     def copies(self, pictures: "list[Image]") -> "Copies | None":
         """Return the training pictures nearest to the sample pictures, or None where that has no meaning."""
         return None
+
+    def assembled(self) -> AbstractContextManager[None]:
+        """Return a context in which every part of the model is there: `evaluate`, `draw`, `export` and `verify`."""
+        return nullcontext()
 
     def fingerprint(self) -> dict[str, str]:
         """Return what else decides the run (digest of the data, of the initial weights), compared on resume."""

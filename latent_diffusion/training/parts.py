@@ -18,11 +18,21 @@ from latent_diffusion.config import Section
 from latent_diffusion.data.folder import DataConfig, ImageFolder
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.families import FAMILIES
+from latent_diffusion.models.autoencoder import AutoencoderKL
+from latent_diffusion.models.text_encoder import TextEncoder, TextEncoders
 from latent_diffusion.models.unet import UNet, UNetConfig
 from latent_diffusion.nn.transformer import TransformerBlock
 from latent_diffusion.registry import names, nearest
 
-__all__ = ["ModelSettings", "build_parts", "check_fit", "check_sizes", "freeze_lone_attention", "refuse_unused"]
+__all__ = [
+    "ModelSettings",
+    "build_parts",
+    "check_fit",
+    "check_sizes",
+    "freeze_lone_attention",
+    "read_encoders",
+    "refuse_unused",
+]
 
 
 SIZES, REFINER_SIZES = 6, 5
@@ -85,6 +95,17 @@ def build_parts(settings: ModelSettings) -> Components:
         prediction=prediction,
         scheduler_config=scheduler,
         name="unet",
+    )
+
+
+def read_encoders(settings: ModelSettings) -> tuple[AutoencoderKL, TextEncoder | TextEncoders]:
+    """Return autoencoder and text encoder as `build_parts` reads them; no weight of the U-Net is read."""
+    if settings.init is not None:
+        loaded = load_model(settings.init, left_out=("unet",))
+        return loaded.autoencoder, loaded.text_encoder
+    assert settings.parts is not None, "`build_parts` has checked it"
+    return load_autoencoder(Path(settings.parts.vae), torch.float32), load_text_encoder(
+        Path(settings.parts.text_encoder)
     )
 
 

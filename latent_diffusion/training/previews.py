@@ -41,7 +41,7 @@ class Previews:
         if sample is None or trainer.stopped or (done % sample.every and done != trainer.last):
             return
         try:
-            with averaged(trainer), torch.no_grad():
+            with averaged(trainer), trainer.objective.assembled(), torch.no_grad():
                 parts = shared(trainer.accelerator, trainer.objective.draw)
             if self._log is not None:
                 self._write(trainer, interleaved(parts), self._log)

@@ -26,7 +26,7 @@ def write_result(trainer: Trainer, target: Path, described: Mapping[str, Any], *
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     aside = target.with_name(f"{target.name}-unverified")
-    with averaged(trainer):
+    with averaged(trainer), trainer.objective.assembled():
         try:
             trainer.objective.export(temporary, averaged=trainer.ema is not None)
             record = shareable(trainer, described)

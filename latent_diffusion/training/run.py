@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 import traceback
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -233,6 +233,21 @@ def build_objective(run: RunConfig) -> Objective:
     settings = {key: value for key, value in run.objective.items() if key != "name"}
     if kind.couples_samples and run.accumulation > 1:
         raise ConfigError(f"accumulation: objective {run.objective['name']!r} compares all pictures of a batch; use 1")
+    if run.memory is not None:
+        _refuse_memory(run, kind.memory)
     return kind(
         parse_section(kind.settings_type, settings, "objective"), parse_section(kind.data_type, run.data, "data"), run
     )
+
+
+def _refuse_memory(run: RunConfig, obeyed: Collection[str]) -> None:
+    """Refuse keys of `memory:` that have no meaning for an objective.
+
+    Raises:
+        ConfigError: naming the first.
+    """
+    assert run.memory is not None, "the caller has looked"
+    for name in run.memory.model_dump(exclude_defaults=True):
+        if name not in obeyed:
+            there = f"it obeys {', '.join(sorted(obeyed))}" if obeyed else "it obeys no key of memory"
+            raise ConfigError(f"memory.{name}: not for objective {run.objective['name']!r}; {there}; leave it out")

@@ -32,6 +32,9 @@ _FREE = {
 }  # fmt: skip
 """Keys that may change between the parts of one run: they do not change what is computed (but for rounding)."""
 
+_FREE_IN_MEMORY = {"memory.drop_encoders"}
+"""The same, of the section `memory:`."""
+
 
 class Stateful(Protocol):
     """An observer whose state belongs to a checkpoint."""
@@ -236,6 +239,9 @@ def refuse_drift(state: TrainingState, described: Mapping[str, Any], run: RunCon
     before = _flat({k: v for k, v in state.values["config"].items() if k not in _FREE})
     before.setdefault("optimizer.name", "adamw")  # the only one that older checkpoints can have
     now = _flat({k: v for k, v in described["config"].items() if k not in _FREE})
+    for free in _FREE_IN_MEMORY:
+        before.pop(free, None)
+        now.pop(free, None)
     if run.decay == "constant":
         before.pop("steps", None)
         now.pop("steps", None)

@@ -87,7 +87,7 @@ class Validation:
 
     def _measured(self, trainer: "Trainer") -> dict[str, float]:
         """Return the mean of each figure over all held-out pictures, the same on every process."""
-        with averaged(trainer), torch.no_grad():
+        with averaged(trainer), trainer.objective.assembled(), torch.no_grad():
             parts = shared(trainer.accelerator, trainer.objective.evaluate)
         names = dict.fromkeys(name for part in parts for name in part)
         joined = {name: torch.cat([part[name].double().cpu() for part in parts if name in part]) for name in names}

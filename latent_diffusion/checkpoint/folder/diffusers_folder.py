@@ -1,7 +1,7 @@
 """A model as a diffusers folder: unet/, vae/, text_encoder/, tokenizer/, scheduler/ and model_index.json."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,7 @@ def load_folder(
     *,
     prediction_type: str | None = None,
     with_vae: Callable[[ModelPlan], ModelPlan] | None = None,
+    left_out: Collection[str] = (),
 ) -> Components:
     """Read a model; its networks are on the CPU, in evaluation mode. Nothing is looked up elsewhere.
 
@@ -62,6 +63,7 @@ def load_folder(
         dtype: of every part; or what chooses the U-Net's, the others being float32; None keeps each tensor's own.
         prediction_type: meaning of the U-Net's output, for a folder that states it wrongly.
         with_vae: returns the plan with another autoencoder.
+        left_out: parts that stay on the meta device, without weights: "unet", "vae", "text_encoder", "text_encoder_2".
 
     Raises:
         CheckpointError: a file is missing, damaged or does not fit; the message names it.
@@ -75,7 +77,7 @@ def load_folder(
         return open_text_weights(path / part) if part.startswith("text") else open_weights(path / part)
 
     plan = plan.predicting(prediction_type)
-    components = assemble(plan if with_vae is None else with_vae(plan), path, weights, dtype)
+    components = assemble(plan if with_vae is None else with_vae(plan), path, weights, dtype, left_out)
     return replace(components, prompt_forms=read_prompt_forms(path))
 
 

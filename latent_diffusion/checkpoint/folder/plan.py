@@ -3,7 +3,7 @@
 A folder describes its model in JSON files, a single file in its header or by its tensors; both give a `ModelPlan`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -96,6 +96,7 @@ def assemble(
     source: Path,
     weights: Callable[[str, nn.Module], Weights],
     dtype: torch.dtype | ChooseDtype | None,
+    left_out: Collection[str] = (),
 ) -> Components:
     """Build the parts and fill them, tensor by tensor; on the CPU, in evaluation mode.
 
@@ -105,6 +106,7 @@ def assemble(
         weights: (part, its network on the meta device) -> weights under that network's names; parts are "unet", "vae",
             "text_encoder", "text_encoder_2".
         dtype: of every part; or what chooses the U-Net's, the others being float32; None keeps each tensor's own.
+        left_out: parts that stay on the meta device, without weights.
 
     Raises:
         CheckpointError: a file is missing, damaged or does not fit; the message names it.
@@ -116,6 +118,8 @@ def assemble(
     notes, other = list(plan.notes), plan.other_autoencoder
 
     def filled(part: str, network: Any, kind: torch.dtype | None, fill_in: Callable = fill) -> Any:
+        if part in left_out:
+            return network
         found = other.weights(network) if part == "vae" and other is not None else weights(part, network)
         notes.extend(found.casts(part, kind))
         return fill_in(network, found, kind)

@@ -3,7 +3,7 @@
 Files of others say what they are by their tensors (`detect`), ours also by their header (`single_header`).
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ def load_single_file(
     prediction_type: str | None = None,
     averaged: bool = False,
     with_vae: Callable[[ModelPlan], ModelPlan] | None = None,
+    left_out: Collection[str] = (),
 ) -> Components:
     """Read a model; its networks are on the CPU, in evaluation mode. Nothing is looked up elsewhere.
 
@@ -62,6 +63,7 @@ def load_single_file(
         prediction_type: meaning of the U-Net's output, for a file that does not state it.
         averaged: take the U-Net's moving average (EMA) where the file has it beside the plain weights.
         with_vae: returns the plan with another autoencoder; the file needs none of its own then.
+        left_out: parts that stay on the meta device, without weights.
 
     Raises:
         CheckpointError: the file is missing, damaged, does not fit, or is none of a family that we have.
@@ -81,7 +83,7 @@ def load_single_file(
             return Weights(file.source, compvis_autoencoder(file.tensors, AUTOENCODER, network))
         return Weights(file.source, _text(file, network, places[part]))
 
-    return assemble(plan, file.source, weights, dtype)
+    return assemble(plan, file.source, weights, dtype, left_out)
 
 
 def plan_single_file(file: CheckpointFile, family: str | None = None, *, needs_autoencoder: bool = True) -> ModelPlan:

@@ -5,6 +5,8 @@ Reference: Gandikota et al. 2023, arXiv:2303.07345 (erasing); 2023, arXiv:2311.1
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,15 +15,22 @@ from pydantic import Field
 from torch import nn
 
 from latent_diffusion.adapters.model_parts import parts_of
-from latent_diffusion.config import Section
+from latent_diffusion.config import MemoryConfig, Section
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.runtime.precision import place
 from latent_diffusion.training.adapter_files import verify_adapter, write_adapter
 from latent_diffusion.training.adapter_layers import AdapterSettings
 from latent_diffusion.training.drawing import Sheet
+from latent_diffusion.training.encoders import Encoders
 from latent_diffusion.training.frozen_weights import in_float32, round_frozen
 from latent_diffusion.training.objective import Objective, Share
-from latent_diffusion.training.parts import ModelSettings, build_parts, check_fit, freeze_lone_attention
+from latent_diffusion.training.parts import (
+    ModelSettings,
+    build_parts,
+    check_fit,
+    freeze_lone_attention,
+    read_encoders,
+)
 from latent_diffusion.training.sliding import ConceptSettings, Numbers, Sliding, SlidingSettings
 from latent_diffusion.training.started_adapter import start_adapter, start_digest
 from latent_diffusion.training.weights_digest import weights_digest
@@ -56,6 +65,7 @@ class ConceptsObjective(Objective):
 
     settings_type = ConceptsSettings
     data_type = PromptsConfig
+    memory = frozenset({"drop_encoders"})
 
     def __init__(self, settings: ConceptsSettings, data: PromptsConfig, run: Any) -> None:
         """Load the model and put the changes in place.
@@ -89,13 +99,26 @@ class ConceptsObjective(Objective):
 
     def prepare(self, accelerator: "Accelerator", dtype: torch.dtype) -> None:
         """Move the parts and encode the prompts."""
-        parts = self.components
+        parts, memory = self.components, self.run.memory or MemoryConfig()
         place(parts.autoencoder, accelerator.device, dtype)
         place(parts.unet, accelerator.device, dtype, self.run.precision)
         parts.text_encoder.to(accelerator.device, dtype)
         self.player.encode()
         if self.run.precision == "bfloat16":
             round_frozen(parts.unet)
+        read = partial(read_encoders, self.settings)
+        self.encoders = Encoders((parts, self.base), read, accelerator.device, dtype)
+        if memory.drop_encoders:
+            if self.player.trains_text:
+                raise ConfigError(
+                    "memory.drop_encoders: text states change while a text encoder is trained; leave it out"
+                )
+            self.encoders.drop()
+            self.frozen = {"unet": self.base.unet}
+
+    def assembled(self) -> AbstractContextManager[None]:
+        """Return a context in which dropped encoders are there again."""
+        return self.encoders.there()
 
     def batches(self, numbers: Iterable[Sequence[int]]) -> Iterator[Numbers]:
         """Yield the sample numbers alone."""

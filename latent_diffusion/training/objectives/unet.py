@@ -6,7 +6,9 @@ Reference: Rombach et al. 2022, arXiv:2112.10752, eq. (3); Ho & Salimans 2022, a
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -18,6 +20,7 @@ from latent_diffusion.adapters.model_parts import parts_of
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.folder.diffusers_folder import save_folder
 from latent_diffusion.checkpoint.prompt_forms import PromptForms
+from latent_diffusion.config import MemoryConfig
 from latent_diffusion.data.buckets import plan_lines
 from latent_diffusion.data.folder import DataConfig, ImageFolder
 from latent_diffusion.data.loader import Batch, batches
@@ -33,6 +36,7 @@ from latent_diffusion.training.copy_test import Copies, find_copies
 from latent_diffusion.training.denoising import Denoising, HeldOutLoss, LossSettings
 from latent_diffusion.training.drawing import Sheet
 from latent_diffusion.training.drawn_masks import DrawnMasks, InpaintingSettings
+from latent_diffusion.training.encoders import Encoders
 from latent_diffusion.training.frozen_states import Latents, LiveTextStates, Sharing, TextStates
 from latent_diffusion.training.frozen_weights import round_frozen
 from latent_diffusion.training.masked_loss import MaskedSettings, PictureAreas
@@ -43,6 +47,7 @@ from latent_diffusion.training.parts import (
     check_fit,
     check_sizes,
     freeze_lone_attention,
+    read_encoders,
 )
 from latent_diffusion.training.reopened import check_model
 from latent_diffusion.training.weight_rules import TrainSettings, choose_weights
@@ -92,6 +97,7 @@ class UNetObjective(Objective):
     settings_type: ClassVar[type[DenoisingSettings]] = UNetSettings
     data_type = DataConfig
     writes_frozen: ClassVar[bool] = True  # whether the result has the frozen weights too, which must then stay exact
+    memory = frozenset({"drop_encoders"})
 
     def __init__(self, settings: DenoisingSettings, data: DataConfig, run: Any) -> None:
         """Load or build the parts and read the pictures."""
@@ -160,9 +166,8 @@ class UNetObjective(Objective):
 
     def prepare(self, accelerator: "Accelerator", dtype: torch.dtype) -> None:
         """Move the parts, then encode pictures and captions."""
-        parts, settings = self.components, self.settings
+        parts, settings, memory = self.components, self.settings, self.run.memory or MemoryConfig()
         place(parts.autoencoder, accelerator.device, dtype)
-        place(parts.unet, accelerator.device, dtype, self.run.precision)
         parts.text_encoder.to(accelerator.device)
         stored = open_cache(self.data.config.cache)
         sharing = Sharing(accelerator.process_index, accelerator.num_processes, accelerator.wait_for_everyone)
@@ -180,8 +185,39 @@ class UNetObjective(Objective):
             frozen = self._text_states(self.base.text_encoder, stored, sharing) if live else texts
             conditions = Conditions(self.base, frozen, self.masks)
             self.player.prior = BasePrior(self.base, conditions, self.preserve, self.outside_prior)
+        read = partial(read_encoders, settings)
+        self.encoders = Encoders((parts, self.base), read, accelerator.device, dtype)
+        if memory.drop_encoders:
+            self._drop_encoders(latents, texts)
+        place(parts.unet, accelerator.device, dtype, self.run.precision)
         if self.run.precision == "bfloat16" and not self.writes_frozen:
             round_frozen(parts.unet)
+
+    def _drop_encoders(self, latents: Latents, texts: TextStates | LiveTextStates) -> None:
+        """Drop text encoder and autoencoder, which no update needs.
+
+        Raises:
+            ConfigError: updates need one of them.
+        """
+        needed = {
+            "text states change while a text encoder or a word is trained": isinstance(texts, LiveTextStates),
+            "the picture around each drawn mask is encoded in every update": self.masks is not None,
+            "latents are not cached: raise objective.latent_cache_bytes, set data.cache, or another data.fit": (
+                not latents.cached
+            ),
+            "text states are not cached: raise objective.text_cache_bytes": (
+                isinstance(texts, TextStates) and not texts.cached
+            ),
+        }
+        for reason, holds in needed.items():
+            if holds:
+                raise ConfigError(f"memory.drop_encoders: {reason}; leave it out")
+        self.encoders.drop()
+        self.frozen = {name: module for name, module in self.frozen.items() if module is self.base.unet}
+
+    def assembled(self) -> AbstractContextManager[None]:
+        """Return a context in which dropped encoders are there again."""
+        return self.encoders.there()
 
     def _text_states(
         self, encoder: TextEncoder | TextEncoders, stored: TensorCache | None, sharing: Sharing
