@@ -1,6 +1,7 @@
 """Ways to train in less memory: what they change, what they must not change, and what they refuse."""
 
 import json
+from typing import Any
 
 import pytest
 from processes import assert_equal_states, losses_of
@@ -26,7 +27,7 @@ def run_of(make_run, folder, kind, output, **values):
 
 
 def trained(run):
-    objective = build_objective(run)
+    objective: Any = build_objective(run)
     trainer = Trainer(objective, run, build_accelerator())
     trainer.fit()
     return objective
