@@ -35,7 +35,7 @@ INNER = {
     "data": [{REST}, {"sources"}, {"opening"}, {"checking"}, {"examination"}, {"folder"}, {"loader", "picture_masks"}],
     "pipeline": [{"call"}, {"engine"}, {"tasks"}, {REST}],
     "runtime": [{"agreement"}, {"cpu", "cuda"}, {REST}],
-    "server": [{REST}, {"a1111", "openai"}, {"app"}],
+    "server": [{REST}, {"a1111", "openai", "training"}, {"app"}],
     "training": [{REST}, {"objectives"}],
 }
 """Rows inside a folder that has folders, lowest first."""

@@ -173,12 +173,18 @@ class DataConfig(ReadingConfig):
         ]
 
     def held_out(self, where: dict[str, str | list[str]]) -> Self:
-        """Return the section for held-out pictures: other rows, as squares, and nothing that is drawn."""
-        plain: dict[str, Any] = {"where": where, "flip": False, "caption_dropout": 0.0, "weight": 1.0}
-        plain |= {"regularisation": False, "loss_weight": 1.0}
-        own = {"fit": "crop"} if self.fit == "random_crop" else {}
-        sources = [
-            source.model_copy(update=plain | {"size": None} | ({"fit": "crop"} if source.fit == "random_crop" else {}))
-            for source in self.sources
-        ]
-        return self.model_copy(update=plain | own | {"buckets": None, "sources": sources})
+        """Return the section for held-out pictures: other rows, as squares, and nothing that is drawn.
+
+        Filters of `where_not` stay, but for those on a field of `where`: they leave the same pictures out of training.
+        """
+
+        def plain(config: ReadingConfig) -> dict[str, Any]:
+            inherits = config is not self and "where_not" not in config.model_fields_set
+            without = self.where_not if inherits else config.where_not
+            values: dict[str, Any] = {"where": where, "flip": False, "caption_dropout": 0.0, "weight": 1.0}
+            values |= {"where_not": {field: names for field, names in without.items() if field not in where}}
+            values |= {"regularisation": False, "loss_weight": 1.0}
+            return values | ({"fit": "crop"} if config.fit == "random_crop" else {})
+
+        sources = [source.model_copy(update=plain(source) | {"size": None}) for source in self.sources]
+        return self.model_copy(update=plain(self) | {"buckets": None, "sources": sources})

@@ -7,17 +7,22 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.responses import FileResponse, Response
+from starlette.concurrency import run_in_threadpool
 from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
 
 from latent_diffusion.server import notes, refusals
 from latent_diffusion.server.a1111.sdapi import a1111_routes
 from latent_diffusion.server.about_api import about_routes
+from latent_diffusion.server.events import EventStreams
 from latent_diffusion.server.guard import Guard
 from latent_diffusion.server.jobs_api import job_routes
 from latent_diffusion.server.limits import ServeSettings
 from latent_diffusion.server.openai.images_api import openai_routes
 from latent_diffusion.server.service import Service
+from latent_diffusion.server.train_folder import with_own_folders
+from latent_diffusion.server.training.training import Training
+from latent_diffusion.server.training.training_api import training_routes
 from latent_diffusion.server.worker import check_output
 from latent_diffusion.version import VERSION
 
@@ -39,7 +44,9 @@ def build_app(settings: ServeSettings, loading: Mapping[str, Any] | None = None)
         LatentDiffusionError: a model, a device or a folder that cannot be had.
     """
     check_output(settings.output)
+    settings = with_own_folders(settings)
     service = Service(settings, loading)
+    training = Training(service, on_cpu=str((loading or {}).get("device", "")) == "cpu")
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -47,14 +54,17 @@ def build_app(settings: ServeSettings, loading: Mapping[str, Any] | None = None)
         service.queue.start()
         yield
         service.queue.close()
+        await run_in_threadpool(training.close)
 
     app = FastAPI(
         title="latent_diffusion", version=VERSION, lifespan=lifespan, docs_url=None, redoc_url=None,
-        description="Draw, repaint and extend pictures. Errors are 4xx with one line.",
+        description="Draw, repaint and extend pictures, and train. Errors are 4xx with one line.",
     )  # fmt: skip
-    app.state.service = service
+    app.state.service, app.state.training = service, training
     refusals.install(app)
-    app.include_router(job_routes(service))
+    streams = EventStreams(service)
+    app.include_router(job_routes(service, streams))
+    app.include_router(training_routes(training, streams))
     app.include_router(about_routes(service))
     app.include_router(a1111_routes(service))
     app.include_router(openai_routes(service))

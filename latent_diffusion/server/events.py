@@ -12,7 +12,7 @@ from latent_diffusion.server.refusals import Refusal
 from latent_diffusion.server.service import Service
 from latent_diffusion.server.unfinished import unfinished_jpeg
 
-__all__ = ["EventStreams", "view"]
+__all__ = ["ALIVE", "EventStreams", "view"]
 
 ALIVE = 15.0  # seconds after which a stream without news sends an empty line
 
@@ -54,14 +54,18 @@ class EventStreams:
         self._count = 0
 
     def open(self, job: Job, *, preview: bool) -> AsyncIterator[str]:
-        """Return the stream of a job's events.
+        """Return the stream of a job's events; errors as for `counted`."""
+        return self.counted(_events(self._service, job, preview=preview))
+
+    def counted(self, events: AsyncIterator[str]) -> AsyncIterator[str]:
+        """Return a stream that counts as open until it ends.
 
         Raises:
             Refusal: as many are open as may be.
         """
         if self._count >= MAX_EVENTS:
             raise Refusal(429, f"{self._count} streams of events are open; at most {MAX_EVENTS}", retry_after="5")
-        return self._counted(_events(self._service, job, preview=preview))
+        return self._counted(events)
 
     async def _counted(self, events: AsyncIterator[str]) -> AsyncIterator[str]:
         self._count += 1

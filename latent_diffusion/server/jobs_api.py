@@ -15,10 +15,9 @@ __all__ = ["job_routes"]
 LISTED = 100  # jobs
 
 
-def job_routes(service: Service) -> APIRouter:
+def job_routes(service: Service, streams: EventStreams) -> APIRouter:
     """Return the routes under /jobs."""
     router = APIRouter(prefix="/jobs", tags=["jobs"])
-    streams = EventStreams(service)
 
     @router.post("", status_code=202)
     async def begin(fields: DrawFields) -> dict[str, Any]:

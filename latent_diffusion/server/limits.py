@@ -33,6 +33,7 @@ class ServeSettings:
     lora_folder: Path | None = None
     model_folder: Path | None = None
     output: Path | None = None  # where finished pictures are written
+    train_folder: Path | None = None  # pictures to train on, and the runs
 
     def __post_init__(self) -> None:
         if self.api_key is not None and (len(self.api_key) < 8 or not self.api_key.isascii()):
@@ -43,7 +44,12 @@ class ServeSettings:
             )
         if "*" in self.cors and not self.api_key:
             raise ConfigError("--cors '*': every page could draw here; give --api-key too, or name the origins")
-        for name, folder in (("--lora-folder", self.lora_folder), ("--model-folder", self.model_folder)):
+        given = {
+            "--lora-folder": self.lora_folder,
+            "--model-folder": self.model_folder,
+            "--train-folder": self.train_folder,
+        }
+        for name, folder in given.items():
             if folder is not None and not folder.is_dir():
                 raise ConfigError(f"{name} {str(folder)!r}: there is no such folder")
 

@@ -12,6 +12,7 @@ from latent_diffusion.pipeline.pipeline import LatentDiffusionPipeline
 from latent_diffusion.registry import nearest
 from latent_diffusion.server.limits import ServeSettings
 from latent_diffusion.server.refusals import Refusal
+from latent_diffusion.server.train_folder import TrainFolder
 
 if TYPE_CHECKING:
     from latent_diffusion.pipeline.preview import Preview
@@ -23,7 +24,7 @@ MAX_LISTED = 1000  # files of a folder
 
 
 class Shelf:
-    """The bundled models, the one that the server was started with, and those of `--model-folder`."""
+    """The bundled models, the one that the server was started with, those of `--model-folder` and of runs."""
 
     def __init__(self, settings: ServeSettings, loading: Mapping[str, Any] | None = None) -> None:
         """Load the first model; `loading` are options of `from_pretrained` for every model.
@@ -48,7 +49,7 @@ class Shelf:
         for path in sorted(folder.iterdir())[:MAX_LISTED] if folder else ():
             if path.suffix.lower() in FILES or (path / INDEX).is_file():
                 found.setdefault(path.name, str(path))
-        return found
+        return found | (TrainFolder(trained).models() if (trained := self._settings.train_folder) else {})
 
     def find(self, name: str) -> str:
         """Return the model that a client means by its name, also without the ending or with a hash behind it.

@@ -18,7 +18,7 @@ from latent_diffusion.checkpoint.files.atomic import TEMPORARY, sweep
 from latent_diffusion.checkpoint.files.json_file import write_json
 from latent_diffusion.errors import ConfigError, ResourceError
 
-__all__ = ["RunFolder"]
+__all__ = ["RunFolder", "holder"]
 
 _OURS = {
     "checkpoints",
@@ -130,6 +130,15 @@ class RunFolder:
             self._refuse(_parse(file.read()))
             file.truncate(0)
             file.write(json.dumps(me))
+
+
+def holder(folder: Path) -> int | None:
+    """Return the id of the process of this machine that trains in a run folder; None where none does."""
+    with contextlib.suppress(OSError):
+        found = _parse((folder / ".lock").read_text(encoding="utf-8", errors="replace"))
+        if found is not None and found["host"] == socket.gethostname() and _alive(found):
+            return found["pid"]
+    return None
 
 
 def _parse(text: str) -> dict[str, Any] | None:

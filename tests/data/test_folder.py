@@ -88,6 +88,21 @@ def test_filters(make_folder):
         read(folder, where={"splt": "val"})
 
 
+def test_what_is_left_out_of_training_can_be_held_out(make_folder):
+    folder = make_folder()
+    names = sorted(str(row["file_name"]) for row in read(folder).rows)
+    apart = {"file_name": names[:2]}
+    for config in (
+        DataConfig(path=str(folder), size=16, where_not=apart),
+        DataConfig(size=16, sources=[{"path": str(folder), "where_not": apart}]),  # pyright: ignore[reportArgumentType]
+        DataConfig(size=16, where_not=apart, sources=[{"path": str(folder)}]),  # pyright: ignore[reportArgumentType]
+    ):
+        trained, held = ImageFolder(config, seed=7), ImageFolder(config.held_out(apart), seed=7)
+        assert len(trained) == len(names) - 2 and len(held) == 2
+    of_another_field = DataConfig(path=str(folder), size=16, where_not={"split": "test"}).held_out(apart)
+    assert len(ImageFolder(of_another_field, seed=7)) == 1
+
+
 def test_all_bad_pictures_are_named_before_training(make_folder, encoded):  # D01, D06
     folder = make_folder()
     (folder / "1.png").write_bytes((folder / "1.png").read_bytes()[:200])

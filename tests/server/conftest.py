@@ -1,6 +1,7 @@
 """A real server in a thread of this process, on the tiny model."""
 
 import contextlib
+import shutil
 import threading
 import time
 
@@ -22,7 +23,7 @@ class Running:
         bound, url = self._open.enter_context(listen(settings.host, 0))
         self.url = url.rstrip("/")
         app = build_app(settings, {"device": "cpu"})
-        self.service = app.state.service
+        self.service, self.training = app.state.service, app.state.training
         self._server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [bound]}, daemon=True)
         self._thread.start()
@@ -60,17 +61,49 @@ def wait_for(condition, seconds: float = 60.0) -> None:
 
 
 @pytest.fixture(scope="session")
-def server(tiny_folder, tmp_path_factory):
-    """A server with a model folder that holds a second model, a LoRA folder and an output folder."""
+def discs(tmp_path_factory):
+    """A folder of six pictures of discs with captions beside them."""
+    from PIL import Image, ImageDraw
+
+    folder = tmp_path_factory.mktemp("pictures") / "discs"
+    folder.mkdir()
+    for k, colour in enumerate(("red", "blue", "green", "yellow", "black", "purple")):
+        picture = Image.new("RGB", (24, 24), "white")
+        ImageDraw.Draw(picture).ellipse((3, 3, 12 + 2 * k, 20), fill=colour)
+        picture.save(folder / f"{k}.png")
+        (folder / f"{k}.txt").write_text(f"a {colour} disc")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def train_folder(discs, tmp_path_factory):
+    """Pictures to train on, and traps: links that lead out, a folder without captions, an empty one, an empty .zip."""
+    folder = tmp_path_factory.mktemp("training")
+    shutil.copytree(discs, folder / "discs")
+    (folder / "runs").mkdir()
+    secret = tmp_path_factory.mktemp("secret")
+    shutil.copytree(discs, secret / "discs")
+    (folder / "out").symlink_to(secret / "discs")
+    (folder / "runs" / "leaves.yaml").symlink_to(secret / "discs" / "0.txt")
+    (folder / "bare").mkdir()
+    (folder / "nothing").mkdir()
+    (folder / "empty.zip").write_bytes(b"PK\5\6" + bytes(18))
+    shutil.copy(discs / "0.png", folder / "bare" / ".hidden.png")
+    shutil.copy(discs / "0.png", folder / "bare" / "0.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(tiny_folder, train_folder, tmp_path_factory):
+    """A server with a model folder that holds a second model, folders of LoRA and pictures, and an output folder."""
     from latent_diffusion.server.limits import ServeSettings
 
     models = tmp_path_factory.mktemp("more-models")
     (models / "second").symlink_to(tiny_folder)
     output = tmp_path_factory.mktemp("pictures-of-server")
     loras = tmp_path_factory.mktemp("loras")
-    running = Running(
-        ServeSettings(model=str(tiny_folder), model_folder=models, output=output, lora_folder=loras, queue=100)
-    )
+    folders = {"model_folder": models, "lora_folder": loras, "train_folder": train_folder}
+    running = Running(ServeSettings(model=str(tiny_folder), output=output, queue=100, **folders))
     yield running
     running.close()
 

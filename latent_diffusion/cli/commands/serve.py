@@ -49,13 +49,21 @@ def serve(
         Path | None,
         typer.Option(metavar="FOLDER", show_default=False, help="Folder of more models that requests may choose."),
     ] = None,
+    train_folder: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            show_default=False,
+            help="Folder of picture folders to train on; runs are kept in it.",
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FOLDER", show_default=False, help="Folder for all finished pictures."),
     ] = None,
     **given: Any,
 ) -> None:
-    """Serve a page for drawing and repainting, and HTTP APIs.
+    """Serve a page for drawing, repainting and training, and HTTP APIs.
 
     The APIs are this package's own (/jobs), that of the A1111 web UI (/sdapi/v1) and OpenAI's for images (/v1/images);
     /docs lists all routes. Needs the extra `serve`: pip install "latent_diffusion[serve]".
@@ -65,6 +73,8 @@ def serve(
     `latent-diffusion serve`
 
     `latent-diffusion serve --model v1-5.safetensors --lora-folder loras/ --output pictures/`
+
+    `latent-diffusion serve --train-folder training/`
 
     `latent-diffusion serve --host 0.0.0.0 --api-key "$(openssl rand -hex 16)"`
     """
@@ -82,6 +92,7 @@ def serve(
     settings = ServeSettings(
         model=model, host=host, port=port, api_key=api_key, cors=tuple(cors or ()), queue=queue,
         lora_folder=lora_folder, model_folder=model_folder, output=output,
+        train_folder=train_folder,
     )  # fmt: skip
     with listen(host, port) as (socket, url):  # a port in use is found before the model is loaded
         app = build_app(settings, given_of(LoadOptions, given))

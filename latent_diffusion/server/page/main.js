@@ -3,6 +3,7 @@ import { call, element, follow, picture } from "./server.js";
 import * as settings from "./settings.js";
 import * as repaint from "./repaint.js";
 import * as grid from "./grid.js";
+import * as train from "./train.js";
 import { remember, show as showHistory } from "./history.js";
 
 const $ = (selector) => document.querySelector(selector);
@@ -20,9 +21,13 @@ export function choose(name) {
     tab.tabIndex = chosen ? 0 : -1;
     $(`#stage-${tab.id.slice(4)}`).hidden = !chosen;
   }
-  $("#bar").hidden = name === "history";
+  $("#bar").hidden = name === "history" || name === "train";
+  $("#settings").hidden = name === "train";
+  $("main").classList.toggle("training", name === "train");
+  $("#fault").hidden = true;
   $("#go").textContent = LABELS[name] || "";
   if (name === "history") showHistory(useAgain).catch(fault);
+  if (name === "train") train.open(fault).catch(fault);
 }
 
 function fault(error) {
@@ -63,7 +68,7 @@ export async function draw(fields) {
 }
 
 async function start() {
-  if ($("#go").disabled) return;
+  if ($("#go").disabled || $("#bar").hidden) return;
   $("#fault").hidden = true;
   busy(true);
   try {
@@ -112,6 +117,16 @@ async function useAgain(blob) {
   await settings.fillFrom(blob);
   choose("draw");
 }
+
+// Draws with what was trained: its model and its LoRA are put into the settings.
+async function drawWith({ model, lora }) {
+  await settings.refresh();
+  if (model) settings.set("model", model);
+  if (lora) settings.addLora(lora, 1);
+  choose("draw");
+  $("#settings").elements.prompt.focus();
+}
+train.connect(drawWith);
 
 $("#go").addEventListener("click", start);
 $("#stop").addEventListener("click", () => stop().catch(fault));

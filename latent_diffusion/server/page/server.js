@@ -27,9 +27,14 @@ export async function call(path, options = {}) {
   return answer;
 }
 
-// Calls `seen` with each state of a job until it is finished. fetch is used because EventSource sends no key.
+// Calls `seen` with each state of a job until it is finished.
 export async function follow(job, seen, preview = true) {
-  const answer = await call(`/jobs/${job}/events?preview=${preview}`);
+  await events(`/jobs/${job}/events?preview=${preview}`, seen);
+}
+
+// Calls `seen` with the data of each event of a stream, until it ends or `seen` returns false. EventSource sends no key.
+export async function events(path, seen) {
+  const answer = await call(path);
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
   for (;;) {
@@ -40,7 +45,7 @@ export async function follow(job, seen, preview = true) {
     text = events.pop();
     for (const event of events) {
       const line = event.split("\n").find((part) => part.startsWith("data: "));
-      if (line) seen(JSON.parse(line.slice(6)));
+      if (line && seen(JSON.parse(line.slice(6))) === false) return reader.cancel();
     }
   }
 }

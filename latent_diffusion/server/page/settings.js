@@ -21,18 +21,24 @@ export async function open() {
   about = await (await call("/about")).json();
   const api = await (await call("/openapi.json")).json();
   schema = api.components.schemas.DrawFields.properties;
-  showModel();
+  showOffers();
   options(form.elements.sampler, about.samplers, `the model's: ${about.defaults.sampler}`);
   options(form.elements.spacing, about.spacings, `the model's: ${about.defaults.spacing}`);
-  options(document.querySelector("#lora"), about.loras);
-  document.querySelector("#loras").hidden = !about.loras.length;
   form.elements.num_images.max = about.limits.images;
   form.elements.seed.max = about.limits.seed;
   const more = Object.keys(schema).filter((name) => !OWN.includes(name));
   document.querySelector("#more").replaceChildren(...more.map(moreField));
 }
 
-function showModel() {
+// Reads again which models and adapters there are.
+export async function refresh() {
+  about = await (await call("/about")).json();
+  showOffers();
+}
+
+function showOffers() {
+  options(document.querySelector("#lora"), about.loras);
+  document.querySelector("#loras").hidden = !about.loras.length;
   options(form.elements.model, about.models);
   form.elements.model.value = about.model;
   for (const name of ["width", "height", "num_inference_steps", "guidance_scale"]) {
@@ -145,12 +151,15 @@ form.elements.prompt.addEventListener("input", () => {
 document.querySelector("#lora-weight").addEventListener("input", (event) => {
   document.querySelector("#lora-value").value = event.target.value;
 });
-document.querySelector("#add-lora").addEventListener("click", () => {
-  const name = document.querySelector("#lora").value;
+// Puts an adapter into the prompt, in place of an earlier weight of it.
+export function addLora(name, weight) {
   const tag = new RegExp(`\\s*<lora:${name.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")}:[^>]*>`);
   const prompt = form.elements.prompt;
-  prompt.value = `${prompt.value.replace(tag, "")} <lora:${name}:${document.querySelector("#lora-weight").value}>`;
+  prompt.value = `${prompt.value.replace(tag, "")} <lora:${name}:${weight}>`;
   prompt.dispatchEvent(new Event("input"));
+}
+document.querySelector("#add-lora").addEventListener("click", () => {
+  addLora(document.querySelector("#lora").value, document.querySelector("#lora-weight").value);
 });
 document.querySelector("#new-seed").addEventListener("click", () => {
   set("seed", "");

@@ -1,0 +1,1 @@
+"""Training from the page: one process of its own at a time, started, watched and stopped over HTTP."""
