@@ -95,6 +95,10 @@ class SampleConfig(Section):
 class MemoryConfig(Section):
     """Ways to train on a small card (docs/training-memory.md); each keeps the draws and the order of the run."""
 
+    base: Literal["float32", "bfloat16", "float8", "int8", "nf4"] | None = None
+    """Format of the frozen layers under an adapter or words; nf4: 4 bits; null: as `precision` has it."""
+    base_on_host: bool = False
+    """Keep the frozen layers in host memory and bring each to the device while it computes: slower, least memory."""
     drop_encoders: bool = False
     """Drop text encoder and autoencoder once all is cached; sample pictures and held-out ones read them again."""
 

@@ -14,7 +14,7 @@ from latent_diffusion.adapters.forms import Update
 from latent_diffusion.nn.shared_copy import shared_copy
 from latent_diffusion.runtime.cpu.packing import unpack
 
-__all__ = ["adapted"]
+__all__ = ["adapted", "changed_weight"]
 
 M = TypeVar("M", bound=nn.Module)
 Changes = Sequence[tuple[Mapping[str, Update], float]]
@@ -43,6 +43,11 @@ def adapted(module: M, changes: Changes) -> M:
                 changed = _changed(tensor, of_layer, name)
                 setattr(layer, name, nn.Parameter(changed, requires_grad=tensor.requires_grad))
     return twin
+
+
+def changed_weight(weight: Tensor, update: Update) -> Tensor:
+    """Return `weight` with one change, as `adapted` makes it."""
+    return _changed(weight, [(update, 1.0)], "weight")
 
 
 def _changed(tensor: Tensor, of_layer: Sequence[tuple[Update, float]], name: str) -> Tensor:

@@ -10,7 +10,7 @@ from torch import nn
 
 from latent_diffusion.errors import ConfigError
 
-__all__ = ["autocast", "bfloat16_cost", "bfloat16_is_fast", "place", "state_dtype", "weight_dtype"]
+__all__ = ["autocast", "bfloat16_cost", "bfloat16_is_fast", "layout", "place", "state_dtype", "weight_dtype"]
 
 
 def weight_dtype(precision: str) -> torch.dtype:
@@ -77,12 +77,17 @@ def state_dtype(precision: str) -> torch.dtype:
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
 
-def place(network: nn.Module, device: torch.device, dtype: torch.dtype, precision: str = "float32") -> None:
-    """Move a convolutional network to `device` and `dtype`, in the layout that trains fastest in `precision`; in place.
+def layout(device: torch.device, precision: str) -> torch.memory_format:
+    """Return the memory layout of pictures and convolutions that trains fastest in `precision`.
 
     That is channels_last, but for bfloat16 on CPUs: GroupNorm in bfloat16 is slow there in channels_last, and took a
     sixth of an update of a U-Net.
     """
     slow_norms = device.type == "cpu" and precision == "bfloat16"
+    return torch.contiguous_format if slow_norms else torch.channels_last
+
+
+def place(network: nn.Module, device: torch.device, dtype: torch.dtype, precision: str = "float32") -> None:
+    """Move a convolutional network to `device` and `dtype`, in the layout that trains fastest; in place."""
     network.to(device=device, dtype=dtype)
-    network.to(memory_format=torch.contiguous_format if slow_norms else torch.channels_last)
+    network.to(memory_format=layout(device, precision))

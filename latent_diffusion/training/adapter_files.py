@@ -11,6 +11,7 @@ from latent_diffusion.config import RunConfig
 from latent_diffusion.training.adapter_layers import AdaptedModel, AdapterSettings
 from latent_diffusion.training.adapter_metadata import adapter_metadata
 from latent_diffusion.training.reopened import BOUNDS, check_adapter, check_in_diffusers
+from latent_diffusion.training.stored_base import is_stored
 
 __all__ = ["verify_adapter", "write_adapter"]
 
@@ -80,10 +81,11 @@ def verify_adapter(
 def _kept_by_diffusers(settings: AdapterSettings, adapter: AdaptedModel, *, kohya: bool) -> bool:
     """Return whether diffusers 0.42 keeps all of a file.
 
-    It reads neither LoHa nor LoKr, drops the lengths of DoRA in kohya's layout and those of text encoders in both, and
-    takes the name of SDXL's `add_embedding` in kohya's layout for that of another layer.
+    It is not given a base that is stored in another format. It reads neither LoHa nor LoKr, drops the lengths of DoRA
+    in kohya's layout and those of text encoders in both, and takes the name of SDXL's `add_embedding` in kohya's layout
+    for that of another layer.
     """
-    if settings.form != "lora":
+    if settings.form != "lora" or is_stored(adapter.components):
         return False
     if settings.dora:
         return not kohya and set(adapter.changes) == {"unet"}

@@ -16,6 +16,7 @@ from torch import nn
 
 from latent_diffusion.models.unet import UNet
 from latent_diffusion.nn.low_rank import Adapted
+from latent_diffusion.nn.stored import StoredLayer
 from latent_diffusion.runtime.cpu.allocator import give_back_free
 
 __all__ = ["frozen_layers", "in_float32", "round_frozen"]
@@ -26,7 +27,9 @@ def frozen_layers(unet: UNet) -> Iterator[nn.Linear | nn.Conv2d]:
     first = unet.conv_in.weight
     read = {one.layer for one in unet.modules() if isinstance(one, Adapted) and one.change.reads_weight}
     for layer in unet.modules():
-        if not isinstance(layer, nn.Linear | nn.Conv2d) or layer in read or layer.weight is first:
+        if not isinstance(layer, nn.Linear | nn.Conv2d) or isinstance(layer, StoredLayer):
+            continue
+        if layer in read or layer.weight is first:
             continue
         if not any(parameter.requires_grad for parameter in layer.parameters(recurse=False)):
             yield layer

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from latent_diffusion.adapters.forms import Update
 from latent_diffusion.adapters.lora_file import read_lora
-from latent_diffusion.adapters.merge import adapted
+from latent_diffusion.adapters.merge import adapted, changed_weight
 from latent_diffusion.adapters.model_parts import parts_of, tower_names, with_parts
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.folder.diffusers_folder import load_folder
@@ -23,7 +24,9 @@ from latent_diffusion.checkpoint.to_diffusers import to_diffusers
 from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.errors import CheckpointError
 from latent_diffusion.models.text_encoder import TextEncoder
+from latent_diffusion.nn.low_rank import run
 from latent_diffusion.training.conditions import whole_picture
+from latent_diffusion.training.stored_base import is_stored
 
 __all__ = ["BOUNDS", "check_adapter", "check_agreement", "check_in_diffusers", "check_model"]
 
@@ -75,10 +78,15 @@ def check_adapter(
 ) -> None:
     """Read an adapter's file for `base` and compare each changed layer, text states and the U-Net.
 
+    Of a base that is stored in another format the layers alone are compared, one at a time.
+
     Raises:
         CheckpointError: the file cannot be read, or a layer or an output differs.
     """
     read = read_lora(file, base)
+    if is_stored(base):
+        check_agreement(file, "latent_diffusion", _stored_layers(trained, changes, read.updates), bound)
+        return
     networks = {part: adapted(net, [(read.updates.get(part, {}), 1.0)]) for part, net in parts_of(base).items()}
     draw = torch.Generator().manual_seed(0)
     ours = parts_of(trained)
@@ -86,14 +94,35 @@ def check_adapter(
     for part, of_part in changes.items():
         for path in of_part:
             layer = networks[part].get_submodule(path)
-            weight = layer.get_parameter("weight")
-            shape = (2, 3, weight.shape[1]) if weight.ndim == 2 else (2, weight.shape[1], CELLS, CELLS)
-            x = torch.randn(*shape, generator=draw).to(weight)
+            x = _input(layer.get_parameter("weight"), draw)
             layers[f"{part}.{path}"] = ours[part].get_submodule(path)(x), layer(x)
     check_agreement(file, "latent_diffusion", layers, bound)
     cond = _condition(trained)
     wanted, found = outputs(trained, cond), outputs(with_parts(base, networks), cond)
     check_agreement(file, "latent_diffusion", {name: (wanted[name], found[name]) for name in wanted}, bound)
+
+
+def _input(weight: Tensor, draw: torch.Generator) -> Tensor:
+    """Return a small drawn input of the layer with this weight."""
+    shape = (2, 3, weight.shape[1]) if weight.ndim == 2 else (2, weight.shape[1], CELLS, CELLS)
+    return torch.randn(*shape, generator=draw).to(weight)
+
+
+def _stored_layers(
+    trained: Components,
+    changes: Mapping[str, Mapping[str, nn.Module]],
+    updates: Mapping[str, Mapping[str, Update]],
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return the output of each changed layer, and what its stored weight with the update that was read gives."""
+    draw = torch.Generator().manual_seed(0)
+    layers: dict[str, tuple[Tensor, Tensor]] = {}
+    for part, of_part in changes.items():
+        for path in of_part:
+            adapted_layer: Any = parts_of(trained)[part].get_submodule(path)
+            weight, update = adapted_layer.weight, updates[part][path]
+            x = _input(weight, draw)
+            layers[f"{part}.{path}"] = adapted_layer(x), run(adapted_layer.layer, x, changed_weight(weight, update))
+    return layers
 
 
 @torch.no_grad()

@@ -32,7 +32,7 @@ _FREE = {
 }  # fmt: skip
 """Keys that may change between the parts of one run: they do not change what is computed (but for rounding)."""
 
-_FREE_IN_MEMORY = {"memory.drop_encoders"}
+_FREE_IN_MEMORY = {"memory.base_on_host", "memory.drop_encoders"}
 """The same, of the section `memory:`."""
 
 

@@ -33,6 +33,7 @@ from latent_diffusion.training.parts import (
 )
 from latent_diffusion.training.sliding import ConceptSettings, Numbers, Sliding, SlidingSettings
 from latent_diffusion.training.started_adapter import start_adapter, start_digest
+from latent_diffusion.training.stored_base import store_base
 from latent_diffusion.training.weights_digest import weights_digest
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class ConceptsObjective(Objective):
 
     settings_type = ConceptsSettings
     data_type = PromptsConfig
-    memory = frozenset({"drop_encoders"})
+    memory = frozenset({"base", "base_on_host", "drop_encoders"})
 
     def __init__(self, settings: ConceptsSettings, data: PromptsConfig, run: Any) -> None:
         """Load the model and put the changes in place.
@@ -101,6 +102,8 @@ class ConceptsObjective(Objective):
         """Move the parts and encode the prompts."""
         parts, memory = self.components, self.run.memory or MemoryConfig()
         place(parts.autoencoder, accelerator.device, dtype)
+        computing = [name for name in parts_of(parts) if name == "unet" or self.player.trains_text]
+        store_base((self.base, parts), computing, memory, self.run.precision, accelerator.device)
         place(parts.unet, accelerator.device, dtype, self.run.precision)
         parts.text_encoder.to(accelerator.device, dtype)
         self.player.encode()

@@ -50,6 +50,7 @@ from latent_diffusion.training.parts import (
     read_encoders,
 )
 from latent_diffusion.training.reopened import check_model
+from latent_diffusion.training.stored_base import store_base
 from latent_diffusion.training.weight_rules import TrainSettings, choose_weights
 from latent_diffusion.training.weights_digest import weights_digest
 from latent_diffusion.training.widening import widen
@@ -189,6 +190,9 @@ class UNetObjective(Objective):
         self.encoders = Encoders((parts, self.base), read, accelerator.device, dtype)
         if memory.drop_encoders:
             self._drop_encoders(latents, texts)
+        computing = [name for name in parts_of(parts) if name == "unet" or self.player.trains_text]
+        if not self.writes_frozen:
+            store_base((self.base, parts), computing, memory, self.run.precision, accelerator.device)
         place(parts.unet, accelerator.device, dtype, self.run.precision)
         if self.run.precision == "bfloat16" and not self.writes_frozen:
             round_frozen(parts.unet)

@@ -4,9 +4,11 @@ import json
 from typing import Any
 
 import pytest
+import torch
 from processes import assert_equal_states, losses_of
 
 from latent_diffusion.errors import ConfigError
+from latent_diffusion.nn.stored import StoredLayer
 from latent_diffusion.training.launch import build_accelerator
 from latent_diffusion.training.run import build_objective, train
 from latent_diffusion.training.trainer import Trainer
@@ -15,7 +17,8 @@ CAPTIONED = {"captions": ["text"], "caption_dropout": 0.3}
 SAMPLES = {"prompts": ["a red disc"], "every": 2, "steps": 2}
 OBJECTIVES = {
     "unet": {"name": "unet", "validation": {"split": "val"}},
-    "lora": {"name": "lora", "adapter": {"rank": 2}, "preserve": {"replace": {"red": "blue"}}},
+    "lora": {"name": "lora", "adapter": {"rank": 2, "layers": "all"}, "preserve": {"replace": {"red": "blue"}}},
+    "words": {"name": "textual_inversion", "words": [{"token": "disc", "start": "sun", "vectors": 3}]},
     "concepts": {"name": "concepts", "adapter": {"rank": 2}, "concepts": [{"prompt": "a red disc"}], "draw_steps": 2},
 }
 
@@ -37,7 +40,7 @@ def weights_of(objective):
     return [tensor for player in objective.players.values() for tensor in player.state_dict().values()]
 
 
-@pytest.mark.parametrize("kind", OBJECTIVES)
+@pytest.mark.parametrize("kind", ["unet", "lora", "concepts"])
 def test_dropped_encoders_change_neither_weights_nor_pictures(tiny_folder, make_run, tmp_path, kind):
     kept, dropped = tmp_path / "kept" / "run", tmp_path / "dropped" / "run"
     for output, memory in ((kept, None), (dropped, {"drop_encoders": True})):
@@ -78,4 +81,60 @@ def test_encoders_that_updates_need_are_not_dropped(tiny_folder, make_run, objec
 def test_objectives_refuse_what_has_no_meaning_for_them(tiny_objective, make_run):
     run = make_run(tiny_objective("autoencoder"), memory={"drop_encoders": True})
     with pytest.raises(ConfigError, match=r"memory\.drop_encoders: not for objective 'autoencoder'"):
+        build_objective(run)
+
+
+def test_losses_on_a_stored_base_differ_by_its_rounding_and_the_files_fit_the_exact_one(
+    tiny_folder, make_run, tmp_path
+):
+    """The files are read back: their changes are those of the layers."""
+    bounds = {None: 0.0, "bfloat16": 1e-3, "float8": 1e-2, "int8": 2e-3, "nf4": 3e-2}
+    losses = {}
+    for form in bounds:
+        output = tmp_path / str(form)
+        run = run_of(make_run, tiny_folder, "lora", output, memory={"base": form}, log_every=1)
+        assert train(run) == 0 and (output / "model" / f"{form}.safetensors").is_file()
+        losses[form] = [line["unet/loss"] for line in losses_of(output) if "unet/loss" in line]
+    for form, bound in bounds.items():
+        assert losses[form] == pytest.approx(losses[None], rel=bound), form
+        assert form is None or losses[form] != losses[None]
+
+
+@pytest.mark.parametrize("kind", ["lora", "concepts", "words"])
+def test_frozen_layers_hold_no_whole_weight(tiny_folder, make_run, tmp_path, kind):
+    made = trained(run_of(make_run, tiny_folder, kind, tmp_path / "run", memory={"base": "int8"}))
+    for model in (made.base, made.components):
+        layers = [layer for layer in model.unet.modules() if isinstance(layer, StoredLayer)]
+        large = [name for name, weight in model.unet.named_parameters() if weight.ndim > 1 and weight.numel() > 1000]
+        assert len(layers) > 50 and {layer.stored["bits"].dtype for layer in layers} == {torch.int8}
+        assert [name for name in large if not name.startswith(("conv_in", "conv_out")) and "change" not in name] == []
+
+
+@pytest.mark.parametrize("adapter", [{"dora": True}, {"form": "lokr"}, {"parts": ["unet", "text_encoder"]}])
+def test_every_form_of_change_lies_on_a_stored_base(tiny_folder, make_run, adapter):
+    objective = {"name": "lora", "init": str(tiny_folder), "adapter": {"rank": 2, **adapter}}
+    run = make_run(objective, CAPTIONED, memory={"base": "int8"}, optimizer={"learning_rate": 1e-2})
+    assert train(run) == 0
+
+
+def test_layers_on_the_host_give_the_bits_of_layers_on_the_device(tiny_folder, make_run, tmp_path):
+    """On a CPU both are one memory; the layers still compute from what they fetch."""
+    results = []
+    for memory in (None, {"base_on_host": True}):
+        run = run_of(make_run, tiny_folder, "lora", tmp_path / "run", memory=memory, fast=False)
+        results.append(weights_of(trained(run)))
+    assert all(torch.equal(plain, fetched) for plain, fetched in zip(*results, strict=True))
+
+
+def test_a_bfloat16_base_on_the_host_gives_the_bits_of_autocast(tiny_folder, make_run, tmp_path):
+    results = []
+    for memory in (None, {"base_on_host": True}):
+        run = run_of(make_run, tiny_folder, "lora", tmp_path / "run", memory=memory, precision="bfloat16")
+        results.append(weights_of(trained(run)))
+    assert all(torch.equal(plain, fetched) for plain, fetched in zip(*results, strict=True))
+
+
+def test_a_stored_base_is_only_under_what_leaves_it_as_it_is(tiny_folder, make_run, tmp_path):
+    run = run_of(make_run, tiny_folder, "unet", tmp_path, memory={"base": "int8"})
+    with pytest.raises(ConfigError, match=r"memory\.base: not for objective 'unet'; it obeys drop_encoders"):
         build_objective(run)

@@ -1,0 +1,61 @@
+"""The frozen layers of a model under an adapter or learned words, in fewer bits or on the host.
+
+The results of such runs hold none of these weights: an adapter is for the exact weights of the model's file.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from latent_diffusion.adapters.model_parts import parts_of
+from latent_diffusion.checkpoint.components import Components
+from latent_diffusion.config import MemoryConfig
+from latent_diffusion.nn.stored import Pieces, StoredLayer, store
+from latent_diffusion.runtime.cpu.allocator import give_back_free
+from latent_diffusion.runtime.precision import layout
+
+__all__ = ["is_stored", "store_base"]
+
+AS_THEY_ARE = ("conv_in", "conv_out")
+"""Layers at the two ends of a U-Net, few weights of which every output is made."""
+
+
+def store_base(
+    models: Sequence[Components], parts: Sequence[str], memory: MemoryConfig, precision: str, device: torch.device
+) -> None:
+    """Store the frozen layers as `memory` has it, in place; nothing changes where it names no format and no host.
+
+    Args:
+        models: the model, and the one that computes, which shares its tensors.
+        parts: the networks by diffusers' names: "unet", and text encoders that compute in every update.
+        memory: the format and the place.
+        precision: of the run.
+        device: where the run computes.
+    """
+    rounded_anyway = memory.base == "bfloat16" and precision == "bfloat16"
+    if not memory.base_on_host and (memory.base is None or rounded_anyway):
+        return
+    form = memory.base or ("bfloat16" if precision == "bfloat16" else "float32")
+    place = torch.device("cpu") if memory.base_on_host else device
+    done: dict[Tensor, Pieces] = {}
+    for layer in _frozen(models, parts):
+        if layer.weight.ndim == 4:
+            layer.weight.data = layer.weight.data.contiguous(memory_format=layout(device, precision))
+        store(layer, form, place, done)
+    give_back_free()
+
+
+def _frozen(models: Sequence[Components], parts: Sequence[str]) -> Iterator[nn.Linear | nn.Conv2d]:
+    for model in models:
+        for network in (network for part, network in parts_of(model).items() if part in parts):
+            for path, layer in list(network.named_modules()):
+                if not isinstance(layer, nn.Linear | nn.Conv2d) or isinstance(layer, StoredLayer):
+                    continue
+                if path.split(".")[0] not in AS_THEY_ARE and not layer.weight.requires_grad:
+                    yield layer
+
+
+def is_stored(model: Components) -> bool:
+    """Return whether frozen layers of the U-Net are stored."""
+    return any(isinstance(layer, StoredLayer) for layer in model.unet.modules())
