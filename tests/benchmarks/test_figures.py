@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from benchmarks import peaks
 from benchmarks.agreement import agreement
 from benchmarks.goals import GOALS, goal_of
 from benchmarks.lossy import call_options
@@ -92,7 +93,9 @@ def test_what_others_took_is_what_was_not_ours():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_peaks(dtype):
+def test_peaks(dtype, monkeypatch):
+    monkeypatch.setitem(peaks.SIDE, "cpu", 256)
+    monkeypatch.setattr(peaks, "IMAGE", (1, 16, 16))
     found = measure_peaks("cpu", dtype)
     assert set(found) == {"gemm", "conv"} and min(found.values()) > 0
     assert peak_of({"gemm": 1.0, "conv": 2.0}, {"gemm": 1.0, "conv": 4.0}) == 3

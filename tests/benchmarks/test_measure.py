@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from benchmarks import peaks
 from benchmarks.facts import machine_facts
 from benchmarks.measure import measure
 from benchmarks.page import BEGIN, END, PAGE, lines
@@ -23,25 +24,38 @@ PLAN = Plan("vae-decode", "tiny", "float32", "cpu")
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
+def in_threads():
+    """Tools in threads in place of processes, which each import torch anew; small products for the peaks."""
+
+    def process(target, args, daemon):
+        theirs, *rest = args
+        return Thread(target=target, args=(Connection(os.dup(theirs.fileno())), *rest), daemon=daemon)
+
+    context = SimpleNamespace(Pipe=multiprocessing.Pipe, Process=process)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in QUIET.items():
+            patch.setenv(name, value)
+        patch.setattr(torch.multiprocessing, "get_context", lambda kind: context)
+        patch.setitem(peaks.SIDE, "cpu", 256)
+        patch.setattr(peaks, "IMAGE", (1, 16, 16))
+        yield
+
+
+@pytest.fixture(scope="module")
+def found(in_threads, tmp_path_factory):
     file = tmp_path_factory.mktemp("results") / "one.json"
     report, told = Report(machine_facts("cpu"), "2026-11-21 12:00", "vae-decode", file), []
     measure(PLAN, ["diffusers"], 2, report, told.append)
     return report, file, told
 
 
-@pytest.fixture
-def in_threads(monkeypatch):
-    """Tools in threads in place of processes, which each import torch anew."""
-
-    def process(target, args, daemon):
-        theirs, *rest = args
-        return Thread(target=target, args=(Connection(os.dup(theirs.fileno())), *rest), daemon=daemon)
-
-    for name, value in QUIET.items():
-        monkeypatch.setenv(name, value)
-    context = SimpleNamespace(Pipe=multiprocessing.Pipe, Process=process)
-    monkeypatch.setattr(torch.multiprocessing, "get_context", lambda kind: context)
+def test_a_tool_works_in_a_process_of_its_own():
+    worker = Worker(PLAN, "ours")
+    assert worker.process.pid != os.getpid() and worker.facts.dtype == "float32"
+    assert worker.turn().seconds > 0 and worker.result()["output"].isfinite().all()
+    assert 0.1 < worker.peak_gib() < 8
+    worker.close()
+    assert not worker.process.is_alive()
 
 
 def test_every_tool_has_its_row(found):
@@ -76,10 +90,10 @@ def test_a_tool_that_is_not_there_has_a_row_that_says_so(in_threads, tmp_path):
 
 def test_a_tool_that_fails_is_absent(in_threads):
     with pytest.raises(AbsentError, match=r"failed: .*no-such-model"):
-        Worker(replace(PLAN, model="no-such-model"), "diffusers")
+        Worker(replace(PLAN, model="no-such-model"), "ours")
 
 
 def test_without_ours_there_is_nothing_to_measure(in_threads):
-    plan = Plan("train-step", "tiny", "auto", "cpu")
+    plan = Plan("train-step", "tiny", "auto", "cpu")  # auto is refused by all; a lossy way asks for no reference
     with pytest.raises(ResourceError, match="ours could not be measured"):
-        measure(plan, ["openvino"], 1, Report({}, "", "", None), lambda line: None)
+        measure(plan, ["lossy:guidance-interval"], 1, Report({}, "", "", None), lambda line: None)
