@@ -94,6 +94,7 @@ def test_one_step_per_pair_of_levels(sampler, spacing):
             assert torch.equal(done[-1].x, done[-1].x0)
 
 
+@pytest.mark.parametrize("sampler", KINDS, indirect=True)
 def test_all_training_steps_are_allowed(sampler):
     schedule = LinearSchedule(num_train_timesteps=40, beta_start=0.01, beta_end=0.3)
     for spacing in SPACINGS:

@@ -51,8 +51,8 @@ def test_ctrl_c_while_sampling(tiny_folder, tmp_path):
     assert not list(tmp_path.iterdir()), "no picture, no part of one, no preview"
 
 
-@pytest.mark.parametrize("environment", [{"LANG": "C", "LC_ALL": "C"}, {"TERM": "dumb", "NO_COLOR": "1"}])
-def test_plain_surroundings(tiny_folder, tmp_path, environment):
+def test_plain_surroundings(tiny_folder, tmp_path):
+    environment = {"LANG": "C", "LC_ALL": "C", "TERM": "dumb", "NO_COLOR": "1"}
     process = start(
         tiny_folder, "--steps", "1", "-o", str(tmp_path / "a.png"), "--negative-prompt", "мышь",
         env={**os.environ, **environment},

@@ -84,7 +84,7 @@ def test_every_task_draws_the_same_picture_without_kernels_of_ours(plain):
             assert np.array_equal(pixels(draw(plain, num_inference_steps=2, seed=1)), wanted), task
 
 
-@pytest.mark.parametrize(("fast", "name"), [*((True, name) for name in SURROUNDINGS), (False, "bfloat16")])
+@pytest.mark.parametrize(("fast", "name"), [*((True, name) for name in list(SURROUNDINGS)[::2]), (False, "bfloat16")])
 def test_a_model_loaded_there_draws_the_same_picture(tiny_pipeline, tiny_folder, name, fast):
     expected = pixels(tiny_pipeline("a cat", num_inference_steps=2, seed=1))
     with SURROUNDINGS[name]():
