@@ -76,7 +76,7 @@ class LowRank(Sum):
         super().__init__(scale)
         ones = (1,) * (layer.weight.ndim - 2)
         self.down = nn.Parameter(drawn((rank, *layer.weight.shape[1:]), layer.weight, generator))
-        self.up = nn.Parameter(layer.weight.new_zeros(layer.weight.shape[0], rank, *ones))
+        self.up = nn.Parameter(zeros((layer.weight.shape[0], rank, *ones), layer.weight))
 
     def matrix(self) -> Tensor:
         """Return s * up @ down, (O, I * k * k)."""
@@ -96,11 +96,11 @@ class Hadamard(Sum):
         """Draw factors (O, r) and (r, I * k * k) with LyCORIS's deviations .1 and 1; the last left one is zero."""
         super().__init__(scale)
         rows, columns = layer.weight.flatten(1).shape
-        new, normal = layer.weight.new_empty, nn.init.normal_
-        self.hada_w1_a = nn.Parameter(normal(new(rows, rank), std=0.1, generator=generator))
-        self.hada_w1_b = nn.Parameter(normal(new(rank, columns), std=1.0, generator=generator))
-        self.hada_w2_a = nn.Parameter(layer.weight.new_zeros(rows, rank))
-        self.hada_w2_b = nn.Parameter(normal(new(rank, columns), std=1.0, generator=generator))
+        normal, weight = nn.init.normal_, layer.weight
+        self.hada_w1_a = nn.Parameter(normal(zeros((rows, rank), weight), std=0.1, generator=generator))
+        self.hada_w1_b = nn.Parameter(normal(zeros((rank, columns), weight), std=1.0, generator=generator))
+        self.hada_w2_a = nn.Parameter(zeros((rows, rank), weight))
+        self.hada_w2_b = nn.Parameter(normal(zeros((rank, columns), weight), std=1.0, generator=generator))
 
     def matrix(self) -> Tensor:
         """Return s * (a1 @ b1) * (a2 @ b2), (O, I * k * k)."""
@@ -124,9 +124,9 @@ class Kronecker(Sum):
         weight = layer.weight
         self.lokr_w1 = nn.Parameter(drawn((o1, i1), weight, generator))
         if whole:
-            self.lokr_w2 = nn.Parameter(weight.new_zeros(o2, i2 * kernel))
+            self.lokr_w2 = nn.Parameter(zeros((o2, i2 * kernel), weight))
         else:
-            self.lokr_w2_a = nn.Parameter(weight.new_zeros(o2, rank))
+            self.lokr_w2_a = nn.Parameter(zeros((o2, rank), weight))
             self.lokr_w2_b = nn.Parameter(drawn((rank, i2 * kernel), weight, generator))
 
     def matrix(self) -> Tensor:
@@ -145,7 +145,8 @@ class DoRA(Change):
         """Begin with the lengths of the frozen weight's rows, `dora_scale` (O,)."""
         super().__init__(direction.scale)
         self.direction = direction
-        self.dora_scale = nn.Parameter(torch.linalg.vector_norm(layer.weight.detach().flatten(1), dim=1))
+        rows = layer.weight.detach().to(wide(layer.weight)).flatten(1)
+        self.dora_scale = nn.Parameter(torch.linalg.vector_norm(rows, dim=1))
 
     def forward(self, x: Tensor, layer: Layer) -> Tensor:
         """Return what the layer with weight m * (W + change) / |W + change| makes of `x`."""
@@ -195,10 +196,20 @@ def run(layer: Layer, x: Tensor, weight: Tensor, *, bias: bool = True) -> Tensor
 
 
 def drawn(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:
-    """Return values uniform in +-1 / sqrt(inputs), as torch initialises layers, with `like`'s dtype and device."""
+    """Return values uniform in +-1 / sqrt(inputs), as torch initialises layers, on the device of `like`."""
     made = torch.empty(shape)
     nn.init.kaiming_uniform_(made, a=math.sqrt(5), generator=generator)
-    return made.to(like)
+    return made.to(like.device, wide(like))
+
+
+def zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Return zeros on the device of `like`."""
+    return torch.zeros(shape, dtype=wide(like), device=like.device)
+
+
+def wide(weight: Tensor) -> torch.dtype:
+    """Return the dtype of a change of `weight`: its own, or float32 where the weight has fewer bits."""
+    return torch.promote_types(weight.dtype, torch.float32)
 
 
 def split_dimension(size: int, factor: int | None = None) -> tuple[int, int]:

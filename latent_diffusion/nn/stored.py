@@ -52,9 +52,9 @@ def _scaled(to: torch.dtype, largest: float) -> Format:
     """Return a format with one scale for each output channel, which maps its largest weight to `largest`."""
 
     def pack(weight: Tensor) -> Pieces:
-        lengths = weight.flatten(1).abs().amax(1).clamp_min(TINY).float()
+        lengths = weight.flatten(1).float().abs().amax(1).clamp_min(TINY)
         scale = (lengths / largest).view(-1, *[1] * (weight.ndim - 1))
-        exact = weight / scale
+        exact = weight.float() / scale
         return {"bits": (exact if to.is_floating_point else exact.round()).to(to), "scale": scale}
 
     def unpack(pieces: Pieces, shape: torch.Size, dtype: torch.dtype) -> Tensor:
@@ -76,7 +76,8 @@ def _pack_nf4(weight: Tensor) -> Pieces:
     """Return two weights a byte, the first in the high half, and the largest of every 64."""
     blocks = F.pad(weight.float().flatten(), (0, -weight.numel() % NF4_BLOCK)).view(-1, NF4_BLOCK)
     scale = blocks.abs().amax(1, keepdim=True)
-    nearest = torch.bucketize(blocks / scale.clamp_min(TINY), (NF4[1:] + NF4[:-1]).to(weight) / 2)
+    middles = ((NF4[1:] + NF4[:-1]) / 2).to(weight.device)
+    nearest = torch.bucketize(blocks / scale.clamp_min(TINY), middles)
     high, low = nearest.to(torch.uint8).view(-1, 2).unbind(1)
     return {"bits": high * 16 + low, "scale": scale}
 

@@ -61,8 +61,10 @@ class ModelSettings(Section):
     """Changes to the noise schedule and default sampler of the model or family, as in scheduler_config.json."""
 
 
-def build_parts(settings: ModelSettings) -> Components:
+def build_parts(settings: ModelSettings, *, as_stored: bool = False) -> Components:
     """Load the model of `init`, or build a new U-Net beside `parts`; everything float32 and on the CPU.
+
+    With `as_stored` the U-Net of `init` keeps the formats of its file, whose pages are memory only while they are used.
 
     Raises:
         ConfigError: settings that do not go together, or a model that is not trained here.
@@ -73,7 +75,7 @@ def build_parts(settings: ModelSettings) -> Components:
     if settings.init is not None:
         if settings.unet is not None:
             raise ConfigError("objective.unet: the U-Net's sizes are those of `init`; leave `unet` out")
-        loaded = load_model(settings.init)
+        loaded = load_model(settings.init, (lambda weights: None) if as_stored else torch.float32)
         if loaded.size_count == REFINER_SIZES:
             raise ConfigError(
                 f"objective.init: {loaded.name} is SDXL's refiner, which is not trained; use its base model"

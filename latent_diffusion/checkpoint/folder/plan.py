@@ -25,8 +25,8 @@ from latent_diffusion.models.unet import UNet, UNetConfig
 
 __all__ = ["ChooseDtype", "ModelPlan", "OtherAutoencoder", "Tower", "assemble", "on_meta"]
 
-ChooseDtype = Callable[[int], torch.dtype]
-"""The dtype for a U-Net of so many weights."""
+ChooseDtype = Callable[[int], torch.dtype | None]
+"""The dtype for a U-Net of so many weights; None keeps each tensor's own."""
 
 
 @dataclass(frozen=True)

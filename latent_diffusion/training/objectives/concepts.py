@@ -77,7 +77,8 @@ class ConceptsObjective(Objective):
         self.settings, self.data, self.run = settings, data, run
         if settings.init is None:
             raise ConfigError("objective.init: give the model whose concepts are changed")
-        self.base = parts = build_parts(settings)
+        memory = run.memory or MemoryConfig()
+        self.base = parts = build_parts(settings, as_stored=memory.base is not None)
         check_fit(parts, data.size)
         parts.unet.train().requires_grad_(True).enable_gradient_checkpointing(run.gradient_checkpointing)
         freeze_lone_attention(parts.unet, data.size // parts.autoencoder.factor)

@@ -103,7 +103,7 @@ class UNetObjective(Objective):
     def __init__(self, settings: DenoisingSettings, data: DataConfig, run: Any) -> None:
         """Load or build the parts and read the pictures."""
         self.settings, self.run = settings, run
-        parts = build_parts(settings)
+        parts = build_parts(settings, as_stored=(run.memory or MemoryConfig()).base is not None)
         check_fit(parts, data.size)
         if settings.inpainting is not None and not parts.for_inpainting:
             if not isinstance(settings, UNetSettings):

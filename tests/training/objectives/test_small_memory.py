@@ -7,6 +7,7 @@ import pytest
 import torch
 from processes import assert_equal_states, losses_of
 
+from latent_diffusion.checkpoint.folder.diffusers_folder import load_folder, save_folder
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.nn.stored import StoredLayer
 from latent_diffusion.training.launch import build_accelerator
@@ -138,3 +139,17 @@ def test_a_stored_base_is_only_under_what_leaves_it_as_it_is(tiny_folder, make_r
     run = run_of(make_run, tiny_folder, "unet", tmp_path, memory={"base": "int8"})
     with pytest.raises(ConfigError, match=r"memory\.base: not for objective 'unet'; it obeys drop_encoders"):
         build_objective(run)
+
+
+@pytest.mark.parametrize("form", ["int8", "nf4"])
+def test_a_half_precision_file_trains_as_a_float32_file_of_its_numbers(tiny_folder, make_run, tmp_path, form):
+    """Its weights are read as they are, and the changes, norms and layers that are not stored are float32."""
+    half, whole = tmp_path / "half", tmp_path / "whole"
+    save_folder(load_folder(tiny_folder), half, torch.float16)
+    save_folder(load_folder(half), whole)
+    results = []
+    for folder in (half, whole):
+        made = trained(run_of(make_run, folder, "lora", tmp_path / "run", memory={"base": form}))
+        assert {weight.dtype for weight in made.components.unet.parameters()} == {torch.float32}
+        results.append(weights_of(made))
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
