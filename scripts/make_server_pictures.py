@@ -1,6 +1,7 @@
 """Make docs/server-*.png: the page of `latent-diffusion serve` in a headless Chromium. Needs playwright and Chromium.
 
-usage: python scripts/make_server_pictures.py, beside a server started with `latent-diffusion serve`
+usage: python scripts/make_server_pictures.py, beside a server started with `latent-diffusion serve --train-folder FOLDER`,
+where FOLDER has a run
 """
 
 import io
@@ -53,6 +54,12 @@ def repaint(page: Page) -> None:
     page.wait_for_selector("#go:enabled")
 
 
+def show_training(page: Page) -> None:
+    page.click("#tab-train")
+    page.wait_for_selector("#samples img")
+    page.wait_for_selector("#chart polyline", state="attached")
+
+
 with sync_playwright() as running:
     browser = running.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
     wide = browser.new_page(viewport={"width": 1280, "height": 780}, color_scheme="light")
@@ -61,6 +68,9 @@ with sync_playwright() as running:
     wide.set_viewport_size({"width": 1280, "height": 1720})
     repaint(wide)
     save(wide, "repaint")
+    wide.set_viewport_size({"width": 1280, "height": 860})
+    show_training(wide)
+    save(wide, "train")
     narrow = browser.new_page(viewport={"width": 360, "height": 780}, color_scheme="dark")
     draw(narrow, 1)
     save(narrow, "narrow")

@@ -10,6 +10,10 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the extra serve")
 
 
+RUN = {"name": "discs", "data": "discs", "recipe": "lora", "steps": 4, "batch_size": 2, "size": 16, "held_out": 2}
+"""Fields of a small run on the pictures of discs."""
+
+
 class Running:
     """A server that answers at `url`; `service` is what it works with."""
 
@@ -106,6 +110,24 @@ def server(tiny_folder, train_folder, tmp_path_factory):
     running = Running(ServeSettings(model=str(tiny_folder), output=output, queue=100, **folders))
     yield running
     running.close()
+
+
+@pytest.fixture(scope="session")
+def trained(server):
+    """A finished run of the server's folder, trained in this process from the configuration that a request makes."""
+    from latent_diffusion.server.training.recipe import TrainFields, configuration, written
+    from latent_diffusion.train import main
+
+    training = server.training
+    fields = TrainFields(**RUN, prompts=["a red disc", "a blue disc"], model=None)
+    run = configuration(server.service, training.folder, fields, training.folder.runs / "discs")
+    assert run.sample is not None
+    sample = run.sample.model_copy(update={"steps": 2})
+    run = run.model_copy(update={"threads": 1, "trackers": [], "sample": sample})
+    config = training.folder.runs / "discs.yaml"
+    config.write_text(written(run, "discs"), encoding="utf-8")
+    assert main([str(config)]) == 0
+    return "discs"
 
 
 @pytest.fixture

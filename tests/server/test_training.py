@@ -14,28 +14,9 @@ from latent_diffusion.server.refusals import Refusal
 from latent_diffusion.server.train_folder import TrainFolder
 from latent_diffusion.server.training.process import Process
 from latent_diffusion.server.training.run_view import Curve
-from tests.server.conftest import wait_for
+from tests.server.conftest import RUN, wait_for
 
-RUN = {"name": "discs", "data": "discs", "recipe": "lora", "steps": 4, "batch_size": 2, "size": 16, "held_out": 2}
 SLEEP = ("timeit", "-n", "1", "-r", "1", "import time; time.sleep(60)")
-
-
-@pytest.fixture(scope="session")
-def trained(server):
-    """A finished run of the server's folder, trained in this process from the configuration that a request makes."""
-    from latent_diffusion.server.training.recipe import TrainFields, configuration, written
-    from latent_diffusion.train import main
-
-    training = server.training
-    fields = TrainFields(**RUN, prompts=["a red disc", "a blue disc"], model=None)
-    run = configuration(server.service, training.folder, fields, training.folder.runs / "discs")
-    assert run.sample is not None
-    sample = run.sample.model_copy(update={"steps": 2})
-    run = run.model_copy(update={"threads": 1, "trackers": [], "sample": sample})
-    config = training.folder.runs / "discs.yaml"
-    config.write_text(written(run, "discs"), encoding="utf-8")
-    assert main([str(config)]) == 0
-    return "discs"
 
 
 def test_what_can_be_trained_on_is_listed(server):
@@ -257,7 +238,7 @@ def test_train_stop_resume_and_end_the_server(start, tiny_folder, discs, tmp_pat
         refused = running.call("POST", path, json={**fields, "name": "other"})
         assert refused.status_code == 409 and "'long' is being trained" in refused.json()["error"]
     assert running.call("POST", "/training/runs/long/use").status_code == 409
-    wait_for(lambda: state(running)["seconds_left"], 120)
+    wait_for(lambda: state(running)["seconds_left"], 300)
     assert state(running)["state"] == "training" and state(running)["plan"]
     stream = requests.get(f"{running.url}/training/runs/long/events", stream=True, timeout=60)
     running.call("POST", "/training/runs/long/stop")
@@ -265,7 +246,7 @@ def test_train_stop_resume_and_end_the_server(start, tiny_folder, discs, tmp_pat
     stopped = state(running)
     assert stopped["state"] == "interrupted" and stopped["step"] > 0 and stopped["result"] is None
     assert running.call("POST", "/training/runs/long/resume").status_code == 202
-    wait_for(lambda: state(running)["step"] > stopped["step"], 120)
+    wait_for(lambda: state(running)["step"] > stopped["step"], 300)
     before = time.monotonic()
     running.close()
     assert time.monotonic() - before < 60

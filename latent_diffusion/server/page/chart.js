@@ -1,7 +1,7 @@
 // The loss of a run as lines over its updates: of training, and of held-out pictures in four bands of noise.
 import { element } from "./server.js";
 
-const [WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM] = [700, 260, 52, 12, 10, 24];
+const [HEIGHT, LEFT, RIGHT, TOP, BOTTOM] = [260, 52, 12, 10, 24]; // px
 const NAMES = ["training", "held out, least noise", "held out, little noise", "held out, much noise", "held out, most noise"];
 
 function svg(tag, attributes, ...children) {
@@ -33,11 +33,12 @@ export function draw(place, points, steps) {
   }
   let [low, high] = [Math.min(...losses), Math.max(...losses)];
   if (high < low * 1.2) [low, high] = [low / 1.1, high * 1.1];
-  const x = (step) => LEFT + (step / Math.max(steps, 1)) * (WIDTH - LEFT - RIGHT);
+  const width = Math.min(Math.max(place.clientWidth, 240), 700);
+  const x = (step) => LEFT + (step / Math.max(steps, 1)) * (width - LEFT - RIGHT);
   const y = (loss) => TOP + ((Math.log(high) - Math.log(loss)) / (Math.log(high) - Math.log(low))) * (HEIGHT - TOP - BOTTOM);
   const marks = [0, 1, 2, 3].map((k) => high * (low / high) ** (k / 3));
-  const drawn = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": described(lines) },
-    ...marks.map((loss) => svg("line", { class: "axis", x1: LEFT, x2: WIDTH - RIGHT, y1: y(loss), y2: y(loss) })),
+  const drawn = svg("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, width, height: HEIGHT, role: "img", "aria-label": described(lines) },
+    ...marks.map((loss) => svg("line", { class: "axis", x1: LEFT, x2: width - RIGHT, y1: y(loss), y2: y(loss) })),
     ...marks.map((loss) => svg("text", { x: LEFT - 6, y: y(loss) + 4, "text-anchor": "end" }, short(loss))),
     ...[0, steps / 2, steps].map((step, k) =>
       svg("text", { x: x(step), y: HEIGHT - 6, "text-anchor": ["start", "middle", "end"][k] }, Math.round(step))),
@@ -52,7 +53,7 @@ function mark(line, k, x, y) {
   if (!line.length) return [];
   const places = line.map(([step, loss]) => `${x(step).toFixed(1)},${y(loss).toFixed(1)}`);
   const [cx, cy] = places.at(-1).split(",");
-  return [svg("polyline", { class: `line c${k}`, points: places.join(" ") }), svg("circle", { class: `c${k}`, cx, cy, r: 2.5, fill: "none" })];
+  return [svg("polyline", { class: `line c${k}`, points: places.join(" ") }), svg("circle", { class: `c${k}`, cx, cy, r: 3, fill: "none" })];
 }
 
 function described(lines) {

@@ -175,8 +175,8 @@ async function showSamples(run) {
   const figures = await Promise.all(run.samples.map(async ({ step, url }) => {
     if (!pictures.has(url)) pictures.set(url, URL.createObjectURL(await picture(url)));
     return element("figure", {},
-      element("img", { src: pictures.get(url), alt: `Sample pictures after ${step} updates`, class: "pixels" }),
-      element("figcaption", { text: `after ${step}` }));
+      element("img", { src: pictures.get(url), alt: `Sample pictures after ${step} updates` }),
+      element("figcaption", { text: `after ${step} updates` }));
   }));
   if (run.name !== shown || place.children.length === figures.length && place.querySelector("img")?.src === figures[0].querySelector("img").src) return;
   place.replaceChildren(...figures);
