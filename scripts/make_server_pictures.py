@@ -1,7 +1,7 @@
 """Make docs/server-*.png: the page of `latent-diffusion serve` in a headless Chromium. Needs playwright and Chromium.
 
-usage: python scripts/make_server_pictures.py, beside a server started with `latent-diffusion serve --train-folder FOLDER`,
-where FOLDER has a run
+usage: python scripts/make_server_pictures.py [URL], beside a server started with
+`latent-diffusion serve --train-folder FOLDER`, where FOLDER has a run
 """
 
 import io
@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-URL = "http://127.0.0.1:7860/"
+URL = sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:7860/"
 DOCS = Path(__file__).parents[1] / "docs"
 COLOURS = 128
 STROKE = ((14, 12), (22, 10), (34, 12), (44, 14))  # px of the picture
@@ -68,7 +68,7 @@ with sync_playwright() as running:
     wide.set_viewport_size({"width": 1280, "height": 1720})
     repaint(wide)
     save(wide, "repaint")
-    wide.set_viewport_size({"width": 1280, "height": 860})
+    wide.set_viewport_size({"width": 1280, "height": 940})
     show_training(wide)
     save(wide, "train")
     narrow = browser.new_page(viewport={"width": 360, "height": 780}, color_scheme="dark")

@@ -1,6 +1,7 @@
 """A real server in a thread of this process, on the tiny model."""
 
 import contextlib
+import os
 import shutil
 import threading
 import time
@@ -10,6 +11,7 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the extra serve")
 
 
+MODEL = os.environ.get("SERVER_TEST_MODEL", "")
 RUN = {"name": "discs", "data": "discs", "recipe": "lora", "steps": 4, "batch_size": 2, "size": 16, "held_out": 2}
 """Fields of a small run on the pictures of discs."""
 
@@ -99,7 +101,10 @@ def train_folder(discs, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def server(tiny_folder, train_folder, tmp_path_factory):
-    """A server with a model folder that holds a second model, folders of LoRA and pictures, and an output folder."""
+    """A server with a model folder that holds a second model, folders of LoRA and pictures, and an output folder.
+
+    SERVER_TEST_MODEL=emoji runs the clients' tests on the bundled model.
+    """
     from latent_diffusion.server.limits import ServeSettings
 
     models = tmp_path_factory.mktemp("more-models")
@@ -107,7 +112,7 @@ def server(tiny_folder, train_folder, tmp_path_factory):
     output = tmp_path_factory.mktemp("pictures-of-server")
     loras = tmp_path_factory.mktemp("loras")
     folders = {"model_folder": models, "lora_folder": loras, "train_folder": train_folder}
-    running = Running(ServeSettings(model=str(tiny_folder), output=output, queue=100, **folders))
+    running = Running(ServeSettings(model=MODEL or str(tiny_folder), output=output, queue=100, **folders))
     yield running
     running.close()
 
