@@ -23,6 +23,16 @@ KINDS = {
     "LoKr": {"form": "lokr", "rank": 2, "alpha": 3},
     "DoRA of the U-Net": {"rank": 3, "dora": True, "parts": ["unet"]},
 }
+QUICK = {
+    "sd1": ("LoRA", "DoRA", "LoKr", "DoRA of the U-Net"),
+    "sdxl": ("rsLoRA", "LoHa", "LoRA"),
+}
+EVERY = [
+    (family, kind) if kind in QUICK[family] else pytest.param(family, kind, marks=pytest.mark.slow)
+    for family in QUICK
+    for kind in KINDS
+]
+"""Each kind in one family, each family with kinds of every sort; the rest of the pairs are slow."""
 LEFT_OUT = {"match": "add_embedding", "rank": 0}
 """diffusers 0.42 reads `lora_unet_add_embedding_linear_1` as the layer `add.embedding.linear.1`."""
 
@@ -88,8 +98,7 @@ def trained(tiny_family, pictures, tmp_path_factory):
     return make
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+@pytest.mark.parametrize(("family", "kind"), EVERY)
 def test_we_read_our_file(trained, family, kind):
     made, folder = trained(family, kind)
     for file in sorted(folder.glob("*.safetensors")):
@@ -100,17 +109,15 @@ def test_we_read_our_file(trained, family, kind):
 
 
 @pytest.mark.parametrize(
-    ("kind", "file"),
+    ("family", "kind", "file"),
     [
-        ("LoRA", "style.safetensors"),
-        ("LoRA", "pytorch_lora_weights.safetensors"),
-        ("rsLoRA", "style.safetensors"),
-        ("rsLoRA", "pytorch_lora_weights.safetensors"),
+        ("sd1", "LoRA", "style.safetensors"),
+        ("sdxl", "LoRA", "pytorch_lora_weights.safetensors"),
+        ("sdxl", "rsLoRA", "style.safetensors"),
         # diffusers 0.42 drops the lengths of kohya's keys, and those of text encoders
-        ("DoRA of the U-Net", "pytorch_lora_weights.safetensors"),
+        ("sd1", "DoRA of the U-Net", "pytorch_lora_weights.safetensors"),
     ],
 )
-@pytest.mark.parametrize("family", ["sd1", "sdxl"])
 def test_diffusers_and_peft_read_our_file(trained, tiny_family, family, kind, file):
     pytest.importorskip("peft")
     made, folder = trained(family, kind)
@@ -120,8 +127,7 @@ def test_diffusers_and_peft_read_our_file(trained, tiny_family, family, kind, fi
     torch.testing.assert_close(their_output(pipe), our_output(made.components), **SAME)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+@pytest.mark.parametrize(("family", "kind"), EVERY)
 def test_lycoris_reads_our_file(trained, tiny_family, family, kind):
     modules = pytest.importorskip("lycoris.modules")
     made, folder = trained(family, kind)

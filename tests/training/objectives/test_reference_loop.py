@@ -1,4 +1,4 @@
-"""Fifty updates against a loop of diffusers', PEFT's and torch's public classes, with the same data and draws."""
+"""Updates against a loop of diffusers', PEFT's and torch's public classes, with the same data and draws."""
 
 import pytest
 import torch
@@ -13,7 +13,6 @@ from latent_diffusion.training.trainer import Trainer
 
 diffusers = pytest.importorskip("diffusers")
 
-UPDATES = 50
 RATE, TEXT_RATE = 1e-3, 1e-4
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 ADAPTER = {"rank": 4, "alpha": 8, "layers": "attention"}
@@ -39,17 +38,18 @@ class Losses:
         self.values.append(figures["unet/loss"])
 
 
-SLOW = {"LoRA", "whole U-Net with v"}  # the others contain them
+FIFTY = [pytest.param(kind, 50, marks=pytest.mark.slow) for kind in ("LoRA", "whole U-Net with v")]
+FEW = [(kind, 12) for kind in ("SDXL LoRA", "U-Net with text encoder")]  # they contain the others
 
 
-@pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.slow) if k in SLOW else k for k in KINDS])
-def test_losses_are_those_of_a_loop_of_diffusers_and_peft(tiny_family, pictures, tmp_path, kind):
+@pytest.mark.parametrize(("kind", "updates"), [*FIFTY, *FEW])
+def test_losses_are_those_of_a_loop_of_diffusers_and_peft(tiny_family, pictures, tmp_path, kind, updates):
     pytest.importorskip("peft")
     family, objective = KINDS[kind]
     folder = str(tiny_family(family))
     run = RunConfig.model_validate(
         {
-            "output": str(tmp_path / "run"), "steps": UPDATES, "batch_size": 2, "threads": 1, "precision": "float64",
+            "output": str(tmp_path / "run"), "steps": updates, "batch_size": 2, "threads": 1, "precision": "float64",
             "optimizer": {"learning_rate": RATE, "weight_decay": 0.01}, "clip_norm": 1.0, "fast": False,
             "objective": {**objective, "init": folder},
             "data": {"path": str(pictures), "size": 32, "captions": ["text"], "caption_dropout": 0.25, "flip": True},
@@ -61,9 +61,9 @@ def test_losses_are_those_of_a_loop_of_diffusers_and_peft(tiny_family, pictures,
     wanted = theirs.losses()
     seen = Losses()
     trainer.fit([seen])
-    assert len(seen.values) == len(wanted) == UPDATES
+    assert len(seen.values) == len(wanted) == updates
     assert seen.values == pytest.approx(wanted, rel=1e-5)
-    assert len({round(loss, 6) for loss in wanted}) == UPDATES
+    assert len({round(loss, 6) for loss in wanted}) == updates
 
 
 class Reference:
@@ -114,7 +114,7 @@ class Reference:
     def losses(self) -> list[float]:
         objective, found = self.trainer.objective, []
         numbers = sample_numbers(self.run, start=0, rank=0, processes=1)
-        for _, batch in zip(range(UPDATES), self.batches(objective, numbers)):
+        for _, batch in zip(range(self.run.steps), self.batches(objective, numbers)):
             noise = normal(self.run.seed, "noise", batch.sample, (4, 8, 8)).double()
             t = objective.player.times(batch.sample)
             with torch.no_grad():
