@@ -38,7 +38,15 @@ AREAS = {  # area: (files that are changed, tests that must notice)
     ),
     "checkpoints": (
         ["checkpoint/*.py", "checkpoint/*/*.py"],
-        ["tests/checkpoint", "tests/faults", "tests/cli", "tests/pipeline", "tests/training", "tests/parity"],
+        [
+            "tests/checkpoint",
+            "tests/models",
+            "tests/faults",
+            "tests/cli",
+            "tests/pipeline",
+            "tests/training",
+            "tests/parity",
+        ],
     ),
 }
 OPERATORS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult}

@@ -8,7 +8,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,11 +134,20 @@ class RunLog:
             if self._file is not None:
                 self._file.write(json.dumps(line | {"time": round(time.time(), 3)}, allow_nan=False) + "\n")
                 self._file.flush()
-            for tracker in self._trackers:
-                tracker.figures(done, {**figures, **more})
         except OSError as fault:  # a full disk must not end the training; the next checkpoint decides
             logger.warning("the log can no longer be written (%s); training continues without it", fault)
-            self._file, self._trackers = None, []
+            self._file = None
+        self._pass_on(lambda tracker: tracker.figures(done, {**figures, **more}))
+
+    def _pass_on(self, work: Callable[[Tracker], None]) -> None:
+        """Call `work` with each tracker; one that fails is left out, since curves elsewhere must not end a training."""
+        for tracker in list(self._trackers):
+            try:
+                work(tracker)
+            except Exception as fault:  # a disk, a network, a service: each library has its own
+                self._trackers.remove(tracker)
+                reason = " ".join(f"{type(fault).__name__}: {fault}".split())[:200]
+                logger.warning("%s fails (%s); training continues without it", type(tracker).__name__, reason)
 
     def pictures(self, done: int, images: "list[Image]") -> None:
         """Write sample pictures to `samples/step-00001000-0.png` and to the trackers."""
@@ -146,8 +155,7 @@ class RunLog:
         folder.mkdir(exist_ok=True)
         for index, image in enumerate(images):
             image.save(folder / f"step-{done:08d}-{index}.png", pnginfo=_text_of(image, done))
-        for tracker in self._trackers:
-            tracker.pictures(done, images)
+        self._pass_on(lambda tracker: tracker.pictures(done, images))
         self._start_interval()
 
     def state(self) -> dict[str, Any]:
@@ -160,9 +168,9 @@ class RunLog:
 
     def close(self) -> None:
         """Close files and bar; may be called twice."""
-        for part in (self._file, *self._trackers):
-            if part is not None:
-                part.close()
+        if self._file is not None:
+            self._file.close()
+        self._pass_on(lambda tracker: tracker.close())
         if self._bar is not None:
             self._bar.stop()
         self._file, self._trackers, self._bar = None, [], None

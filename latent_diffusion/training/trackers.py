@@ -100,7 +100,9 @@ TRACKERS: Mapping[str, type[Tracker]] = {"tensorboard": TensorBoard, "wandb": We
 
 
 def open_trackers(folder: Path, run: RunConfig, done: int) -> list[Tracker]:
-    """Return the trackers that the run names; TensorBoard, the default, is left out where it is not installed.
+    """Return the trackers that the run names, without those that cannot be opened, such as a service out of reach.
+
+    TensorBoard, the default, is left out where it is not installed.
 
     Raises:
         ConfigError: Weights & Biases is named, but not installed.
@@ -111,4 +113,9 @@ def open_trackers(folder: Path, run: RunConfig, done: int) -> list[Tracker]:
             opened.append(TRACKERS[name](folder, run, done))
         except ImportError:
             logger.info("%s is not installed: curves go to log.jsonl only", name)
+        except ConfigError:
+            raise
+        except Exception as fault:  # a disk, a network, a service: each library has its own
+            reason = " ".join(f"{type(fault).__name__}: {fault}".split())[:200]
+            logger.warning("%s cannot be opened (%s): curves go to log.jsonl only", name, reason)
     return opened

@@ -19,14 +19,16 @@ import torch
 import toy
 
 from latent_diffusion.checkpoint.files.safetensors_file import read_tensors
+from latent_diffusion.registry import names
 from latent_diffusion.training import log, signals, trainer
 from latent_diffusion.training import run as runs
 
 _context = multiprocessing.get_context("forkserver")
 # torch imports its compiler with the first optimizer: several seconds that each fork would pay again, as for the others
 _context.set_forkserver_preload(
-    ["torch", "torch._dynamo", "torch.utils.tensorboard", "accelerate", "open_clip", "transformers.models.clip", "toy"]
-    + [f"latent_diffusion.training.objectives.{name}" for name in ("autoencoder", "clip", "lora", "unet")]
+    ["torch", "torch._dynamo", "torch.utils.tensorboard", "accelerate", "open_clip", "toy", "peft"]
+    + ["diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion"]  # with it finished adapters are opened again
+    + [f"latent_diffusion.training.objectives.{name}" for name in names("latent_diffusion.training.objectives")]
 )
 
 

@@ -1,6 +1,8 @@
 """Curves and pictures in Weights & Biases, through accelerate's tracker; the library itself is stood in for."""
 
 import importlib.machinery
+import json
+import logging
 import sys
 import types
 
@@ -10,6 +12,7 @@ from PIL import Image
 from latent_diffusion.config import RunConfig
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.training.launch import build_accelerator
+from latent_diffusion.training.log import RunLog
 from latent_diffusion.training.trackers import open_trackers
 
 
@@ -18,6 +21,30 @@ def run(tmp_path):
     return RunConfig(
         output=tmp_path, objective={"name": "toy"}, data={}, steps=4, batch_size=8, trackers=["wandb", "wandb"]
     )
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("out of reach"), ConnectionError("out of reach")], ids=repr)
+@pytest.mark.parametrize("at", ["init", "log", "finish"])
+def test_t17_a_tracker_out_of_reach_is_named_once_and_the_log_goes_on(run, tmp_path, monkeypatch, caplog, fault, at):
+    def fails(*arguments, **options):
+        raise fault
+
+    logged = types.SimpleNamespace(log=lambda *_, **__: None, finish=lambda: None)
+    wandb = types.ModuleType("wandb")
+    wandb.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
+    wandb.init = lambda **options: logged
+    wandb.config = types.SimpleNamespace(update=lambda *_, **__: None)
+    setattr(wandb if at == "init" else logged, at, fails)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    monkeypatch.setattr(logging.getLogger("latent_diffusion"), "propagate", True)
+    build_accelerator()
+    kept = RunLog(tmp_path, run.model_copy(update={"log_every": 1}))
+    kept.start(0)
+    for done in (1, 2, 3):
+        kept.update(done, {"net/loss": 0.5})
+    kept.close()
+    assert caplog.text.count("out of reach") == 1
+    assert [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [1, 2, 3]
 
 
 def test_figures_and_pictures_reach_the_tracker_and_a_continued_run_is_the_same(run, tmp_path, monkeypatch):
