@@ -21,6 +21,7 @@ __all__ = ["build_accelerator", "choose_precision", "first_to_report", "lost_pro
 logger = logging.getLogger(__name__)
 
 _WAYS = "one process, several CPU processes, or several GPUs (one process each, DistributedDataParallel)"
+_WHY = "its checkpoints, averages and audit read whole weights"
 _OTHER_WAYS = {
     "ACCELERATE_USE_FSDP": "FSDP",
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
@@ -40,7 +41,7 @@ def build_accelerator() -> Accelerator:
     """
     for variable, name in _OTHER_WAYS.items():
         if os.environ.get(variable, "").lower() in ("1", "true", "yes"):
-            raise ConfigError(f"launched for {name}, which this trainer does not support; launch {_WAYS}")
+            raise ConfigError(f"launched for {name}, which this trainer does not support: {_WHY}; launch {_WAYS}")
     accelerator = Accelerator(
         mixed_precision="no",
         kwargs_handlers=[

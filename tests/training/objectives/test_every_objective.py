@@ -1,20 +1,17 @@
 """Every objective with tiny models: killed and resumed it ends bit-equal, and two processes train as one does."""
 
 import json
-import random
-import signal
-import time
 from pathlib import Path
 
 import pytest
 import real
 import torch
-from processes import assert_equal_states, finish, last_step, losses_of, start, state_of, train, train_together
+from kills import GAN_FROM, kill_at_random_steps
+from processes import losses_of, state_of, train, train_together
 
 from latent_diffusion.registry import find, names
 
 OBJECTIVES = names("latent_diffusion.training.objectives")
-GAN_FROM = 5
 
 
 @pytest.fixture(scope="module")
@@ -52,25 +49,6 @@ def test_killed_and_resumed_equals_uninterrupted(config_of, tmp_path, name):
 @pytest.mark.parametrize("name", ["autoencoder", "unet"])  # two players, and the one that the others build on
 def test_killed_five_times_and_resumed_equals_uninterrupted(config_of, tmp_path, name):
     kill_at_random_steps(config_of(name, steps=16), tmp_path, name, kills=5)
-
-
-def kill_at_random_steps(config, folder, name, kills):
-    """Kill within a save first, then at random moments of random steps."""
-    straight, killed = folder / "straight", folder / "killed"
-    assert train(straight, config, run=real.run) == 0
-    steps = losses_of(straight)[-1]["step"]
-    assert train(killed, config, run=real.run, fault=("within a tensor file", 7)) == -signal.SIGKILL
-    chance = random.Random(name)
-    for target in sorted(chance.sample(range(GAN_FROM + 1, steps - 1), kills - 1)):
-        process = start(killed, config, run=real.run)
-        while last_step(killed) < target and process.is_alive():
-            time.sleep(0.003)
-        time.sleep(chance.uniform(0, 0.2))
-        process.kill()
-        assert finish(process) in (-signal.SIGKILL, 0)
-    assert train(killed, config, run=real.run) == 0
-    assert_equal_states(killed, straight)
-    assert losses_of(killed) == losses_of(straight)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
