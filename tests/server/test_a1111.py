@@ -60,7 +60,7 @@ def test_webuiapi(server):
     repainted = api.img2img(images=[old], mask_image=half(), prompt="a disc", inpainting_fill=1, **small)
     changed = differs(repainted.image, old)
     assert changed[:, :16].any() and not changed[:, 16:].any()
-    assert api.png_info(drawn.images[0]).info.startswith("a red disc")
+    assert "a red disc" in api.png_info(drawn.images[0]).info
     assert api.get_progress()["progress"] == 0.0
     api.util_wait_for_ready(check_interval=0.05)
     for name in (
