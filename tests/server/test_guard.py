@@ -74,5 +74,14 @@ def test_a_port_in_use_is_found_before_the_model_is_loaded(here, capsys):
     assert "--port" in capsys.readouterr().err
 
 
+def test_the_printed_address_can_be_connected_to_at_once(here, capsys, monkeypatch, tiny_folder):
+    def run(server, sockets) -> None:
+        port = int(capsys.readouterr().out.split()[0].rstrip("/").rpartition(":")[2])
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+
+    monkeypatch.setattr("uvicorn.Server.run", run)
+    assert main(["serve", "--port", "0", "--model", str(tiny_folder), "--device", "cpu"]) == 0
+
+
 def test_a_model_that_is_missing_ends_the_command(here, capsys):
     assert main(["serve", "--port", "0", "--model", "no-such-model"]) == 4

@@ -96,6 +96,7 @@ def serve(
     )  # fmt: skip
     with listen(host, port) as (socket, url):  # a port in use is found before the model is loaded
         app = build_app(settings, given_of(LoadOptions, given))
+        socket.listen()  # a program that reads the address can connect at once
         typer.echo(f"{url}  (Ctrl-C stops)")
         config = uvicorn.Config(app, log_level="warning", server_header=False, timeout_graceful_shutdown=5)
         uvicorn.Server(config).run(sockets=[socket])
