@@ -230,8 +230,8 @@ def test_examine_train_and_draw(page, server):
     page.wait_for_selector("#report:visible", timeout=PATIENCE)
     assert "peak memory" in page.inner_text("#report") and "4 in" in page.inner_text("#report")
     page.click("#train-form .main")
-    page.wait_for_selector("#use-run:visible", timeout=PATIENCE)
-    assert page.inner_text("#run-state") == "whole is finished: 20 of 20 updates"
+    finished_run = page.locator("#run-state", has_text="whole is finished: 20 of 20 updates")
+    finished_run.wait_for(timeout=PATIENCE)
     assert page.is_hidden("#fault") and page.is_hidden("#run-fault")
     page.click("#use-run")
     assert page.input_value("#settings [name=model]") == "runs/whole"

@@ -110,7 +110,7 @@ async function showReport(there) {
   for (const id of ["#report", "#save-report"]) $(id).hidden = !there;
   if (!there) return;
   report = await (await call("/training/check/report")).text();
-  const made = new DOMParser().parseFromString(report, "text/html");
+  const made = new DOMParser().parseFromString(report.replace(/<style>.*?<\/style>/s, ""), "text/html");
   made.querySelector("h1")?.remove();
   $("#report").tabIndex = 0;
   $("#report").replaceChildren(...made.body.childNodes);
@@ -130,7 +130,7 @@ async function choose(name) {
   shown = name;
   points = [];
   $("#run").value = name;
-  $("#run-panel").hidden = false;
+  $("#run-panel").hidden = true; // until the first event
   follow(name).catch(fault);
 }
 
@@ -146,6 +146,7 @@ async function follow(name) {
 }
 
 function show(run) {
+  $("#run-panel").hidden = false;
   const active = ["starting", "training", "stopping"].includes(run.state);
   const left = run.seconds_left === null ? "" : `, expected end ${new Date(Date.now() + run.seconds_left * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" })}, in ${span(run.seconds_left)}`;
   $("#run-state").textContent = `${run.name} ${WORDS[run.state]}: ${run.step} of ${run.steps} updates${left}`;
