@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from latent_diffusion.runtime.cpu import columns as small_maps
 from latent_diffusion.runtime.cpu.frozen_layers import (
+    FrozenColumns,
     FrozenConv2d,
     FrozenLinear,
     FrozenWinograd,
@@ -97,3 +99,19 @@ def test_a_copy_with_another_weight_computes_with_it(rounded):
         wanted = before + before - layer[0].bias.to(before)[:, None, None]
         torch.testing.assert_close(twin(x), wanted, rtol=1e-2 if rounded else 1e-4, atol=1e-2 if rounded else 1e-4)
         assert torch.equal(layer(x), before)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_small_maps_by_one_product_agree_with_float32_as_oneDNN_does(batch, monkeypatch):
+    monkeypatch.setattr(small_maps, "FEWEST_WEIGHTS", 0)
+    plain = nn.Conv2d(96, 64, 3, padding=1).requires_grad_(False)
+    fast, x = copy.deepcopy(plain), torch.randn(batch, 96, 4, 5)
+    freeze_layers(fast, rounded=True, multiplied_less=False, columns=True)
+    assert type(fast) is FrozenColumns and not small_maps.pays(torch.empty(1, 96, 9, 8), 64)
+    wanted = both(copy.deepcopy(plain), x)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, usual = both(fast, x), both(plain, x)
+    assert type(found[0].grad_fn).__name__ != type(usual[0].grad_fn).__name__
+    for ours, theirs, exact in zip(found, usual, wanted, strict=True):
+        assert ours.dtype == theirs.dtype and ours.shape == exact.shape
+        assert (ours.float() - exact).norm() <= max(1.5 * (theirs.float() - exact).norm(), 3e-3 * exact.norm())

@@ -99,7 +99,8 @@ def test_the_choice_does_not_hang_on_the_clock(precision, monkeypatch):
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda found=capability: found)
         convolved = precision == "float32" and capability == "AVX512"
         less = BUILT and precision == "float32"
-        expected = TrainingKernels(BUILT, BUILT, convolved, winograd=less, rounded_once=precision == "bfloat16")
+        narrow = precision == "bfloat16"
+        expected = TrainingKernels(BUILT, BUILT, convolved, winograd=less, rounded_once=narrow, columns=narrow)
         before = torch.get_rng_state()
         assert choose_kernels(precision, torch.device("cpu")) == expected
         assert torch.equal(torch.get_rng_state(), before), "the choice drew from the process's random state"

@@ -2,6 +2,7 @@
 
     float32     3x3 convolutions by Winograd (native/winograd.c), forward and back, where the channels are few enough
     bfloat16    weights are rounded once, where autocast rounds them at every call; the bits are the same
+    bfloat16    3x3 convolutions of small maps by one matrix product with the weights as they lie (columns.py)
 
 A layer y = W x + b whose weights have no gradient hands on dx = W^T dy: for a 3x3 convolution that is one too, with the
 kernels turned by 180 degrees and the channels swapped. `weight` stays as it is, beside the prepared ones.
@@ -14,10 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from latent_diffusion.runtime.cpu import columns as small_maps
 from latent_diffusion.runtime.cpu.native import winograd
 from latent_diffusion.runtime.cpu.native.library import Level, find, level
 
-__all__ = ["FrozenConv2d", "FrozenLinear", "freeze_layers", "winograd_works"]
+__all__ = ["FrozenColumns", "FrozenConv2d", "FrozenLinear", "freeze_layers", "winograd_works"]
 
 SAME = ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros")  # kernel, stride, padding, dilation, groups and padding mode
 WIDEST = 640 * 640  # pairs of channels up to which a convolution is prepared for Winograd: 1.8 times its memory, twice
@@ -31,6 +33,8 @@ class _Rounded:
 
     def rounded(self) -> tuple[Tensor, Tensor | None]:
         """Return weight and bias in bfloat16."""
+        if self.weight.dtype == torch.bfloat16:
+            return self.weight, self.bias
         if not self.prepared("in_bfloat16"):
             bias = None if self.bias is None else self.bias.detach().bfloat16()
             self.prepare("in_bfloat16", (self.weight.detach().bfloat16(), bias))
@@ -59,6 +63,16 @@ class FrozenConv2d(_Rounded, nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         """Map (B, in_channels, H, W) to (B, out_channels, H', W')."""
         return self._conv_forward(input, *self.rounded()) if _rounds(input) else super().forward(input)
+
+
+class FrozenColumns(FrozenConv2d):
+    """A 3x3 convolution of stride 1 with zeros around, of small maps by one matrix product in bfloat16."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map (B, in_channels, H, W) to (B, out_channels, H, W)."""
+        if not (_rounds(input) and small_maps.pays(input, self.out_channels)):
+            return super().forward(input)
+        return small_maps.convolve(input.bfloat16(), *self.rounded())
 
 
 class FrozenWinograd(FrozenConv2d):
@@ -97,30 +111,36 @@ def winograd_works() -> bool:
     return level() >= Level.AVX2 and find("winograd_convolve") is not None
 
 
-def freeze_layers(module: nn.Module, *, rounded: bool, multiplied_less: bool) -> None:
+def freeze_layers(module: nn.Module, *, rounded: bool, multiplied_less: bool, columns: bool = False) -> None:
     """Give the frozen layers of `module` prepared weights, in place; parameters and state-dict keys stay.
 
     Args:
         module: a network; the weights of its frozen layers must not change any more.
         rounded: keep weights in bfloat16 for autocast.
         multiplied_less: use Winograd's algorithm for 3x3 convolutions in float32.
+        columns: multiply the columns of small maps in 3x3 convolutions in bfloat16.
     """
     for layer in module.modules():
         if any(p.requires_grad for p in layer.parameters(recurse=False)):
             continue
         if type(layer) is nn.Conv2d and multiplied_less and _fits(layer):
             layer.__class__ = FrozenWinograd
-        elif type(layer) is nn.Conv2d and rounded and layer.weight.dtype != torch.bfloat16:
+        elif type(layer) is nn.Conv2d and columns and _form(layer) == SAME:
+            layer.__class__ = FrozenColumns
+        elif type(layer) is nn.Conv2d and rounded:
             layer.__class__ = FrozenConv2d
-        elif type(layer) is nn.Linear and rounded and layer.weight.dtype != torch.bfloat16:
+        elif type(layer) is nn.Linear and rounded:
             layer.__class__ = FrozenLinear
 
 
 def _fits(layer: nn.Conv2d) -> bool:
-    form = layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups, layer.padding_mode
     inputs, outputs = layer.in_channels, layer.out_channels
     both = winograd.divides(inputs, outputs) and winograd.divides(outputs, inputs)
-    return form == SAME and both and inputs * outputs <= WIDEST
+    return _form(layer) == SAME and both and inputs * outputs <= WIDEST
+
+
+def _form(layer: nn.Conv2d) -> tuple[Any, ...]:
+    return layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups, layer.padding_mode
 
 
 def _rounds(input: Tensor) -> bool:

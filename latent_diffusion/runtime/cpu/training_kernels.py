@@ -8,6 +8,7 @@
 | frozen 3x3 convolutions, float32 | oneDNN | Winograd in C, forward and back (frozen_layers.py) |
 | trained ones, float32 | oneDNN | Winograd in C but for the weights' gradient (native/training_convolution.py) |
 | frozen layers, bfloat16 | weights rounded at each call | rounded once |
+| frozen 3x3 convolutions of small maps, bfloat16 | oneDNN, which reorders the weights | one product (columns.py) |
 
 Each is used where it gives the plain way's numbers in a small call. That call is not timed: on a busy machine two equal
 runs would choose otherwise, round otherwise and end with other bits. The choice is part of the run from its start on.
@@ -44,6 +45,7 @@ class TrainingKernels:
     convolved_linear: bool = False
     winograd: bool = False
     rounded_once: bool = False
+    columns: bool = False
 
 
 PLAIN = TrainingKernels()
@@ -76,6 +78,7 @@ def choose_kernels(precision: str, device: torch.device) -> TrainingKernels:
         and winograd_works()
         and all(agree(*_convolutions(trained), dtype) for trained in (False, True)),
         rounded_once=dtype == torch.bfloat16,
+        columns=dtype == torch.bfloat16,
     )
 
 
@@ -107,7 +110,9 @@ def install(module: nn.Module, kernels: TrainingKernels) -> None:
         trained = any(p.requires_grad for p in layer.parameters(recurse=False))
         if kernels.winograd and trained and type(layer) is nn.Conv2d and divisible(layer):
             layer.__class__ = FasterConv2d
-    freeze_layers(module, rounded=kernels.rounded_once, multiplied_less=kernels.winograd)
+    freeze_layers(
+        module, rounded=kernels.rounded_once, multiplied_less=kernels.winograd, columns=kernels.columns
+    )
 
 
 def _attentions(dtype: torch.dtype) -> Pair:
