@@ -5,13 +5,18 @@ Every key of `ReadingConfig` may stand in the section itself, where it holds for
 
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from latent_diffusion.config import Section
 from latent_diffusion.data.images import MAX_PIXELS
 from latent_diffusion.data.kohya_toml import kohya_section
+from latent_diffusion.errors import ConfigError
+from latent_diffusion.randomness import uniform
 
-__all__ = ["BucketConfig", "CacheConfig", "DataConfig", "ReadingConfig", "SourceConfig", "WordingConfig"]
+__all__ = ["BucketConfig", "CacheConfig", "DataConfig", "HeldOut", "ReadingConfig", "SourceConfig", "WordingConfig"]
+
+HeldOut = dict[str, str | list[str]] | float
+"""Which pictures are held out: a filter in place of `where`, or a share of them, drawn by the names of their files."""
 
 
 class WordingConfig(Section):
@@ -145,6 +150,9 @@ class DataConfig(ReadingConfig):
     cache: CacheConfig | None = None
     """Keep latents and text states on disk, bit for bit; null: in memory. Keys below."""
 
+    _share: float = PrivateAttr(0.0)  # of the pictures that is held out
+    _held: bool = PrivateAttr(False)  # whether these are the pictures that are read; else all others are
+
     @model_validator(mode="before")
     @classmethod
     def _of_kohya(cls, values: Any) -> Any:
@@ -172,19 +180,43 @@ class DataConfig(ReadingConfig):
             for source in self.sources
         ]
 
-    def held_out(self, where: dict[str, str | list[str]]) -> Self:
+    @property
+    def share_held_out(self) -> float:
+        """The share of the pictures that is held out of training; 0 where a filter or nothing is."""
+        return self._share
+
+    def reads(self, name: str) -> bool:
+        """Return whether a picture is read where a share is held out: a draw keyed with its name alone decides."""
+        return (uniform(0, f"held out {name}", 0) < self._share) is self._held
+
+    def trained_on(self, chosen: HeldOut | None) -> Self:
+        """Return the section for training: without a share that is held out."""
+        return self._of_share(chosen, held=False) if isinstance(chosen, float) else self
+
+    def held_out(self, chosen: HeldOut) -> Self:
         """Return the section for held-out pictures: other rows, as squares, and nothing that is drawn.
 
-        Filters of `where_not` stay, but for those on a field of `where`: they leave the same pictures out of training.
+        Filters of `where_not` stay, but for those on a field of a new `where`: they leave the same pictures out of
+        training.
         """
 
         def plain(config: ReadingConfig) -> dict[str, Any]:
-            inherits = config is not self and "where_not" not in config.model_fields_set
-            without = self.where_not if inherits else config.where_not
-            values: dict[str, Any] = {"where": where, "flip": False, "caption_dropout": 0.0, "weight": 1.0}
-            values |= {"where_not": {field: names for field, names in without.items() if field not in where}}
+            values: dict[str, Any] = {"flip": False, "caption_dropout": 0.0, "weight": 1.0}
             values |= {"regularisation": False, "loss_weight": 1.0}
+            if not isinstance(chosen, float):
+                inherits = config is not made and "where_not" not in config.model_fields_set
+                without = made.where_not if inherits else config.where_not
+                values |= {"where": chosen}
+                values |= {"where_not": {field: names for field, names in without.items() if field not in chosen}}
             return values | ({"fit": "crop"} if config.fit == "random_crop" else {})
 
-        sources = [source.model_copy(update=plain(source) | {"size": None}) for source in self.sources]
-        return self.model_copy(update=plain(self) | {"buckets": None, "sources": sources})
+        made = self._of_share(chosen, held=True) if isinstance(chosen, float) else self
+        sources = [source.model_copy(update=plain(source) | {"size": None}) for source in made.sources]
+        return made.model_copy(update=plain(made) | {"buckets": None, "sources": sources})
+
+    def _of_share(self, share: float, *, held: bool) -> Self:
+        if not 0 < share < 1:
+            raise ConfigError(f"objective.validation: {share:g}; a share that is held out lies between 0 and 1")
+        made = self.model_copy()
+        made._share, made._held = share, held
+        return made

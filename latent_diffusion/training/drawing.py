@@ -62,7 +62,8 @@ class Sheet:
         spacing = "karras" if last.alpha > 0 else "trailing"
         visited = levels(parts.schedule, spacing, wanted.steps, intervals=sampler.intervals)
         side = self.size // parts.autoencoder.factor
-        device = next(parts.unet.parameters()).device
+        like = parts.unet.conv_in.weight
+        device = like.device
         training = parts.unet.training
         parts.unet.eval()
         pictures: list[Image.Image] = []
@@ -79,7 +80,7 @@ class Sheet:
                 empty = without_text(empty)
             with autocast(self.precision, device):
                 denoise = CFG(wanted.guidance_scale).bind(
-                    Denoiser(parts.unet, parts.schedule, parts.prediction), prompt, empty
+                    Denoiser(parts.unet, parts.schedule, parts.prediction, like.dtype), prompt, empty
                 )
                 for step in sampler(denoise, x, visited, noise):
                     x = step.x

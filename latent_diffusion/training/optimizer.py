@@ -56,6 +56,8 @@ class OptimizerSettings(Section, ABC):
 
     constant_only: ClassVar[bool] = False
     """Whether the optimizer replaces the curve of the learning rate."""
+    one_rate: ClassVar[str] = ""
+    """Why all weights must have one learning rate; "": they may have several."""
 
     learning_rate: float = Field(default=1e-4, gt=0)
     """Peak learning rate."""
@@ -153,6 +155,12 @@ def build_optimizer(player: "Player", settings: OptimizerSettings) -> Joined:
     """Return the optimizer of a player's trainable parameters; those of fewer than two dimensions are not decayed."""
     named = {name: p for name, p in player.named_parameters() if p.requires_grad}
     rates = player.learning_rates()
+    others = [name for name in named if rates.get(name, settings.learning_rate) != settings.learning_rate]
+    if settings.one_rate and others:
+        raise ConfigError(
+            f"learning_rate {rates[others[0]]:g} of {others[0]}: {settings.one_rate}; leave the learning rates of "
+            f"rules and words out, or use another optimizer"
+        )
     groups: Groups = []
     for rate in dict.fromkeys(rates.get(name, settings.learning_rate) for name in named):
         of_rate = [p for name, p in named.items() if rates.get(name, settings.learning_rate) == rate]

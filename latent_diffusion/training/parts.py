@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import nn
 
 from latent_diffusion.checkpoint.components import Components
+from latent_diffusion.checkpoint.folder.default_sampler import unread
 from latent_diffusion.checkpoint.folder.diffusers_folder import load_autoencoder
 from latent_diffusion.checkpoint.folder.scheduler_config import read_schedule
 from latent_diffusion.checkpoint.folder.text_folder import load_text_encoder
@@ -80,12 +81,12 @@ def build_parts(settings: ModelSettings, *, as_stored: bool = False) -> Componen
             raise ConfigError(
                 f"objective.init: {loaded.name} is SDXL's refiner, which is not trained; use its base model"
             )
-        config = {**loaded.scheduler_config, **settings.scheduler}
+        config = _changed(loaded.scheduler_config, settings.scheduler)
         schedule, prediction = read_schedule(config)
         return replace(loaded, schedule=schedule, prediction=prediction, scheduler_config=config)
     assert settings.parts is not None, "checked above"
     config, scheduler = _sizes(settings.unet)
-    scheduler = {**scheduler, **settings.scheduler}
+    scheduler = _changed(scheduler, settings.scheduler)
     schedule, prediction = read_schedule(scheduler)
     unet = UNet(config)
     nn.init.zeros_(unet.conv_out.weight)  # starts by predicting 0, the mean of the target
@@ -109,6 +110,23 @@ def read_encoders(settings: ModelSettings) -> tuple[AutoencoderKL, TextEncoder |
     return load_autoencoder(Path(settings.parts.vae), torch.float32), load_text_encoder(
         Path(settings.parts.text_encoder)
     )
+
+
+def _changed(config: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return a scheduler's configuration with the fields of `objective.scheduler`, all of which must be read.
+
+    Raises:
+        ConfigError: a field without effect.
+    """
+    changed = {**config, **changes}
+    idle = [name for name in unread(changed) if name in changes]
+    if idle:
+        kind = changed["_class_name"]
+        raise ConfigError(
+            f"objective.scheduler.{idle[0]}: {kind}, the model's scheduler, does not read it, in diffusers neither; "
+            f"leave it out, or set another scheduler too, for example objective.scheduler._class_name=DDIMScheduler"
+        )
+    return changed
 
 
 def _sizes(unet: str | dict[str, Any] | None) -> tuple[UNetConfig, dict[str, Any]]:

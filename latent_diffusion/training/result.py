@@ -15,12 +15,12 @@ from latent_diffusion.training.trainer import Trainer
 __all__ = ["write_result"]
 
 
-def write_result(trainer: Trainer, target: Path, described: Mapping[str, Any], *, verify: bool) -> None:
-    """Write the trained parts, as they are for use, to the folder `target` in one rename.
+def write_result(trainer: Trainer, target: Path, described: Mapping[str, Any]) -> None:
+    """Write the trained parts, as they are for use, to the folder `target` in one rename, after reading them back.
 
     Raises:
-        CheckpointError: a file that is read back, which `verify` does with all, does not give what was trained; the
-            files are in `<target>-unverified`.
+        CheckpointError: a file that is read back does not give what was trained; the files are in
+            `<target>-unverified`.
     """
     temporary = target.with_name(f"{TEMPORARY}{target.name}")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -33,8 +33,7 @@ def write_result(trainer: Trainer, target: Path, described: Mapping[str, Any], *
             write_json(temporary / "training.json", record)
             run, samples = trainer.run, trainer.objective.pass_samples()
             write_card(temporary, run.output, run.output.name or "adapter", record, samples)
-            if verify:
-                trainer.objective.verify(temporary)
+            trainer.objective.verify(temporary)
         except CheckpointError as fault:
             publish(temporary, aside)
             message = str(fault).replace(str(temporary), str(aside))

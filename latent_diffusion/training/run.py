@@ -133,7 +133,7 @@ def _run(
                 folder.tell(state="interrupted", step=trainer.done, exit_code=signals.exit_code)
             return signals.exit_code
         if first:
-            write_result(trainer, folder.model, described, verify=True)
+            write_result(trainer, folder.model, described)
             logger.info("finished: the model is in %s", folder.model)
             folder.tell(state="finished", step=trainer.done, exit_code=0)
         accelerator.wait_for_everyone()
@@ -143,7 +143,7 @@ def _run(
 def _keep_best(folder: RunFolder, described: dict[str, Any], first: bool, trainer: Trainer) -> None:
     """Write the weights as they are now as the best so far (the first process does)."""
     if first:
-        write_result(trainer, folder.best, described, verify=False)
+        write_result(trainer, folder.best, described)
 
 
 def _start() -> "Accelerator":

@@ -97,3 +97,37 @@ def test_predictions_have_names():
     assert [prediction_named(p.name) for p in ALL] == list(ALL)
     with pytest.raises(ConfigError, match="did you mean 'epsilon'"):
         prediction_named("epsilom")
+
+
+HALF = 0.5**0.5
+EDGES = {"pure noise, SNR 0": (0.0, 1.0), "SNR 1": (HALF, HALF), "clean, SNR infinite": (1.0, 0.0)}
+TARGETS = {  # of x0 = 2 and noise = 3, by hand
+    "epsilon": (3.0, 3.0, 3.0),
+    "sample": (2.0, 2.0, 2.0),
+    "v_prediction": (-2.0, HALF * 3.0 - HALF * 2.0, 3.0),
+    "flow_prediction": (1.0, 1.0, 1.0),
+}
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("edge", EDGES)
+def test_every_target_at_the_edges_of_the_signal_to_noise_ratio(name, edge):
+    alpha, sigma = (torch.tensor(value, dtype=torch.float64) for value in EDGES[edge])
+    x0, noise = (torch.full((1, 1, 1, 1), value, dtype=torch.float64) for value in (2.0, 3.0))
+    target = prediction_named(name).target(x0, noise, alpha, sigma)
+    assert float(target) == pytest.approx(TARGETS[name][list(EDGES).index(edge)], rel=1e-12)
+    if not (name == "epsilon" and float(alpha) == 0.0):  # refused: it says nothing about x0 there
+        x = alpha * x0 + sigma * noise
+        assert float(prediction_named(name).x0(target, x, alpha, sigma)) == pytest.approx(2.0, rel=1e-12)
+
+
+def test_the_posterior_mean_at_the_edges():
+    """After pure noise it is that of x0 alone; from SNR 1 on eq. 7 by hand."""
+    x0, noise = torch.full((1, 1, 1, 1), 2.0).double(), torch.full((1, 1, 1, 1), 3.0).double()
+    after_noise = MEAN.target(x0, noise, *torch.tensor([0.0, 1.0]).double(), (HALF, HALF))
+    assert float(after_noise) == pytest.approx(HALF * 2.0, rel=1e-12)
+    alpha, sigma = 0.6, 0.8  # from SNR 1: eq. 7 with beta_t = 1 - (0.6 / HALF)^2
+    beta = 1.0 - (alpha / HALF) ** 2
+    wanted = HALF * beta / sigma**2 * 2.0 + (alpha / HALF) * HALF**2 / sigma**2 * (alpha * 2.0 + sigma * 3.0)
+    found = MEAN.target(x0, noise, *torch.tensor([alpha, sigma], dtype=torch.float64), (HALF, HALF))
+    assert float(found) == pytest.approx(wanted, rel=1e-12)

@@ -73,3 +73,18 @@ def test_the_last_share_is_a_time_of_the_range():
 def test_wrong_numbers_are_refused(settings, words):
     with pytest.raises(ConfigError, match=words):
         TimeLaw(**settings)
+
+
+def test_every_law_at_the_ends_of_the_times():
+    """Of a law that ends in pure noise: the first and last time have the probability of the formula, in [0, 1]."""
+    total = 8
+    uniform, normal = TimeLaw().probabilities(total), TimeLaw("logit_normal").probabilities(total)
+    assert uniform[0] == uniform[-1] == 1 / total
+    tail = 0.5 * math.erfc(
+        math.log(total - 1) / math.sqrt(2)
+    )  # beyond the logit of 1 - 1 / T, by symmetry before 1 / T
+    assert normal[0] == pytest.approx(tail, rel=1e-12) == normal[-1]
+    weights = torch.tensor([1e15, 4.0, 3.0, 2.0, 1.0, 0.5, 0.25, 0.0])  # SNR infinite at first, 0 at last
+    chosen = TimeLaw("importance").probabilities(total, weights)
+    assert chosen[0] == pytest.approx(1.0) and chosen[-1] == 0.0 and chosen.sum() == pytest.approx(1.0)
+    assert int(draw_times([1.0 - 1e-16], chosen)) <= 6, "a time of weight 0 is never drawn"

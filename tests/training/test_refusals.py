@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 from latent_diffusion.checkpoint.folder.scheduler_config import read_schedule
 from latent_diffusion.config import RunConfig, parse_section
@@ -12,8 +13,9 @@ from latent_diffusion.diffusion.time_law import TimeLaw
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.families import sd1
 from latent_diffusion.training.adapter_layers import AdapterSettings
+from latent_diffusion.training.objective import Player
 from latent_diffusion.training.objectives.lora import LoraSettings
-from latent_diffusion.training.optimizer import optimizer_settings
+from latent_diffusion.training.optimizer import build_optimizer, optimizer_settings
 from latent_diffusion.training.parts import ModelSettings, build_parts
 from latent_diffusion.training.run import build_objective
 
@@ -31,6 +33,22 @@ def loss(**settings) -> DiffusionLoss:
     return DiffusionLoss(*read_schedule({**sd1.SCHEDULER, **scheduler}), **settings)
 
 
+def two_rates() -> Player:
+    """A player one of whose weights has a learning rate of its own."""
+
+    class Two(Player):
+        def forward(self, batch, step):
+            raise NotImplementedError
+
+        def learning_rates(self) -> dict[str, float]:
+            return {"1.weight": 1e-5}
+
+    player = Two()
+    for place in ("0", "1"):
+        player.add_module(place, nn.Linear(2, 2))
+    return player
+
+
 COMBINATIONS: dict[str, Callable] = {
     "`steps: 100`, `passes: 2`": lambda: run(passes=2),
     "neither `steps` nor `passes`": lambda: run(steps=None),
@@ -38,6 +56,12 @@ COMBINATIONS: dict[str, Callable] = {
     "`batch_size: 8`, `accumulation: 3`": lambda: run(accumulation=3),
     "`optimizer: {name: schedule_free}`, `decay: cosine`": lambda: optimizer_settings(
         run(optimizer={"name": "schedule_free"}, decay="cosine")
+    ),
+    "`optimizer: {name: prodigy}`, a rule with `learning_rate`": lambda: build_optimizer(
+        two_rates(), optimizer_settings(run(optimizer={"name": "prodigy"}))
+    ),
+    "`scheduler: {rescale_betas_zero_snr: true}`, a model with PNDM": lambda: build_parts(
+        ModelSettings(parts={"vae": "a", "text_encoder": "b"}, unet="sd1", scheduler={"rescale_betas_zero_snr": True})
     ),
     "`objective: {name: clip}`, `accumulation: 2`": lambda: build_objective(
         run(objective={"name": "clip"}, accumulation=2)

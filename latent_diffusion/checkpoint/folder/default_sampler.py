@@ -12,7 +12,7 @@ from latent_diffusion.diffusion.spacing import SPACINGS, Final
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.registry import find, names
 
-__all__ = ["DefaultSampler", "default_sampler", "final_level", "with_class_defaults"]
+__all__ = ["DefaultSampler", "default_sampler", "final_level", "unread", "with_class_defaults"]
 
 PACKAGE = "latent_diffusion.samplers"
 FALLBACK = "dpmpp_2m"
@@ -26,6 +26,7 @@ LAW = (
     "rescale_betas_zero_snr", "use_flow_sigmas", "flow_shift", "shift", "use_dynamic_shifting",
 )  # fmt: skip
 """Fields of the noise law and the prediction, which `scheduler_config.py` reads."""
+ZERO_SNR = "rescale_betas_zero_snr"
 FOLLOWED = (*LAW, *SPACING_FLAGS, "timestep_spacing", "steps_offset", "final_sigmas_type", "set_alpha_to_one")
 RANGE_OF_TIMES = (
     "EulerDiscreteScheduler", "HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler",
@@ -53,6 +54,12 @@ def with_class_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
         return dict(config)
     read = {name: value for name, value in config.items() if name in SCHEDULERS[kind] or name.startswith("_")}
     return {**SCHEDULERS[kind], **read, **FIXED.get(kind, {})}
+
+
+def unread(config: Mapping[str, Any]) -> list[str]:
+    """Return the fields of a configuration that its class does not read, in diffusers as here."""
+    known = SCHEDULERS.get(str(config.get("_class_name", "")))
+    return [] if known is None else [name for name in config if name in KNOWN and name not in known]
 
 
 def default_sampler(config: Mapping[str, Any]) -> DefaultSampler:
@@ -131,6 +138,8 @@ def _unfollowed(kind: str, config: Mapping[str, Any], read: Mapping[str, Any], t
             found.append(f"{field} {value!r:.40} is not followed" + ("" if default is None else f"; {default!r} is"))
     if kind == "PNDMScheduler" and not read["skip_prk_steps"]:
         found.append("PNDM's Runge-Kutta warm-up (skip_prk_steps false) is not run; the first step is Heun's")
+    if config.get(ZERO_SNR) and ZERO_SNR in unread(config):
+        found.append(f"{ZERO_SNR} is set, but {kind} does not read it, in diffusers neither: the noise schedule stays")
     unknown = [field for field in config if field not in KNOWN and not field.startswith("_")]
     return found + [f"{field} is unknown and not followed" for field in sorted(unknown)[:8]]
 

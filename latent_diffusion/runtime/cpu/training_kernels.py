@@ -110,9 +110,7 @@ def install(module: nn.Module, kernels: TrainingKernels) -> None:
         trained = any(p.requires_grad for p in layer.parameters(recurse=False))
         if kernels.winograd and trained and type(layer) is nn.Conv2d and divisible(layer):
             layer.__class__ = FasterConv2d
-    freeze_layers(
-        module, rounded=kernels.rounded_once, multiplied_less=kernels.winograd, columns=kernels.columns
-    )
+    freeze_layers(module, rounded=kernels.rounded_once, multiplied_less=kernels.winograd, columns=kernels.columns)
 
 
 def _attentions(dtype: torch.dtype) -> Pair:

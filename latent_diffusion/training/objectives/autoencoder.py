@@ -22,6 +22,7 @@ from latent_diffusion.data.folder import DataConfig, ImageFolder
 from latent_diffusion.data.images import to_pil
 from latent_diffusion.data.loader import Batch, batches
 from latent_diffusion.data.picture_masks import warn_of_unused_masks
+from latent_diffusion.data.settings import HeldOut
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.models.autoencoder import AutoencoderConfig, AutoencoderKL
 from latent_diffusion.models.discriminator import GROUPS, PatchDiscriminator
@@ -84,8 +85,8 @@ class AutoencoderSettings(Section):
     """Discriminator; null: none. Keys below."""
     scale_pictures: int = Field(default=2048, gt=0)
     """Pictures over which the latent scale is measured at export."""
-    validation: dict[str, str | list[str]] | None = None
-    """Filter of the held-out pictures, in place of `data.where`; their PSNR is reported with every preview."""
+    validation: HeldOut | None = None
+    """Filter of held-out pictures, in place of `data.where`, or a share of all, as 0.1; their PSNR is reported."""
     workers: int = Field(default=1, ge=0)
     """Processes that decode pictures ahead."""
 
@@ -179,7 +180,7 @@ class AutoencoderObjective(Objective):
         """Build the networks and read the pictures."""
         self.settings = settings
         refuse_unused(data, "the autoencoder")
-        self.data = ImageFolder(data, run.seed)
+        self.data = ImageFolder(data.trained_on(settings.validation), run.seed)
         warn_of_unused_masks(self.data)
         self.held_out = None
         if settings.validation is not None:

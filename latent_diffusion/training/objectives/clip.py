@@ -23,6 +23,7 @@ from latent_diffusion.data.folder import DataConfig, ImageFolder
 from latent_diffusion.data.loader import Batch, batches
 from latent_diffusion.data.metadata import captions_of
 from latent_diffusion.data.picture_masks import warn_of_unused_masks
+from latent_diffusion.data.settings import HeldOut
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.models.clip import CLIPConfig, TowerConfig, TwoTowers
 from latent_diffusion.models.tokenizer import Tokenizer
@@ -81,8 +82,8 @@ class CLIPSettings(Section):
     """Largest size of the vocabulary; fewer where the captions have fewer words."""
     vocabulary_fields: list[str] = Field(default_factory=list)
     """Metadata fields the vocabulary is learned from beside the captions."""
-    validation: dict[str, str | list[str]] | None = None
-    """Filter of held-out pictures, in place of `data.where`; their loss is reported."""
+    validation: HeldOut | None = None
+    """Filter of held-out pictures, in place of `data.where`, or a share of all, as 0.1; their loss is reported."""
     workers: int = Field(default=1, ge=0)
     """Processes that decode pictures ahead."""
 
@@ -163,7 +164,7 @@ class CLIPObjective(Objective):
         if settings.init is None and data.size % settings.patch_size:
             raise ConfigError(f"data.size {data.size} px is not a multiple of patch_size {settings.patch_size} px")
         published = None if settings.init is None else _published(settings.init, data.size)
-        self.data = ImageFolder(data, run.seed)
+        self.data = ImageFolder(data.trained_on(settings.validation), run.seed)
         warn_of_unused_masks(self.data)
         self.held_out = None
         if settings.validation is not None:

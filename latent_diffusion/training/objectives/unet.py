@@ -25,6 +25,7 @@ from latent_diffusion.data.buckets import plan_lines
 from latent_diffusion.data.folder import DataConfig, ImageFolder
 from latent_diffusion.data.loader import Batch, batches
 from latent_diffusion.data.picture_masks import PictureMasks, warn_of_unused_masks
+from latent_diffusion.data.settings import HeldOut
 from latent_diffusion.data.tensor_cache import TensorCache, open_cache
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.models.text_encoder import TextEncoder, TextEncoders
@@ -75,8 +76,8 @@ class DenoisingSettings(ModelSettings, LossSettings):
     """Chunks of 75 tokens that are read of a caption, as in drawing; what is longer is cut and counted."""
     export_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Number format of the exported weights."""
-    validation: dict[str, str | list[str]] | None = None
-    """Filter of held-out pictures, in place of `data.where`; their loss is reported with every preview."""
+    validation: HeldOut | None = None
+    """Filter of held-out pictures, in place of `data.where`, or a share of all, as 0.1; their loss is reported."""
     workers: int = Field(default=1, ge=0)
     """Processes that decode pictures ahead."""
     masked: MaskedSettings | None = None
@@ -111,7 +112,7 @@ class UNetObjective(Objective):
                     f"objective.inpainting: the U-Net of {parts.name} reads no mask; make one by the objective unet"
                 )
             widen(parts)
-        self.data = ImageFolder(data, run.seed, run.batch_size // run.accumulation)
+        self.data = ImageFolder(data.trained_on(settings.validation), run.seed, run.batch_size // run.accumulation)
         check_sizes(self.data, parts.autoencoder.factor)
         self.base = parts = replace(parts, prompt_forms=self._prompt_forms(parts))
         self.held_out = None

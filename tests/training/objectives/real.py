@@ -1,10 +1,50 @@
-"""Run the real trainer in a process of its own: `processes.train(output, config, overrides..., run=real.run)`."""
+"""The real trainer in a process of its own, started by `processes.train(output, ..., run=real.run)` or another here."""
 
+import json
 from pathlib import Path
 
+import torch
+
+from latent_diffusion.checkpoint.files.safetensors_file import write_tensors
+from latent_diffusion.config import RunConfig
 from latent_diffusion.train import main
+from latent_diffusion.training.launch import build_accelerator
+from latent_diffusion.training.run import build_objective
+from latent_diffusion.training.trainer import Trainer
 
 
 def run(output: Path, config: str, *overrides: str) -> int:
     """Train `config` into `output`; return the exit code."""
     return main([config, f"output={output}", *overrides])
+
+
+def fit_each(output: Path, *runs: str) -> int:
+    """Make the updates of one run after another, each given as JSON, and write the trained weights of each."""
+    output.mkdir(exist_ok=True)
+    accelerator = build_accelerator()
+    for number, values in enumerate(runs):
+        made = RunConfig.model_validate(json.loads(values))
+        torch.manual_seed(made.seed)
+        trainer = Trainer(build_objective(made), made, accelerator)
+        seen = Losses()
+        trainer.fit([seen])
+        if accelerator.is_main_process:
+            losses = {"losses": torch.tensor(seen.values, dtype=torch.float64)}
+            write_tensors(output / f"{number}.safetensors", {**trainer.trainable["unet"], **losses})
+        accelerator.free_memory()
+    accelerator.end_training()
+    return 0
+
+
+class Losses:
+    """Keeps the loss of each update."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+    def after_backward(self, player: str, step: int) -> None:
+        """Nothing to note."""
+
+    def after_update(self, trainer: Trainer, figures: dict[str, float]) -> None:
+        """Note the loss."""
+        self.values.append(figures["unet/loss"])
