@@ -10,6 +10,7 @@ from latent_diffusion.data.examination import Findings, examine
 from latent_diffusion.data.folder import DataConfig
 from latent_diffusion.errors import LatentDiffusionError
 from latent_diffusion.registry import find
+from latent_diffusion.training.memory_plan import plan_memory
 from latent_diffusion.training.run import build_objective, set_up
 from latent_diffusion.training.run_plan import measured, planned_line, with_steps
 from latent_diffusion.training.trainer import Trainer
@@ -29,6 +30,7 @@ class Diagnosis:
     facts: list[tuple[str, str]] = field(default_factory=list)
     faults: list[tuple[str, str, list[int]]] = field(default_factory=list)
     plan: list[str] = field(default_factory=list)
+    memory: list[str] = field(default_factory=list)
     measured: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
@@ -38,6 +40,7 @@ class Diagnosis:
             *(f"{head}: {what}" for head, what in self.facts),
             *(["to mend:", *(f"  {line}" for line in found)] if found else ["nothing to mend in the data"]),
             *self.plan,
+            *self.memory,
             *self.measured,
         ]
 
@@ -118,6 +121,15 @@ def _judge(told: Diagnosis, config: DataConfig) -> None:
 
 def _plan(told: Diagnosis, run: RunConfig, *, measure: bool) -> None:
     run, accelerator, kernels = set_up(run)
+    good = len(told.findings.pictures) - len(told.findings.broken)
+    memory = plan_memory(run, accelerator.device, kernels, good)
+    if memory is not None:
+        told.memory = memory.lines()[:1]
+        if not memory.fits:
+            told.faults.append(("the run does not fit in memory", memory.trouble(), []))
+        if memory.missing:
+            return
+        run = memory.run
     torch.manual_seed(run.seed)
     objective = build_objective(run)
     run = with_steps(run, objective)

@@ -42,8 +42,8 @@ def report_page(told: Diagnosis, config: DataConfig, title: str) -> str:
     parts.append("<h2>The data</h2><table>")
     parts += [f"<tr><th>{html.escape(head)}</th><td>{html.escape(what)}</td></tr>" for head, what in told.facts]
     parts.append("</table>")
-    if told.plan or told.measured:
-        lines = "\n".join([*told.plan, *told.measured])
+    if told.plan or told.memory or told.measured:
+        lines = "\n".join([*told.plan, *told.memory, *told.measured])
         parts.append(f"<h2>The run</h2><pre>{html.escape(lines)}</pre>")
     for k, (head, what, which) in enumerate(told.faults):
         parts.append(f'<h2 id="k{k}">{html.escape(head)}</h2><p>{html.escape(what)}</p><div class="row">')

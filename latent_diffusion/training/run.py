@@ -17,7 +17,7 @@ from accelerate.utils import gather_object
 
 from latent_diffusion.checkpoint.files.json_file import write_json
 from latent_diffusion.config import LESS_MEMORY, RunConfig, parse_section
-from latent_diffusion.errors import ConfigError, DivergedError, describe
+from latent_diffusion.errors import ConfigError, DivergedError, ResourceError, describe
 from latent_diffusion.registry import find
 from latent_diffusion.runtime.cpu.allocator import keep_large_blocks
 from latent_diffusion.runtime.cpu.threads import choose_threads, set_threads
@@ -30,6 +30,7 @@ from latent_diffusion.training.launch import (
     warn_of_launcher_options,
 )
 from latent_diffusion.training.log import RunLog, start_logging
+from latent_diffusion.training.memory_plan import plan_memory
 from latent_diffusion.training.objective import Objective
 from latent_diffusion.training.previews import Previews
 from latent_diffusion.training.result import write_result
@@ -165,6 +166,13 @@ def set_up(run: RunConfig) -> "tuple[RunConfig, Accelerator, TrainingKernels]":
 def show_plan(run: RunConfig) -> int:
     """Print the plan of a run, its expected end and its memory, from a few updates of which nothing is written."""
     run, accelerator, kernels = set_up(run)
+    memory = plan_memory(run, accelerator.device, kernels)
+    if memory is not None:
+        for line in memory.lines():
+            logger.info("%s", line)
+        if memory.missing:
+            raise ResourceError(memory.trouble())
+        run = memory.run
     torch.manual_seed(run.seed)
     objective = build_objective(run)
     run = with_steps(run, objective)

@@ -62,7 +62,7 @@ def doctor(
     if report is not None:
         report.write_text(report_page(told, data, f"Data of {config}"), encoding="utf-8")
         typer.echo(f"wrote {report}")
-    cannot_start = any(head == "the run cannot start" for head, _, _ in told.faults)
+    cannot_start = any(head in ("the run cannot start", "the run does not fit in memory") for head, _, _ in told.faults)
     return 1 if told.findings.broken or cannot_start else 0
 
 

@@ -1,0 +1,179 @@
+"""How much memory a run needs at its peak, by formula, from the model's sizes alone: no weight is read.
+
+A run has two heights of memory, and its need is the higher one:
+
+    encoding   all weights as they are read + the autoencoder at work on one picture
+    updates    the weights that stay + what their kernels prepare + optimizer, averages and trained weights
+               + activations and gradients of one micro-batch (`step_memory.py`)
+
+In both: the libraries (on a CPU), the pictures, and the cached latents and text states.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+from torch import nn
+
+from latent_diffusion.checkpoint.components import Components
+from latent_diffusion.checkpoint.load import load_model
+from latent_diffusion.config import RunConfig
+from latent_diffusion.models.unet import UNet
+from latent_diffusion.runtime.cpu.training_kernels import TrainingKernels, install
+from latent_diffusion.training.frozen_weights import frozen_layers
+from latent_diffusion.training.optimizer import optimizer_settings
+from latent_diffusion.training.parts import freeze_lone_attention
+from latent_diffusion.training.started_adapter import start_adapter
+from latent_diffusion.training.step_memory import encoding_peak, step_peak
+from latent_diffusion.training.weight_rules import choose_weights
+
+__all__ = ["MemoryNeed", "memory_need"]
+
+LIBRARIES_LATER = 20e6
+"""Bytes that torch, oneDNN and the optimizer load or make in the first update, on a CPU."""
+OPTIMIZER_BYTES = {"adamw": 8, "adamw8bit": 2, "adafactor": 0, "muon": 8, "prodigy": 16, "schedule_free": 8}
+"""Bytes of an optimizer's state for each trained number."""
+WINOGRAD = 2 * 16 / 9
+"""Prepared weights of a frozen 3x3 convolution, forward and back, over its own bytes."""
+
+
+@dataclass(frozen=True)
+class MemoryNeed:
+    """Bytes by what takes them, in the two heights of a run."""
+
+    encoding: dict[str, int]
+    updates: dict[str, int]
+
+    @property
+    def higher(self) -> dict[str, int]:
+        """The height that decides."""
+        return max(self.encoding, self.updates, key=lambda terms: sum(terms.values()))
+
+    @property
+    def peak(self) -> int:
+        """Bytes at the peak."""
+        return sum(self.higher.values())
+
+    def line(self) -> str:
+        """Return the peak and its largest terms."""
+        terms = sorted(self.higher.items(), key=lambda term: -term[1])
+        named = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in terms if size >= 0.005 * 2**30)
+        return f"predicted peak memory: {self.peak / 2**30:.2f} GiB ({named})"
+
+
+def memory_need(
+    run: RunConfig, settings: Any, pictures: int, side: int, device: torch.device, kernels: TrainingKernels
+) -> MemoryNeed | None:
+    """Return what a run needs; None for an objective that trains no U-Net of a model that exists.
+
+    Args:
+        run: with its precision.
+        settings: its parsed `objective:` section.
+        pictures: of the data.
+        side: of the largest pictures, in px.
+        device: where it trains.
+        kernels: what it trains with.
+    """
+    adapter, train = getattr(settings, "adapter", None), getattr(settings, "train", None)
+    if getattr(settings, "init", None) is None or (adapter is None and train is None):
+        return None
+    parts = load_model(settings.init, left_out=("unet", "vae", "text_encoder", "text_encoder_2"))
+    encoders = _bytes([parts.autoencoder, parts.text_encoder])
+    whole = _bytes([parts.unet])
+    cells = -(-side // parts.autoencoder.factor)
+    parts.unet.train().requires_grad_(True).enable_gradient_checkpointing(run.gradient_checkpointing)
+    freeze_lone_attention(parts.unet, cells)
+    parts.text_encoder.requires_grad_(True)
+    if adapter is not None:
+        adapted, _ = start_adapter(parts, adapter, run.seed)
+        parts.unet.requires_grad_(False)
+        parts.text_encoder.requires_grad_(False)
+        networks, parts = adapted.modules(), adapted.components
+        for module in networks.values():
+            module.requires_grad_(True)
+    else:
+        networks = choose_weights(parts, train)
+    assert isinstance(parts.unet, UNet), "every model has one"
+    trained = sum(p.numel() for module in networks.values() for p in module.parameters() if p.requires_grad)
+    step = _step(run, parts, cells)
+    if adapter is not None and run.precision == "bfloat16":
+        for layer in frozen_layers(parts.unet):
+            layer.to(torch.bfloat16)
+    extra = _bytes(networks.values()) if adapter is not None else 0
+    kept = _bytes([parts.unet])
+    memory = run.memory
+    dropped = memory is not None and memory.drop_encoders
+    caches = _caches(settings, parts, pictures, side, run)
+    host = {"pictures": _pictures(run, pictures, side)} if device.type == "cpu" else {}
+    if device.type == "cpu":
+        host["libraries"] = psutil.Process().memory_info().rss + int(LIBRARIES_LATER)
+    optimizer = OPTIMIZER_BYTES.get(str(run.optimizer.get("name", "adamw")), 8)
+    optimizer_settings(run)
+    return MemoryNeed(
+        encoding={
+            **host,
+            **caches,
+            "U-Net": whole + extra,
+            "encoders": encoders,
+            "a picture being encoded": encoding_peak(parts.autoencoder.encode, parts.autoencoder, side, side),
+        },
+        updates={
+            **host,
+            **caches,
+            "U-Net": kept,
+            "encoders": 0 if dropped else encoders,
+            "prepared weights": _prepared(parts.unet, kernels),
+            "optimizer": optimizer * trained,
+            "moving average": 4 * trained if run.ema is not None else 0,
+            "activations and gradients": step,
+        },
+    )
+
+
+def _bytes(networks: Iterable[nn.Module]) -> int:
+    """Return the bytes of all weights, each counted once."""
+    weights = {id(p): p for network in networks for p in network.parameters()}
+    return sum(p.numel() * p.element_size() for p in weights.values())
+
+
+def _step(run: RunConfig, parts: Components, cells: int) -> int:
+    """Return the bytes of activations and gradients of one micro-batch."""
+    pooled = parts.text_encoder.pooled_width if parts.unet.config.added_width else 0
+    batch = run.batch_size // run.accumulation
+    return step_peak(parts.unet, batch, cells, cells, pooled=pooled, precision=run.precision)
+
+
+def _prepared(unet: UNet, kernels: TrainingKernels) -> int:
+    """Return the bytes that the kernels prepare of frozen weights, beside these."""
+    install(unet, kernels)
+    total = 0.0
+    for layer in unet.modules():
+        kind = type(layer).__name__
+        if kind == "FrozenWinograd":
+            total += WINOGRAD * layer.weight.numel() * 4  # pyright: ignore
+        elif kind in ("FrozenConv2d", "FrozenLinear"):
+            total += sum(2 * p.numel() for p in layer.parameters(recurse=False))
+    return int(total)
+
+
+def _caches(settings: Any, parts: Components, pictures: int, side: int, run: RunConfig) -> dict[str, int]:
+    """Return the bytes of latents and text states that are kept in memory."""
+    numbers = 2 * parts.autoencoder.config.latent_channels * (side // parts.autoencoder.factor) ** 2
+    flips = 2 if run.data.get("flip") else 1
+    latents = pictures * flips * numbers * 4
+    width = parts.text_encoder.context_length * parts.text_encoder.width + parts.text_encoder.pooled_width
+    states = (pictures + 1) * width * (2 if run.precision == "bfloat16" else 4)
+    return {
+        "latents": latents if latents <= settings.latent_cache_bytes else 0,
+        "text states": states if states <= settings.text_cache_bytes else 0,
+    }
+
+
+def _pictures(run: RunConfig, pictures: int, side: int) -> int:
+    """Return the bytes of the scaled pictures that are kept in memory."""
+    most = run.data.get("cache_bytes", 2**30)
+    size = 3 * side * side * pictures
+    kept = run.data.get("check", "all") == "all" and run.data.get("cache") is None and size <= most
+    return size if kept else 0
