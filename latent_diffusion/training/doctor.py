@@ -11,6 +11,7 @@ from latent_diffusion.data.folder import DataConfig
 from latent_diffusion.errors import LatentDiffusionError
 from latent_diffusion.registry import find
 from latent_diffusion.training.memory_plan import plan_memory
+from latent_diffusion.training.objective import Objective
 from latent_diffusion.training.run import build_objective, set_up
 from latent_diffusion.training.run_plan import measured, planned_line, with_steps
 from latent_diffusion.training.trainer import Trainer
@@ -79,7 +80,7 @@ def diagnose(
     if len(findings.broken) < len(findings.pictures):
         lenient = {**run.data, "check": "all", "on_bad": "skip", "max_bad": 1.0, "missing_captions": "empty"}
         try:
-            _plan(told, run.model_copy(update={"data": lenient}), measure=measure)
+            _plan(told, kind, run.model_copy(update={"data": lenient}), measure=measure)
         except LatentDiffusionError as error:
             told.faults.append(("the run cannot start", str(error), []))
     return told
@@ -119,10 +120,10 @@ def _judge(told: Diagnosis, config: DataConfig) -> None:
             told.faults.append((f"{len(which)} {head}", what, which))
 
 
-def _plan(told: Diagnosis, run: RunConfig, *, measure: bool) -> None:
+def _plan(told: Diagnosis, kind: type[Objective], run: RunConfig, *, measure: bool) -> None:
     run, accelerator, kernels = set_up(run)
     good = len(told.findings.pictures) - len(told.findings.broken)
-    memory = plan_memory(run, accelerator.device, kernels, good)
+    memory = plan_memory(kind, run, accelerator.device, kernels, good)
     if memory is not None:
         told.memory = memory.lines()[:1]
         if not memory.fits:

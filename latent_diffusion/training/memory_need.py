@@ -19,7 +19,7 @@ from torch import nn
 
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.load import load_model
-from latent_diffusion.config import RunConfig
+from latent_diffusion.config import MemoryConfig, RunConfig
 from latent_diffusion.models.unet import UNet
 from latent_diffusion.runtime.cpu.training_kernels import TrainingKernels, install
 from latent_diffusion.training.frozen_weights import frozen_layers
@@ -35,6 +35,8 @@ LIBRARIES_LATER = 20e6
 """Bytes that torch, oneDNN and the optimizer load or make in the first update, on a CPU."""
 OPTIMIZER_BYTES = {"adamw": 8, "adamw8bit": 2, "adafactor": 0, "muon": 8, "prodigy": 16, "schedule_free": 8}
 """Bytes of an optimizer's state for each trained number."""
+FORMAT_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float8": 1.0, "int8": 1.0, "nf4": 0.5 + 4 / 64}
+"""Bytes of a frozen weight in the formats of `memory.base`; scales of a row are next to nothing."""
 WINOGRAD = 2 * 16 / 9
 """Prepared weights of a frozen 3x3 convolution, forward and back, over its own bytes."""
 
@@ -76,7 +78,8 @@ def memory_need(
         device: where it trains.
         kernels: what it trains with.
     """
-    adapter, train = getattr(settings, "adapter", None), getattr(settings, "train", None)
+    adapter: Any = getattr(settings, "adapter", None)
+    train: Any = getattr(settings, "train", None)
     if getattr(settings, "init", None) is None or (adapter is None and train is None):
         return None
     parts = load_model(settings.init, left_out=("unet", "vae", "text_encoder", "text_encoder_2"))
@@ -98,13 +101,16 @@ def memory_need(
     assert isinstance(parts.unet, UNet), "every model has one"
     trained = sum(p.numel() for module in networks.values() for p in module.parameters() if p.requires_grad)
     step = _step(run, parts, cells)
-    if adapter is not None and run.precision == "bfloat16":
+    extra = _bytes(networks.values()) if adapter is not None else 0
+    memory = run.memory or MemoryConfig()
+    form = memory.base or ("bfloat16" if run.precision == "bfloat16" else "float32")
+    stored = memory.base is not None or memory.base_on_host
+    frozen = 0 if adapter is None else sum(_numbers(layer) for layer in frozen_layers(parts.unet))
+    on_device = 0.0 if memory.base_on_host and device.type != "cpu" else FORMAT_BYTES[form]
+    kept = _bytes([parts.unet]) + int((on_device - 4) * frozen)
+    if adapter is not None and form == "bfloat16":
         for layer in frozen_layers(parts.unet):
             layer.to(torch.bfloat16)
-    extra = _bytes(networks.values()) if adapter is not None else 0
-    kept = _bytes([parts.unet])
-    memory = run.memory
-    dropped = memory is not None and memory.drop_encoders
     caches = _caches(settings, parts, pictures, side, run)
     host = {"pictures": _pictures(run, pictures, side)} if device.type == "cpu" else {}
     if device.type == "cpu":
@@ -123,8 +129,8 @@ def memory_need(
             **host,
             **caches,
             "U-Net": kept,
-            "encoders": 0 if dropped else encoders,
-            "prepared weights": _prepared(parts.unet, kernels),
+            "encoders": 0 if memory.drop_encoders else encoders,
+            "prepared weights": 0 if stored else _prepared(parts.unet, kernels),
             "optimizer": optimizer * trained,
             "moving average": 4 * trained if run.ema is not None else 0,
             "activations and gradients": step,
@@ -136,6 +142,10 @@ def _bytes(networks: Iterable[nn.Module]) -> int:
     """Return the bytes of all weights, each counted once."""
     weights = {id(p): p for network in networks for p in network.parameters()}
     return sum(p.numel() * p.element_size() for p in weights.values())
+
+
+def _numbers(layer: nn.Module) -> int:
+    return sum(p.numel() for p in layer.parameters(recurse=False))
 
 
 def _step(run: RunConfig, parts: Components, cells: int) -> int:

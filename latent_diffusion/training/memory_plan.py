@@ -4,7 +4,7 @@ Settings are tried from the cheapest on, one more at a time; of those that fit t
 """
 
 import importlib.util
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +14,11 @@ import torch
 from latent_diffusion.config import MemoryConfig, RunConfig, parse_section
 from latent_diffusion.data.opening import open_parts
 from latent_diffusion.data.settings import DataConfig
-from latent_diffusion.registry import find
 from latent_diffusion.runtime.cpu.training_kernels import TrainingKernels
 from latent_diffusion.runtime.memory import free_memory
 from latent_diffusion.runtime.precision import bfloat16_is_fast
 from latent_diffusion.training.memory_need import MemoryNeed, memory_need
+from latent_diffusion.training.objective import Objective
 
 __all__ = ["MemoryPlan", "plan_memory"]
 
@@ -70,11 +70,12 @@ class MemoryPlan:
 
 
 def plan_memory(
-    run: RunConfig, device: torch.device, kernels: TrainingKernels, pictures: int | None = None
+    kind: type[Objective], run: RunConfig, device: torch.device, kernels: TrainingKernels, pictures: int | None = None
 ) -> MemoryPlan | None:
     """Return the plan of a run; None for an objective whose need no formula is for.
 
     Args:
+        kind: the run's objective.
         run: with its precision.
         device: where it trains.
         kernels: what it trains with.
@@ -83,7 +84,6 @@ def plan_memory(
     Raises:
         ConfigError, DataError, CheckpointError: the run cannot be planned as it is.
     """
-    kind = find("latent_diffusion.training.objectives", str(run.objective["name"]))
     section = {key: value for key, value in run.objective.items() if key != "name"}
     settings, data = (
         parse_section(kind.settings_type, section, "objective"),
@@ -93,7 +93,7 @@ def plan_memory(
         return None
     if pictures is None:
         pictures = sum(len(part.kept) for part in open_parts(data, run.seed))
-    side = max([data.size, *(data.buckets.sizes if data.buckets is not None else [])])
+    side = max(data.size, *(data.buckets.sizes if data.buckets is not None else []), 0)
 
     def need_of(changed: RunConfig) -> MemoryNeed | None:
         return memory_need(changed, settings, pictures, side, device, kernels)
@@ -104,19 +104,19 @@ def plan_memory(
     free = free_memory(device) + (psutil.Process().memory_info().rss if device.type == "cpu" else 0)
     if need.peak <= free:
         return MemoryPlan(need, free, run, (), need)
-    droppable = _droppable(settings, data)
-    chosen = _cheapest(run, list(_changes(run, device, droppable=droppable)), need_of, free)
+    allowed = kind.memory if _droppable(settings, data) else kind.memory - {"drop_encoders"}
+    chosen = _cheapest(run, list(_changes(run, device, allowed)), need_of, free)
     changed = _with(run, chosen)
     least = need_of(changed)
     assert least is not None, "the run itself has one"
     return MemoryPlan(need, free, changed, tuple(words for words, _ in chosen), least)
 
 
-def _changes(run: RunConfig, device: torch.device, *, droppable: bool) -> Iterator[Change]:
-    """Yield what makes a run smaller, from what costs least."""
-    if droppable and not (run.memory is not None and run.memory.drop_encoders):
-        memory = (run.memory or MemoryConfig()).model_copy(update={"drop_encoders": True})
-        yield "memory.drop_encoders=true", {"memory": memory}
+def _changes(run: RunConfig, device: torch.device, allowed: Collection[str]) -> Iterator[Change]:
+    """Yield what makes a run smaller, from what costs least; of `memory:` what is allowed."""
+    given = run.memory or MemoryConfig()
+    if "drop_encoders" in allowed and not given.drop_encoders:
+        yield "memory.drop_encoders=true", {"memory.drop_encoders": True}
     for parts in range(run.accumulation + 1, run.batch_size + 1):
         if run.batch_size % parts == 0:
             yield f"accumulation={parts}", {"accumulation": parts}
@@ -124,6 +124,10 @@ def _changes(run: RunConfig, device: torch.device, *, droppable: bool) -> Iterat
         yield "gradient_checkpointing=true", {"gradient_checkpointing": True}
     if run.precision == "float32" and bfloat16_is_fast(device):
         yield "precision=bfloat16", {"precision": "bfloat16"}
+    if "base" in allowed and given.base is None and run.precision in ("float32", "bfloat16"):
+        forms = ("bfloat16", "int8", "nf4") if run.precision == "float32" else ("int8", "nf4")
+        for form in forms:
+            yield f"memory.base={form}", {"memory.base": form}
     if str(run.optimizer.get("name", "adamw")) == "adamw":
         small = "adamw8bit" if device.type == "cuda" and importlib.util.find_spec("bitsandbytes") else "adafactor"
         shared = {key: run.optimizer[key] for key in ("learning_rate", "weight_decay") if key in run.optimizer}
@@ -163,7 +167,12 @@ def _cheapest(
 
 
 def _with(run: RunConfig, changes: Sequence[Change]) -> RunConfig:
-    return run.model_copy(update={key: value for _, keys in changes for key, value in keys.items()})
+    keys = {key: value for _, changed in changes for key, value in changed.items()}
+    of_memory = {key.removeprefix("memory."): value for key, value in keys.items() if key.startswith("memory.")}
+    own = {key: value for key, value in keys.items() if not key.startswith("memory.")}
+    if of_memory:
+        own["memory"] = (run.memory or MemoryConfig()).model_copy(update=of_memory)
+    return run.model_copy(update=own)
 
 
 def _gib(size: int) -> str:

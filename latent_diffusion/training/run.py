@@ -166,7 +166,8 @@ def set_up(run: RunConfig) -> "tuple[RunConfig, Accelerator, TrainingKernels]":
 def show_plan(run: RunConfig) -> int:
     """Print the plan of a run, its expected end and its memory, from a few updates of which nothing is written."""
     run, accelerator, kernels = set_up(run)
-    memory = plan_memory(run, accelerator.device, kernels)
+    kind = find("latent_diffusion.training.objectives", str(run.objective["name"]))
+    memory = plan_memory(kind, run, accelerator.device, kernels)
     if memory is not None:
         for line in memory.lines():
             logger.info("%s", line)
