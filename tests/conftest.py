@@ -1,5 +1,6 @@
 """A tiny model with random weights, built once a session: every part is real, only small."""
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -58,6 +59,15 @@ def same_threads():
     yield
     if torch and torch.get_num_threads() != before:
         torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def own_messages_to_pytest():
+    """Let pytest see this package's messages: a training in this process sends them to its own console."""
+    ours = logging.getLogger("latent_diffusion")
+    ours.handlers, ours.propagate = [], True
+    ours.setLevel(logging.NOTSET)
+    yield
 
 
 @pytest.fixture

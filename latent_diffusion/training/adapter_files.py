@@ -74,7 +74,7 @@ def verify_adapter(
         readers = "this package"
         if _kept_by_diffusers(settings, adapter, kohya=file.name != PEFT_FILE):
             by_diffusers = check_in_diffusers(file, base, adapter.components, BOUNDS[dtype])
-            readers = "this package and by diffusers" if by_diffusers else "this package; peft is not installed"
+            readers = "this package and by diffusers" if by_diffusers else readers
         logger.info("%s: gives the trained outputs, read back by %s", file.name, readers)
 
 

@@ -127,17 +127,24 @@ def _stored_layers(
 
 @torch.no_grad()
 def check_in_diffusers(file: Path, base: Components, trained: Components, bound: float) -> bool:
-    """Let diffusers load an adapter's file and compare text states and the U-Net; False where peft is not installed.
+    """Let diffusers load an adapter's file and compare text states and the U-Net.
+
+    Returns:
+        False where it cannot be done: peft is not installed, or one of the libraries refuses the release of another.
 
     Raises:
         CheckpointError: diffusers cannot load the file, or an output differs.
     """
     if importlib.util.find_spec("peft") is None:
+        logger.info("%s: not compared in diffusers, which needs peft (pip install peft)", file.name)
         return False
     pipe: Any = to_diffusers(base)
     try:
         with _quiet("diffusers", "peft"):
             pipe.load_lora_weights(file.parent, weight_name=file.name, local_files_only=True)
+    except ImportError as fault:
+        logger.warning("%s: not compared in diffusers, whose libraries do not fit together: %s", file.name, fault)
+        return False
     except Exception as fault:
         raise CheckpointError(f"{file}: diffusers cannot load it: {type(fault).__name__}: {fault}") from fault
     cond = _condition(trained)
