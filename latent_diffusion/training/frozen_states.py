@@ -10,7 +10,7 @@ in the last bit.
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -35,18 +35,26 @@ CHUNK = 32  # pictures at a time
 
 @dataclass(frozen=True)
 class Sharing:
-    """How the processes of a run fill a cache on disk together: each makes its share, and waits for the others."""
+    """How the processes of a run fill a cache together: each makes its share, and gets what the others made.
+
+    Attributes:
+        rank: number of this process.
+        processes: their number.
+        wait: returns when all have called it: what is on disk is then whole.
+        gather: the items of one process -> those of all.
+    """
 
     rank: int
     processes: int
     wait: Callable[[], None]
+    gather: Callable[[list[Any]], list[Any]]
 
     def of(self, items: Sequence[T]) -> Sequence[T]:
         """Return this process's share."""
         return items[self.rank :: self.processes]
 
 
-ALONE = Sharing(0, 1, lambda: None)
+ALONE = Sharing(0, 1, lambda: None, lambda made: made)
 
 
 class Latents:
@@ -100,7 +108,7 @@ class Latents:
             return
         kept: list[dict[int, Tensor]] = [{}, {}]
         if self._stored is None:
-            for (flip, row), latents in self._encoded(places):
+            for (flip, row), latents in sharing.gather(list(self._encoded(sharing.of(places)))):
                 kept[flip][row] = latents
             self._check_finite(kept)
         else:
@@ -239,17 +247,19 @@ class TextStates:
         if needed > most:
             logger.info("text states are computed in every step: keeping them takes %.1f GB", needed / 1e9)
             return
+        if self.stored is None:
+            made = [(caption, self._encode([caption]).to("cpu")) for caption in sharing.of(distinct)]
+            self._kept = dict(sharing.gather(made))
+            return
         keys = dict(zip(distinct, self._keys(distinct), strict=True))
-        if self.stored is not None:
-            missing = [caption for caption in distinct if keys[caption] not in self.stored]
-            for caption in sharing.of(missing):
-                self.stored.put(keys[caption], _flat(self._encode([caption])))
-            self.stored.flush()
-            sharing.wait()
-            self.stored.look_again()
-        self._kept = {caption: self._one(caption, keys[caption]) for caption in distinct}
-        if self.stored is not None:
-            self.stored.prune(keys.values())
+        missing = [caption for caption in distinct if keys[caption] not in self.stored]
+        for caption in sharing.of(missing):
+            self.stored.put(keys[caption], _flat(self._encode([caption])))
+        self.stored.flush()
+        sharing.wait()
+        self.stored.look_again()
+        self._kept = {caption: self._from_disk(self.stored, caption, key) for caption, key in keys.items()}
+        self.stored.prune(keys.values())
 
     def _keys(self, captions: Sequence[str]) -> list[str]:
         """Return the key on disk of each caption: its tokens, the encoder's weights, and how they are computed."""
@@ -258,13 +268,12 @@ class TextStates:
         how = (weights_digest(self.encoder), str(self.dtype), self.encoder.device.type, torch.__version__)
         return [key_of("text 1", *how, *(ids.numpy().tobytes() for ids in self.rows.ids(text))) for text in captions]
 
-    def _one(self, caption: str, key: str) -> Conditioning:
-        """Return the states of a caption, from disk where they are there."""
-        flat = None if self.stored is None else self.stored.get(key)
+    def _from_disk(self, stored: TensorCache, caption: str, key: str) -> Conditioning:
+        """Return the states of a caption as they are stored; what is damaged is made again."""
+        flat = stored.get(key)
         if flat is None:
             made = self._encode([caption]).to("cpu")
-            if self.stored is not None:
-                self.stored.put(key, _flat(made))
+            stored.put(key, _flat(made))
             return made
         states = len(flat) - self.encoder.pooled_width
         pooled = flat[states:].view(1, -1) if self.encoder.pooled_width else None

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
+from accelerate.utils import gather_object
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -172,7 +173,8 @@ class UNetObjective(Objective):
         place(parts.autoencoder, accelerator.device, dtype)
         parts.text_encoder.to(accelerator.device)
         stored = open_cache(self.data.config.cache)
-        sharing = Sharing(accelerator.process_index, accelerator.num_processes, accelerator.wait_for_everyone)
+        processes = accelerator.num_processes
+        sharing = Sharing(accelerator.process_index, processes, accelerator.wait_for_everyone, gather_object)
         latents = Latents(parts.autoencoder, self.data, self.run.seed, stored)
         logger.info("encoding %d pictures and their captions", len(self.data))
         latents.fill(settings.latent_cache_bytes, sharing)

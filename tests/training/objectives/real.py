@@ -1,13 +1,16 @@
 """The real trainer in a process of its own, started by `processes.train(output, ..., run=real.run)` or another here."""
 
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from latent_diffusion.checkpoint.files.safetensors_file import write_tensors
 from latent_diffusion.config import RunConfig
 from latent_diffusion.train import main
+from latent_diffusion.training.frozen_states import Latents, TextStates
 from latent_diffusion.training.launch import build_accelerator
 from latent_diffusion.training.run import build_objective
 from latent_diffusion.training.trainer import Trainer
@@ -48,3 +51,23 @@ class Losses:
     def after_update(self, trainer: Trainer, figures: dict[str, float]) -> None:
         """Note the loss."""
         self.values.append(figures["unet/loss"])
+
+
+def run_counting(output: Path, config: str, *overrides: str) -> int:
+    """Train, and write how many pictures and captions this process has encoded for caches to `OUTPUT.encoded<rank>`."""
+    counts = {Latents: 0, TextStates: 0}
+
+    def count(kind: Any) -> None:
+        encode = kind._encode
+
+        def counted(self: Any, items: Any) -> Any:
+            counts[kind] += len(items)
+            return encode(self, items)
+
+        kind._encode = counted
+
+    count(Latents)
+    count(TextStates)
+    code = run(output, config, *overrides)
+    Path(f"{output}.encoded{os.environ.get('RANK', '0')}").write_text(f"{counts[Latents]} {counts[TextStates]}")
+    return code

@@ -80,3 +80,15 @@ def compare_one_and_two(config, folder, *, before, after):
         bound = before if line["step"] <= GAN_FROM else after
         losses = {key: value for key, value in line.items() if key.endswith("loss")}
         assert losses == pytest.approx({key: expected[key] for key in losses}, rel=bound, abs=bound), line["step"]
+
+
+def test_no_process_encodes_what_another_has(config_of, tmp_path):
+    """Six pictures and their mirror images, their captions and the empty one: each is encoded by one process."""
+    config = config_of("unet", steps=2)
+    assert train(tmp_path / "one", config, run=real.run_counting) == 0
+    assert train_together(tmp_path / "two", config, run=real.run_counting) == [0, 0]
+    files = ("one.encoded0", "two.encoded0", "two.encoded1")
+    alone, first, second = ([int(n) for n in (tmp_path / file).read_text().split()] for file in files)
+    assert alone[0] == 12 and alone[1] == 19
+    assert [a + b for a, b in zip(first, second, strict=True)] == alone
+    assert all(abs(a - b) <= 1 for a, b in zip(first, second, strict=True))
