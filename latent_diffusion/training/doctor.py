@@ -33,6 +33,8 @@ class Diagnosis:
     plan: list[str] = field(default_factory=list)
     memory: list[str] = field(default_factory=list)
     measured: list[str] = field(default_factory=list)
+    twins: dict[int, list[int]] = field(default_factory=dict)
+    """Number of a fault -> the picture that each of its pictures is a copy of, or looks like."""
 
     def lines(self) -> list[str]:
         """Return everything as text."""
@@ -102,8 +104,8 @@ def _judge(told: Diagnosis, config: DataConfig) -> None:
     masks = sum(p.mask_fault is not None for p in found.pictures)
     if masks:
         told.facts.append(("masks", f"{masks} pictures have one"))
-    copies = [k for group in found.copies() for k in group[1:]]
-    near = sorted({b for _, b in found.near()})
+    copies = {k: group[0] for group in found.copies() for k in group[1:]}
+    near = dict(sorted((b, a) for a, b in found.near()))
     for head, what, which in (
         ("broken", "cannot be trained on; repair them, or leave them out with --fix", found.broken),
         (
@@ -112,11 +114,18 @@ def _judge(told: Diagnosis, config: DataConfig) -> None:
             found.uncaptioned,
         ),
         ("masks that do not fit", "draw them again at the size of their pictures", found.bad_masks),
-        ("copies", "are the same file as another; each is trained on as often as it is there", copies),
-        ("near-duplicates", "look like another picture; keep the best of each", near),
-        ("small", "are scaled up to the training size and get blurred; lower data.size", found.enlarged),
+        ("copies", "are the same file as another; each is trained on as often as it is there", list(copies)),
+        ("near-duplicates", "look like another picture; keep the best of each", list(near)),
+        (
+            "small",
+            "are scaled up to the training size and get blurred; remove them, or lower data.size",
+            found.enlarged,
+        ),
     ):
         if which:
+            others = {"copies": copies, "near-duplicates": near}.get(head)
+            if others is not None:
+                told.twins[len(told.faults)] = [others[k] for k in which]
             told.faults.append((f"{len(which)} {head}", what, which))
 
 

@@ -15,13 +15,14 @@ __all__ = ["report_page"]
 
 SIDE = 128  # px of the longer side of a picture on the page
 MOST = 24  # pictures of a kind
+FIX = "latent-diffusion doctor RUN.yaml --fix bad.txt\nlatent-diffusion train RUN.yaml data.quarantine=bad.txt"
 STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}
 h1{font-size:1.5rem}h2{font-size:1.15rem;margin:2rem 0 .3rem}table{border-collapse:collapse}
 td,th{text-align:left;padding:.2rem .8rem .2rem 0;vertical-align:top}.good{color:#176b2c}.bad{color:#a3200d}
 .row{display:flex;flex-wrap:wrap;gap:.6rem;margin:.6rem 0}
 figure{margin:0;width:130px;font-size:.75rem;overflow-wrap:anywhere}
-img{max-width:128px;max-height:128px;border:1px solid #ccc}pre{background:#f4f4f4;padding:.8rem;overflow-x:auto}
+img{max-width:128px;max-height:128px;border:1px solid #ccc}pre{background:#f4f4f4;padding:.8rem;white-space:pre-wrap}
 @media(prefers-color-scheme:dark){body{color:#ddd;background:#1b1b1b}pre{background:#2a2a2a}
 .good{color:#7fd391}.bad{color:#ff9384}}
 """
@@ -37,6 +38,8 @@ def report_page(told: Diagnosis, config: DataConfig, title: str) -> str:
             for k, (head, what, _) in enumerate(told.faults)
         ]
         parts.append("</ol>")
+        if told.findings.broken:
+            parts.append(f"<p>To train without the broken pictures, which stay where they are:</p><pre>{FIX}</pre>")
     else:
         parts.append('<p class="good"><strong>Nothing to mend in the data.</strong></p>')
     parts.append("<h2>The data</h2><table>")
@@ -47,7 +50,16 @@ def report_page(told: Diagnosis, config: DataConfig, title: str) -> str:
         parts.append(f"<h2>The run</h2><pre>{html.escape(lines)}</pre>")
     for k, (head, what, which) in enumerate(told.faults):
         parts.append(f'<h2 id="k{k}">{html.escape(head)}</h2><p>{html.escape(what)}</p><div class="row">')
-        parts += [_figure(told, config, place) for place in which[:MOST]]
+        twins = told.twins.get(k)
+        for place, one in enumerate(which[:MOST]):
+            parts.append(_figure(told, config, one))
+            if twins is not None:  # side by side, so that one can choose
+                same = (
+                    "the same file as"
+                    if told.findings.pictures[twins[place]].content == told.findings.pictures[one].content
+                    else "looks like"
+                )
+                parts.append(_figure(told, config, twins[place], f"{same} the one before"))
         parts.append("</div>")
         if len(which) > MOST:
             parts.append(f"<p>and {len(which) - MOST} more</p>")
@@ -58,13 +70,14 @@ def report_page(told: Diagnosis, config: DataConfig, title: str) -> str:
     return f'<!doctype html>\n<html lang="en"><head>{head}<style>{STYLE}</style></head>\n<body>{page}</body></html>\n'
 
 
-def _figure(told: Diagnosis, config: DataConfig, place: int) -> str:
+def _figure(told: Diagnosis, config: DataConfig, place: int, note: str = "") -> str:
     """Return one picture with its name, size and fault."""
     one = told.findings.pictures[place]
     words = [html.escape(one.name)]
     if one.size is not None:
         words.append(f"{one.size[0]}x{one.size[1]} px")
-    words += [html.escape(fault) for fault in (one.fault, one.mask_fault) if fault]
+    mask = f"its mask: {one.mask_fault}" if one.mask_fault else ""
+    words += [html.escape(fault) for fault in (one.fault, mask, note) if fault]
     picture = ""
     if one.size is not None:
         part = told.findings.parts[one.part]

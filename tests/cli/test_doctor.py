@@ -59,7 +59,10 @@ def test_every_fault_is_named_and_the_list_leaves_out_what_is_broken(run, tmp_pa
     assert not (tmp_path / "run").exists()
     page = report.read_text()
     assert page.count("<img ") >= 5 and "data:image/jpeg;base64," in page and "http" not in page
-    assert "6 things to mend" in page
+    assert "6 things to mend" in page and "data.quarantine=bad.txt" in page
+    assert not re.search(r"(src|href)=[\"'](?!data:|#)|url\(|@import|<script|<link", page)  # nothing is fetched
+    assert re.search(r"f\.png<br>.*\n<figure>.*b\.png<br>.*the same file as the one before", page)
+    assert re.search(r"e\.png<br>.*\n<figure>.*a\.png<br>.*looks like the one before", page)
     assert [line.split("\t")[1] for line in fix.read_text().splitlines() if not line.startswith("#")] == ["g.png"]
     repaired = [f"data.quarantine={fix}", "data.missing_captions=empty"]
     assert main(["doctor", str(run), *repaired, "--no-measure"]) == 0
