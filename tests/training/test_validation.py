@@ -125,3 +125,15 @@ def test_copies_of_training_pictures_are_found(pictures):
     assert found is not None and found.count == 1 and found.names[1] == "3.png"
     assert found.distances[1] < 2.1 < found.limit < found.distances[0]
     assert "copy test: 1 of 2" in found.line() and "sample 2 to '3.png'" in found.line()
+
+
+def test_the_best_weights_are_read_back_as_the_result_is(tmp_path, monkeypatch):
+    import toy
+
+    from latent_diffusion.training import run
+
+    read: list[str] = []
+    monkeypatch.setattr(run, "find", run.find)  # which `toy.run` exchanges
+    monkeypatch.setattr(toy.ToyObjective, "verify", lambda self, folder: read.append(folder.name.rpartition("-")[2]))
+    assert toy.run(tmp_path / "run", *WORSE) == 0
+    assert read == ["best", "model"]

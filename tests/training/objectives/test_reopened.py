@@ -103,7 +103,7 @@ def test_every_objective_opens_what_it_wrote(tiny_objective, make_run, tmp_path,
     trainer = Trainer(build_objective(run), run, build_accelerator())
     trainer.fit()
     target = tmp_path / "model"
-    write_result(trainer, target, {"config": run.model_dump(mode="json")}, verify=True)
+    write_result(trainer, target, {"config": run.model_dump(mode="json")})
     for file in target.rglob("*.safetensors"):
         if "clip" in file.parts:
             continue
