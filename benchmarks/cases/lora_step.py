@@ -1,8 +1,8 @@
 """One update of a LoRA of rank 16 on the attention of a U-Net: our trainer, and diffusers' U-Net with PEFT's layers.
 
-The plain loop begins with our factors, so the losses are the same. In bfloat16 its U-Net shares our frozen weights, which
-are in bfloat16, as in diffusers' example script; in float32 under autocast they take twice the memory. A peer's name with
-"-checkpointed" recomputes its activations in the backward pass, which takes less memory and more time.
+The plain loop begins with our factors, so the losses are the same. In bfloat16 its U-Net shares our frozen weights,
+which are in bfloat16, as in diffusers' example script; in float32 under autocast they take twice the memory. A peer's
+name with "-checkpointed" recomputes its activations in the backward pass, which takes less memory and more time.
 """
 
 from typing import Any, ClassVar
