@@ -32,6 +32,7 @@ LEVELS = {  # of the names in `Level` of native/library.py
     "avx512_bf16": [*AVX512, "-mavx512bf16"],
 }
 LEVELS_OF = {"x86_64": list(LEVELS), "aarch64": ["plain"]}
+RECIPES = ("lora.yaml", "finetune.yaml", "inpaint.yaml")  # of configs/, those of `server/training/recipe.py`
 BASE = "abilities.c"  # finds the level: any processor must be able to run it
 
 
@@ -96,7 +97,7 @@ def _without(reason: str) -> None:
 
 
 class KernelHook(BuildHookInterface):
-    """Puts the kernels into wheels; an editable install finds them in the source tree."""
+    """Puts kernels and the server's recipes into wheels; an editable install finds them in the source tree."""
 
     PLUGIN_NAME = "custom"
 
@@ -104,6 +105,9 @@ class KernelHook(BuildHookInterface):
         """Compile, and name the wheel after the platform where that worked."""
         if self.target_name != "wheel":
             return
+        if version == "standard":
+            recipes = Path("latent_diffusion/server/training/recipes")
+            build_data["force_include"] |= {f"configs/{name}": str(recipes / name) for name in RECIPES}
         kernels = build()
         if kernels is not None:
             build_data["artifacts"].append(str(kernels.relative_to(Path(__file__).parent)))

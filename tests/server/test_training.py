@@ -19,6 +19,14 @@ from tests.server.conftest import RUN, wait_for
 SLEEP = ("timeit", "-n", "1", "-r", "1", "import time; time.sleep(60)")
 
 
+def test_the_recipes_are_those_of_the_wheel_and_of_the_schema():
+    import hatch_build
+    from latent_diffusion.server.training.recipe import RECIPES, TrainFields
+
+    assert list(hatch_build.RECIPES) == [f"{name}.yaml" for name in RECIPES]
+    assert TrainFields.model_json_schema()["properties"]["recipe"]["enum"] == list(RECIPES)
+
+
 def test_what_can_be_trained_on_is_listed(server):
     offers = server.call("GET", "/training").json()
     names = {source["name"]: source["pictures"] for source in offers["sources"]}
@@ -112,6 +120,12 @@ def test_the_result_of_a_run_can_be_drawn_with(server, trained):
     assert use == {"model": server.service.shelf.name, "lora": trained}
     assert server.call("POST", f"/training/runs/{trained}/use").json() == use
     assert trained in server.call("GET", "/about").json()["loras"]
+    copy = server.service.settings.lora_folder / f"{trained}.safetensors"
+    kept = copy.read_bytes()
+    copy.write_bytes(b"another")
+    refused = server.call("POST", f"/training/runs/{trained}/use")
+    assert refused.status_code == 409 and copy.read_bytes() == b"another"
+    copy.write_bytes(kept)
     drawn = [
         server.picture(server.draw(prompt=f"a red disc{tag}", seed=3, num_inference_steps=2))
         for tag in ("", f" <lora:{trained}:5>")

@@ -12,6 +12,8 @@ const WORDS = {
 };
 let offers = null;
 let shown = null; // name of the run that is followed
+let stream = 0; // counts the streams of events; an older one ends
+let looking; // timer of the next look at the examination
 let points = [];
 let fault = () => {};
 let report = ""; // of the last examination
@@ -102,7 +104,8 @@ async function showExamination() {
   $("#examined").className = found.error ? "bad" : "";
   $("#found").replaceChildren(...(found.report ? [] : found.lines.map((text) => element("li", { text }))));
   await showReport(found.report);
-  if (running) setTimeout(() => showExamination().catch(fault), 1000);
+  clearTimeout(looking);
+  if (running) looking = setTimeout(() => showExamination().catch(fault), 1000);
 }
 
 // Shows the body of doctor's page here; its texts are escaped, and the page's policy lets no script of it run.
@@ -135,14 +138,16 @@ async function choose(name) {
 }
 
 async function follow(name) {
+  stream += 1;
+  const own = stream;
   await events(`/training/runs/${encodeURIComponent(name)}/events`, (run) => {
-    if (name !== shown) return false;
+    if (own !== stream) return false;
     points = run.anew ? run.points : points.concat(run.points);
     show(run);
     return true;
   });
   offers.runs = (await (await call("/training")).json()).runs;
-  if (name === shown) listRuns();
+  if (own === stream) listRuns();
 }
 
 function show(run) {

@@ -21,7 +21,7 @@ MAX_FILE = 2**20  # bytes of a JSON file that are read
 MAX_TAIL = 2**16  # bytes of a process's output that are read
 MAX_LOG = 2**23  # bytes of the newest lines of a log that are read
 MAX_POINTS = 1000  # of a curve
-MAX_RUNS = 200  # runs that are listed
+MAX_RUNS = 50  # runs that are listed
 MAX_SAMPLES = 400  # sample pictures that are listed
 LINES = 40  # of the output that are shown
 ENDED = ("finished", "interrupted", "diverged", "failed")
@@ -231,7 +231,7 @@ def _thinned(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _object(path: Path | None) -> dict[str, Any]:
     """Return a JSON object; {} where there is none, or one that is damaged or too large."""
     try:
-        if path is None or path.stat().st_size > MAX_FILE:
+        if path is None or not path.is_file() or path.stat().st_size > MAX_FILE:
             return {}
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

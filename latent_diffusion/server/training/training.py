@@ -101,7 +101,9 @@ class Training:
         target = self.service.settings.lora_folder
         assert target is not None, "a server that trains has one"
         source, copy = self.runs.file(name, "model", f"{name}.safetensors"), target / f"{name}.safetensors"
-        if not copy.exists() or copy.read_bytes() != source.read_bytes():
+        if copy.exists() and copy.read_bytes() != source.read_bytes():
+            raise Refusal(409, f"the LoRA folder has another {copy.name}; rename it, nothing is overwritten")
+        if not copy.exists():
             with replacing(copy) as temporary:
                 shutil.copyfile(source, temporary)
         init = str(self.runs.configuration(name).objective.get("init"))

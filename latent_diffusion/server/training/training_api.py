@@ -18,7 +18,7 @@ from latent_diffusion.server.training.training import WITHOUT, Training
 
 __all__ = ["training_routes"]
 
-POLL = 0.5  # seconds between two looks at the files of a run
+POLL = 1.0  # seconds between two looks at the files of a run
 REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'; sandbox"
 
 
