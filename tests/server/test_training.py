@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -131,6 +132,25 @@ def test_the_result_of_a_run_can_be_drawn_with(server, trained):
         for tag in ("", f" <lora:{trained}:5>")
     ]
     assert drawn[0] != drawn[1]
+
+
+def test_a_whole_model_that_a_run_made_is_one_of_the_models(server, tiny_folder):
+    from latent_diffusion.server.training.recipe import TrainFields, configuration, written
+
+    folder, before = server.training.folder, server.service.shelf.name
+    fields = TrainFields(**{**RUN, "name": "whole", "recipe": "finetune"})
+    run = configuration(server.service, folder, fields, folder.runs / "whole")
+    assert run.warmup == 0 and run.log_every == 1 and run.objective["validation"] == run.data["where_not"]
+    (folder.runs / "whole.yaml").write_text(written(run, "whole"), encoding="utf-8")
+    shutil.copytree(tiny_folder, folder.runs / "whole" / "model")
+    try:
+        assert server.call("POST", "/training/runs/whole/use").json() == {"model": "runs/whole", "lora": None}
+        assert "runs/whole" in server.call("GET", "/about").json()["models"]
+        assert server.draw(prompt="x", num_inference_steps=1, model="runs/whole")["status"] == "done"
+        assert server.draw(prompt="x", num_inference_steps=1, model=before)["status"] == "done"
+    finally:
+        shutil.rmtree(folder.runs / "whole")
+        (folder.runs / "whole.yaml").unlink()
 
 
 @pytest.mark.parametrize("name", ["nobody", "%2e%2e%2fsecret", "x" * 300, "..%2Fdiscs", "leaves"])
