@@ -25,15 +25,16 @@ from latent_diffusion.data.folder import DataConfig, ImageFolder
 if sys.argv[1].endswith(".parquet"):
     import pyarrow.parquet
 process = psutil.Process()
-empty, start = process.memory_info().rss, time.perf_counter()
+empty, start, spent = process.memory_info().rss, time.perf_counter(), time.process_time()
 data = ImageFolder(DataConfig(path=sys.argv[1], size=16, check="none"), 0)
-opened = time.perf_counter() - start
+opened, spent = time.perf_counter() - start, time.process_time() - spent
 data.sample(0)
 start = time.perf_counter()
 for number in range(1, 201):
     data.sample(number)
 each = (time.perf_counter() - start) / 200
-print(f"{len(data):>9} rows: {opened:6.2f} s to open, {(process.memory_info().rss - empty) / 1e6:6.0f} MB, "
+print(f"{len(data):>9} rows: {opened:6.2f} s to open ({spent:.2f} s of processor time), "
+      f"{(process.memory_info().rss - empty) / 1e6:6.0f} MB, "
       f"{each * 1e3:6.2f} ms a sample")
 """
 

@@ -165,6 +165,8 @@ def _look(data: bytes) -> str:
     for start, words in _LOOKS.items():
         if head.startswith(start):
             return words
+    if data[4:8] == b"ftyp":
+        return "a HEIC, AVIF or video file; save it as JPEG or PNG"
     if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in data[:64]):
         return f"text starting {data[:16]!r}"
     return f"{len(data)} bytes starting {data[:8]!r}"

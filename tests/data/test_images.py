@@ -70,6 +70,7 @@ def test_the_message_says_what_the_bytes_look_like(encoded):  # D02
         (b"<!DOCTYPE html><html>", "HTML"),
         (b"just some text here", "text"),
         (b"%PDF-1.7", "PDF"),
+        (b"\0\0\0\x1cftypheic\0\0", "a HEIC, AVIF or video file; save it as JPEG or PNG"),
     ):
         with pytest.raises(DataError, match=words):
             decode_image(data, name="x.jpg")

@@ -144,6 +144,7 @@ def test_every_layout_gives_the_same_batches(pictures, wanted, tmp_path, layout)
     assert same(made(config, 2, 3), wanted[3:])  # update 3 lies in mid-pass
     unchecked = DataConfig(**place, **SETTINGS, check="none")
     assert same(made(unchecked, 1, 4), wanted[4:])
+    assert same(made(unchecked, 8, 6), wanted[6:])  # one picture a process
 
 
 def test_a_remote_tar_is_read_through_fsspec(pictures, wanted, tmp_path):
