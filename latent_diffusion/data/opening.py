@@ -55,7 +55,8 @@ def open_parts(config: DataConfig, seed: int) -> list[Part]:
     """
     configs = [one for part in config.parts() for one in repeated_folders(part)]
     parts = [_open(one, config, seed) for one in configs]
-    _keep_share(parts, config)
+    if config.share_held_out:
+        parts = _of_share(parts, config)
     if config.quarantine is not None:
         _leave_out(parts, config.quarantine)
     plain = sum(part.weight * len(part.kept) for part in parts if not part.config.regularisation)
@@ -112,19 +113,19 @@ def _chosen(source: Source, config: SourceConfig) -> np.ndarray:
     return kept
 
 
-def _keep_share(parts: Sequence[Part], config: DataConfig) -> None:
-    """Keep the pictures of the share that is read, those held out or the others."""
+def _of_share(parts: Sequence[Part], config: DataConfig) -> list[Part]:
+    """Return the parts with the pictures that are read: those held out, or the others."""
     before = sum(len(part.kept) for part in parts)
     for part in parts:
-        names = [str(part.source.row(int(k))["file_name"]) for k in part.kept] if config.share_held_out else []
-        if names:
-            part.kept = part.kept[np.array([config.reads(name) for name in names], bool)]
-    parts[:] = [part for part in parts if len(part.kept)]
-    if not parts:
+        names = [str(part.source.row(int(k))["file_name"]) for k in part.kept]
+        part.kept = part.kept[np.array([config.reads(name) for name in names], bool)]
+    left = [part for part in parts if len(part.kept)]
+    if not left:
         raise DataError(
             f"objective.validation: {config.share_held_out:g} of {before} pictures holds none out or leaves none to "
             f"train on; choose another share, or a filter such as objective.validation.split=test"
         )
+    return left
 
 
 def _leave_out(parts: Sequence[Part], file: str) -> None:

@@ -203,7 +203,7 @@ class DataConfig(ReadingConfig):
         def plain(config: ReadingConfig) -> dict[str, Any]:
             values: dict[str, Any] = {"flip": False, "caption_dropout": 0.0, "weight": 1.0}
             values |= {"regularisation": False, "loss_weight": 1.0}
-            if not isinstance(chosen, float):
+            if isinstance(chosen, dict):
                 inherits = config is not made and "where_not" not in config.model_fields_set
                 without = made.where_not if inherits else config.where_not
                 values |= {"where": chosen}

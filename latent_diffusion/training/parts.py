@@ -1,6 +1,7 @@
 """The model a U-Net is trained in: loaded whole, or a new U-Net beside a trained autoencoder and text encoder."""
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,7 @@ def read_encoders(settings: ModelSettings) -> tuple[AutoencoderKL, TextEncoder |
     )
 
 
-def _changed(config: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+def _changed(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return a scheduler's configuration with the fields of `objective.scheduler`, all of which must be read.
 
     Raises:
