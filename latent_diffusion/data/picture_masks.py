@@ -42,7 +42,11 @@ class PictureMasks:
             if mask is not None and mask.getextrema()[1] == 0:
                 empty.append(self._name(row))
         if missing == len(data):
-            looked = "NAME.mask.png beside NAME.png" if source == "file" else "transparency in the pictures"
+            looked = (
+                "NAME.mask.png beside NAME.png, or mask_file in a table"
+                if source == "file"
+                else "transparency in the pictures"
+            )
             raise DataError(f"no picture of {len(data)} has a mask; looked for {looked}")
         if empty:
             raise DataError(

@@ -29,10 +29,13 @@ RECIPES = {
 def test_killed_and_resumed_equals_uninterrupted(pictures, tiny_folder, tmp_path, name):
     folder = tmp_path / "pictures"
     shutil.copytree(pictures, folder)
-    for k in range(4):
+    rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
+    for k, row in enumerate(rows):
         mask = np.zeros((32, 32), np.uint8)
         mask[:, : 16 if k % 2 else 6] = 255
         Image.fromarray(mask).save(folder / f"{k}.mask.png")
+        row["mask_file"] = f"{k}.mask.png"
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = {"path": str(folder), "size": 32, "captions": ["text"], "caption_dropout": 0.3, "where": {"split": "train"}}
     without = RECIPES[name]["name"] == "concepts"
     run = {
