@@ -29,7 +29,7 @@ from latent_diffusion.training.started_adapter import start_adapter
 from latent_diffusion.training.step_memory import encoding_peak, step_peak
 from latent_diffusion.training.weight_rules import choose_weights
 
-__all__ = ["MemoryNeed", "memory_need"]
+__all__ = ["MemoryNeed", "memory_need", "process_count"]
 
 LIBRARIES_LATER = 20e6
 """Bytes that torch, oneDNN and the optimizer load or make in the first update, on a CPU."""
@@ -100,7 +100,8 @@ def memory_need(
         networks = choose_weights(parts, train)
     assert isinstance(parts.unet, UNet), "every model has one"
     trained = sum(p.numel() for module in networks.values() for p in module.parameters() if p.requires_grad)
-    step = _step(run, parts, cells)
+    passes = 2 if getattr(settings, "preserve", None) is not None else 1  # with the caption, and with the class's
+    step = passes * _step(run, parts, cells)
     extra = _bytes(networks.values()) if adapter is not None else 0
     memory = run.memory or MemoryConfig()
     form = memory.base or ("bfloat16" if run.precision == "bfloat16" else "float32")
@@ -138,6 +139,11 @@ def memory_need(
     )
 
 
+def process_count() -> int:
+    """Return the processes of this run, which share a batch."""
+    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+
+
 def _bytes(networks: Iterable[nn.Module]) -> int:
     """Return the bytes of all weights, each counted once."""
     weights = {id(p): p for network in networks for p in network.parameters()}
@@ -151,7 +157,7 @@ def _numbers(layer: nn.Module) -> int:
 def _step(run: RunConfig, parts: Components, cells: int) -> int:
     """Return the bytes of activations and gradients of one micro-batch."""
     pooled = parts.text_encoder.pooled_width if parts.unet.config.added_width else 0
-    batch = run.batch_size // run.accumulation
+    batch = max(1, run.batch_size // (run.accumulation * process_count()))
     return step_peak(parts.unet, batch, cells, cells, pooled=pooled, precision=run.precision)
 
 

@@ -4,6 +4,7 @@ Settings are tried from the cheapest on, one more at a time; of those that fit t
 """
 
 import importlib.util
+import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from latent_diffusion.data.settings import DataConfig
 from latent_diffusion.runtime.cpu.training_kernels import TrainingKernels
 from latent_diffusion.runtime.memory import free_memory
 from latent_diffusion.runtime.precision import bfloat16_is_fast
-from latent_diffusion.training.memory_need import MemoryNeed, memory_need
+from latent_diffusion.training.memory_need import MemoryNeed, memory_need, process_count
 from latent_diffusion.training.objective import Objective
 
 __all__ = ["MemoryPlan", "plan_memory"]
@@ -101,7 +102,9 @@ def plan_memory(
     need = need_of(run)
     if need is None:
         return None
-    free = free_memory(device) + (psutil.Process().memory_info().rss if device.type == "cpu" else 0)
+    free = free_memory(device)
+    if device.type == "cpu":  # all processes of this machine share it, and what this one holds is in its need
+        free = free // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) + psutil.Process().memory_info().rss
     if need.peak <= free:
         return MemoryPlan(need, free, run, (), need)
     allowed = kind.memory if _droppable(settings, data) else kind.memory - {"drop_encoders"}
@@ -118,7 +121,7 @@ def _changes(run: RunConfig, device: torch.device, allowed: Collection[str]) -> 
     if "drop_encoders" in allowed and not given.drop_encoders:
         yield "memory.drop_encoders=true", {"memory.drop_encoders": True}
     for parts in range(run.accumulation + 1, run.batch_size + 1):
-        if run.batch_size % parts == 0:
+        if run.batch_size % (parts * process_count()) == 0:
             yield f"accumulation={parts}", {"accumulation": parts}
     if not run.gradient_checkpointing:
         yield "gradient_checkpointing=true", {"gradient_checkpointing": True}
