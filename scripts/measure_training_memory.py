@@ -43,7 +43,7 @@ save_folder(open_model({family!r}).build(ALL, torch.float16), {folder!r}, torch.
 
 def main() -> int:
     """Measure the rows that are asked for and print them as a table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("family", help="sd1, sdxl or another family of the package; tiny takes seconds")
     parser.add_argument("size", type=int, help="side of the pictures in px")
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"{', '.join(ROWS)}; all by default")
