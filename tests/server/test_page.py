@@ -234,7 +234,7 @@ def test_examine_train_and_draw(page, server):
     finished_run.wait_for(timeout=PATIENCE)
     assert page.is_hidden("#fault") and page.is_hidden("#run-fault")
     page.click("#use-run")
-    assert page.input_value("#settings [name=model]") == "runs/whole"
+    playwright.expect(page.locator("#settings [name=model]")).to_have_value("runs/whole")
     page.fill("[name=num_inference_steps]", "2")
     page.click("#go")
     page.wait_for_selector("#results figure img", timeout=60_000)

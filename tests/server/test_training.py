@@ -32,6 +32,7 @@ def test_what_can_be_trained_on_is_listed(server):
     offers = server.call("GET", "/training").json()
     names = {source["name"]: source["pictures"] for source in offers["sources"]}
     assert names == {"discs": 6, "bare": 1, "empty.zip": None} and offers["busy"] is None
+    assert "leaves" not in [run["name"] for run in offers["runs"]]  # a link that leads out
     assert set(offers["recipes"]) == {"lora", "finetune", "inpaint"}
     assert offers["recipes"]["lora"]["steps"] == 1000 and offers["recipes"]["lora"]["learning_rate"] == 1e-3
 

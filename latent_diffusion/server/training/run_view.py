@@ -36,7 +36,8 @@ class Runs:
     def names(self) -> list[str]:
         """Return the names of all runs, the newest first."""
         found = [(path.stat().st_mtime, path.stem) for path in self._folder.runs.glob("*.yaml") if path.is_file()]
-        return [name for _, name in sorted(found, reverse=True)[:MAX_RUNS]]
+        names = [name for _, name in sorted(found, reverse=True)[:MAX_RUNS]]
+        return [name for name in names if self._folder.inside("runs", f"{name}.yaml") is not None]
 
     def file(self, name: str, *parts: str) -> Path:
         """Return a file of a run.
