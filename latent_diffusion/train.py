@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _first_to_report(error: Exception) -> bool:
-    from latent_diffusion.training.launch import first_to_report  # imports torch
+    from latent_diffusion.training.state.launch import first_to_report  # imports torch
 
     return first_to_report(error)
 

@@ -10,10 +10,10 @@ from latent_diffusion.data.examination import Findings, examine
 from latent_diffusion.data.folder import DataConfig
 from latent_diffusion.errors import LatentDiffusionError
 from latent_diffusion.registry import find
-from latent_diffusion.training.memory_plan import plan_memory
 from latent_diffusion.training.objective import Objective
+from latent_diffusion.training.plan.memory_plan import plan_memory
+from latent_diffusion.training.plan.run_plan import measured, planned_line, with_steps
 from latent_diffusion.training.run import build_objective, set_up
-from latent_diffusion.training.run_plan import measured, planned_line, with_steps
 from latent_diffusion.training.trainer import Trainer
 
 __all__ = ["Diagnosis", "diagnose"]

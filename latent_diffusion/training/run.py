@@ -22,32 +22,32 @@ from latent_diffusion.registry import find
 from latent_diffusion.runtime.cpu.allocator import keep_large_blocks
 from latent_diffusion.runtime.cpu.threads import choose_threads, set_threads
 from latent_diffusion.runtime.cpu.training_kernels import TrainingKernels, choose_kernels, works
-from latent_diffusion.training.audit import Audit
-from latent_diffusion.training.launch import (
+from latent_diffusion.training.monitoring.log import RunLog, start_logging
+from latent_diffusion.training.monitoring.previews import Previews
+from latent_diffusion.training.monitoring.result import write_result
+from latent_diffusion.training.monitoring.spikes import SpikeWatch
+from latent_diffusion.training.monitoring.validation import Validation, is_last
+from latent_diffusion.training.objective import Objective
+from latent_diffusion.training.plan.memory_plan import plan_memory
+from latent_diffusion.training.plan.run_plan import EndTime, measured, planned_line, with_steps, with_steps_of
+from latent_diffusion.training.signals import StopSignals
+from latent_diffusion.training.state.audit import Audit
+from latent_diffusion.training.state.launch import (
     build_accelerator,
     choose_precision,
     lost_process,
     warn_of_launcher_options,
 )
-from latent_diffusion.training.log import RunLog, start_logging
-from latent_diffusion.training.memory_plan import plan_memory
-from latent_diffusion.training.objective import Objective
-from latent_diffusion.training.previews import Previews
-from latent_diffusion.training.result import write_result
-from latent_diffusion.training.run_folder import RunFolder
-from latent_diffusion.training.run_plan import EndTime, measured, planned_line, with_steps, with_steps_of
-from latent_diffusion.training.saving import (
+from latent_diffusion.training.state.run_folder import RunFolder
+from latent_diffusion.training.state.saving import (
     Saver,
     describe_run,
     refuse_drift,
     restore,
     state_bytes,
 )
-from latent_diffusion.training.signals import StopSignals
-from latent_diffusion.training.spikes import SpikeWatch
+from latent_diffusion.training.state.training_state import TrainingState, newest_state, set_aside_newer
 from latent_diffusion.training.trainer import Trainer
-from latent_diffusion.training.training_state import TrainingState, newest_state, set_aside_newer
-from latent_diffusion.training.validation import Validation, is_last
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -6,9 +6,9 @@ from pydantic import BaseModel, ValidationError
 
 from latent_diffusion.config import RunConfig
 from latent_diffusion.registry import find, names
-from latent_diffusion.training.launch import build_accelerator
 from latent_diffusion.training.objective import Objective, Player
 from latent_diffusion.training.run import build_objective
+from latent_diffusion.training.state.launch import build_accelerator
 from latent_diffusion.training.trainer import Trainer
 
 PACKAGE = "latent_diffusion.training.objectives"

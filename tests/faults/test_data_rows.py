@@ -22,7 +22,7 @@ from latent_diffusion.data.images import decode_image, load_image
 from latent_diffusion.data.loader import batches
 from latent_diffusion.data.metadata import read_rows
 from latent_diffusion.errors import ConfigError, DataError, LatentDiffusionWarning
-from latent_diffusion.training.frozen_states import Latents
+from latent_diffusion.training.networks.frozen_states import Latents
 
 FORMS = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp"}
 
@@ -198,7 +198,7 @@ def test_d13_other_formats_are_refused_and_no_program_is_started(folder, monkeyp
 
 
 def test_d17_captions_of_any_length_are_cut_and_counted(tiny_pipeline, caplog, peak_memory):
-    from latent_diffusion.training.frozen_states import TextStates
+    from latent_diffusion.training.networks.frozen_states import TextStates
 
     states = TextStates(tiny_pipeline.components.text_encoder, torch.float32)
     long = ["cat " * 78, "a" * 1_000_000, "\U0001f600" * 100_000]

@@ -30,7 +30,7 @@ from latent_diffusion.checkpoint.prompt_forms import PromptForms, write_prompt_f
 from latent_diffusion.checkpoint.single.single_file import load_single_file, save_single_file
 from latent_diffusion.cli.main import main
 from latent_diffusion.errors import CheckpointError, LatentDiffusionWarning, ResourceError
-from latent_diffusion.training.training_state import _cannot_write
+from latent_diffusion.training.state.training_state import _cannot_write
 
 NAME = "diffusion_pytorch_model.safetensors"
 

@@ -236,7 +236,7 @@ def test_of_starts_at_once_one_goes_on(process, tmp_path):
 
 def test_a_training_that_outlived_its_server_is_found_and_stopped(process, tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from latent_diffusion.training.run_folder import RunFolder\n"
+        "import sys, time; from pathlib import Path; from latent_diffusion.training.state.run_folder import RunFolder\n"
         "with RunFolder(Path(sys.argv[1])).locked(): time.sleep(60)"
     )
     child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "runs" / "older")], env=dict(os.environ))

@@ -20,8 +20,9 @@ import toy
 
 from latent_diffusion.checkpoint.files.safetensors_file import read_tensors
 from latent_diffusion.registry import names
-from latent_diffusion.training import log, signals, trainer
 from latent_diffusion.training import run as runs
+from latent_diffusion.training import signals, trainer
+from latent_diffusion.training.monitoring import log
 
 _context = multiprocessing.get_context("forkserver")
 # torch imports its compiler with the first optimizer: several seconds that each fork would pay again, as for the others
@@ -201,7 +202,7 @@ def _in_rename_of(prefix: str, after: int, *, late: bool) -> None:
 
 def _at(name: str, before: Callable = _kill, *, late: bool = False) -> Callable[[int], None]:
     def plant(after: int) -> None:
-        from latent_diffusion.training import training_state
+        from latent_diffusion.training.state import training_state
 
         _instead(training_state, name, after, before, late=late)
 

@@ -17,9 +17,9 @@ from latent_diffusion.errors import ConfigError
 from latent_diffusion.runtime import precision
 from latent_diffusion.runtime.precision import bfloat16_is_fast
 from latent_diffusion.train import main
-from latent_diffusion.training import launch
 from latent_diffusion.training import run as run_module
-from latent_diffusion.training.launch import build_accelerator, choose_precision, warn_of_launcher_options
+from latent_diffusion.training.state import launch
+from latent_diffusion.training.state.launch import build_accelerator, choose_precision, warn_of_launcher_options
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")

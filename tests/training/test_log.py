@@ -11,7 +11,7 @@ from rich.console import Console
 
 from latent_diffusion.config import RunConfig
 from latent_diffusion.runtime.cpu.threads import choose_threads
-from latent_diffusion.training import log
+from latent_diffusion.training.monitoring import log
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ from latent_diffusion.models.unet import UNet
 from latent_diffusion.nn.attention import Attention, sdpa
 from latent_diffusion.registry import find
 from latent_diffusion.runtime.cpu.training_kernels import PLAIN
-from latent_diffusion.training import memory_plan
-from latent_diffusion.training.memory_need import MemoryNeed, memory_need
-from latent_diffusion.training.memory_plan import plan_memory
-from latent_diffusion.training.step_memory import step_peak
+from latent_diffusion.training.plan import memory_plan
+from latent_diffusion.training.plan.memory_need import MemoryNeed, memory_need
+from latent_diffusion.training.plan.memory_plan import plan_memory
+from latent_diffusion.training.plan.step_memory import step_peak
 
 CPU = torch.device("cpu")
 

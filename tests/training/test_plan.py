@@ -9,7 +9,7 @@ from processes import assert_equal_states, losses_of, train
 
 from latent_diffusion.config import RunConfig, read_config
 from latent_diffusion.errors import ConfigError
-from latent_diffusion.training.run_plan import with_steps
+from latent_diffusion.training.plan.run_plan import with_steps
 
 
 def printed(output) -> str:

@@ -12,11 +12,11 @@ from latent_diffusion.diffusion.loss import DiffusionLoss
 from latent_diffusion.diffusion.time_law import TimeLaw
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.families import sd1
-from latent_diffusion.training.adapter_layers import AdapterSettings
+from latent_diffusion.training.adapters.adapter_layers import AdapterSettings
+from latent_diffusion.training.networks.parts import ModelSettings, build_parts
 from latent_diffusion.training.objective import Player
 from latent_diffusion.training.objectives.lora import LoraSettings
 from latent_diffusion.training.optimizer import build_optimizer, optimizer_settings
-from latent_diffusion.training.parts import ModelSettings, build_parts
 from latent_diffusion.training.run import build_objective
 
 PAGE = Path(__file__).parents[2] / "docs" / "training.md"

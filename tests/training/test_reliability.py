@@ -13,8 +13,8 @@ from processes import assert_equal_states, finish, free_port, losses_of, start, 
 
 from latent_diffusion.config import RunConfig, read_config
 from latent_diffusion.errors import ConfigError, ResourceError
-from latent_diffusion.training.run_folder import RunFolder
-from latent_diffusion.training.spikes import SpikeWatch
+from latent_diffusion.training.monitoring.spikes import SpikeWatch
+from latent_diffusion.training.state.run_folder import RunFolder
 
 CONSTANT = "decay=constant"
 
@@ -76,7 +76,7 @@ def test_a_loss_that_jumps_and_stays_is_named_with_its_samples(tmp_path, monkeyp
     run = RunConfig(output=tmp_path, objective={"name": "toy"}, data={}, steps=40, batch_size=8)
     lines = []
     monkeypatch.setattr(
-        "latent_diffusion.training.spikes.logger.warning", lambda text, *found: lines.append(text % found)
+        "latent_diffusion.training.monitoring.spikes.logger.warning", lambda text, *found: lines.append(text % found)
     )
     losses = [1.0, 1.2] * 8 + [50.0, 50.0] + [1.0] + [20.0] * 5
     for done, loss in enumerate(losses, start=1):

@@ -11,9 +11,9 @@ from PIL import Image
 
 from latent_diffusion.config import RunConfig
 from latent_diffusion.errors import ConfigError
-from latent_diffusion.training.launch import build_accelerator
-from latent_diffusion.training.log import RunLog
-from latent_diffusion.training.trackers import open_trackers
+from latent_diffusion.training.monitoring.log import RunLog
+from latent_diffusion.training.monitoring.trackers import open_trackers
+from latent_diffusion.training.state.launch import build_accelerator
 
 
 @pytest.fixture

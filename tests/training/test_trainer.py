@@ -194,7 +194,7 @@ def test_a_folder_with_other_things_is_refused(tmp_path):
 
 def test_no_space_is_found_before_training(tmp_path, monkeypatch):
     from latent_diffusion.errors import ResourceError
-    from latent_diffusion.training.run_folder import RunFolder
+    from latent_diffusion.training.state.run_folder import RunFolder
 
     folder = RunFolder(tmp_path)
     folder.check_space(2**20, keep=2)

@@ -9,8 +9,8 @@ import torch
 
 from latent_diffusion.checkpoint.files.atomic import sweep
 from latent_diffusion.errors import CheckpointError, DivergedError, ResourceError
-from latent_diffusion.training import training_state
-from latent_diffusion.training.training_state import newest_state, save_state, set_aside_newer
+from latent_diffusion.training.state import training_state
+from latent_diffusion.training.state.training_state import newest_state, save_state, set_aside_newer
 
 
 def save(root, step, keep=3, value=None):

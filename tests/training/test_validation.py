@@ -8,7 +8,7 @@ from PIL import Image
 from processes import losses_of, train, train_together
 
 from latent_diffusion.checkpoint.files.safetensors_file import read_tensors
-from latent_diffusion.training.contact_sheet import contact_sheet
+from latent_diffusion.training.monitoring.contact_sheet import contact_sheet
 
 WILD = ("objective.held_out=true", "decay=constant", "optimizer.learning_rate=1.0", "evaluate.every=2")
 """The held-out figure falls and rises: the best of six is the fifth."""

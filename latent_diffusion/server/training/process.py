@@ -17,7 +17,7 @@ from pathlib import Path
 
 from latent_diffusion.server.refusals import Refusal
 from latent_diffusion.server.train_folder import TrainFolder
-from latent_diffusion.training.run_folder import holder
+from latent_diffusion.training.state.run_folder import holder
 
 __all__ = ["START", "Process"]
 

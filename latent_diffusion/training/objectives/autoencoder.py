@@ -30,13 +30,13 @@ from latent_diffusion.models.efficientnet_lite import load_efficientnet_lite0
 from latent_diffusion.randomness import normal, uniform
 from latent_diffusion.registry import nearest
 from latent_diffusion.runtime.precision import place
-from latent_diffusion.training.adversarial import adaptive_weight, discriminator_loss, generator_loss
-from latent_diffusion.training.latent_scale import fold_latent_scale, latent_statistics
+from latent_diffusion.training.losses.adversarial import adaptive_weight, discriminator_loss, generator_loss
+from latent_diffusion.training.losses.perceptual import PerceptualLoss
+from latent_diffusion.training.monitoring.reopened import BOUNDS, check_agreement
+from latent_diffusion.training.networks.latent_scale import fold_latent_scale, latent_statistics
+from latent_diffusion.training.networks.parts import refuse_unused
+from latent_diffusion.training.networks.weights_digest import weights_digest
 from latent_diffusion.training.objective import Losses, Objective, Player, Share
-from latent_diffusion.training.parts import refuse_unused
-from latent_diffusion.training.perceptual import PerceptualLoss
-from latent_diffusion.training.reopened import BOUNDS, check_agreement
-from latent_diffusion.training.weights_digest import weights_digest
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -27,10 +27,10 @@ from latent_diffusion.data.settings import HeldOut
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.models.clip import CLIPConfig, TowerConfig, TwoTowers
 from latent_diffusion.models.tokenizer import Tokenizer
+from latent_diffusion.training.monitoring.reopened import BOUNDS, check_agreement
+from latent_diffusion.training.networks.parts import refuse_unused
+from latent_diffusion.training.networks.weights_digest import weights_digest
 from latent_diffusion.training.objective import Losses, Objective, Player, Share
-from latent_diffusion.training.parts import refuse_unused
-from latent_diffusion.training.reopened import BOUNDS, check_agreement
-from latent_diffusion.training.weights_digest import weights_digest
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -1,6 +1,6 @@
 """Erase, exchange or slide concepts from prompts alone: an adapter is trained without any picture.
 
-The target and the latents are `training/sliding.py`, the layers `training/adapter_layers.py`.
+The target and the latents are `training/losses/sliding.py`, the layers `training/adapters/adapter_layers.py`.
 Reference: Gandikota et al. 2023, arXiv:2303.07345 (erasing); 2023, arXiv:2311.12092 (sliders).
 """
 
@@ -18,23 +18,23 @@ from latent_diffusion.adapters.model_parts import parts_of
 from latent_diffusion.config import MemoryConfig, Section
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.runtime.precision import place
-from latent_diffusion.training.adapter_files import verify_adapter, write_adapter
-from latent_diffusion.training.adapter_layers import AdapterSettings
-from latent_diffusion.training.drawing import Sheet
-from latent_diffusion.training.encoders import Encoders
-from latent_diffusion.training.frozen_weights import in_float32, round_frozen
-from latent_diffusion.training.objective import Objective, Share
-from latent_diffusion.training.parts import (
+from latent_diffusion.training.adapters.adapter_files import verify_adapter, write_adapter
+from latent_diffusion.training.adapters.adapter_layers import AdapterSettings
+from latent_diffusion.training.adapters.started_adapter import start_adapter, start_digest
+from latent_diffusion.training.losses.sliding import ConceptSettings, Numbers, Sliding, SlidingSettings
+from latent_diffusion.training.monitoring.drawing import Sheet
+from latent_diffusion.training.networks.encoders import Encoders
+from latent_diffusion.training.networks.frozen_weights import in_float32, round_frozen
+from latent_diffusion.training.networks.parts import (
     ModelSettings,
     build_parts,
     check_fit,
     freeze_lone_attention,
     read_encoders,
 )
-from latent_diffusion.training.sliding import ConceptSettings, Numbers, Sliding, SlidingSettings
-from latent_diffusion.training.started_adapter import start_adapter, start_digest
-from latent_diffusion.training.stored_base import store_base
-from latent_diffusion.training.weights_digest import weights_digest
+from latent_diffusion.training.networks.stored_base import store_base
+from latent_diffusion.training.networks.weights_digest import weights_digest
+from latent_diffusion.training.objective import Objective, Share
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

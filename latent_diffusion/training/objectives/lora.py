@@ -1,6 +1,7 @@
 """Train small changes of a model's layers (LoRA, rsLoRA, LoHa, LoKr, DoRA) and write them as an adapter file.
 
-The layers are `nn/low_rank.py`, the choice of layers `training/adapter_layers.py`, the loss `training/denoising.py`.
+The layers are `nn/low_rank.py`, the choice of layers `training/adapters/adapter_layers.py`, the loss
+`training/losses/denoising.py`.
 Reference: Hu et al. 2021, arXiv:2106.09685.
 """
 
@@ -12,15 +13,15 @@ from torch import nn
 
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.data.folder import DataConfig
-from latent_diffusion.training.adapter_files import verify_adapter, write_adapter
-from latent_diffusion.training.adapter_layers import AdaptedModel, AdapterSettings
-from latent_diffusion.training.base_prior import BaseSettings
-from latent_diffusion.training.frozen_weights import in_float32
-from latent_diffusion.training.learned_words import LearnedWords, WordSettings, learn_words
+from latent_diffusion.training.adapters.adapter_files import verify_adapter, write_adapter
+from latent_diffusion.training.adapters.adapter_layers import AdaptedModel, AdapterSettings
+from latent_diffusion.training.adapters.learned_words import LearnedWords, WordSettings, learn_words
+from latent_diffusion.training.adapters.started_adapter import start_adapter, start_digest
+from latent_diffusion.training.adapters.word_files import write_words
+from latent_diffusion.training.losses.base_prior import BaseSettings
+from latent_diffusion.training.networks.frozen_weights import in_float32
+from latent_diffusion.training.networks.weight_rules import WeightRule
 from latent_diffusion.training.objectives.unet import DenoisingSettings, UNetObjective
-from latent_diffusion.training.started_adapter import start_adapter, start_digest
-from latent_diffusion.training.weight_rules import WeightRule
-from latent_diffusion.training.word_files import write_words
 
 __all__ = ["LoraObjective", "LoraSettings"]
 

@@ -1,6 +1,6 @@
 """Learn words: vectors of new tokens are trained, and everything else stays as it is.
 
-The words are `training/learned_words.py`, the loss `training/denoising.py`.
+The words are `training/adapters/learned_words.py`, the loss `training/losses/denoising.py`.
 Reference: Gal et al. 2022, arXiv:2208.01618.
 """
 
@@ -10,10 +10,10 @@ from pydantic import Field
 from torch import nn
 
 from latent_diffusion.checkpoint.components import Components
-from latent_diffusion.training.base_prior import BaseSettings
-from latent_diffusion.training.learned_words import LearnedWords, WordSettings, learn_words
+from latent_diffusion.training.adapters.learned_words import LearnedWords, WordSettings, learn_words
+from latent_diffusion.training.adapters.word_files import write_words
+from latent_diffusion.training.losses.base_prior import BaseSettings
 from latent_diffusion.training.objectives.unet import DenoisingSettings, UNetObjective
-from latent_diffusion.training.word_files import write_words
 
 __all__ = ["TextualInversionObjective", "TextualInversionSettings"]
 

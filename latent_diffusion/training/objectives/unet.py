@@ -1,6 +1,6 @@
 """Train the U-Net on latents and captions: from scratch beside trained parts (`parts`), or on from a model (`init`).
 
-The model is `training/parts.py`, the loss `training/denoising.py`.
+The model is `training/networks/parts.py`, the loss `training/losses/denoising.py`.
 Reference: Rombach et al. 2022, arXiv:2112.10752, eq. (3); Ho & Salimans 2022, arXiv:2207.12598 (caption dropout).
 """
 
@@ -32,18 +32,18 @@ from latent_diffusion.errors import ConfigError
 from latent_diffusion.models.text_encoder import TextEncoder, TextEncoders
 from latent_diffusion.prompts.caption_forms import forms_for_captions
 from latent_diffusion.runtime.precision import place, state_dtype
-from latent_diffusion.training.base_prior import BasePrior, BaseSettings
-from latent_diffusion.training.conditions import Conditions, Scene
 from latent_diffusion.training.copy_test import Copies, find_copies
-from latent_diffusion.training.denoising import Denoising, HeldOutLoss, LossSettings
-from latent_diffusion.training.drawing import Sheet
-from latent_diffusion.training.drawn_masks import DrawnMasks, InpaintingSettings
-from latent_diffusion.training.encoders import Encoders
-from latent_diffusion.training.frozen_states import Latents, LiveTextStates, Sharing, TextStates
-from latent_diffusion.training.frozen_weights import round_frozen
-from latent_diffusion.training.masked_loss import MaskedSettings, PictureAreas
-from latent_diffusion.training.objective import Objective, Share
-from latent_diffusion.training.parts import (
+from latent_diffusion.training.losses.base_prior import BasePrior, BaseSettings
+from latent_diffusion.training.losses.conditions import Conditions, Scene
+from latent_diffusion.training.losses.denoising import Denoising, HeldOutLoss, LossSettings
+from latent_diffusion.training.losses.drawn_masks import DrawnMasks, InpaintingSettings
+from latent_diffusion.training.losses.masked_loss import MaskedSettings, PictureAreas
+from latent_diffusion.training.monitoring.drawing import Sheet
+from latent_diffusion.training.monitoring.reopened import check_model
+from latent_diffusion.training.networks.encoders import Encoders
+from latent_diffusion.training.networks.frozen_states import Latents, LiveTextStates, Sharing, TextStates
+from latent_diffusion.training.networks.frozen_weights import round_frozen
+from latent_diffusion.training.networks.parts import (
     ModelSettings,
     build_parts,
     check_fit,
@@ -51,11 +51,11 @@ from latent_diffusion.training.parts import (
     freeze_lone_attention,
     read_encoders,
 )
-from latent_diffusion.training.reopened import check_model
-from latent_diffusion.training.stored_base import store_base
-from latent_diffusion.training.weight_rules import TrainSettings, choose_weights
-from latent_diffusion.training.weights_digest import weights_digest
-from latent_diffusion.training.widening import widen
+from latent_diffusion.training.networks.stored_base import store_base
+from latent_diffusion.training.networks.weight_rules import TrainSettings, choose_weights
+from latent_diffusion.training.networks.weights_digest import weights_digest
+from latent_diffusion.training.networks.widening import widen
+from latent_diffusion.training.objective import Objective, Share
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -10,9 +10,9 @@ import torch
 from latent_diffusion.checkpoint.files.safetensors_file import write_tensors
 from latent_diffusion.config import RunConfig
 from latent_diffusion.train import main
-from latent_diffusion.training.frozen_states import Latents, TextStates
-from latent_diffusion.training.launch import build_accelerator
+from latent_diffusion.training.networks.frozen_states import Latents, TextStates
 from latent_diffusion.training.run import build_objective
+from latent_diffusion.training.state.launch import build_accelerator
 from latent_diffusion.training.trainer import Trainer
 
 

@@ -7,10 +7,10 @@ from latent_diffusion.adapters.lora_file import read_lora
 from latent_diffusion.adapters.merge import adapted
 from latent_diffusion.adapters.model_parts import parts_of, with_parts
 from latent_diffusion.checkpoint.files.safetensors_file import read_tensors
-from latent_diffusion.training.conditions import whole_picture
-from latent_diffusion.training.launch import build_accelerator
+from latent_diffusion.training.losses.conditions import whole_picture
 from latent_diffusion.training.objectives.lora import LoraObjective
 from latent_diffusion.training.run import build_objective
+from latent_diffusion.training.state.launch import build_accelerator
 from latent_diffusion.training.trainer import Trainer
 
 PROMPTS = ["a red disc", "blue circle"]

@@ -5,10 +5,10 @@ from latent_diffusion.checkpoint.folder.diffusers_folder import load_autoencoder
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.families import tiny
 from latent_diffusion.models.autoencoder import AutoencoderConfig, AutoencoderKL
-from latent_diffusion.training.adversarial import DRIFT, adaptive_weight, discriminator_loss, generator_loss
-from latent_diffusion.training.latent_scale import fold_latent_scale, latent_statistics
-from latent_diffusion.training.launch import build_accelerator
+from latent_diffusion.training.losses.adversarial import DRIFT, adaptive_weight, discriminator_loss, generator_loss
+from latent_diffusion.training.networks.latent_scale import fold_latent_scale, latent_statistics
 from latent_diffusion.training.run import build_objective, train
+from latent_diffusion.training.state.launch import build_accelerator
 from latent_diffusion.training.trainer import Trainer
 
 SIZES = {"block_out_channels": [8, 16, 16], "layers_per_block": 1, "latent_channels": 4, "norm_num_groups": 8}

@@ -5,9 +5,9 @@ import torch
 
 from latent_diffusion.data import checking, tensor_cache
 from latent_diffusion.data.tensor_cache import TensorCache, key_of
-from latent_diffusion.training.frozen_states import Latents, TextStates
-from latent_diffusion.training.launch import build_accelerator
+from latent_diffusion.training.networks.frozen_states import Latents, TextStates
 from latent_diffusion.training.run import build_objective
+from latent_diffusion.training.state.launch import build_accelerator
 from latent_diffusion.training.trainer import Trainer
 
 CAPTIONED = {"captions": ["text", "text_alt"], "caption_dropout": 0.3, "flip": True}

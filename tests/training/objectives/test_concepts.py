@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from latent_diffusion.errors import ConfigError
-from latent_diffusion.training.launch import build_accelerator
+from latent_diffusion.training.losses.sliding import ConceptSettings, Numbers
 from latent_diffusion.training.run import build_objective, train
-from latent_diffusion.training.sliding import ConceptSettings, Numbers
+from latent_diffusion.training.state.launch import build_accelerator
 from latent_diffusion.training.trainer import Trainer
 
 ERASE = {"prompt": "a red disc"}

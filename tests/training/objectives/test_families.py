@@ -12,8 +12,8 @@ from latent_diffusion.checkpoint.folder.diffusers_folder import load_folder
 from latent_diffusion.checkpoint.single.single_file import save_single_file
 from latent_diffusion.diffusion.prediction import V
 from latent_diffusion.errors import ConfigError
-from latent_diffusion.training.launch import build_accelerator
 from latent_diffusion.training.run import build_objective, train
+from latent_diffusion.training.state.launch import build_accelerator
 from latent_diffusion.training.trainer import Trainer
 
 FAMILIES = ["sd1", "sd2_v", "sdxl", "sd1_inpaint", "sdxl_inpaint"]

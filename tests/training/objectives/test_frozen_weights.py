@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from latent_diffusion.runtime.cpu.training_kernels import choose_kernels
-from latent_diffusion.training import frozen_weights
-from latent_diffusion.training.frozen_weights import frozen_layers
-from latent_diffusion.training.launch import build_accelerator
+from latent_diffusion.training.networks import frozen_weights
+from latent_diffusion.training.networks.frozen_weights import frozen_layers
 from latent_diffusion.training.objectives import concepts, unet
 from latent_diffusion.training.run import build_objective, train
+from latent_diffusion.training.state.launch import build_accelerator
 from latent_diffusion.training.trainer import Trainer
 
 CAPTIONED = {"captions": ["text"]}

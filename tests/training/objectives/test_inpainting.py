@@ -10,9 +10,9 @@ from PIL import Image
 from latent_diffusion.checkpoint.folder.diffusers_folder import load_folder
 from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.errors import ConfigError
-from latent_diffusion.training.drawn_masks import DrawnMasks, InpaintingSettings
-from latent_diffusion.training.launch import build_accelerator
+from latent_diffusion.training.losses.drawn_masks import DrawnMasks, InpaintingSettings
 from latent_diffusion.training.run import build_objective, train
+from latent_diffusion.training.state.launch import build_accelerator
 from latent_diffusion.training.trainer import Trainer
 
 CAPTIONED = {"captions": ["text"], "flip": True}

@@ -11,7 +11,7 @@ from latent_diffusion.runtime.cpu.native import training_attention
 from latent_diffusion.runtime.cpu.training_kernels import PLAIN, TrainingKernels
 from latent_diffusion.training import run as run_module
 from latent_diffusion.training.run import train
-from latent_diffusion.training.training_state import newest_state
+from latent_diffusion.training.state.training_state import newest_state
 
 BUILT = training_attention.available()
 FAST = TrainingKernels(native_attention=BUILT, native_gelu=BUILT, convolved_linear=True)

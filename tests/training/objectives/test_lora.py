@@ -11,11 +11,11 @@ from latent_diffusion.adapters.model_parts import parts_of, with_parts
 from latent_diffusion.checkpoint.files.safetensors_file import open_file, read_tensors, write_tensors
 from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.errors import ConfigError
-from latent_diffusion.training.launch import build_accelerator
+from latent_diffusion.training.networks.weights_digest import weights_digest
 from latent_diffusion.training.objectives.lora import LoraObjective
 from latent_diffusion.training.run import build_objective, train
+from latent_diffusion.training.state.launch import build_accelerator
 from latent_diffusion.training.trainer import Trainer
-from latent_diffusion.training.weights_digest import weights_digest
 
 CAPTIONED = {"captions": ["text", "text_alt"], "caption_dropout": 0.3, "flip": True}
 BOTH = ["unet", "text_encoder"]

@@ -14,8 +14,8 @@ from latent_diffusion.diffusion.loss import DiffusionLoss
 from latent_diffusion.diffusion.prediction import EPSILON
 from latent_diffusion.errors import ConfigError, DataError
 from latent_diffusion.schedules.scaled_linear import ScaledLinearSchedule
-from latent_diffusion.training.launch import build_accelerator
 from latent_diffusion.training.run import build_objective, train
+from latent_diffusion.training.state.launch import build_accelerator
 from latent_diffusion.training.trainer import Trainer
 
 CAPTIONED = {"captions": ["text"], "flip": True, "where": {}}

@@ -7,7 +7,7 @@ import real
 import yaml
 from processes import train
 
-from latent_diffusion.training.model_card import LICENCE_LINE
+from latent_diffusion.training.monitoring.model_card import LICENCE_LINE
 
 
 def test_a_card_has_data_settings_figures_and_samples_and_no_folder_of_the_machine(

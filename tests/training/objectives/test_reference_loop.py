@@ -5,10 +5,10 @@ import torch
 
 from latent_diffusion.config import RunConfig
 from latent_diffusion.randomness import normal
-from latent_diffusion.training.launch import build_accelerator
 from latent_diffusion.training.numbers import sample_numbers
 from latent_diffusion.training.optimizer import optimizer_settings
 from latent_diffusion.training.run import build_objective
+from latent_diffusion.training.state.launch import build_accelerator
 from latent_diffusion.training.trainer import Trainer
 
 diffusers = pytest.importorskip("diffusers")

@@ -8,9 +8,9 @@ import torch
 from latent_diffusion.checkpoint.files.safetensors_file import open_file, read_tensors, write_tensors
 from latent_diffusion.errors import CheckpointError
 from latent_diffusion.registry import names
-from latent_diffusion.training.launch import build_accelerator
-from latent_diffusion.training.result import write_result
+from latent_diffusion.training.monitoring.result import write_result
 from latent_diffusion.training.run import build_objective, train
+from latent_diffusion.training.state.launch import build_accelerator
 from latent_diffusion.training.trainer import Trainer
 
 CAPTIONED = {"captions": ["text"]}

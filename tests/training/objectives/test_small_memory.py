@@ -10,8 +10,8 @@ from processes import assert_equal_states, losses_of
 from latent_diffusion.checkpoint.folder.diffusers_folder import load_folder, save_folder
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.nn.stored import StoredLayer
-from latent_diffusion.training.launch import build_accelerator
 from latent_diffusion.training.run import build_objective, train
+from latent_diffusion.training.state.launch import build_accelerator
 from latent_diffusion.training.trainer import Trainer
 
 CAPTIONED = {"captions": ["text"], "caption_dropout": 0.3}

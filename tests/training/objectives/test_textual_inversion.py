@@ -11,10 +11,10 @@ from latent_diffusion.adapters.word_file import read_words
 from latent_diffusion.adapters.words import with_words
 from latent_diffusion.checkpoint.folder.diffusers_folder import load_folder
 from latent_diffusion.errors import ConfigError
-from latent_diffusion.training.launch import build_accelerator
+from latent_diffusion.training.networks.weights_digest import weights_digest
 from latent_diffusion.training.run import build_objective, train
+from latent_diffusion.training.state.launch import build_accelerator
 from latent_diffusion.training.trainer import Trainer
-from latent_diffusion.training.weights_digest import weights_digest
 
 CAPTIONED = {"captions": ["text"], "caption_dropout": 0.2, "flip": True}
 DISC = {"token": "disc", "start": "sun", "vectors": 3}

@@ -9,10 +9,10 @@ from latent_diffusion.checkpoint.folder.diffusers_folder import load_folder
 from latent_diffusion.data.folder import DataConfig
 from latent_diffusion.diffusion.prediction import EPSILON, V
 from latent_diffusion.errors import ConfigError
-from latent_diffusion.training.launch import build_accelerator
 from latent_diffusion.training.objective import Share
 from latent_diffusion.training.objectives.unet import UNetObjective
 from latent_diffusion.training.run import build_objective, train
+from latent_diffusion.training.state.launch import build_accelerator
 from latent_diffusion.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[3]

@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from latent_diffusion.config import RunConfig
+from latent_diffusion.training.monitoring.trackers import Tracker, open_trackers
 from latent_diffusion.training.optimizer import learning_rate
-from latent_diffusion.training.trackers import Tracker, open_trackers
 
 if TYPE_CHECKING:
     from PIL.Image import Image

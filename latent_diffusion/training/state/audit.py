@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from latent_diffusion.errors import LatentDiffusionError
+from latent_diffusion.training.networks.weights_digest import weights_digest
 from latent_diffusion.training.optimizer import learning_rate, optimizer_settings
-from latent_diffusion.training.weights_digest import weights_digest
 
 if TYPE_CHECKING:
     from latent_diffusion.training.trainer import Trainer

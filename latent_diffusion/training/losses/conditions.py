@@ -21,8 +21,8 @@ from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.data.loader import Batch
 from latent_diffusion.inpainting.masks import max_pool
 from latent_diffusion.models.autoencoder import AutoencoderKL
-from latent_diffusion.training.drawn_masks import DrawnMasks
-from latent_diffusion.training.frozen_states import LiveTextStates, TextStates
+from latent_diffusion.training.losses.drawn_masks import DrawnMasks
+from latent_diffusion.training.networks.frozen_states import LiveTextStates, TextStates
 
 __all__ = ["Conditions", "Scene", "whole_picture", "without_text"]
 

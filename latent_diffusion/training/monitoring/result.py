@@ -8,8 +8,8 @@ from typing import Any
 from latent_diffusion.checkpoint.files.atomic import TEMPORARY, publish
 from latent_diffusion.checkpoint.files.json_file import write_json
 from latent_diffusion.errors import CheckpointError
-from latent_diffusion.training.model_card import write_card
-from latent_diffusion.training.saving import averaged, shareable
+from latent_diffusion.training.monitoring.model_card import write_card
+from latent_diffusion.training.state.saving import averaged, shareable
 from latent_diffusion.training.trainer import Trainer
 
 __all__ = ["write_result"]

@@ -8,10 +8,10 @@ import torch
 from latent_diffusion.adapters.writing import LoraFormat, write_factors
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.config import RunConfig
-from latent_diffusion.training.adapter_layers import AdaptedModel, AdapterSettings
-from latent_diffusion.training.adapter_metadata import adapter_metadata
-from latent_diffusion.training.reopened import BOUNDS, check_adapter, check_in_diffusers
-from latent_diffusion.training.stored_base import is_stored
+from latent_diffusion.training.adapters.adapter_layers import AdaptedModel, AdapterSettings
+from latent_diffusion.training.adapters.adapter_metadata import adapter_metadata
+from latent_diffusion.training.monitoring.reopened import BOUNDS, check_adapter, check_in_diffusers
+from latent_diffusion.training.networks.stored_base import is_stored
 
 __all__ = ["verify_adapter", "write_adapter"]
 

@@ -10,10 +10,10 @@ from PIL.Image import Image
 
 from latent_diffusion.checkpoint.files.atomic import replacing
 from latent_diffusion.config import RunConfig
-from latent_diffusion.training.contact_sheet import contact_sheet
-from latent_diffusion.training.log import RunLog
-from latent_diffusion.training.saving import averaged
+from latent_diffusion.training.monitoring.contact_sheet import contact_sheet
+from latent_diffusion.training.monitoring.log import RunLog
 from latent_diffusion.training.sharing import interleaved, shared
+from latent_diffusion.training.state.saving import averaged
 
 if TYPE_CHECKING:
     from latent_diffusion.training.trainer import Trainer

@@ -19,7 +19,7 @@ from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.config import Section
 from latent_diffusion.data.loader import Batch
 from latent_diffusion.diffusion.loss import Noised
-from latent_diffusion.training.conditions import Conditions
+from latent_diffusion.training.losses.conditions import Conditions
 
 __all__ = ["BasePrior", "BaseSettings", "PreserveSettings"]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.config import RunConfig
-from latent_diffusion.training.adapter_layers import AdapterSettings
+from latent_diffusion.training.adapters.adapter_layers import AdapterSettings
 from latent_diffusion.training.optimizer import optimizer_settings
 from latent_diffusion.version import VERSION
 

@@ -8,8 +8,8 @@ from latent_diffusion.adapters.word_file import read_words
 from latent_diffusion.adapters.word_writing import write_word
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.errors import CheckpointError
-from latent_diffusion.training.adapter_metadata import word_metadata
-from latent_diffusion.training.learned_words import LearnedWords
+from latent_diffusion.training.adapters.adapter_metadata import word_metadata
+from latent_diffusion.training.adapters.learned_words import LearnedWords
 
 __all__ = ["write_words"]
 

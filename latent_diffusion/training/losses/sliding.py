@@ -27,9 +27,9 @@ from latent_diffusion.diffusion.spacing import levels
 from latent_diffusion.guidance.cfg import CFG
 from latent_diffusion.randomness import normal, uniform
 from latent_diffusion.samplers.ddim import DDIM
-from latent_diffusion.training.conditions import whole_picture, without_text
+from latent_diffusion.training.losses.conditions import whole_picture, without_text
+from latent_diffusion.training.networks.trained_networks import TrainedNetworks
 from latent_diffusion.training.objective import Losses
-from latent_diffusion.training.trained_networks import TrainedNetworks
 
 __all__ = ["ConceptSettings", "Numbers", "Sliding", "SlidingSettings"]
 

@@ -22,12 +22,12 @@ from latent_diffusion.checkpoint.load import load_model
 from latent_diffusion.config import MemoryConfig, RunConfig
 from latent_diffusion.models.unet import UNet
 from latent_diffusion.runtime.cpu.training_kernels import TrainingKernels, install
-from latent_diffusion.training.frozen_weights import frozen_layers
+from latent_diffusion.training.adapters.started_adapter import start_adapter
+from latent_diffusion.training.networks.frozen_weights import frozen_layers
+from latent_diffusion.training.networks.parts import freeze_lone_attention
+from latent_diffusion.training.networks.weight_rules import choose_weights
 from latent_diffusion.training.optimizer import optimizer_settings
-from latent_diffusion.training.parts import freeze_lone_attention
-from latent_diffusion.training.started_adapter import start_adapter
-from latent_diffusion.training.step_memory import encoding_peak, step_peak
-from latent_diffusion.training.weight_rules import choose_weights
+from latent_diffusion.training.plan.step_memory import encoding_peak, step_peak
 
 __all__ = ["MemoryNeed", "memory_need", "process_count"]
 

@@ -19,7 +19,7 @@ from latent_diffusion.errors import ConfigError
 from latent_diffusion.nn.low_rank import Adapted, Change, DoRA, Hadamard, Kronecker, LowRank, Sum, alpha_scale
 from latent_diffusion.nn.shared_copy import shared_copy
 from latent_diffusion.randomness import generator
-from latent_diffusion.training.weight_rules import WeightRule
+from latent_diffusion.training.networks.weight_rules import WeightRule
 
 __all__ = ["PRESETS", "AdaptedModel", "AdapterSettings", "adapt"]
 

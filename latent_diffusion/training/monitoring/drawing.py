@@ -20,7 +20,7 @@ from latent_diffusion.prompts.script import read_script
 from latent_diffusion.prompts.states import Reading, Text, encode_texts
 from latent_diffusion.runtime.precision import autocast
 from latent_diffusion.samplers.dpmpp_2m import DPMpp2M
-from latent_diffusion.training.conditions import Scene, whole_picture, without_text
+from latent_diffusion.training.losses.conditions import Scene, whole_picture, without_text
 from latent_diffusion.training.objective import Share
 
 __all__ = ["Sheet"]

@@ -25,8 +25,8 @@ from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.errors import CheckpointError
 from latent_diffusion.models.text_encoder import TextEncoder
 from latent_diffusion.nn.low_rank import run
-from latent_diffusion.training.conditions import whole_picture
-from latent_diffusion.training.stored_base import is_stored
+from latent_diffusion.training.losses.conditions import whole_picture
+from latent_diffusion.training.networks.stored_base import is_stored
 
 __all__ = ["BOUNDS", "check_adapter", "check_agreement", "check_in_diffusers", "check_model"]
 

@@ -13,7 +13,7 @@ from latent_diffusion.adapters.lora_file import find_file, hash_of, read_lora
 from latent_diffusion.adapters.writing import factors_of
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.errors import ConfigError
-from latent_diffusion.training.adapter_layers import AdaptedModel, AdapterSettings, Rule, adapt
+from latent_diffusion.training.adapters.adapter_layers import AdaptedModel, AdapterSettings, Rule, adapt
 
 __all__ = ["start_adapter", "start_digest"]
 

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.models.unet import UNet
+from latent_diffusion.training.networks.weight_rules import WeightRule, ends, learning_rates
 from latent_diffusion.training.objective import Player
-from latent_diffusion.training.weight_rules import WeightRule, ends, learning_rates
 
 __all__ = ["TrainedNetworks"]
 

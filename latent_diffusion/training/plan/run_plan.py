@@ -13,7 +13,7 @@ import torch
 from latent_diffusion.config import RunConfig
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.training.objective import Objective
-from latent_diffusion.training.training_state import TrainingState
+from latent_diffusion.training.state.training_state import TrainingState
 
 if TYPE_CHECKING:
     from latent_diffusion.training.trainer import Trainer

@@ -18,8 +18,8 @@ from latent_diffusion.data.settings import DataConfig
 from latent_diffusion.runtime.cpu.training_kernels import TrainingKernels
 from latent_diffusion.runtime.memory import free_memory
 from latent_diffusion.runtime.precision import bfloat16_is_fast
-from latent_diffusion.training.memory_need import MemoryNeed, memory_need, process_count
 from latent_diffusion.training.objective import Objective
+from latent_diffusion.training.plan.memory_need import MemoryNeed, memory_need, process_count
 
 __all__ = ["MemoryPlan", "plan_memory"]
 

@@ -15,8 +15,8 @@ from latent_diffusion.config import RunConfig
 from latent_diffusion.errors import CheckpointError, ConfigError
 from latent_diffusion.runtime.cpu.training_kernels import PLAIN, TrainingKernels
 from latent_diffusion.training.optimizer import described_optimizer
-from latent_diffusion.training.run_folder import RunFolder
-from latent_diffusion.training.training_state import TrainingState, save_state
+from latent_diffusion.training.state.run_folder import RunFolder
+from latent_diffusion.training.state.training_state import TrainingState, save_state
 from latent_diffusion.version import VERSION
 
 if TYPE_CHECKING:

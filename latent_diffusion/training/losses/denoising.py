@@ -23,12 +23,12 @@ from latent_diffusion.diffusion.time_law import TimeLaw, draw_times
 from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.randomness import normal, permutation, uniform
 from latent_diffusion.runtime.precision import autocast
-from latent_diffusion.training.base_prior import BasePrior
-from latent_diffusion.training.conditions import Conditions
-from latent_diffusion.training.frozen_states import Latents
-from latent_diffusion.training.masked_loss import Areas, PictureAreas
+from latent_diffusion.training.losses.base_prior import BasePrior
+from latent_diffusion.training.losses.conditions import Conditions
+from latent_diffusion.training.losses.masked_loss import Areas, PictureAreas
+from latent_diffusion.training.networks.frozen_states import Latents
+from latent_diffusion.training.networks.trained_networks import TrainedNetworks
 from latent_diffusion.training.objective import Losses, Share
-from latent_diffusion.training.trained_networks import TrainedNetworks
 
 __all__ = ["Denoising", "HeldOutLoss", "LossSettings", "TimesSettings"]
 

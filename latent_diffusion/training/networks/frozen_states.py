@@ -23,8 +23,8 @@ from latent_diffusion.errors import DataError
 from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.models.text_encoder import TextEncoder, TextEncoders
 from latent_diffusion.randomness import normal
-from latent_diffusion.training.caption_rows import CaptionRows
-from latent_diffusion.training.weights_digest import weights_digest
+from latent_diffusion.training.networks.caption_rows import CaptionRows
+from latent_diffusion.training.networks.weights_digest import weights_digest
 
 __all__ = ["ALONE", "Latents", "LiveTextStates", "Sharing", "TextStates"]
 

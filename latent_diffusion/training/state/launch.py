@@ -14,7 +14,7 @@ from torch.distributed import TCPStore
 from latent_diffusion.config import RunConfig
 from latent_diffusion.errors import ConfigError, ResourceError
 from latent_diffusion.runtime.precision import bfloat16_cost, bfloat16_is_fast
-from latent_diffusion.training.training_state import TrainingState
+from latent_diffusion.training.state.training_state import TrainingState
 
 __all__ = ["build_accelerator", "choose_precision", "first_to_report", "lost_process", "warn_of_launcher_options"]
 

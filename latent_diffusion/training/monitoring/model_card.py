@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from latent_diffusion.checkpoint.files.safetensors_file import open_file
-from latent_diffusion.training.previews import CONTACT
+from latent_diffusion.training.monitoring.previews import CONTACT
 
 __all__ = ["LICENCE_LINE", "write_card"]
 

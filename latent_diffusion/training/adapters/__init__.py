@@ -1,0 +1,1 @@
+"""Trained adapters and learned words, and their files."""

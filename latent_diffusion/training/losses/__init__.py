@@ -1,0 +1,1 @@
+"""What a prediction is compared with: conditions, masks, priors and the denoising loss itself."""

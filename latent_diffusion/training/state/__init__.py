@@ -1,0 +1,1 @@
+"""The run folder: checkpoints that continue bit for bit, audit, launch."""
