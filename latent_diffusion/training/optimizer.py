@@ -58,6 +58,8 @@ class OptimizerSettings(Section, ABC):
     """Whether the optimizer replaces the curve of the learning rate."""
     one_rate: ClassVar[str] = ""
     """Why all weights must have one learning rate; "": they may have several."""
+    state_bytes: ClassVar[int] = 8
+    """Bytes of the optimizer's state for each trained number; two float32 averages by default."""
 
     learning_rate: float = Field(default=1e-4, gt=0)
     """Peak learning rate."""

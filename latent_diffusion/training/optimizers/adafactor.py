@@ -11,6 +11,7 @@ __all__ = ["Adafactor"]
 class Adafactor(OptimizerSettings):
     """torch's Adafactor: next to no memory beside weights and gradients."""
 
+    state_bytes = 0
     beta2_decay: float = Field(default=-0.8, lt=0)
     """Exponent by which the decay of the squared gradient's average approaches 1."""
     clip: float = Field(default=1.0, gt=0)

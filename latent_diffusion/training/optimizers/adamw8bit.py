@@ -11,6 +11,7 @@ __all__ = ["AdamW8bit"]
 class AdamW8bit(OptimizerSettings):
     """AdamW whose two averages take a quarter of the memory; tensors below 4,096 values stay in float32."""
 
+    state_bytes = 2
     betas: check_betas = (0.9, 0.999)
     """Decays of the averages of gradient and squared gradient."""
     eps: float = Field(default=1e-8, gt=0)

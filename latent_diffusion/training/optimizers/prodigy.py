@@ -11,6 +11,7 @@ __all__ = ["Prodigy"]
 class Prodigy(OptimizerSettings):
     """Adam with an estimated learning rate, which `learning_rate` multiplies."""
 
+    state_bytes = 16
     one_rate = "prodigy estimates one learning rate for all weights from all their gradients"
     learning_rate: float = Field(default=1.0, gt=0)
     """Factor of the estimate; 1 is the method's own."""

@@ -33,8 +33,6 @@ __all__ = ["MemoryNeed", "memory_need", "process_count"]
 
 LIBRARIES_LATER = 20e6
 """Bytes that torch, oneDNN and the optimizer load or make in the first update, on a CPU."""
-OPTIMIZER_BYTES = {"adamw": 8, "adamw8bit": 2, "adafactor": 0, "muon": 8, "prodigy": 16, "schedule_free": 8}
-"""Bytes of an optimizer's state for each trained number."""
 FORMAT_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float8": 1.0, "int8": 1.0, "nf4": 0.5 + 4 / 64}
 """Bytes of a frozen weight in the formats of `memory.base`; scales of a row are next to nothing."""
 WINOGRAD = 2 * 16 / 9
@@ -116,8 +114,7 @@ def memory_need(
     host = {"pictures": _pictures(run, pictures, side)} if device.type == "cpu" else {}
     if device.type == "cpu":
         host["libraries"] = psutil.Process().memory_info().rss + int(LIBRARIES_LATER)
-    optimizer = OPTIMIZER_BYTES.get(str(run.optimizer.get("name", "adamw")), 8)
-    optimizer_settings(run)
+    optimizer = optimizer_settings(run).state_bytes
     return MemoryNeed(
         encoding={
             **host,
