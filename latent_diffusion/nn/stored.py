@@ -35,17 +35,23 @@ class Format:
     Attributes:
         pack: weight (O, ...) -> the tensors that are kept.
         unpack: these, the shape and the dtype -> the weight.
+        size: bytes of a weight; scales of an output channel are next to nothing and not counted.
     """
 
     pack: Callable[[Tensor], Pieces]
     unpack: Callable[[Pieces, torch.Size, torch.dtype], Tensor]
+    size: float
 
 
 TINY = torch.finfo(torch.float32).tiny  # the scale of weights that are all 0
 
 
 def _cast(to: torch.dtype) -> Format:
-    return Format(lambda weight: {"bits": weight.to(to)}, lambda pieces, shape, dtype: pieces["bits"].to(dtype))
+    return Format(
+        pack=lambda weight: {"bits": weight.to(to)},
+        unpack=lambda pieces, shape, dtype: pieces["bits"].to(dtype),
+        size=to.itemsize,
+    )
 
 
 def _scaled(to: torch.dtype, largest: float) -> Format:
@@ -60,7 +66,7 @@ def _scaled(to: torch.dtype, largest: float) -> Format:
     def unpack(pieces: Pieces, shape: torch.Size, dtype: torch.dtype) -> Tensor:
         return (pieces["bits"].to(torch.float32) * pieces["scale"]).to(dtype)
 
-    return Format(pack, unpack)
+    return Format(pack, unpack, to.itemsize)
 
 
 NF4_BLOCK = 64  # weights that share a scale
@@ -93,7 +99,7 @@ FORMATS: Mapping[str, Format] = {
     "bfloat16": _cast(torch.bfloat16),
     "float8": _scaled(torch.float8_e4m3fn, 448.0),
     "int8": _scaled(torch.int8, 127.0),
-    "nf4": Format(_pack_nf4, _unpack_nf4),
+    "nf4": Format(_pack_nf4, _unpack_nf4, 0.5 + 4 / NF4_BLOCK),
 }
 """Formats by the names that settings have."""
 

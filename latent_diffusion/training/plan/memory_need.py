@@ -21,6 +21,7 @@ from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.load import load_model
 from latent_diffusion.config import MemoryConfig, RunConfig
 from latent_diffusion.models.unet import UNet
+from latent_diffusion.nn.stored import FORMATS
 from latent_diffusion.runtime.cpu.training_kernels import TrainingKernels, install
 from latent_diffusion.training.adapters.started_adapter import start_adapter
 from latent_diffusion.training.networks.frozen_weights import frozen_layers
@@ -33,8 +34,6 @@ __all__ = ["MemoryNeed", "memory_need", "process_count"]
 
 LIBRARIES_LATER = 20e6
 """Bytes that torch, oneDNN and the optimizer load or make in the first update, on a CPU."""
-FORMAT_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float8": 1.0, "int8": 1.0, "nf4": 0.5 + 4 / 64}
-"""Bytes of a frozen weight in the formats of `memory.base`; scales of a row are next to nothing."""
 WINOGRAD = 2 * 16 / 9
 """Prepared weights of a frozen 3x3 convolution, forward and back, over its own bytes."""
 
@@ -105,7 +104,7 @@ def memory_need(
     form = memory.base or ("bfloat16" if run.precision == "bfloat16" else "float32")
     stored = memory.base is not None or memory.base_on_host
     frozen = 0 if adapter is None else sum(_numbers(layer) for layer in frozen_layers(parts.unet))
-    on_device = 0.0 if memory.base_on_host and device.type != "cpu" else FORMAT_BYTES[form]
+    on_device = 0.0 if memory.base_on_host and device.type != "cpu" else FORMATS[form].size
     kept = _bytes([parts.unet]) + int((on_device - 4) * frozen)
     if adapter is not None and form == "bfloat16":
         for layer in frozen_layers(parts.unet):
