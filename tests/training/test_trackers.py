@@ -2,7 +2,6 @@
 
 import importlib.machinery
 import json
-import logging
 import sys
 import types
 
@@ -36,7 +35,6 @@ def test_t17_a_tracker_out_of_reach_is_named_once_and_the_log_goes_on(run, tmp_p
     wandb.config = types.SimpleNamespace(update=lambda *_, **__: None)
     setattr(wandb if at == "init" else logged, at, fails)
     monkeypatch.setitem(sys.modules, "wandb", wandb)
-    monkeypatch.setattr(logging.getLogger("latent_diffusion"), "propagate", True)
     build_accelerator()
     kept = RunLog(tmp_path, run.model_copy(update={"log_every": 1}))
     kept.start(0)

@@ -2,7 +2,6 @@
 
 import errno
 import json
-import logging
 
 import pytest
 import torch
@@ -78,8 +77,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_newest_is_passed_over_with_a_warning(tmp_path, caplog, monkeypatch, damage):
-    monkeypatch.setattr(logging.getLogger("latent_diffusion"), "propagate", True)
+def test_a_damaged_newest_is_passed_over_with_a_warning(tmp_path, caplog, damage):
     save(tmp_path, 1)
     damage(save(tmp_path, 2))
     state = newest_state(tmp_path)

@@ -1,6 +1,5 @@
 """A part of each picture is learned, and what the base draws is kept: masks, and the base's own predictions."""
 
-import logging
 import shutil
 
 import numpy as np
@@ -83,9 +82,8 @@ def test_masks_are_cut_as_their_pictures_are(tmp_path):
 
 
 def test_masks_that_do_not_fit_are_refused_and_unused_ones_are_named(
-    masked_pictures, pictures, tiny_folder, make_run, tmp_path, caplog, monkeypatch
+    masked_pictures, pictures, tiny_folder, make_run, tmp_path, caplog
 ):
-    monkeypatch.setattr(logging.getLogger("latent_diffusion"), "propagate", True)
     unet = {"name": "unet", "init": str(tiny_folder)}
     data = {**CAPTIONED, "path": str(masked_pictures)}
     with caplog.at_level("WARNING"):
