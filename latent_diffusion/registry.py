@@ -4,6 +4,7 @@ A file placed in such a folder is found by its name; it exports one class, the f
 """
 
 import difflib
+import functools
 import importlib
 import pkgutil
 from collections.abc import Iterable
@@ -19,6 +20,7 @@ def names(package: str) -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(path) if not module.name.startswith("_"))
 
 
+@functools.cache  # a class stays; a name that is not found is looked for again
 def find(package: str, name: str) -> type:
     """Return the class that file `name` of `package` exports.
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from fastapi import Request as HttpRequest
@@ -23,9 +24,15 @@ class Service:
     """The model, the queue and the settings of a server."""
 
     def __init__(self, settings: ServeSettings, loading: Mapping[str, Any] | None = None) -> None:
-        """Load the model; errors as for `Shelf`."""
+        """Load the model; errors as for `Shelf`.
+
+        A thread of its own loads it. OpenMP keeps the helpers of every thread that ever computed, and where all of
+        them are more than the processors, none waits actively: drawing beside a main thread that had loaded took 1.5
+        times as long. The helpers of a thread end with it.
+        """
         self.settings = settings
-        self.shelf = Shelf(settings, loading)
+        with ThreadPoolExecutor(1) as loader:
+            self.shelf = loader.submit(Shelf, settings, loading).result()
         self.queue = Queue(Drawer(self.shelf, settings).draw, settings.queue)
 
     async def submit(

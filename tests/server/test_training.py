@@ -75,7 +75,7 @@ def test_what_can_be_trained_on_is_listed(server):
 )
 def test_a_wrong_request_is_refused_in_one_line(server, change, words):
     for path in ("/training/runs", "/training/check"):
-        refused = server.call("POST", path, json={**RUN, **change})
+        refused = server.call("POST", path, json={**RUN, "name": "refused", **change})
         assert 400 <= refused.status_code < 500, refused.text
         error = refused.json()["error"]
         assert words in error and "\n" not in error and len(error) < 1500
