@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from latent_diffusion.adapters.forms import Update
 from latent_diffusion.adapters.lora_file import read_lora
-from latent_diffusion.adapters.merge import adapted, changed_weight
+from latent_diffusion.adapters.merge import changed_weight
 from latent_diffusion.adapters.model_parts import parts_of, tower_names, with_parts
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.folder.diffusers_folder import load_folder
@@ -25,8 +25,9 @@ from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.errors import CheckpointError
 from latent_diffusion.models.text_encoder import TextEncoder
 from latent_diffusion.nn.low_rank import run
+from latent_diffusion.nn.shared_copy import shared_copy
 from latent_diffusion.training.losses.conditions import whole_picture
-from latent_diffusion.training.networks.stored_base import is_stored
+from latent_diffusion.training.networks.frozen_weights import each_in_float32, in_float32, named_float32
 
 __all__ = ["BOUNDS", "check_adapter", "check_agreement", "check_in_diffusers", "check_model"]
 
@@ -78,51 +79,58 @@ def check_adapter(
 ) -> None:
     """Read an adapter's file for `base` and compare each changed layer, text states and the U-Net.
 
-    Of a base that is stored in another format the layers alone are compared, one at a time.
+    Each changed weight is formed when its layer computes, and dropped then: no two are in memory at once.
 
     Raises:
         CheckpointError: the file cannot be read, or a layer or an output differs.
     """
     read = read_lora(file, base)
-    if is_stored(base):
-        check_agreement(file, "latent_diffusion", _stored_layers(trained, changes, read.updates), bound)
-        return
-    networks = {part: adapted(net, [(read.updates.get(part, {}), 1.0)]) for part, net in parts_of(base).items()}
+    networks = {part: _changed_in_turn(net, read.updates.get(part, {})) for part, net in parts_of(base).items()}
     draw = torch.Generator().manual_seed(0)
     ours = parts_of(trained)
     layers: dict[str, tuple[Tensor, Tensor]] = {}
-    for part, of_part in changes.items():
-        for path in of_part:
-            layer = networks[part].get_submodule(path)
-            x = _input(layer.get_parameter("weight"), draw)
-            layers[f"{part}.{path}"] = ours[part].get_submodule(path)(x), layer(x)
-    check_agreement(file, "latent_diffusion", layers, bound)
-    cond = _condition(trained)
-    wanted, found = outputs(trained, cond), outputs(with_parts(base, networks), cond)
+    with each_in_float32(*ours.values(), *networks.values()):
+        for part, of_part in changes.items():
+            for path in of_part:
+                layer: Any = ours[part].get_submodule(path)
+                x = _input(layer.weight, draw)
+                layers[f"{part}.{path}"] = layer(x), networks[part].get_submodule(path)(x)
+        check_agreement(file, "latent_diffusion", layers, bound)
+        cond = _condition(trained)
+        wanted, found = outputs(trained, cond), outputs(with_parts(base, networks), cond)
     check_agreement(file, "latent_diffusion", {name: (wanted[name], found[name]) for name in wanted}, bound)
+
+
+class _Changed(nn.Module):
+    """A layer with the change that was read from a file: its whole weight lasts for one call."""
+
+    def __init__(self, layer: nn.Linear | nn.Conv2d, update: Update) -> None:
+        super().__init__()
+        self.layer, self.update = layer, update
+
+    def forward(self, x: Tensor) -> Tensor:
+        with in_float32(self.layer):
+            return run(self.layer, x, changed_weight(self.layer.weight, self.update))
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight without the change: its dtype, device and shape are those of the layer."""
+        return self.layer.weight
+
+
+def _changed_in_turn(network: nn.Module, updates: Mapping[str, Update]) -> nn.Module:
+    """Return `network` with changes of its layers' weights; this package writes no others."""
+    twin = shared_copy(network)
+    for path, update in updates.items():
+        layer: Any = twin.get_submodule(path)
+        twin.set_submodule(path, _Changed(layer, update))
+    return twin
 
 
 def _input(weight: Tensor, draw: torch.Generator) -> Tensor:
     """Return a small drawn input of the layer with this weight."""
     shape = (2, 3, weight.shape[1]) if weight.ndim == 2 else (2, weight.shape[1], CELLS, CELLS)
-    return torch.randn(*shape, generator=draw).to(weight)
-
-
-def _stored_layers(
-    trained: Components,
-    changes: Mapping[str, Mapping[str, nn.Module]],
-    updates: Mapping[str, Mapping[str, Update]],
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return the output of each changed layer, and what its stored weight with the update that was read gives."""
-    draw = torch.Generator().manual_seed(0)
-    layers: dict[str, tuple[Tensor, Tensor]] = {}
-    for part, of_part in changes.items():
-        for path in of_part:
-            adapted_layer: Any = parts_of(trained)[part].get_submodule(path)
-            weight, update = adapted_layer.weight, updates[part][path]
-            x = _input(weight, draw)
-            layers[f"{part}.{path}"] = adapted_layer(x), run(adapted_layer.layer, x, changed_weight(weight, update))
-    return layers
+    return torch.randn(*shape, generator=draw).to(weight.device, torch.promote_types(weight.dtype, torch.float32))
 
 
 @torch.no_grad()
@@ -140,7 +148,7 @@ def check_in_diffusers(file: Path, base: Components, trained: Components, bound:
         return False
     pipe: Any = to_diffusers(base)
     try:
-        with _quiet("diffusers", "peft"):
+        with _quiet("diffusers", "peft"), named_float32(pipe.unet):
             pipe.load_lora_weights(file.parent, weight_name=file.name, local_files_only=True)
     except ImportError as fault:
         logger.warning("%s: not compared in diffusers, whose libraries do not fit together: %s", file.name, fault)
@@ -156,8 +164,9 @@ def check_in_diffusers(file: Path, base: Components, trained: Components, bound:
         pairs[name] = tower.run(ids).states, theirs.run(ids).states
     more = {} if cond.pooled is None else {"text_embeds": cond.pooled, "time_ids": cond.size_ids}
     their_x = x if cond.concat is None else torch.cat([x, cond.concat], dim=1)
-    sample = pipe.unet(their_x, t, encoder_hidden_states=cond.context, added_cond_kwargs=more).sample
-    pairs["unet"] = outputs(trained, cond)["unet"], sample
+    with each_in_float32(trained.unet, pipe.unet):
+        sample = pipe.unet(their_x, t, encoder_hidden_states=cond.context, added_cond_kwargs=more).sample
+        pairs["unet"] = outputs(trained, cond)["unet"], sample
     check_agreement(file, "diffusers", pairs, bound)
     return True
 

@@ -24,7 +24,7 @@ from latent_diffusion.training.adapters.started_adapter import start_adapter, st
 from latent_diffusion.training.losses.sliding import ConceptSettings, Numbers, Sliding, SlidingSettings
 from latent_diffusion.training.monitoring.drawing import Sheet
 from latent_diffusion.training.networks.encoders import Encoders
-from latent_diffusion.training.networks.frozen_weights import in_float32, round_frozen
+from latent_diffusion.training.networks.frozen_weights import round_frozen
 from latent_diffusion.training.networks.parts import (
     ModelSettings,
     build_parts,
@@ -145,8 +145,7 @@ class ConceptsObjective(Objective):
     def verify(self, folder: Path) -> None:
         """Read the adapter back, by diffusers too."""
         settings = self.settings
-        with in_float32(self.components.unet):
-            verify_adapter(folder, self.base, self.adapter, settings.adapter, self.run, settings.export_dtype)
+        verify_adapter(folder, self.base, self.adapter, settings.adapter, self.run, settings.export_dtype)
 
     def draw(self, share: Share) -> "list[Image]":
         """Return pictures of the run's prompts; prompt k has seed `sample.seed` + k."""

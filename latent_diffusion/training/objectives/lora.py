@@ -19,7 +19,6 @@ from latent_diffusion.training.adapters.learned_words import LearnedWords, WordS
 from latent_diffusion.training.adapters.started_adapter import start_adapter, start_digest
 from latent_diffusion.training.adapters.word_files import write_words
 from latent_diffusion.training.losses.base_prior import BaseSettings
-from latent_diffusion.training.networks.frozen_weights import in_float32
 from latent_diffusion.training.networks.weight_rules import WeightRule
 from latent_diffusion.training.objectives.unet import DenoisingSettings, UNetObjective
 
@@ -99,5 +98,4 @@ class LoraObjective(UNetObjective):
     def verify(self, folder: Path) -> None:
         """Read the adapter back, by diffusers too."""
         settings = self.settings
-        with in_float32(self.components.unet):
-            verify_adapter(folder, self.base, self.adapter, settings.adapter, self.run, settings.export_dtype)
+        verify_adapter(folder, self.base, self.adapter, settings.adapter, self.run, settings.export_dtype)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.runtime.cpu.training_kernels import choose_kernels
 from latent_diffusion.training.networks import frozen_weights
 from latent_diffusion.training.networks.frozen_weights import frozen_layers
@@ -69,12 +70,26 @@ def test_a_result_that_holds_frozen_weights_has_them_exact(tiny_folder, make_run
     assert {parameter.dtype for parameter in trainer.objective.components.unet.parameters()} == {torch.float32}
 
 
-def test_weights_held_in_float32_for_a_while_are_the_rounded_ones(tiny_folder, make_run):
+def test_each_layer_computes_in_float32_alone_with_the_rounded_weights(tiny_folder, make_run):
     made = build_objective(run_of(make_run, tiny_folder, "LoRA")).components.unet
     frozen_weights.round_frozen(made)
     before = {name: tensor.clone() for name, tensor in made.state_dict().items()}
-    with frozen_weights.in_float32(made):
-        assert {tensor.dtype for tensor in made.state_dict().values()} == {torch.float32}
-        assert all(torch.equal(tensor, before[name].float()) for name, tensor in made.state_dict().items())
-    assert all(torch.equal(tensor, before[name]) for name, tensor in made.state_dict().items())
-    assert torch.bfloat16 in {tensor.dtype for tensor in before.values()}
+    rounded = [name for name, tensor in before.items() if tensor.dtype == torch.bfloat16]
+    x, t, states = torch.randn(2, 4, 8, 8), torch.tensor([1.0, 2.0]), torch.randn(2, 7, made.config.cross_attention_dim)
+    wide: list[set[str]] = []
+
+    def count(module, *_):
+        wide.append({name for name in rounded if made.get_parameter(name).dtype == torch.float32})
+
+    with torch.no_grad(), frozen_weights.each_in_float32(made):
+        watched = [m.register_forward_pre_hook(count) for m in made.modules() if isinstance(m, torch.nn.Linear)]
+        found = made(x, t, made.project(Conditioning(states)))
+        with pytest.raises(RuntimeError):
+            made(x, t, made.project(Conditioning(states[..., :3])))
+    assert max(len(names) for names in wide) == 2, "the weight and the bias of one layer"
+    assert all(torch.equal(made.state_dict()[name], tensor) for name, tensor in before.items()), "its bits again"
+    for one in watched:
+        one.remove()
+    whole = made.float()
+    with torch.no_grad():
+        assert torch.equal(found, whole(x, t, whole.project(Conditioning(states))))
