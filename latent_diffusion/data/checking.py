@@ -22,6 +22,7 @@ from latent_diffusion.data.images import decode_image, upright_size
 from latent_diffusion.data.oddities import Look, Oddities, look
 from latent_diffusion.data.opening import Part
 from latent_diffusion.data.settings import DataConfig
+from latent_diffusion.data.stalled import StalledRead
 from latent_diffusion.data.tensor_cache import TensorCache, key_of
 from latent_diffusion.errors import DataError
 
@@ -140,12 +141,14 @@ def check_pictures(
 def _decoded(part: Part, config: DataConfig, target: Target, found: "_Found") -> Iterator[Good | DataError]:
     def one(k: int) -> Good | DataError:
         try:
-            data = part.source.read(k)
+            data = part.read(k)
             before = None if found.known is None else found.known.get(_facts_key(digest_of(data), config))
             if before is not None:
                 width, height, *odd = before.tolist()
                 return Good((width, height), Look(digest_of(data), *map(bool, odd)), None)
             picture, own = decode_row(part, k, data, config, target)
+        except StalledRead:
+            raise
         except DataError as error:
             return error
         facts = look(str(part.source.row(k)["file_name"]), data, picture)

@@ -18,6 +18,7 @@ from latent_diffusion.data.fitting import Size
 from latent_diffusion.data.images import decode_image, upright_size
 from latent_diffusion.data.opening import Part, open_parts
 from latent_diffusion.data.settings import DataConfig
+from latent_diffusion.data.stalled import StalledRead
 from latent_diffusion.errors import DataError
 
 __all__ = ["Examined", "Findings", "examine"]
@@ -122,7 +123,7 @@ def examine(config: DataConfig, seed: int, progress: Progress | None = None) -> 
 
     Raises:
         ConfigError: a filter or caption field that no row has.
-        DataError: a source cannot be opened.
+        DataError: a source cannot be opened, or a read stalls.
     """
     parts = open_parts(config, seed)
     findings = Findings(parts, [])
@@ -159,8 +160,10 @@ def _examined(config: DataConfig, number: int, part: Part, k: int) -> Examined:
     except DataError as error:
         return Examined(where, f"row {k}", number, k, fault=str(error))
     try:
-        data = part.source.read(k)
+        data = part.read(k)
         picture, _ = decode_row(part, k, data, config)
+    except StalledRead:
+        raise
     except DataError as error:
         return Examined(where, name, number, k, fault=str(error))
     target = (config.size, config.size)
@@ -175,11 +178,13 @@ def _examined(config: DataConfig, number: int, part: Part, k: int) -> Examined:
 def _mask_fault(part: Part, k: int, size: Size) -> str | None:
     """Return what is wrong with the mask of a picture."""
     try:
-        data = part.source.mask(k)
+        data = part.mask(k)
         if data is None:
             return None
         own = upright_size(data, name="mask")
         grey = np.asarray(decode_image(data, name="mask").convert("L"))
+    except StalledRead:
+        raise
     except DataError as error:
         return str(error)
     if abs(own[0] * size[1] - own[1] * size[0]) > max(size) + max(own):

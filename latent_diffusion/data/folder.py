@@ -168,7 +168,7 @@ class ImageFolder:
             self._sizes = np.array(sizes, np.int32).reshape(-1, 2)
 
     def _header(self, part: Part, k: int) -> Size:
-        return upright_size(part.source.read(k), name=f"{part.source.where}/{part.source.row(k)['file_name']}")
+        return upright_size(part.read(k), name=part.name(k))
 
     # sizes and order
 
@@ -249,7 +249,7 @@ class ImageFolder:
     def _decoded(self, row: int, size: Size, share: tuple[float, float]) -> Tensor:
         """Return the picture of a row at a width and height, (3, H, W) uint8."""
         part, k = self.place(row)
-        picture, self._sizes[row] = decode_row(part, k, part.source.read(k), self.config, lambda *_: size)
+        picture, self._sizes[row] = decode_row(part, k, part.read(k), self.config, lambda *_: size)
         pad = part.config.fit == "pad"
         fitted = fit(picture, size, pad=pad, share=share, background=self.config.background)
         return torch.from_numpy(np.array(fitted.picture)).permute(2, 0, 1)
@@ -268,15 +268,15 @@ class ImageFolder:
         if self._content:
             return self._content[row]
         part, k = self.place(row)
-        return digest_of(part.source.read(k))
+        return digest_of(part.read(k))
 
     def mask(self, row: int) -> Image.Image | None:
         """Return the mask of a row as it is stored, 8-bit grey, or None."""
         part, k = self.place(row)
-        data = part.source.mask(k)
+        data = part.mask(k)
         if data is None:
             return None
-        name = f"mask of {part.source.where}/{part.source.row(k)['file_name']}"
+        name = f"mask of {part.name(k)}"
         return decode_image(data, name=name, max_pixels=self.config.max_pixels).convert("L")
 
     def row_of(self, number: int) -> int:

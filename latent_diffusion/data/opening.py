@@ -13,6 +13,7 @@ from latent_diffusion.data.kohya import repeated_folders
 from latent_diffusion.data.metadata import LOOKED_FOR, values_of
 from latent_diffusion.data.settings import DataConfig, SourceConfig
 from latent_diffusion.data.source import Source
+from latent_diffusion.data.stalled import read_within
 from latent_diffusion.errors import ConfigError, DataError
 from latent_diffusion.registry import find, nearest
 
@@ -44,6 +45,22 @@ class Part:
     kept: np.ndarray
     weight: float
     buckets: Buckets | None
+
+    def name(self, k: int) -> str:
+        """Return what errors call the picture of row k of the source."""
+        return f"{self.source.where}/{self.source.row(k)['file_name']}"
+
+    def read(self, k: int) -> bytes:
+        """Return the picture of row k of the source as its file has it.
+
+        Raises:
+            DataError: it cannot be read, or nothing came within `data.read_timeout`.
+        """
+        return read_within(self.config.read_timeout, self.name(k), lambda: self.source.read(k))
+
+    def mask(self, k: int) -> bytes | None:
+        """Return the mask of row k of the source as its file has it, or None; errors as of `read`."""
+        return read_within(self.config.read_timeout, f"mask of {self.name(k)}", lambda: self.source.mask(k))
 
 
 def open_parts(config: DataConfig, seed: int) -> list[Part]:

@@ -67,7 +67,7 @@ class PictureMasks:
         else:
             part, k = self._data.place(row)
             name, most = self._name(row), self._data.config.max_pixels
-            picture = decode_image(part.source.read(k), name=name, background=None, max_pixels=most)
+            picture = decode_image(part.read(k), name=name, background=None, max_pixels=most)
             mask = picture.getchannel("A") if picture.mode == "RGBA" else None
         if mask is not None and mask.size != self._data.stored_size(row):
             width, height = self._data.stored_size(row)
@@ -108,7 +108,7 @@ def warn_of_unused_masks(data: ImageFolder) -> None:
     for part in data.parts:
         found += sum("mask_file" in part.source.row(int(k)) for k in part.kept[:LOOKED_AT])
         if not found and len(part.kept):
-            found += part.source.mask(int(part.kept[0])) is not None
+            found += part.mask(int(part.kept[0])) is not None
     if found:
         logger.warning("%s has masks, which this run does not read; set objective.masked to use them", _named(data))
 

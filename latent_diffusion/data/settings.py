@@ -107,6 +107,8 @@ class ReadingConfig(Section):
     """Pictures of the class: all of them together are shown as often as all other pictures together."""
     loss_weight: float = Field(default=1.0, ge=0)
     """Factor of the loss of these pictures."""
+    read_timeout: float = Field(default=600.0, gt=0, le=1e6)
+    """Longest wait for one picture's file, in s; a disk that gives nothing for so long ends the run."""
 
 
 class SourceConfig(ReadingConfig):

@@ -82,7 +82,7 @@ def _figure(told: Diagnosis, config: DataConfig, place: int, note: str = "") -> 
     if one.size is not None:
         part = told.findings.parts[one.part]
         try:
-            shown, _ = decode_row(part, one.row, part.source.read(one.row), config)
+            shown, _ = decode_row(part, one.row, part.read(one.row), config)
         except DataError as error:  # it changed since
             words.append(html.escape(str(error)))
         else:

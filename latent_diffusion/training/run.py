@@ -33,8 +33,10 @@ from latent_diffusion.training.plan.run_plan import EndTime, measured, planned_l
 from latent_diffusion.training.signals import StopSignals
 from latent_diffusion.training.state.audit import Audit
 from latent_diffusion.training.state.launch import (
+    Launched,
     build_accelerator,
     choose_precision,
+    launched,
     lost_process,
     warn_of_launcher_options,
 )
@@ -90,9 +92,10 @@ def _run(
 ) -> int:
     """Build, continue from `state`, train and export."""
     first = accelerator.is_main_process
-    run = choose_precision(run, state, accelerator)
+    configured, run = run, choose_precision(run, state, accelerator)
     warn_of_launcher_options(run, accelerator)
-    threads = _choose_threads(run, state, accelerator)
+    launch = _launch(configured, run, state, accelerator)
+    threads = int(launch["threads"].value)
     kernels = _choose_kernels(run, state, accelerator)
     torch.manual_seed(run.seed)
     objective = build_objective(run)
@@ -105,7 +108,8 @@ def _run(
             return 0
     with _reporting_failures(folder, first):
         if first:
-            write_json(folder.path / "config.json", described)
+            sources = {name: one._asdict() for name, one in launch.items()}
+            write_json(folder.path / "config.json", {**described, "launch": sources})
         trainer = Trainer(objective, run, accelerator, kernels)
         log = RunLog(run.output, run)
         validation = Validation(run, objective, partial(_keep_best, folder, described, first), log if first else None)
@@ -158,8 +162,8 @@ def _start() -> "Accelerator":
 def set_up(run: RunConfig) -> "tuple[RunConfig, Accelerator, TrainingKernels]":
     """Return a run with its precision, and what it computes with, where nothing is continued or written."""
     accelerator = _start()
-    run = choose_precision(run, None, accelerator)
-    _choose_threads(run, None, accelerator)
+    configured, run = run, choose_precision(run, None, accelerator)
+    _launch(configured, run, None, accelerator)
     return run, accelerator, _choose_kernels(run, None, accelerator)
 
 
@@ -203,6 +207,15 @@ def _reporting_failures(folder: RunFolder, first: bool) -> Iterator[None]:
         raise error from (None if error is fault else fault)
 
 
+def _launch(
+    configured: RunConfig, run: RunConfig, state: TrainingState | None, accelerator: "Accelerator"
+) -> dict[str, Launched]:
+    """Set the threads of this process; return and report what the run has from its launch."""
+    found = launched(configured, run, state, accelerator, _choose_threads(run, state, accelerator))
+    logger.info("launched with %s", ", ".join(f"{name} {one.value} ({one.source})" for name, one in found.items()))
+    return found
+
+
 def _choose_threads(run: RunConfig, state: TrainingState | None, accelerator: "Accelerator") -> int:
     """Set and return the threads of this process: as configured, as before, or the cores shared out."""
     processes = accelerator.num_processes
@@ -211,7 +224,6 @@ def _choose_threads(run: RunConfig, state: TrainingState | None, accelerator: "A
         wanted = state.values["threads"]  # sums in another order would end bit-equality
     threads = choose_threads(int(os.environ.get("LOCAL_WORLD_SIZE", str(processes))), wanted=wanted)
     set_threads(threads)
-    logger.info("%d process(es), %d thread(s) each, %s, %s", processes, threads, accelerator.device, run.precision)
     return threads
 
 

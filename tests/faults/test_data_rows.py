@@ -6,6 +6,7 @@ import json
 import os
 import struct
 import threading
+import time
 import zipfile
 import zlib
 from pathlib import Path
@@ -16,7 +17,8 @@ import torch
 from PIL import Image, ImageCms
 
 from latent_diffusion.cli.main import main
-from latent_diffusion.data.files import open_files
+from latent_diffusion.data.examination import examine
+from latent_diffusion.data.files import FolderFiles, ZipFiles, open_files
 from latent_diffusion.data.folder import DataConfig, ImageFolder
 from latent_diffusion.data.images import decode_image, load_image
 from latent_diffusion.data.loader import batches
@@ -337,6 +339,38 @@ def test_d28_archives_that_are_cut_doubled_or_short_of_a_member(folder, tmp_path
     target.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match=r"set\.zip"):
         read(target)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("layout", ["folder", "zip"])
+@pytest.mark.parametrize("where", ["before training", "in training", "doctor"])
+def test_d29_a_read_that_gives_nothing_ends_the_run(folder, tmp_path, monkeypatch, layout, where):
+    path, kind = folder, FolderFiles
+    if layout == "zip":
+        path, kind = tmp_path / "set.zip", ZipFiles
+        with zipfile.ZipFile(path, "w") as archive:
+            for file in folder.iterdir():
+                archive.write(file, file.name)
+    settings = DataConfig(path=str(path), size=16, on_bad="skip", max_bad=1, read_timeout=0.2)
+    data = ImageFolder(settings.model_copy(update={"check": "none"}), seed=7) if where == "in training" else None
+    read, comes_back = kind.read, threading.Event()
+
+    def stuck(self, name):
+        return read(self, name) if name != "2.png" or comes_back.wait(50) else b""
+
+    monkeypatch.setattr(kind, "read", stuck)
+    started = time.monotonic()
+    with pytest.raises(DataError, match=r"2\.png': nothing was read for 0\.2 s; .* data\.read_timeout") as caught:
+        if data is not None:
+            list(batches(data, ([k] for k in range(4)), workers=2))
+        else:
+            ImageFolder(settings, seed=7) if where == "before training" else examine(settings, seed=7)
+    assert caught.value.exit_code == 3 and time.monotonic() - started < 40, "it was waited for"
+    left = [thread for thread in threading.enumerate() if "2.png" in thread.name]
+    assert left and all(thread.daemon for thread in left), "the process could not end"
+    comes_back.set()
+    for thread in left:
+        thread.join(10)
 
 
 @pytest.mark.timeout(60)

@@ -124,6 +124,50 @@ def test_launcher_options_without_effect_are_named(tmp_path, monkeypatch, warnin
     assert "has no effect" not in said and "num_processes" not in said
 
 
+ONE, TWO = "compute_environment: LOCAL_MACHINE\n", "num_processes: 2\n"
+
+
+@pytest.mark.parametrize(
+    "variables, words, processes",
+    [
+        ({}, "bash", "no launcher"),
+        ({"TORCHELASTIC_RUN_ID": "1"}, "torchrun -m train", "torchrun"),
+        ({"ACCELERATE_MIXED_PRECISION": "no"}, "accelerate launch -m train", "num_processes of {default}"),
+        ({"ACCELERATE_MIXED_PRECISION": "no"}, "accelerate launch --config_file {named} -m train",
+         "accelerate launch, since {named} has no num_processes"),
+        ({"ACCELERATE_MIXED_PRECISION": "no"}, "accelerate launch --config_file={default} --num-processes 1 -m train",
+         "--num_processes of accelerate launch"),
+        ({"ACCELERATE_MIXED_PRECISION": "no"}, "accelerate launch --cpu -m train",
+         "accelerate launch without a configuration file"),
+    ],
+)  # fmt: skip
+def test_every_value_of_the_launch_has_its_source(tmp_path, monkeypatch, capsys, variables, words, processes):
+    files = {"default": tmp_path / "default.yaml", "named": tmp_path / "named.yaml"}
+    files["default"].write_text(ONE + TWO)
+    files["named"].write_text(ONE)
+    parent = type("Parent", (), {"cmdline": lambda self: words.format(**files).split()})()
+    monkeypatch.setattr(launch.psutil, "Process", lambda pid: parent)
+    monkeypatch.setattr(launch, "default_config_file", str(files["default"]))
+    for name in ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID", "ACCELERATE_USE_CPU"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {**variables, "ACCELERATE_USE_CPU": "true"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(run_module, "find", lambda package, name: toy.ToyObjective)
+    file = tmp_path / "run.yaml"
+    file.write_text(toy.config(tmp_path / "run"))
+    code = main([str(file), "steps=1", "warmup=0", "threads=1"])
+    found = json.loads((tmp_path / "run" / "config.json").read_text())["launch"]
+    assert code == 0 and {name: one["source"] for name, one in found.items()} == {
+        "processes": processes.format(**files),
+        "threads": "threads of the run",
+        "device": "ACCELERATE_USE_CPU=true",
+        "precision": "precision of the run",
+        "accumulation": "accumulation of the run",
+    }
+    assert found["processes"]["value"] == 1 and found["threads"]["value"] == 1
+    assert f"processes 1 ({processes.format(**files)}), threads 1 (threads of the run)" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_accelerate_launch_without_a_gpu_reports_once_what_is_wrong(tmp_path):
     config = ROOT / "configs" / "accelerate" / "cpu_two_processes.yaml"

@@ -5,9 +5,12 @@ import os
 import sys
 from datetime import timedelta
 from itertools import pairwise
+from typing import NamedTuple
 
 import psutil
+import yaml
 from accelerate import Accelerator
+from accelerate.commands.config.config_args import default_config_file
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, gather_object
 from torch.distributed import TCPStore
 
@@ -16,7 +19,15 @@ from latent_diffusion.errors import ConfigError, ResourceError
 from latent_diffusion.runtime.precision import bfloat16_cost, bfloat16_is_fast
 from latent_diffusion.training.state.training_state import TrainingState
 
-__all__ = ["build_accelerator", "choose_precision", "first_to_report", "lost_process", "warn_of_launcher_options"]
+__all__ = [
+    "Launched",
+    "build_accelerator",
+    "choose_precision",
+    "first_to_report",
+    "launched",
+    "lost_process",
+    "warn_of_launcher_options",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +114,62 @@ def warn_of_launcher_options(run: RunConfig, accelerator: Accelerator) -> None:
         logger.warning("dynamo_backend %s of the launcher has no effect: networks are not compiled", backend)
 
 
+class Launched(NamedTuple):
+    """One value that a run has from its launch, and what decided it."""
+
+    value: int | str
+    source: str
+
+
+def launched(
+    run: RunConfig, chosen: RunConfig, state: TrainingState | None, accelerator: Accelerator, threads: int
+) -> dict[str, Launched]:
+    """Return processes, threads, device, precision and accumulation as they take effect, each with its source.
+
+    Args:
+        run: as it was configured.
+        chosen: the same with the precision it is trained with.
+        state: the checkpoint that is continued, or None.
+        accelerator: accelerate's view of the processes.
+        threads: of each process.
+    """
+    kept = state is not None and state.values["processes"] == accelerator.num_processes
+    shared_out = "as its checkpoint was trained" if kept else "the cores, shared out"
+    precision = "precision of the run" if run.precision != "auto" else "precision: auto of the run"
+    return {
+        "processes": Launched(accelerator.num_processes, _source_of_processes()),
+        "threads": Launched(threads, shared_out if run.threads is None else "threads of the run"),
+        "device": Launched(str(accelerator.device), _source_of_device(accelerator)),
+        "precision": Launched(chosen.precision, precision),
+        "accumulation": Launched(chosen.accumulation, "accumulation of the run"),
+    }
+
+
+def _source_of_processes() -> str:
+    """Return what decided the number of processes: an option, a file of accelerate's, torchrun, or nothing."""
+    if "ACCELERATE_MIXED_PRECISION" not in os.environ:
+        return "torchrun" if "TORCHELASTIC_RUN_ID" in os.environ else "no launcher"
+    given = _launcher_options()
+    if "num_processes" in given:
+        return "--num_processes of accelerate launch"
+    default = None if "cpu" in given else default_config_file  # as accelerate: with --cpu only a named file is read
+    file = given.get("config_file", default)
+    if file is None or not os.path.isfile(file):
+        return "accelerate launch without a configuration file"
+    with open(file, encoding="utf-8") as stream:
+        written = yaml.safe_load(stream)
+    named = isinstance(written, dict) and "num_processes" in written
+    return f"num_processes of {file}" if named else f"accelerate launch, since {file} has no num_processes"
+
+
+def _source_of_device(accelerator: Accelerator) -> str:
+    """Return what decided the device."""
+    if accelerator.device.type != "cpu":
+        return "the GPU of the process"
+    asked = os.environ.get("ACCELERATE_USE_CPU", "")
+    return f"ACCELERATE_USE_CPU={asked}" if asked.lower() in ("1", "true", "yes") else "no GPU was found"
+
+
 def first_to_report(error: Exception) -> bool:
     """Return whether no other process of this launch has reported an error of this kind; True without torchrun."""
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
@@ -137,4 +204,4 @@ def _launcher_options() -> dict[str, str]:
     if sys.argv[1:] and words[-len(sys.argv[1:]) :] == sys.argv[1:]:  # the run's own arguments
         words = words[: -len(sys.argv[1:])]
     pairs = " ".join(words).replace("=", " ").split()
-    return {name[2:].replace("-", "_"): value for name, value in pairwise(pairs) if name.startswith("--")}
+    return {name[2:].replace("-", "_"): value for name, value in pairwise([*pairs, ""]) if name.startswith("--")}

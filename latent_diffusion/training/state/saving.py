@@ -32,8 +32,8 @@ _FREE = {
 }  # fmt: skip
 """Keys that may change between the parts of one run: they do not change what is computed (but for rounding)."""
 
-_FREE_IN_MEMORY = {"memory.base_on_host", "memory.drop_encoders"}
-"""The same, of the section `memory:`."""
+_FREE_IN_SECTIONS = {"memory.base_on_host", "memory.drop_encoders", "data.read_timeout"}
+"""The same, of single sections."""
 
 
 class Stateful(Protocol):
@@ -239,7 +239,7 @@ def refuse_drift(state: TrainingState, described: Mapping[str, Any], run: RunCon
     before = _flat({k: v for k, v in state.values["config"].items() if k not in _FREE})
     before.setdefault("optimizer.name", "adamw")  # the only one that older checkpoints can have
     now = _flat({k: v for k, v in described["config"].items() if k not in _FREE})
-    for free in _FREE_IN_MEMORY:
+    for free in _FREE_IN_SECTIONS:
         before.pop(free, None)
         now.pop(free, None)
     if run.decay == "constant":

@@ -33,7 +33,7 @@ def test_the_documented_commands_report_start_end_and_repetition(tiny_folder, pi
     }  # fmt: skip
     (tmp_path / "run.yaml").write_text(json.dumps(config))
     code, first = start("-m", "latent_diffusion", "train", str(tmp_path / "run.yaml"))
-    assert code == 0 and "1 process(es)" in first and "finished: the model is in" in first
+    assert code == 0 and "processes 1 (no launcher)" in first and "finished: the model is in" in first
     assert "precision: " in first and "since" in first
     code, second = start("-m", "latent_diffusion.train", str(tmp_path / "run.yaml"))
     assert code == 0 and "is finished: 1 steps" in second
