@@ -1,14 +1,20 @@
 """A tiny model with random weights, built once a session: every part is real, only small."""
 
+import atexit
 import logging
 import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
+if "LATENT_DIFFUSION_CACHE" not in os.environ:  # one folder for all processes of the suite, none of the user's files
+    os.environ["LATENT_DIFFUSION_CACHE"] = tempfile.mkdtemp(prefix="latent-diffusion-tests-")
+    atexit.register(shutil.rmtree, os.environ["LATENT_DIFFUSION_CACHE"], ignore_errors=True)
 if workers := os.environ.get(
     "PYTEST_XDIST_WORKER_COUNT"
 ):  # this process is one of several: torch reads it when imported

@@ -1,7 +1,8 @@
-"""Whether a faster way works on this machine: tried once in a process, for some milliseconds, never guessed by name.
+"""Whether a faster way works on this machine: tried once, for some milliseconds, never guessed by name.
 
 A way wins when it gives the plain way's numbers and is not clearly slower. "Clearly" keeps the answer the same from
-run to run on a busy machine: another answer would be another rounding of the same picture.
+run to run on a busy machine: another answer would be another rounding of the same picture. For the same reason a win is
+kept for later runs, see `kept_trials`.
 """
 
 import threading
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from latent_diffusion.runtime.agreement import agree
+from latent_diffusion.runtime.cpu.kept_trials import keep, kept
 
 __all__ = ["Trial", "Ways", "wins"]
 
@@ -34,12 +36,15 @@ class Trial:
     what: str
     dtype: torch.dtype
 
+    def __str__(self) -> str:
+        return f"{self.what} {self.dtype}".replace("torch.", "in ")
+
 
 def wins(trial: Trial, ways: Callable[[torch.dtype], Ways], at_most: float = SLOWER) -> bool:
     """Return whether the first of `ways(dtype)`, (new, plain), is right and takes `at_most` times the second's time."""
     with _lock:
         if trial not in _answers:
-            _answers[trial] = _try_out(trial, ways, at_most)
+            _answers[trial] = str(trial) in kept() or _try_out(trial, ways, at_most)
         return _answers[trial]
 
 
@@ -50,7 +55,10 @@ def _try_out(trial: Trial, ways: Callable[[torch.dtype], Ways], at_most: float) 
         found, wanted = new(), plain()
     except (RuntimeError, NotImplementedError, AttributeError):  # torch without the private operation, or another form
         return False
-    return agree(found, wanted, trial.dtype) and any(_faster(new, plain, at_most) for _ in range(TRIES))
+    won = agree(found, wanted, trial.dtype) and any(_faster(new, plain, at_most) for _ in range(TRIES))
+    if won:
+        keep(str(trial))
+    return won
 
 
 def _faster(new: Callable[[], Tensor], plain: Callable[[], Tensor], at_most: float) -> bool:
