@@ -1,31 +1,28 @@
 """Read one picture into plain RGB, and turn pictures into tensors and back.
 
 Whatever a file holds (turned by EXIF, transparent, 16-bit, palette, CMYK) leaves here as 8-bit RGB with the top of
-the picture on top, or as a `DataError` that names the file. A file is judged by its bytes, never by its suffix, and
-its size is judged from the header, before any pixel is decoded.
+the picture on top, or as a `DataError` that names the file. Its size is judged from the header, before
+any pixel is decoded.
 """
 
 import io
 import os
 import stat
-import struct
-import warnings
-import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps
 from torch import Tensor
 
 from latent_diffusion.data.arrays import from_array
 from latent_diffusion.data.files import check_bytes
 from latent_diffusion.data.fitting import WHITE, fit
+from latent_diffusion.data.formats import DAMAGE, FORMATS, check_pixels, open_picture
 from latent_diffusion.errors import ConfigError, DataError
 
 __all__ = [
     "CONVERTED",
-    "FORMATS",
     "MAX_PIXELS",
     "ImageSource",
     "decode_image",
@@ -39,18 +36,11 @@ __all__ = [
 
 ImageSource = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor
 """A picture to read: a file, a PIL picture, or an array as `data.arrays` reads it."""
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
-"""Formats that are read. Others (EPS, PDF, PSD, TIFF, ICO, ...) have parsers that are not needed here."""
 CONVERTED = "converted_profile"
 """Where the `info` of a picture has the profile from which its colours were converted."""
 ORIENTATION = 0x0112  # the EXIF tag
 MAX_PIXELS = 64_000_000
 """Largest picture by default, in px: a 64 MP picture needs 192 MB decoded."""
-_LOOKS = {
-    b"<!doc": "an HTML page", b"<html": "an HTML page", b"<?xml": "an XML file", b"<svg": "an SVG drawing",
-    b"%pdf": "a PDF document", b"%!ps": "a PostScript file", b"gif8": "a GIF", b"ii*\0": "a TIFF", b"mm\0*": "a TIFF",
-    b"8bps": "a Photoshop file", b"pk\3\4": "a zip archive", b"versi": "a Git LFS pointer",
-}  # fmt: skip
 
 
 def load_image(
@@ -101,6 +91,7 @@ def decode_image(
     max_pixels: int = MAX_PIXELS,
     to_srgb: bool = False,
     reduction: int = 1,
+    formats: tuple[str, ...] = FORMATS,
 ) -> Image.Image:
     """Return the picture encoded in `data` as upright 8-bit RGB.
 
@@ -112,18 +103,12 @@ def decode_image(
         to_srgb: convert the colours of a picture with a profile to sRGB; a broken profile is passed over.
         reduction: 2, 4 or 8 decodes a JPEG whose sides it divides at 1/2, 1/4 or 1/8 of them, from the low frequencies
             of its cosine transform: quicker, but not the bits of the whole picture scaled down.
+        formats: of `FORMATS`, those that are read.
 
     Raises:
         DataError: as `load_image`.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own cap is lower and is an error
-            picture = Image.open(io.BytesIO(data), formats=FORMATS)
-    except Image.DecompressionBombError as error:
-        raise DataError(f"{name!r}: too large: {error}") from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, struct.error) as error:
-        raise DataError(f"{name!r}: not a picture of {', '.join(FORMATS)}, but {_look(data)}") from error
+    picture = open_picture(data, name=name, formats=formats)
     with picture:
         if picture.format == "PNG" and not _png_ends(data):  # Pillow does not miss it
             raise DataError(f"{name!r}: damaged: the file ends before the picture does")
@@ -138,12 +123,9 @@ def upright_size(data: bytes, *, name: str) -> tuple[int, int]:
     Raises:
         DataError: not a picture of `FORMATS`.
     """
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-            width, height = picture.size
-            turned = picture.getexif().get(ORIENTATION, 1) >= 5
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, struct.error) as error:
-        raise DataError(f"{name!r}: not a picture of {', '.join(FORMATS)}, but {_look(data)}") from error
+    with open_picture(data, name=name) as picture:
+        width, height = picture.size
+        turned = picture.format != "TIFF" and picture.getexif().get(ORIENTATION, 1) >= 5  # Pillow turns a TIFF's size
     return (height, width) if turned else (width, height)
 
 
@@ -157,21 +139,6 @@ def _png_ends(data: bytes) -> bool:
     return False
 
 
-def _look(data: bytes) -> str:
-    """Say in words what bytes that are no picture look like."""
-    if not data:
-        return "an empty file"
-    head = data[:5].lower()
-    for start, words in _LOOKS.items():
-        if head.startswith(start):
-            return words
-    if data[4:8] == b"ftyp":
-        return "a HEIC, AVIF or video file; save it as JPEG or PNG"
-    if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in data[:64]):
-        return f"text starting {data[:16]!r}"
-    return f"{len(data)} bytes starting {data[:8]!r}"
-
-
 def _upright_rgb(
     picture: Image.Image,
     *,
@@ -182,26 +149,24 @@ def _upright_rgb(
     reduction: int = 1,
 ) -> Image.Image:
     """Return a picture as upright 8-bit RGB; it is the given one, not a copy, where nothing is to be changed."""
+    check_pixels(picture, name=name, max_pixels=max_pixels)
     width, height = picture.size
-    if width * height > max_pixels:
-        raise DataError(
-            f"{name!r}: {width}x{height} px is over the limit of {max_pixels} px (`max_pixels`); scale it down"
-        )
     if reduction > 1 and width % reduction == height % reduction == 0:
         picture.draft(None, (width // reduction, height // reduction))  # other formats have no such way
     try:
         picture.load()
         if picture.getexif().get(ORIENTATION, 1) != 1:  # Pillow copies what is upright already
             picture = ImageOps.exif_transpose(picture)
-    except (OSError, SyntaxError, ValueError, struct.error, zlib.error, EOFError) as error:
+    except DAMAGE as error:
         raise DataError(f"{name!r}: damaged: {error}") from error
     profile = picture.info.get("icc_profile")
     if to_srgb and profile and not is_srgb(profile):
         picture = _in_srgb(picture)
     if picture.mode == "I" or picture.mode.startswith("I;16"):
         picture = _eight_bit(picture, name)
-    if picture.mode == "F":
-        raise DataError(f"{name!r}: float pixels have no defined white; convert it to 8 bit")
+    if picture.mode in ("F", "LAB"):
+        what = "float pixels have no defined white" if picture.mode == "F" else "pixels are CIE Lab"
+        raise DataError(f"{name!r}: {what}; convert it to 8-bit RGB")
     if "transparency" in picture.info or picture.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
         picture = picture.convert("RGBA")
         if background is None:

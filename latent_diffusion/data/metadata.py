@@ -10,18 +10,17 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from latent_diffusion.data.files import Files
+from latent_diffusion.data.formats import PICTURES, UNREAD, named
 from latent_diffusion.data.table import TABLES, Row, parse_table, read_utf8
 from latent_diffusion.errors import DataError
 
-__all__ = ["LOOKED_FOR", "PICTURES", "Row", "captions_of", "endings", "read_rows", "values_of"]
+__all__ = ["LOOKED_FOR", "Row", "captions_of", "endings", "read_rows", "values_of"]
 
 logger = logging.getLogger(__name__)
 
-PICTURES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp")
 CAPTIONS = (".txt", ".caption")
 MASKS = (".mask", "-masklabel")
 """Ends of the name, before its ending, of a picture that is the mask of another."""
-UNREAD = (".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".ico", ".raw", ".dng")
 LOOKED_FOR = f"{' or '.join(TABLES)}, and NAME{' or NAME'.join(CAPTIONS)} beside each picture"
 
 
@@ -45,8 +44,8 @@ def read_rows(source: Files, where: str, ending: str | None = None) -> list[Row]
         unread = [name for name in names if PurePosixPath(name).suffix.lower() in UNREAD]
         if unread:
             logger.warning(
-                "%s: %d pictures are left out, since they are not JPEG, PNG, WebP or BMP: %s",
-                *(where, len(unread), endings(unread)),
+                "%s: %d pictures are left out, since they are not %s: %s",
+                *(where, len(unread), named(), endings(unread)),
             )
         return _rows_beside(source, names, where, (ending,) if ending else CAPTIONS)
     folder, place = PurePosixPath(table).parent, f"{where}/{table}"

@@ -5,18 +5,12 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
+from latent_diffusion.data.formats import BEGINNINGS, is_sequence
 from latent_diffusion.data.images import CONVERTED, is_srgb
 
 __all__ = ["Look", "Oddities", "look"]
 
 SHOWN = 5  # names in a line
-FORMATS = {
-    (".jpg", ".jpeg", ".jfif"): b"\xff\xd8",
-    (".png",): b"\x89PNG",
-    (".webp",): b"RIFF",
-    (".bmp",): b"BM",
-}
-"""Endings -> how a file of that format begins."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +28,8 @@ def look(name: str, data: bytes, picture: Image.Image) -> Look:
     profile = picture.info.get(CONVERTED) or picture.info.get("icc_profile")
     return Look(
         content=hashlib.blake2b(data).digest(),
-        misnamed=any(name.lower().endswith(ends) and not data.startswith(sign) for ends, sign in FORMATS.items()),
-        # chunks that only moving ones have
-        moving=b"acTL" in data[:4096] or (data[12:16] == b"VP8X" and bool(data[20] & 2)),
+        misnamed=any(name.lower().endswith(ends) and not sign.match(data) for ends, sign in BEGINNINGS.items()),
+        moving=is_sequence(data),
         profiled=bool(profile) and not is_srgb(profile),
     )
 
@@ -64,7 +57,7 @@ class Oddities:
         each = (
             (len(again) - len(groups), again, "are there more than once; each is trained on as often as it is listed"),
             (len(self.misnamed), self.misnamed, "are of another format than their ending; they are read by content"),
-            (len(self.moving), self.moving, "move; the first frame of each is taken"),
+            (len(self.moving), self.moving, "move or have pages; the first frame of each is taken"),
             (
                 len(self.profiled),
                 self.profiled,

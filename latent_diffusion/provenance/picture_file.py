@@ -4,15 +4,16 @@ import contextlib
 import io
 import os
 import secrets
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from latent_diffusion.data.images import FORMATS, MAX_PIXELS
+from latent_diffusion.data.files import check_bytes
+from latent_diffusion.data.formats import DAMAGE, check_pixels, open_picture
+from latent_diffusion.data.images import MAX_PIXELS
 from latent_diffusion.errors import ConfigError, DataError, ResourceError, warn
 from latent_diffusion.provenance.infotext import write_infotext
 from latent_diffusion.provenance.picture_formats import LOSSY, SUFFIXES
@@ -147,9 +148,17 @@ def open_texts(path: Path) -> Texts:
     Raises:
         DataError: no picture.
     """
-    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for without end
-        raise DataError(f"{str(path)!r}: not a regular file")
-    return _texts(path, str(path))
+    try:
+        if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for without end
+            raise DataError(f"{str(path)!r}: not a regular file")
+        check_bytes(os.path.getsize(path), str(path))
+        return texts_of(path.read_bytes(), str(path))
+    except FileNotFoundError as error:
+        raise DataError(f"{str(path)!r}: there is no such file") from error
+    except DataError:
+        raise
+    except (OSError, ValueError) as error:
+        raise DataError(f"{str(path)!r}: cannot be read: {error}") from error
 
 
 def texts_of(data: bytes, name: str) -> Texts:
@@ -158,24 +167,15 @@ def texts_of(data: bytes, name: str) -> Texts:
     Raises:
         DataError: no picture.
     """
-    return _texts(io.BytesIO(data), name)
-
-
-def _texts(source: Path | io.BytesIO, name: str) -> Texts:
     try:
-        with Image.open(source, formats=FORMATS) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                raise DataError(f"{name!r}: {picture.width}x{picture.height} px are over the limit of {MAX_PIXELS} px")
+        with open_picture(data, name=name) as picture:
+            check_pixels(picture, name=name, max_pixels=MAX_PIXELS)
             picture.load()
             info, tags = dict(picture.info), picture.getexif()
             exif = tags.get_ifd(EXIF_IFD)
-    except FileNotFoundError as error:
-        raise DataError(f"{name!r}: there is no such file") from error
-    except UnidentifiedImageError as error:
-        raise DataError(f"{name!r}: not a picture of {', '.join(FORMATS)}") from error
     except DataError:
         raise
-    except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
+    except DAMAGE as error:
         raise DataError(f"{name!r}: cannot be read: {error}") from error
     chunks = {key: str(value) for key, value in info.items() if isinstance(key, str) and isinstance(value, str)}
     chunks = _in_exif(tags) | chunks

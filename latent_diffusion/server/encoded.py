@@ -6,6 +6,7 @@ import re
 
 from PIL import Image
 
+from latent_diffusion.data.formats import SENT
 from latent_diffusion.data.images import decode_image
 from latent_diffusion.errors import DataError
 from latent_diffusion.server.limits import MAX_INPUT_PIXELS
@@ -41,7 +42,7 @@ def from_bytes(data: bytes, field: str) -> Image.Image:
         Refusal: no picture, damaged, or more than `MAX_INPUT_PIXELS`.
     """
     try:
-        return decode_image(data, name=field, background=None, max_pixels=MAX_INPUT_PIXELS)
+        return decode_image(data, name=field, background=None, max_pixels=MAX_INPUT_PIXELS, formats=SENT)
     except DataError as error:
         raise Refusal(400, str(error).replace(" (`max_pixels`)", ""), field) from None
 

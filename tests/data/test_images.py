@@ -70,7 +70,7 @@ def test_the_message_says_what_the_bytes_look_like(encoded):  # D02
         (b"<!DOCTYPE html><html>", "HTML"),
         (b"just some text here", "text"),
         (b"%PDF-1.7", "PDF"),
-        (b"\0\0\0\x1cftypheic\0\0", "a HEIC, AVIF or video file; save it as JPEG or PNG"),
+        (b"\0\0\0\x1cftypmp42\0\0", "a HEIC, AVIF or video file; save it as JPEG or PNG"),
     ):
         with pytest.raises(DataError, match=words):
             decode_image(data, name="x.jpg")
@@ -94,7 +94,7 @@ def test_size_is_refused_from_the_header(encoded):  # D04, D05
         decode_image(encoded((50, 50)), name="x", max_pixels=2000)
 
 
-@pytest.mark.parametrize("form", ["TIFF", "ICO", "PDF", "EPS", "GIF"])
+@pytest.mark.parametrize("form", ["ICO", "PDF", "EPS", "GIF"])
 def test_formats_outside_the_list_are_refused(form, encoded):  # D13
     with pytest.raises(DataError):
         decode_image(encoded(form=form), name="x.png")

@@ -79,9 +79,9 @@ def test_damaged_utf_16_is_named(written):
 
 
 def test_pictures_of_other_formats_are_counted(written, caplog):
-    files = {"a.png": None, "a.txt": "a", "b.gif": None, "c.GIF": "x", "d.heic": "x", "notes.md": "x"}
+    files = {"a.png": None, "a.txt": "a", "b.gif": None, "c.GIF": "x", "d.psd": "x", "notes.md": "x"}
     read(written(files))
-    assert "3 pictures are left out" in caplog.text and "2 .gif, 1 .heic" in caplog.text
+    assert "3 pictures are left out" in caplog.text and "2 .gif, 1 .psd" in caplog.text
 
 
 def test_a_csv_file_is_a_table(written):

@@ -153,7 +153,7 @@ def test_d11_of_moving_pictures_the_first_frame_is_taken_and_counted(folder, cap
     data = read(folder)
     row = next(k for k, row in enumerate(data.rows) if "moving" in str(row["file_name"]))
     assert torch.equal(data.image(row)[:, 0, 0], torch.tensor([200, 10, 10], dtype=torch.uint8))
-    assert f"1 pictures move; the first frame of each is taken: 'moving.{FORMS[form]}'" in caplog.text
+    assert f"1 pictures move or have pages; the first frame of each is taken: 'moving.{FORMS[form]}'" in caplog.text
     added(folder, "still.gif", encoded("GIF"))
     read(folder)
     assert "1 pictures are left out" in caplog.text and "1 .gif" in caplog.text
@@ -195,7 +195,7 @@ def test_d13_other_formats_are_refused_and_no_program_is_started(folder, monkeyp
     for start in ("subprocess.Popen", "os.system", "os.popen", "os.posix_spawn"):
         monkeypatch.setattr(start, lambda *_, **__: pytest.fail("a program was started"))
     added(folder, "other.png", data)
-    with pytest.raises(DataError, match=r"other\.png'?: not a picture of JPEG, PNG, WEBP, BMP, but"):
+    with pytest.raises(DataError, match=r"other\.png'?: not a picture of JPEG, PNG, WEBP, BMP, TIFF, AVIF, HEIC, but"):
         read(folder)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Self
 
 from latent_diffusion.data.files import Files, open_files
+from latent_diffusion.data.formats import named
 from latent_diffusion.data.metadata import LOOKED_FOR, endings, read_rows
 from latent_diffusion.data.settings import ReadingConfig
 from latent_diffusion.data.source import Source
@@ -38,7 +39,7 @@ class FolderSource(Source):
         if not rows:
             held = endings(files.names())
             raise DataError(
-                f"data set {path!r} has 0 pictures (JPEG, PNG, WebP or BMP) and no table; "
+                f"data set {path!r} has 0 pictures ({named()}) and no table; "
                 f"it holds {held or 'no file'}; looked for {LOOKED_FOR}"
             )
         return cls(path, files, rows)

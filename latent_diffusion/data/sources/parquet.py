@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from latent_diffusion.data.metadata import PICTURES
+from latent_diffusion.data.formats import PICTURES
 from latent_diffusion.data.picture_columns import MASK, ColumnSource, picture_column
 from latent_diffusion.data.settings import ReadingConfig
 from latent_diffusion.data.table import import_pyarrow
