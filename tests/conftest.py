@@ -15,10 +15,15 @@ os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
 if "LATENT_DIFFUSION_CACHE" not in os.environ:  # one folder for all processes of the suite, none of the user's files
     os.environ["LATENT_DIFFUSION_CACHE"] = tempfile.mkdtemp(prefix="latent-diffusion-tests-")
     atexit.register(shutil.rmtree, os.environ["LATENT_DIFFUSION_CACHE"], ignore_errors=True)
-if workers := os.environ.get(
-    "PYTEST_XDIST_WORKER_COUNT"
-):  # this process is one of several: torch reads it when imported
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    # Each worker, and every process that it starts, keeps to its own share of the cores. Otherwise a training takes all
+    # cores in every worker, and its threads spend most of their time waiting for each other's turn.
+    share = max(1, (os.cpu_count() or 1) // int(workers))
+    if hasattr(os, "sched_setaffinity"):
+        cores, number = sorted(os.sched_getaffinity(0)), int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
+        share = max(1, len(cores) // int(workers))
+        os.sched_setaffinity(0, {cores[(number * share + k) % len(cores)] for k in range(share)})
+    os.environ.setdefault("OMP_NUM_THREADS", str(share))  # torch reads it when imported
 
 CAPTIONS = ("a 3d render of a red apple", "a flat icon of a cat", "a black and white drawing of the sun", "a blue car")
 
