@@ -3,8 +3,11 @@
 import pytest
 import torch
 
-from latent_diffusion.nn.transformer import gated_gelu
-from latent_diffusion.runtime.cpu.native.gated import gated
+from latent_diffusion.nn.transformer import FeedForward, GatedLinear, gated_gelu
+from latent_diffusion.runtime.cpu import packing
+from latent_diffusion.runtime.cpu.native.gated import drawn, gated
+from latent_diffusion.runtime.cpu.packed_layers import OncePassedGate
+from latent_diffusion.runtime.cpu.packing import pack, unpack
 
 native = pytest.mark.usefixtures("level")
 
@@ -35,6 +38,27 @@ def test_extremes_and_nan():
     y, dx = with_gradient(gated, x, torch.ones_like(gate))
     assert torch.allclose(y[:6], torch.tensor([0.0, 0.0, 0.0, 0.0, 40.0, 1e30])) and y[6].isnan()
     assert torch.allclose(dx[7:13], torch.tensor([0.0, 0.0, 0.5, 0.5, 1.0, 1.0])) and dx[13].isnan()
+
+
+@native
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
+def test_a_packed_layer_computes_it_and_goes_back(monkeypatch, dtype, tolerance):
+    monkeypatch.setattr(packing.gated, "pays", lambda dtype: True)
+    layer, x = FeedForward(32).to(dtype).requires_grad_(False).eval(), torch.randn(2, 9, 32).to(dtype)
+    keys, wanted = list(layer.state_dict()), layer(x)
+    pack(layer)
+    gate = layer.net[0]
+    assert type(gate) is OncePassedGate and list(layer.state_dict()) == keys
+    with torch.no_grad():
+        plain = torch.nn.functional.linear(x, gate.proj.weight, gate.proj.bias)
+        assert torch.equal(gate(x), drawn(gate.proj(x))) and (gate(x) - gated_gelu(plain)).norm() <= 1e-2 * plain.norm()
+        assert (layer(x) - wanted).norm() <= tolerance * wanted.norm()
+    leaf = x.clone().requires_grad_()
+    layer(leaf).float().sum().backward()
+    assert leaf.grad is not None and leaf.grad.isfinite().all()
+    unpack(layer)
+    assert type(layer.net[0]) is GatedLinear and list(layer.state_dict()) == keys
+    assert torch.equal(layer(x), wanted)
 
 
 @native

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from latent_diffusion.nn.resnet import ResnetBlock, Upsample
 from latent_diffusion.nn.shared_copy import shared_copy
-from latent_diffusion.runtime.cpu.native import group_norm, winograd
+from latent_diffusion.nn.transformer import GatedLinear
+from latent_diffusion.runtime.cpu.native import gated, group_norm, winograd
 from latent_diffusion.runtime.cpu.reordered import Reordered
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "SAME",
     "DoublingConv2d",
     "NormedResnetBlock",
+    "OncePassedGate",
     "PackedConv2d",
     "PackedLinear",
     "PackedPointwise",
@@ -213,10 +215,20 @@ class NormedResnetBlock(_CopiedPlain, ResnetBlock):
         return self.conv2(hidden) + kept
 
 
+class OncePassedGate(_CopiedPlain, GatedLinear):
+    """Gated linear layer whose gate is one pass over memory, where torch has two."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, L, width) to (B, L, hidden)."""
+        x = self.proj(x)
+        return self.kernel(x) if torch.is_grad_enabled() or not gated.takes(x) else gated.drawn(x)
+
+
 PLAIN: dict[type[nn.Module], type[nn.Module]] = {
     PackedLinear: nn.Linear,
     PackedUpsample: Upsample,
     NormedResnetBlock: ResnetBlock,
+    OncePassedGate: GatedLinear,
     **dict.fromkeys((PackedConv2d, PackedPointwise, WinogradConv2d, DoublingConv2d, PhasesConv2d), nn.Conv2d),
 }
 
@@ -225,8 +237,8 @@ def unpack(module: nn.Module) -> None:
     """Give every packed layer in `module` its weight and class back, in place."""
     for layer in module.modules():
         kind = PLAIN.get(type(layer))
-        if kind is Upsample or kind is ResnetBlock:
-            layer.__class__ = kind
+        if kind in (Upsample, ResnetBlock, GatedLinear):
+            layer.__class__ = kind  # these have no weights of their own
         elif kind is not None:
             weight = layer.weight
             del layer.packed

@@ -3,7 +3,8 @@
 Torch hands float32 matrix products to MKL and reorders the weights of every convolution at each call. oneDNN, which is
 in every torch for CPUs, takes weights reordered before; on processors that MKL does not favour that is more than twice
 as fast. 3x3 convolutions in float32 take fewer multiplications still (`native.winograd`), with weights of their own
-beside the packed ones; norms and SiLUs of residual blocks are one pass (`native.group_norm`).
+beside the packed ones; norms and SiLUs of residual blocks are one pass (`native.group_norm`), and so is
+the gate of the feed-forward layers (`native.gated`).
 
 Reference: oneDNN, "Memory format propagation", https://uxlfoundation.github.io/oneDNN/page_memory_format_propagation_cpp.html
 """
@@ -16,12 +17,14 @@ from torch import Tensor, nn
 
 from latent_diffusion.nn.resnet import ResnetBlock, Upsample
 from latent_diffusion.nn.shared_copy import shared_copy
-from latent_diffusion.runtime.cpu.native import group_norm, winograd
+from latent_diffusion.nn.transformer import GatedLinear
+from latent_diffusion.runtime.cpu.native import gated, group_norm, winograd
 from latent_diffusion.runtime.cpu.packed_layers import (
     IMAGE,
     SAME,
     DoublingConv2d,
     NormedResnetBlock,
+    OncePassedGate,
     PackedConv2d,
     PackedLinear,
     PackedPointwise,
@@ -57,6 +60,8 @@ def pack(module: nn.Module) -> None:
             layer.__class__ = PackedUpsample
         elif type(layer) is ResnetBlock and group_norm.pays(layer.norm1.weight.dtype):
             layer.__class__ = NormedResnetBlock
+        elif type(layer) is GatedLinear and gated.pays(layer.proj.bias.dtype):
+            layer.__class__ = OncePassedGate
         elif type(layer) is nn.Linear and _packable(layer) and linear_packs(layer.weight.dtype):
             become(layer, PackedLinear, _linear(layer.weight))
         elif type(layer) is nn.Conv2d and _packable(layer) and _plain(layer) and conv_packs(layer.weight.dtype):

@@ -9,8 +9,11 @@ from torch.autograd.function import once_differentiable
 
 from latent_diffusion.nn.transformer import gated_gelu
 from latent_diffusion.runtime.cpu.native.library import Level, address, find, kernel, level
+from latent_diffusion.runtime.cpu.self_timing import Trial, Ways, wins
 
-__all__ = ["available", "gated"]
+__all__ = ["available", "drawn", "gated", "pays", "takes"]
+
+FORMATS = (torch.float32, torch.bfloat16)
 
 
 def available() -> bool:
@@ -18,9 +21,27 @@ def available() -> bool:
     return level() >= Level.AVX2 and find("gated") is not None
 
 
+def pays(dtype: torch.dtype) -> bool:
+    """Whether `drawn` is there for `dtype`, right, and no slower than torch."""
+    return dtype in FORMATS and available() and wins(Trial("gated GELU", dtype), _ours_and_torch)
+
+
+def takes(x: Tensor) -> bool:
+    """Whether C can compute for tensors like `x`."""
+    return x.device.type == "cpu" and x.dtype in FORMATS and x.numel() > 0
+
+
+def drawn(x: Tensor) -> Tensor:
+    """Return what `gated` does, without a gradient and for an `x` that C takes."""
+    x = x.contiguous()
+    y = x.new_empty(*x.shape[:-1], x.shape[-1] // 2)
+    _run("gated", y, x, y)
+    return y
+
+
 def gated(x: Tensor) -> Tensor:
     """Return values times the GELU of their gates, (..., D) of x (..., 2 D); in C for CPU float32 and bfloat16."""
-    if not (x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) and x.numel() and available()):
+    if not (takes(x) and available()):
         return gated_gelu(x)
     y = _Gated.apply(x)
     assert isinstance(y, Tensor), "one result"
@@ -33,10 +54,8 @@ class _Gated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         x = x.contiguous()
-        y = x.new_empty(*x.shape[:-1], x.shape[-1] // 2)
         ctx.save_for_backward(x)
-        _run("gated", y, x, y)
-        return y
+        return drawn(x)
 
     @staticmethod
     @once_differentiable
@@ -52,3 +71,8 @@ def _run(name: str, half: Tensor, *tensors: Tensor) -> None:
     width = half.shape[-1]
     sizes = (ctypes.c_int64(half.numel() // width), ctypes.c_int64(width))
     kernel(name)(*map(address, tensors), *sizes, half.dtype == torch.bfloat16, torch.get_num_threads())
+
+
+def _ours_and_torch(dtype: torch.dtype) -> Ways:
+    x = torch.randn(512, 1024, generator=torch.Generator().manual_seed(0), dtype=torch.float32).to(dtype)
+    return lambda: drawn(x), lambda: gated_gelu(x)
