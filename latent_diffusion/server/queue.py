@@ -1,9 +1,10 @@
 """The queue: jobs in the order of their arrival, drawn by one thread, those of one shape together."""
 
+import contextlib
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from latent_diffusion.server.job import Job
 from latent_diffusion.server.limits import MAX_KEPT
@@ -14,6 +15,7 @@ __all__ = ["Queue"]
 LOG = logging.getLogger("latent_diffusion.server")
 
 MAX_TOGETHER = 32  # jobs in one batch
+GATHERED = 0.03  # seconds at most in which a batch waits for requests that are being checked
 MAX_FINISHED = 1000  # jobs that can still be asked for
 
 
@@ -29,6 +31,7 @@ class Queue:
         self._ready = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._coming = 0
         self.current: Sequence[Job] = ()
 
     def start(self) -> None:
@@ -46,6 +49,18 @@ class Queue:
             self.cancel(job)
         if self._thread is not None:
             self._thread.join(timeout=60)
+
+    @contextlib.contextmanager
+    def coming(self) -> Iterator[None]:
+        """Announce a request while it is checked, so that those that arrive together are drawn together."""
+        with self._ready:
+            self._coming += 1
+        try:
+            yield
+        finally:
+            with self._ready:
+                self._coming -= 1
+                self._ready.notify_all()
 
     def submit(self, job: Job) -> None:
         """Append a job.
@@ -106,12 +121,20 @@ class Queue:
                 batch.append(job)
         return batch
 
+    def _gathered(self) -> bool:
+        """Whether no request is on its way that may be drawn with the next one."""
+        alone = not self._waiting or self._waiting[0].request.shape is None
+        return alone or self._closed or not self._coming or len(self._waiting) >= MAX_TOGETHER
+
     def _work(self) -> None:
         while True:
             with self._ready:
                 self._ready.wait_for(lambda: self._waiting or self._closed)
+                self._ready.wait_for(self._gathered, GATHERED)
                 if self._closed:
                     return
+                if not self._waiting:  # dropped meanwhile
+                    continue
                 self.current = self._take()
             self._finish(self.current)
             self.current = ()

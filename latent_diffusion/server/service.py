@@ -48,9 +48,10 @@ class Service:
         Raises:
             Refusal, ConfigError, ValidationError: a request that cannot be drawn, or a full queue.
         """
-        request = await run_in_threadpool(self._checked, given, image, mask)
-        job = Job(request, asyncio.get_running_loop())
-        self.queue.submit(job)
+        with self.queue.coming():
+            request = await run_in_threadpool(self._checked, given, image, mask)
+            job = Job(request, asyncio.get_running_loop())
+            self.queue.submit(job)
         return job
 
     def _checked(self, given: Mapping[str, Any], image: Image.Image | None, mask: Image.Image | None) -> Request:

@@ -78,12 +78,12 @@ class Drawer:
             return
         jobs = list(dict.fromkeys(row.job for row in rows))
         before = {job: job.step for job in jobs}
-        places = {job: [place for place, row in enumerate(rows) if row.job is job] for job in jobs}
+        counts = [sum(row.job is job for row in rows) for job in jobs]  # the rows of a job lie side by side
 
         def on_step(step: Step) -> bool | None:
-            for job in jobs:
+            for job, latest in zip(jobs, step.x0.clone().split(counts), strict=True):
                 if not job.finished:
-                    job.change(step=before[job] + step.index + 1, latest=step.x0[places[job]])
+                    job.change(step=before[job] + step.index + 1, latest=latest)
             left = [job for job in jobs if not job.finished]
             if not left:
                 raise Cancelled

@@ -1,9 +1,13 @@
 """The native API against a real server: what it draws, in which order, and how it is stopped."""
 
+import asyncio
 import base64
 import io
 import json
 import threading
+import time
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -237,3 +241,62 @@ def test_a_stream_that_is_left_does_not_keep_its_place(server):
     for _ in range(70):  # more than may be open at once
         requests.get(f"{server.url}/jobs/{key}/events", stream=True, timeout=30).close()
     wait_for(lambda: server.call("GET", f"/jobs/{key}/events").status_code == 200)
+
+
+def test_requests_that_are_checked_together_are_drawn_together(monkeypatch):
+    from latent_diffusion.server import queue as module
+
+    monkeypatch.setattr(module, "GATHERED", 30.0)
+    sizes, drawn = [], threading.Event()
+
+    def draw(jobs) -> None:
+        sizes.append(len(jobs))
+        for job in jobs:
+            job.finished = True
+        if sum(sizes) == 3:
+            drawn.set()
+
+    def job(name: str, shape: str | None = "same"):
+        return SimpleNamespace(id=name, request=SimpleNamespace(shape=shape), finished=False, pictures=[])
+
+    queue = module.Queue(draw, most=10)
+    queue.start()
+    try:
+        with queue.coming():
+            queue.submit(job("a"))
+            time.sleep(0.1)  # in which the worker would take the first alone
+            assert not sizes
+            queue.submit(job("b"))
+        wait_for(lambda: sizes == [2])
+        with queue.coming():  # a request that is drawn alone waits for nobody
+            queue.submit(job("c", None))
+            assert drawn.wait(10) and sizes == [2, 1]
+    finally:
+        queue.close()
+
+
+def test_steps_that_nobody_watches_wake_nobody():
+    from latent_diffusion.server.job import Job
+
+    async def check() -> None:
+        loop = asyncio.get_running_loop()
+        calls = []
+        wake = loop.call_soon_threadsafe
+        counted = SimpleNamespace(call_soon_threadsafe=lambda what: (calls.append(what), wake(what)))
+        job = Job(cast(Any, None), cast(Any, counted))
+        ended = asyncio.ensure_future(job.wait())
+        await asyncio.sleep(0)
+        for step in range(10):
+            job.change(step=step)
+        assert not calls
+        watched = asyncio.ensure_future(job.next_change(job.version))
+        await asyncio.sleep(0)
+        job.change(step=11)
+        assert await asyncio.wait_for(watched, 10) == job.version == 11 and not ended.done()
+        assert await job.next_change(3) == 11  # what changed before is not waited for
+        job.change(status="done")
+        await asyncio.wait_for(ended, 10)
+        await asyncio.wait_for(job.wait(), 10)
+        assert len(calls) == 2
+
+    asyncio.run(check())

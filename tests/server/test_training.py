@@ -69,6 +69,30 @@ def test_what_can_be_trained_on_is_listed(server):
         ({"prompts": ["a"] * 100}, "prompts"),
         ({"prompts": [""]}, "prompts"),
         ({"caption": "x" * 10_000}, "caption"),
+        ({"data": "discs\0"}, "no folder or .zip"),
+        ({"data": "discs/\ud800"}, "data: "),
+        ({"data": "discs/" + "../discs/" * 50}, "no folder or .zip"),
+        ({"data": "out/0.png"}, "no folder or .zip"),
+        ({"data": None}, "data: "),
+        ({"data": {"path": "/etc"}}, "data: "),
+        ({"name": "run\0"}, "name: "),
+        ({"name": "run\n"}, "name: "),
+        ({"name": "\ud800"}, "name: "),
+        ({"recipe": "lora_sdxl"}, "recipe: "),
+        ({"recipe": ["lora"]}, "recipe: "),
+        ({"recipe": "lora.yaml"}, "recipe: "),
+        ({"model": "tiny\0"}, "no model"),
+        ({"model": "../" * 60}, "no model"),
+        ({"steps": 10**400}, "steps: "),
+        ({"steps": 1e300}, "steps: "),
+        ({"batch_size": -1}, "batch_size: "),
+        ({"learning_rate": 10**400}, "learning_rate: "),
+        ({"size": 2**63}, "size: "),
+        ({"held_out": 2**31}, "held_out: "),
+        ({"seed": 2**64}, "seed: "),
+        ({"caption": "a\0b"}, "caption"),
+        ({"prompts": ["\u2028"]}, "prompts"),
+        ({"prompts": {"0": "a"}}, "prompts"),
         ({"output": "/tmp/x"}, "output"),
         ({"objective.init": "/etc"}, "objective.init"),
     ],
@@ -80,6 +104,54 @@ def test_a_wrong_request_is_refused_in_one_line(server, change, words):
         error = refused.json()["error"]
         assert words in error and "\n" not in error and len(error) < 1500
     assert server.call("GET", "/training").json()["busy"] is None
+
+
+def test_numbers_that_are_none_are_refused(server):
+    for number in ("NaN", "Infinity", "-Infinity", "1e999", "9" * 5000):
+        body = json.dumps({**RUN, "name": "refused"})[:-1] + f', "learning_rate": {number}}}'
+        for path in ("/training/runs", "/training/check"):
+            refused = server.call("POST", path, data=body, headers={"content-type": "application/json"})
+            assert 400 <= refused.status_code < 500 and refused.json()["error"].count("\n") == 0, refused.text
+
+
+def test_what_is_not_running_is_stopped_without_harm(server, trained):
+    before = server.call("GET", f"/training/runs/{trained}").json()
+    for _ in range(2):
+        assert server.call("POST", f"/training/runs/{trained}/stop").json() == before
+        assert server.call("DELETE", "/training/check").json()["state"] in ("none", "done")
+    assert server.call("GET", f"/training/runs/{trained}").json()["state"] == "finished"
+
+
+def test_of_starts_and_examinations_at_once_one_goes_on(server, trained, tmp_path, monkeypatch):
+    """In place of the training a process that sleeps is started, which `stop` ends."""
+    from latent_diffusion.server.training import training
+
+    (tmp_path / "sleeps.py").write_text("import time; time.sleep(60)")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    monkeypatch.setattr(training, "TRAIN", ("sleeps",))
+    answers = []
+
+    def begin(name: str) -> None:
+        answers.append(server.call("POST", "/training/runs", json={**RUN, "name": name}))
+
+    threads = [threading.Thread(target=begin, args=(f"at-once-{k}",)) for k in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    runs = server.training.folder.runs
+    try:
+        assert sorted(answer.status_code for answer in answers) == [202, 409, 409, 409, 409]
+        name = next(answer.json()["name"] for answer in answers if answer.status_code == 202)
+        assert server.call("POST", "/training/check", json={**RUN, "name": "x"}).status_code == 409
+        assert server.call("POST", f"/training/runs/{trained}/stop").status_code == 200  # not the one that runs
+        assert f"'{name}' is being trained" in server.call("GET", "/training").json()["busy"]
+        assert [path.stem for path in runs.glob("at-once-*.yaml")] == [name]
+        assert server.call("POST", f"/training/runs/{name}/stop").status_code == 200
+        wait_for(lambda: server.call("GET", "/training").json()["busy"] is None)
+    finally:
+        for path in runs.glob("at-once-*"):
+            path.unlink()
 
 
 def test_a_huge_body_and_a_server_without_a_folder_are_refused(server, start, tiny_folder):
@@ -172,7 +244,9 @@ def test_damaged_files_of_a_run_do_not_end_the_list(server, trained):
     folder.mkdir()
     (runs / "halfway.yaml").write_text((runs / "discs.yaml").read_text())
     (folder / "status.json").write_text('{"state": "running", "step": "many"}')
-    (folder / "log.jsonl").write_text('{"step": 1, "unet/loss": 0.5}\n[]\n{"step": {}}\n{"step": 2, "unet/lo')
+    odd = '{"step": 1, "images_per_second": NaN, "unet/loss": -Infinity, "validation_loss_0": 1e999}\n'
+    odd += '{"step": 1, "images_per_second": 1' + "0" * 400 + '}\n{"step": Infinity}\n{"step": "\\ud800"}\n'
+    (folder / "log.jsonl").write_text(odd + '{"step": 1, "unet/loss": 0.5}\n[]\n{"step": {}}\n{"step": 2, "unet/lo')
     try:
         found = {run["name"]: run for run in server.call("GET", "/training").json()["runs"]}
         assert found["odd"]["state"] == found["huge"]["state"] == "unreadable"
@@ -180,6 +254,11 @@ def test_damaged_files_of_a_run_do_not_end_the_list(server, trained):
         assert found["halfway"]["state"] == "killed" and found["halfway"]["step"] == 1
         assert found["discs"]["state"] == "finished"
         assert server.call("GET", "/training/runs/odd").status_code == 400
+        assert server.call("GET", "/training/runs/halfway").status_code == 200
+        (event,) = [
+            line for line in server.call("GET", "/training/runs/halfway/events").text.splitlines() if "{" in line
+        ]
+        assert "NaN" not in event and "Infinity" not in event and "e999" not in event
     finally:
         for name in ("odd", "huge", "halfway"):
             (runs / f"{name}.yaml").unlink()

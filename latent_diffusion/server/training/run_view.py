@@ -23,6 +23,7 @@ MAX_LOG = 2**23  # bytes of the newest lines of a log that are read
 MAX_POINTS = 1000  # of a curve
 MAX_RUNS = 50  # runs that are listed
 MAX_SAMPLES = 400  # sample pictures that are listed
+MOST = 1e300  # a figure that is shown
 LINES = 40  # of the output that are shown
 ENDED = ("finished", "interrupted", "diverged", "failed")
 
@@ -206,20 +207,25 @@ def _point(line: bytes) -> dict[str, Any] | None:
     try:
         values = json.loads(line)
         step = int(values["step"])
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError):  # the last: of an infinite step
         return None
     point: dict[str, Any] = {"step": step}
     for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if not _is_figure(value):
             continue
         if name.endswith("/loss"):
             point["loss"] = value
         elif name == "images_per_second":
             point["rate"] = value
     bands = [values.get(f"validation_loss_{k}") for k in range(BANDS)]
-    if all(isinstance(value, int | float) for value in bands):
+    if all(map(_is_figure, bands)):
         point["bands"] = bands
     return point
+
+
+def _is_figure(value: object) -> bool:
+    """Return whether a value is a number that JSON has: neither NaN nor infinite, nor beyond a float."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MOST
 
 
 def _thinned(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
