@@ -24,7 +24,7 @@ from torch import Tensor
 
 from experiments.icon_style import IconStyle
 from latent_diffusion import LatentDiffusionPipeline
-from latent_diffusion.data.images import to_pil
+from latent_diffusion.data.pictures.images import to_pil
 from latent_diffusion.evaluation.features import Features, extract
 from latent_diffusion.evaluation.gallery import COPIES, features_of
 from latent_diffusion.evaluation.grid import Column, draw_grid

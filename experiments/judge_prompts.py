@@ -26,7 +26,7 @@ from torch import Tensor
 
 from latent_diffusion import LatentDiffusionPipeline
 from latent_diffusion.checkpoint.locate import locate_model
-from latent_diffusion.data.metadata import values_of
+from latent_diffusion.data.rows.metadata import values_of
 from latent_diffusion.errors import LatentDiffusionWarning
 from latent_diffusion.evaluation.features import Features, extract
 from latent_diffusion.evaluation.gallery import build_gallery

@@ -16,7 +16,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFont
 
 from latent_diffusion import LatentDiffusionPipeline
 from latent_diffusion.checkpoint.locate import locate_model
-from latent_diffusion.data.images import to_pil
+from latent_diffusion.data.pictures.images import to_pil
 from latent_diffusion.diffusion.level import Step
 from latent_diffusion.diffusion.noise import NoiseSource
 from latent_diffusion.evaluation.grid import Column, draw_grid

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from latent_diffusion.checkpoint.prompt_forms import PromptForms, write_prompt_forms
-from latent_diffusion.data.metadata import values_of
+from latent_diffusion.data.rows.metadata import values_of
 from latent_diffusion.evaluation.pictures import read_pictures, select
 from latent_diffusion.evaluation.trained_on import read_trained_on
 from latent_diffusion.prompts.rewrite import SAYS_NOTHING

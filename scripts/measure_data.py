@@ -21,7 +21,7 @@ from PIL import Image
 
 OPEN = """
 import sys, time, psutil, numpy as np
-from latent_diffusion.data.folder import DataConfig, ImageFolder
+from latent_diffusion.data.batches.folder import DataConfig, ImageFolder
 if sys.argv[1].endswith(".parquet"):
     import pyarrow.parquet
 process = psutil.Process()
@@ -70,8 +70,8 @@ def speed(folder: Path, count: int) -> None:
     """Decode 12-megapixel JPEGs to 512 px with two threads, in turn with the transforms of diffusers' scripts."""
     from torchvision import transforms
 
-    from latent_diffusion.data.fitting import fit, reduction
-    from latent_diffusion.data.images import decode_image, to_tensor
+    from latent_diffusion.data.pictures.fitting import fit, reduction
+    from latent_diffusion.data.pictures.images import decode_image, to_tensor
 
     draw, size = np.random.default_rng(0), (512, 512)
     files = [folder / f"{k}.jpg" for k in range(count)]

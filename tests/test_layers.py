@@ -32,10 +32,20 @@ REST = "*"  # every file of the folder that its rows do not name
 INNER = {
     "checkpoint": [{"files"}, {"prompt_forms"}, {"components"}, {"folder"}, {"single"}, {REST}],
     "cli": [{"output"}, {REST}, {"commands"}, {"main"}],
-    "data": [{REST}, {"sources"}, {"opening"}, {"checking"}, {"examination"}, {"folder"}, {"loader", "picture_masks"}],
+    "data": [
+        {REST},
+        {"pictures"},
+        {"settings"},
+        {"rows"},
+        {"sources"},
+        {"buckets", "tensor_cache"},
+        {"opening"},
+        {"checks"},
+        {"batches"},
+    ],
     "pipeline": [{"call"}, {"engine"}, {"tasks"}, {REST}],
     "runtime": [{"agreement"}, {"cpu", "cuda"}, {REST}],
-    "server": [{REST}, {"a1111", "openai", "training"}, {"app"}],
+    "server": [{REST}, {"drawing"}, {"events"}, {"a1111", "native", "openai", "training"}, {"app"}],
     "training": [
         {REST},
         {"networks"},
@@ -51,7 +61,7 @@ INNER = {
     ],
 }
 """Rows inside a folder that has folders, lowest first."""
-MOST_FILES = {"pipeline": 12, "training": 13}
+MOST_FILES = {"data": 10, "pipeline": 12, "server": 10, "training": 13}
 """Most files of each flat folder in a part of the package."""
 FILES = sorted(PACKAGE.rglob("*.py"))
 

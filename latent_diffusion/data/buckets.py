@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from latent_diffusion.data.fitting import Size
+from latent_diffusion.data.pictures.fitting import Size
 from latent_diffusion.data.settings import BucketConfig
 from latent_diffusion.errors import ConfigError
 

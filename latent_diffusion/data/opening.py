@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from latent_diffusion.data.buckets import Buckets
-from latent_diffusion.data.captions import Captions
-from latent_diffusion.data.kohya import repeated_folders
-from latent_diffusion.data.metadata import LOOKED_FOR, values_of
+from latent_diffusion.data.rows.captions import Captions
+from latent_diffusion.data.rows.kohya import repeated_folders
+from latent_diffusion.data.rows.metadata import LOOKED_FOR, values_of
+from latent_diffusion.data.rows.source import Source
 from latent_diffusion.data.settings import DataConfig, SourceConfig
-from latent_diffusion.data.source import Source
 from latent_diffusion.data.stalled import read_within
 from latent_diffusion.errors import ConfigError, DataError
 from latent_diffusion.registry import find, nearest

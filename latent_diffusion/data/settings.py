@@ -8,8 +8,8 @@ from typing import Any, Literal, Self
 from pydantic import Field, PrivateAttr, model_validator
 
 from latent_diffusion.config import Section
-from latent_diffusion.data.images import MAX_PIXELS
 from latent_diffusion.data.kohya_toml import kohya_section
+from latent_diffusion.data.pictures.images import MAX_PIXELS
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.randomness import uniform
 

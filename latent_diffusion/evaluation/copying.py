@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from latent_diffusion.data.nearest import nearest
+from latent_diffusion.data.pictures.nearest import nearest
 from latent_diffusion.evaluation.drawn import Drawings
 from latent_diffusion.evaluation.gallery import Progress, ignore_progress
 from latent_diffusion.evaluation.pictures import Picture, RealPictures

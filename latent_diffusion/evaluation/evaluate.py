@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-from latent_diffusion.data.images import to_pil
+from latent_diffusion.data.pictures.images import to_pil
 from latent_diffusion.errors import ConfigError, DataError
 from latent_diffusion.evaluation.caption_bits import LatentLikelihood, LikelihoodScore, score_likelihood
 from latent_diffusion.evaluation.clip_score import ImageTextModel

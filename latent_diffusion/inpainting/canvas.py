@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from latent_diffusion.data.images import ImageSource, load_image, to_pil, to_tensor
+from latent_diffusion.data.pictures.images import ImageSource, load_image, to_pil, to_tensor
 from latent_diffusion.inpainting.color_match import match_colors
 from latent_diffusion.inpainting.latent_canvas import LatentCanvas
 from latent_diffusion.inpainting.masks import FULL, fade_in, grow, inward_weights, load_mask, thresholded

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageChops, ImageFilter
 
-from latent_diffusion.data.images import ImageSource, load_image
+from latent_diffusion.data.pictures.images import ImageSource, load_image
 from latent_diffusion.errors import DataError
 from latent_diffusion.options.tasks import MaskMode
 

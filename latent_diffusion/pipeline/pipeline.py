@@ -15,7 +15,7 @@ from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.folder.diffusers_folder import save_folder
 from latent_diffusion.checkpoint.load import load_model
 from latent_diffusion.checkpoint.single.single_file import save_single_file
-from latent_diffusion.data.images import ImageSource
+from latent_diffusion.data.pictures.images import ImageSource
 from latent_diffusion.diffusion.denoiser import Denoiser
 from latent_diffusion.options.call import Options, Texts
 from latent_diffusion.options.model import LoadOptions, MachineOptions, ReadingOptions

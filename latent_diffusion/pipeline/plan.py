@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from latent_diffusion.checkpoint.components import Applied, Components
-from latent_diffusion.data.images import ImageSource
+from latent_diffusion.data.pictures.images import ImageSource
 from latent_diffusion.diffusion.level import Step
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.pipeline.engine.output import Output

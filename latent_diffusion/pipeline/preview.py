@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from latent_diffusion.checkpoint.folder.tiny_folder import open_tiny
-from latent_diffusion.data.images import to_pil
+from latent_diffusion.data.pictures.images import to_pil
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.models.tiny_autoencoder import TinyAutoencoder

@@ -13,17 +13,17 @@ from starlette.staticfiles import StaticFiles
 
 from latent_diffusion.server import notes, refusals
 from latent_diffusion.server.a1111.sdapi import a1111_routes
-from latent_diffusion.server.about_api import about_routes
+from latent_diffusion.server.drawing.service import Service
+from latent_diffusion.server.drawing.worker import check_output
 from latent_diffusion.server.events import EventStreams
 from latent_diffusion.server.guard import Guard
-from latent_diffusion.server.jobs_api import job_routes
 from latent_diffusion.server.limits import ServeSettings
+from latent_diffusion.server.native.about_api import about_routes
+from latent_diffusion.server.native.jobs_api import job_routes
 from latent_diffusion.server.openai.images_api import openai_routes
-from latent_diffusion.server.service import Service
 from latent_diffusion.server.train_folder import with_own_folders
 from latent_diffusion.server.training.training import Training
 from latent_diffusion.server.training.training_api import training_routes
-from latent_diffusion.server.worker import check_output
 from latent_diffusion.version import VERSION
 
 __all__ = ["build_app"]

@@ -6,8 +6,8 @@ import re
 
 from PIL import Image
 
-from latent_diffusion.data.formats import SENT
-from latent_diffusion.data.images import decode_image
+from latent_diffusion.data.pictures.formats import SENT
+from latent_diffusion.data.pictures.images import decode_image
 from latent_diffusion.errors import DataError
 from latent_diffusion.server.limits import MAX_INPUT_PIXELS
 from latent_diffusion.server.refusals import Refusal

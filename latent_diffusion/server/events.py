@@ -5,12 +5,12 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+from latent_diffusion.server.drawing.job import Job
+from latent_diffusion.server.drawing.service import Service
+from latent_diffusion.server.drawing.unfinished import unfinished_jpeg
 from latent_diffusion.server.encoded import to_base64
-from latent_diffusion.server.job import Job
 from latent_diffusion.server.limits import MAX_EVENTS
 from latent_diffusion.server.refusals import Refusal
-from latent_diffusion.server.service import Service
-from latent_diffusion.server.unfinished import unfinished_jpeg
 
 __all__ = ["ALIVE", "EventStreams", "view"]
 

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from latent_diffusion.checkpoint.locate import INDEX
-from latent_diffusion.data.formats import PICTURES
+from latent_diffusion.data.pictures.formats import PICTURES
 from latent_diffusion.errors import ResourceError
 from latent_diffusion.server.limits import ServeSettings
 from latent_diffusion.server.refusals import Refusal

@@ -11,8 +11,8 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from latent_diffusion.data.folder import ImageFolder
-from latent_diffusion.data.nearest import nearest
+from latent_diffusion.data.batches.folder import ImageFolder
+from latent_diffusion.data.pictures.nearest import nearest
 
 __all__ = ["Copies", "find_copies"]
 

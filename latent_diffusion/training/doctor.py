@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import torch
 
 from latent_diffusion.config import RunConfig, parse_section
-from latent_diffusion.data.examination import Findings, examine
-from latent_diffusion.data.folder import DataConfig
+from latent_diffusion.data.batches.folder import DataConfig
+from latent_diffusion.data.checks.examination import Findings, examine
 from latent_diffusion.errors import LatentDiffusionError
 from latent_diffusion.registry import find
 from latent_diffusion.training.objective import Objective

@@ -6,7 +6,7 @@ import io
 
 from PIL import Image
 
-from latent_diffusion.data.checking import decode_row
+from latent_diffusion.data.checks.checking import decode_row
 from latent_diffusion.data.settings import DataConfig
 from latent_diffusion.errors import DataError
 from latent_diffusion.training.doctor import Diagnosis

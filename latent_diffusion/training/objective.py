@@ -38,7 +38,7 @@ __all__ = ["Batch", "Losses", "Objective", "Player", "Share"]
 
 
 class Batch(Protocol):
-    """One micro-batch of this process; the trainer reads `sample` only (`data/loader.py` has the usual one)."""
+    """One micro-batch of this process; the trainer reads `sample` only (`data/batches/loader.py` has the usual one)."""
 
     @property
     def sample(self) -> tuple[int, ...]:

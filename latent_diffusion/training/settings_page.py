@@ -24,7 +24,7 @@ _SIGNS = (
 
 def settings_page() -> str:
     """Return docs/settings.md; imports every objective, and so torch."""
-    from latent_diffusion.data.folder import DataConfig
+    from latent_diffusion.data.batches.folder import DataConfig
     from latent_diffusion.registry import find, names
 
     parts = [

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from latent_diffusion.data.images import load_image
+from latent_diffusion.data.pictures.images import load_image
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.inpainting.masks import load_mask
 

@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 
 from latent_diffusion.config import RunConfig
+from latent_diffusion.data.batches.folder import DataConfig, ImageFolder
+from latent_diffusion.data.batches.loader import batches
 from latent_diffusion.data.buckets import Buckets, bucket_sizes, crop_loss
-from latent_diffusion.data.folder import DataConfig, ImageFolder
-from latent_diffusion.data.loader import batches
 from latent_diffusion.data.order import EMPTY, Group, Order
 from latent_diffusion.data.settings import BucketConfig
 from latent_diffusion.training.numbers import sample_numbers

@@ -2,8 +2,8 @@
 
 import pytest
 
-from latent_diffusion.data.captions import Wording
-from latent_diffusion.data.folder import DataConfig, ImageFolder
+from latent_diffusion.data.batches.folder import DataConfig, ImageFolder
+from latent_diffusion.data.rows.captions import Wording
 from latent_diffusion.data.settings import WordingConfig
 from latent_diffusion.randomness import generator
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from latent_diffusion.data.fitting import reduction
-from latent_diffusion.data.folder import DataConfig, ImageFolder
-from latent_diffusion.data.images import decode_image, load_image
+from latent_diffusion.data.batches.folder import DataConfig, ImageFolder
+from latent_diffusion.data.pictures.fitting import reduction
+from latent_diffusion.data.pictures.images import decode_image, load_image
 
 
 def photograph(width, height, form="JPEG", orientation=1, **options):

@@ -6,8 +6,8 @@ import zipfile
 import pytest
 import torch
 
-from latent_diffusion.data.folder import DataConfig, ImageFolder
-from latent_diffusion.data.loader import batches
+from latent_diffusion.data.batches.folder import DataConfig, ImageFolder
+from latent_diffusion.data.batches.loader import batches
 from latent_diffusion.errors import ConfigError, DataError
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from latent_diffusion.data.images import decode_image, fit_square, load_image, to_pil, to_tensor
+from latent_diffusion.data.pictures.images import decode_image, fit_square, load_image, to_pil, to_tensor
 from latent_diffusion.errors import DataError
 
 

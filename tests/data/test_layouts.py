@@ -6,7 +6,7 @@ import zipfile
 
 import pytest
 
-from latent_diffusion.data.folder import DataConfig, ImageFolder
+from latent_diffusion.data.batches.folder import DataConfig, ImageFolder
 from latent_diffusion.errors import ConfigError, DataError
 
 COMPANION = b"\0\5\x16\7\0\2\0\0Mac OS X        " + b"\xb0" * 40

@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from latent_diffusion.data.folder import DataConfig, ImageFolder
+from latent_diffusion.data.batches.folder import DataConfig, ImageFolder
 from latent_diffusion.errors import ConfigError, DataError
 
 

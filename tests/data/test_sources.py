@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from latent_diffusion.config import RunConfig
-from latent_diffusion.data.folder import DataConfig, ImageFolder
-from latent_diffusion.data.loader import batches
+from latent_diffusion.data.batches.folder import DataConfig, ImageFolder
+from latent_diffusion.data.batches.loader import batches
 from latent_diffusion.errors import ConfigError, DataError
 from latent_diffusion.training.numbers import sample_numbers
 

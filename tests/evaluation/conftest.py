@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from latent_diffusion.data.images import to_pil
+from latent_diffusion.data.pictures.images import to_pil
 from latent_diffusion.models.efficientnet_lite import load_efficientnet_lite0
 
 

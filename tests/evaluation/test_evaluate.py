@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from latent_diffusion.data.images import to_pil
+from latent_diffusion.data.pictures.images import to_pil
 from latent_diffusion.errors import CheckpointError, ConfigError, DataError
 from latent_diffusion.evaluation.caption_bits import LatentLikelihood
 from latent_diffusion.evaluation.clip_score import clip_score

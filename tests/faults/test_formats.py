@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from latent_diffusion.data import metadata
-from latent_diffusion.data.folder import ImageFolder
-from latent_diffusion.data.formats import SENT, is_sequence
-from latent_diffusion.data.images import decode_image, load_image, upright_size
-from latent_diffusion.data.oddities import look
+from latent_diffusion.data.batches.folder import ImageFolder
+from latent_diffusion.data.pictures.formats import SENT, is_sequence
+from latent_diffusion.data.pictures.images import decode_image, load_image, upright_size
+from latent_diffusion.data.pictures.oddities import look
+from latent_diffusion.data.rows import metadata
 from latent_diffusion.data.settings import DataConfig
 from latent_diffusion.errors import DataError
 from latent_diffusion.provenance.picture_file import texts_of

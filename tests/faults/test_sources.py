@@ -8,7 +8,7 @@ import pytest
 
 from latent_diffusion.config import read_config
 from latent_diffusion.data.files import MAX_BYTES, open_files
-from latent_diffusion.data.images import load_image
+from latent_diffusion.data.pictures.images import load_image
 from latent_diffusion.errors import ConfigError, DataError
 
 

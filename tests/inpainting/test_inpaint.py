@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from latent_diffusion.data.images import to_pil
+from latent_diffusion.data.pictures.images import to_pil
 from latent_diffusion.errors import ConfigError, DataError, LatentDiffusionWarning
 from latent_diffusion.inpainting.fill import fill_hole
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from latent_diffusion import LatentDiffusionPipeline
-from latent_diffusion.data.images import to_tensor
+from latent_diffusion.data.pictures.images import to_tensor
 
 BOUND = 1e-4
 PROMPT, NEGATIVE = "a red apple", "a blue car"

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from latent_diffusion import LatentDiffusionPipeline
-from latent_diffusion.data.images import to_pil
+from latent_diffusion.data.pictures.images import to_pil
 from latent_diffusion.errors import CheckpointError, ConfigError
 from latent_diffusion.pipeline.preview import LinearPreview
 

@@ -36,7 +36,7 @@ class Held:
 
     def __init__(self, monkeypatch) -> None:
         self.reached, self._go_on = threading.Event(), threading.Event()
-        from latent_diffusion.server.job import Job
+        from latent_diffusion.server.drawing.job import Job
 
         change = Job.change
 
@@ -244,7 +244,7 @@ def test_a_stream_that_is_left_does_not_keep_its_place(server):
 
 
 def test_requests_that_are_checked_together_are_drawn_together(monkeypatch):
-    from latent_diffusion.server import queue as module
+    from latent_diffusion.server.drawing import queue as module
 
     monkeypatch.setattr(module, "GATHERED", 30.0)
     sizes, drawn = [], threading.Event()
@@ -276,7 +276,7 @@ def test_requests_that_are_checked_together_are_drawn_together(monkeypatch):
 
 
 def test_steps_that_nobody_watches_wake_nobody():
-    from latent_diffusion.server.job import Job
+    from latent_diffusion.server.drawing.job import Job
 
     async def check() -> None:
         loop = asyncio.get_running_loop()

@@ -115,7 +115,7 @@ def test_the_contact_sheet_has_a_row_for_every_checkpoint(tmp_path):
 def test_copies_of_training_pictures_are_found(pictures):
     import numpy as np
 
-    from latent_diffusion.data.folder import DataConfig, ImageFolder
+    from latent_diffusion.data.batches.folder import DataConfig, ImageFolder
     from latent_diffusion.training.copy_test import find_copies
 
     data = ImageFolder(DataConfig(path=str(pictures), size=32), 0)

@@ -59,7 +59,7 @@ def _picture(file: Path) -> dict[str, object]:
     """Return the size, and the exact record if the picture has one, else another tool's metadata."""
     from PIL import Image
 
-    from latent_diffusion.data.images import load_image
+    from latent_diffusion.data.pictures.images import load_image
     from latent_diffusion.provenance.foreign import read_found
     from latent_diffusion.provenance.picture_file import open_texts
     from latent_diffusion.provenance.record import Record

@@ -194,7 +194,7 @@ def _comparison(old: Path, new: Path) -> str:
     """Print the distance of the new picture from the old one."""
     import numpy as np
 
-    from latent_diffusion.data.images import load_image
+    from latent_diffusion.data.pictures.images import load_image
 
     before, now = (np.asarray(load_image(file)).astype(int) for file in (old, new))
     if before.shape != now.shape:

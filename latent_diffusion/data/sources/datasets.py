@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from latent_diffusion.data.picture_columns import MASK, ColumnSource, picture_column
+from latent_diffusion.data.rows.picture_columns import MASK, ColumnSource, picture_column
 from latent_diffusion.data.settings import ReadingConfig
 from latent_diffusion.errors import ConfigError, DataError
 

@@ -1,4 +1,4 @@
-"""A folder of pictures, or a .zip of one, with a table or with captions beside the pictures (`data/metadata.py`)."""
+"""A folder of pictures, or a .zip of one, with a table or with captions beside them (`data/rows/metadata.py`)."""
 
 import hashlib
 import json
@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Self
 
 from latent_diffusion.data.files import Files, open_files
-from latent_diffusion.data.formats import named
-from latent_diffusion.data.metadata import LOOKED_FOR, endings, read_rows
+from latent_diffusion.data.pictures.formats import named
+from latent_diffusion.data.rows.metadata import LOOKED_FOR, endings, read_rows
+from latent_diffusion.data.rows.source import Source
+from latent_diffusion.data.rows.table import Row
 from latent_diffusion.data.settings import ReadingConfig
-from latent_diffusion.data.source import Source
-from latent_diffusion.data.table import Row
 from latent_diffusion.errors import DataError
 
 __all__ = ["FolderSource"]

@@ -14,10 +14,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from latent_diffusion.data.formats import PICTURES
-from latent_diffusion.data.picture_columns import MASK, ColumnSource, picture_column
+from latent_diffusion.data.pictures.formats import PICTURES
+from latent_diffusion.data.rows.picture_columns import MASK, ColumnSource, picture_column
+from latent_diffusion.data.rows.table import import_pyarrow
 from latent_diffusion.data.settings import ReadingConfig
-from latent_diffusion.data.table import import_pyarrow
 from latent_diffusion.errors import DataError
 
 __all__ = ["ParquetSource"]

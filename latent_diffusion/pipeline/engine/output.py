@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from latent_diffusion.data.images import to_pil
+from latent_diffusion.data.pictures.images import to_pil
 from latent_diffusion.errors import ConfigError, DivergedError
 from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.models.tiny_autoencoder import TinyAutoencoder

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from latent_diffusion.checks import SIZE_STEP, check_size
-from latent_diffusion.data.images import to_pil, to_tensor
+from latent_diffusion.data.pictures.images import to_pil, to_tensor
 from latent_diffusion.diffusion.forward import add_noise
 from latent_diffusion.diffusion.level import OnStep, Step
 from latent_diffusion.errors import ConfigError

@@ -5,7 +5,7 @@ Reference: Meng et al. 2021, arXiv:2108.01073 ("SDEdit"), algorithm 1.
 
 import hashlib
 
-from latent_diffusion.data.images import ImageSource, load_image, to_tensor
+from latent_diffusion.data.pictures.images import ImageSource, load_image, to_tensor
 from latent_diffusion.diffusion.forward import add_noise
 from latent_diffusion.errors import warn
 from latent_diffusion.options.call import Options, Texts

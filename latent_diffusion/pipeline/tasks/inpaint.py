@@ -7,7 +7,7 @@ input channels, and the pixels outside the mask are never written.
 from dataclasses import replace
 
 from latent_diffusion.checkpoint.components import Components
-from latent_diffusion.data.images import ImageSource
+from latent_diffusion.data.pictures.images import ImageSource
 from latent_diffusion.diffusion.resample import Resampled
 from latent_diffusion.errors import ConfigError, warn
 from latent_diffusion.inpainting.canvas import Canvas

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from latent_diffusion.data.images import MAX_PIXELS, ImageSource, load_image
+from latent_diffusion.data.pictures.images import MAX_PIXELS, ImageSource, load_image
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.options.call import Texts
 from latent_diffusion.options.option import checked

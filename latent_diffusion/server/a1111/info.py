@@ -9,8 +9,8 @@ from latent_diffusion.provenance.other_names import a1111_name
 from latent_diffusion.provenance.record import Record
 from latent_diffusion.server.a1111.payload import TextToImage
 from latent_diffusion.server.a1111.translation import Translated
+from latent_diffusion.server.drawing.job import Job
 from latent_diffusion.server.encoded import to_base64
-from latent_diffusion.server.job import Job
 
 __all__ = ["answer_of"]
 

@@ -6,7 +6,7 @@ import psutil
 
 from latent_diffusion.provenance.infotext import SPACINGS, UPSCALERS
 from latent_diffusion.registry import find, names
-from latent_diffusion.server.shelf import Shelf
+from latent_diffusion.server.drawing.shelf import Shelf
 
 __all__ = ["EMPTY", "loras", "memory", "models", "samplers", "schedulers", "upscalers"]
 

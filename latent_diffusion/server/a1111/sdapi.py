@@ -15,10 +15,10 @@ from latent_diffusion.server.a1111.info import answer_of
 from latent_diffusion.server.a1111.payload import ImageToImage, TextToImage
 from latent_diffusion.server.a1111.settings import Settings
 from latent_diffusion.server.a1111.translation import translate
+from latent_diffusion.server.drawing.service import Service
+from latent_diffusion.server.drawing.unfinished import unfinished_jpeg
 from latent_diffusion.server.encoded import from_base64, to_base64
 from latent_diffusion.server.refusals import Refusal
-from latent_diffusion.server.service import Service
-from latent_diffusion.server.unfinished import unfinished_jpeg
 
 __all__ = ["a1111_routes"]
 

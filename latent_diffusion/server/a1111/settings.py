@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from latent_diffusion.server.a1111.translation import CLIP_SKIP, MODEL, VAE
+from latent_diffusion.server.drawing.shelf import Shelf
 from latent_diffusion.server.refusals import Refusal
-from latent_diffusion.server.shelf import Shelf
 
 __all__ = ["Settings"]
 

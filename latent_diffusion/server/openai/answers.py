@@ -10,12 +10,12 @@ from PIL import Image
 from starlette.concurrency import run_in_threadpool
 
 from latent_diffusion.provenance.picture_file import encode_picture
+from latent_diffusion.server.drawing.job import Job, Picture
+from latent_diffusion.server.drawing.service import Service, check
+from latent_diffusion.server.drawing.unfinished import unfinished_pictures
 from latent_diffusion.server.encoded import to_base64
-from latent_diffusion.server.job import Job, Picture
 from latent_diffusion.server.openai.fields import Fields
 from latent_diffusion.server.refusals import Refusal
-from latent_diffusion.server.service import Service, check
-from latent_diffusion.server.unfinished import unfinished_pictures
 
 __all__ = ["encoded", "events", "whole"]
 

@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from latent_diffusion.checks import MAX_SEED
 from latent_diffusion.pipeline.call.settings import Defaults
+from latent_diffusion.server.drawing.shelf import Shelf
 from latent_diffusion.server.limits import MAX_STEPS
 from latent_diffusion.server.refusals import Refusal
-from latent_diffusion.server.shelf import Shelf
 
 __all__ = ["Fields", "native"]
 

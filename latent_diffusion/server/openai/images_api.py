@@ -10,11 +10,11 @@ from PIL import Image
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
+from latent_diffusion.server.drawing.service import Service
 from latent_diffusion.server.encoded import from_bytes
 from latent_diffusion.server.openai.answers import encoded, events, whole
 from latent_diffusion.server.openai.fields import Fields, native
 from latent_diffusion.server.refusals import Refusal
-from latent_diffusion.server.service import Service
 
 __all__ = ["openai_routes"]
 

@@ -10,8 +10,8 @@ from latent_diffusion.checks import MAX_SEED, SIZE_STEP, check_size
 from latent_diffusion.config import RunConfig, parse_section, read_config
 from latent_diffusion.data.opening import open_parts
 from latent_diffusion.data.settings import DataConfig
+from latent_diffusion.server.drawing.service import Service
 from latent_diffusion.server.refusals import Refusal
-from latent_diffusion.server.service import Service
 from latent_diffusion.server.train_folder import TrainFolder
 
 __all__ = ["RECIPES", "TrainFields", "configuration", "recipe", "recipes", "written"]

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from latent_diffusion.checkpoint.files.atomic import replacing
+from latent_diffusion.server.drawing.service import Service
 from latent_diffusion.server.refusals import Refusal
-from latent_diffusion.server.service import Service
 from latent_diffusion.server.train_folder import TrainFolder
 from latent_diffusion.server.training.process import Process
 from latent_diffusion.server.training.recipe import TrainFields, configuration, written

@@ -17,7 +17,7 @@ from torch import Tensor
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.config import Section
-from latent_diffusion.data.loader import Batch
+from latent_diffusion.data.batches.loader import Batch
 from latent_diffusion.diffusion.loss import Noised
 from latent_diffusion.training.losses.conditions import Conditions
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.conditioning import Conditioning
-from latent_diffusion.data.loader import Batch
+from latent_diffusion.data.batches.loader import Batch
 from latent_diffusion.inpainting.masks import max_pool
 from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.training.losses.drawn_masks import DrawnMasks

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.config import Section
-from latent_diffusion.data.folder import ImageFolder
-from latent_diffusion.data.loader import Batch
+from latent_diffusion.data.batches.folder import ImageFolder
+from latent_diffusion.data.batches.loader import Batch
 from latent_diffusion.diffusion.loss import DiffusionLoss, Noised
 from latent_diffusion.diffusion.time_law import TimeLaw, draw_times
 from latent_diffusion.models.autoencoder import AutoencoderKL

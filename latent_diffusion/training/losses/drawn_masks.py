@@ -15,8 +15,8 @@ from pydantic import Field
 from torch import Tensor
 
 from latent_diffusion.config import Section
-from latent_diffusion.data.loader import Batch
-from latent_diffusion.data.picture_masks import PictureMasks
+from latent_diffusion.data.batches.loader import Batch
+from latent_diffusion.data.batches.picture_masks import PictureMasks
 from latent_diffusion.randomness import generator
 
 __all__ = ["DrawnMasks", "InpaintingSettings"]

@@ -14,9 +14,9 @@ from pydantic import Field
 from torch import Tensor
 
 from latent_diffusion.config import Section
-from latent_diffusion.data.folder import ImageFolder
-from latent_diffusion.data.loader import Batch
-from latent_diffusion.data.picture_masks import MaskSource, PictureMasks
+from latent_diffusion.data.batches.folder import ImageFolder
+from latent_diffusion.data.batches.loader import Batch
+from latent_diffusion.data.batches.picture_masks import MaskSource, PictureMasks
 
 __all__ = ["Areas", "MaskedSettings", "PictureAreas"]
 

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.prompt_forms import PromptForms
-from latent_diffusion.data.images import to_pil
+from latent_diffusion.data.pictures.images import to_pil
 from latent_diffusion.diffusion.denoiser import Denoiser
 from latent_diffusion.diffusion.noise import NoiseSource
 from latent_diffusion.diffusion.spacing import levels

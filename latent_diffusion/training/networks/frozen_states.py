@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from latent_diffusion.conditioning import Conditioning
-from latent_diffusion.data.folder import ImageFolder
-from latent_diffusion.data.loader import Batch
+from latent_diffusion.data.batches.folder import ImageFolder
+from latent_diffusion.data.batches.loader import Batch
 from latent_diffusion.data.tensor_cache import TensorCache, key_of
 from latent_diffusion.errors import DataError
 from latent_diffusion.models.autoencoder import AutoencoderKL

@@ -17,7 +17,7 @@ from latent_diffusion.checkpoint.folder.scheduler_config import read_schedule
 from latent_diffusion.checkpoint.folder.text_folder import load_text_encoder
 from latent_diffusion.checkpoint.load import load_model
 from latent_diffusion.config import Section
-from latent_diffusion.data.folder import DataConfig, ImageFolder
+from latent_diffusion.data.batches.folder import DataConfig, ImageFolder
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.families import FAMILIES
 from latent_diffusion.models.autoencoder import AutoencoderKL

@@ -18,10 +18,10 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from latent_diffusion.config import Section
-from latent_diffusion.data.folder import DataConfig, ImageFolder
-from latent_diffusion.data.images import to_pil
-from latent_diffusion.data.loader import Batch, batches
-from latent_diffusion.data.picture_masks import warn_of_unused_masks
+from latent_diffusion.data.batches.folder import DataConfig, ImageFolder
+from latent_diffusion.data.batches.loader import Batch, batches
+from latent_diffusion.data.batches.picture_masks import warn_of_unused_masks
+from latent_diffusion.data.pictures.images import to_pil
 from latent_diffusion.data.settings import HeldOut
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.models.autoencoder import AutoencoderConfig, AutoencoderKL

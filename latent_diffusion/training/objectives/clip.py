@@ -18,11 +18,11 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from latent_diffusion.config import Section
+from latent_diffusion.data.batches.folder import DataConfig, ImageFolder
+from latent_diffusion.data.batches.loader import Batch, batches
+from latent_diffusion.data.batches.picture_masks import warn_of_unused_masks
 from latent_diffusion.data.bpe import clip_tokenizer, train_byte_pairs
-from latent_diffusion.data.folder import DataConfig, ImageFolder
-from latent_diffusion.data.loader import Batch, batches
-from latent_diffusion.data.metadata import captions_of
-from latent_diffusion.data.picture_masks import warn_of_unused_masks
+from latent_diffusion.data.rows.metadata import captions_of
 from latent_diffusion.data.settings import HeldOut
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.models.clip import CLIPConfig, TowerConfig, TwoTowers

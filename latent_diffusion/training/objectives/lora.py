@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from latent_diffusion.checkpoint.components import Components
-from latent_diffusion.data.folder import DataConfig
+from latent_diffusion.data.batches.folder import DataConfig
 from latent_diffusion.training.adapters.adapter_files import verify_adapter, write_adapter
 from latent_diffusion.training.adapters.adapter_layers import AdaptedModel, AdapterSettings
 from latent_diffusion.training.adapters.learned_words import LearnedWords, WordSettings, learn_words

@@ -22,10 +22,10 @@ from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.folder.diffusers_folder import save_folder
 from latent_diffusion.checkpoint.prompt_forms import PromptForms
 from latent_diffusion.config import MemoryConfig
+from latent_diffusion.data.batches.folder import DataConfig, ImageFolder
+from latent_diffusion.data.batches.loader import Batch, batches
+from latent_diffusion.data.batches.picture_masks import PictureMasks, warn_of_unused_masks
 from latent_diffusion.data.buckets import plan_lines
-from latent_diffusion.data.folder import DataConfig, ImageFolder
-from latent_diffusion.data.loader import Batch, batches
-from latent_diffusion.data.picture_masks import PictureMasks, warn_of_unused_masks
 from latent_diffusion.data.settings import HeldOut
 from latent_diffusion.data.tensor_cache import TensorCache, open_cache
 from latent_diffusion.errors import ConfigError

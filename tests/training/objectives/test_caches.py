@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from latent_diffusion.data import checking, tensor_cache
+from latent_diffusion.data import tensor_cache
+from latent_diffusion.data.checks import checking
 from latent_diffusion.data.tensor_cache import TensorCache, key_of
 from latent_diffusion.training.networks.frozen_states import Latents, TextStates
 from latent_diffusion.training.run import build_objective

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from latent_diffusion.data.folder import DataConfig, ImageFolder
-from latent_diffusion.data.picture_masks import PictureMasks
+from latent_diffusion.data.batches.folder import DataConfig, ImageFolder
+from latent_diffusion.data.batches.picture_masks import PictureMasks
 from latent_diffusion.diffusion.loss import DiffusionLoss
 from latent_diffusion.diffusion.prediction import EPSILON
 from latent_diffusion.errors import ConfigError, DataError

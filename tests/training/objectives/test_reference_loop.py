@@ -136,7 +136,7 @@ class Reference:
     @staticmethod
     def batches(objective, numbers):
         """Yield the same samples with their pixels."""
-        from latent_diffusion.data.loader import batches
+        from latent_diffusion.data.batches.loader import batches
 
         return batches(objective.data, numbers, 0)
 

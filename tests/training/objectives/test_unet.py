@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from latent_diffusion.checkpoint.folder.diffusers_folder import load_folder
-from latent_diffusion.data.folder import DataConfig
+from latent_diffusion.data.batches.folder import DataConfig
 from latent_diffusion.diffusion.prediction import EPSILON, V
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.training.objective import Share

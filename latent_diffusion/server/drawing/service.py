@@ -9,13 +9,13 @@ from fastapi import Request as HttpRequest
 from PIL import Image
 from starlette.concurrency import run_in_threadpool
 
-from latent_diffusion.server.job import Job
+from latent_diffusion.server.drawing.job import Job
+from latent_diffusion.server.drawing.queue import Queue
+from latent_diffusion.server.drawing.shelf import Shelf
+from latent_diffusion.server.drawing.worker import Drawer, steps_of
 from latent_diffusion.server.limits import ServeSettings
-from latent_diffusion.server.queue import Queue
 from latent_diffusion.server.refusals import Refusal
 from latent_diffusion.server.request import Request, read_request
-from latent_diffusion.server.shelf import Shelf
-from latent_diffusion.server.worker import Drawer, steps_of
 
 __all__ = ["Service"]
 

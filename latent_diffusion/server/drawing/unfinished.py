@@ -5,8 +5,8 @@ import io
 from PIL import Image
 from starlette.concurrency import run_in_threadpool
 
-from latent_diffusion.server.job import Job
-from latent_diffusion.server.shelf import Shelf
+from latent_diffusion.server.drawing.job import Job
+from latent_diffusion.server.drawing.shelf import Shelf
 
 __all__ = ["unfinished_jpeg", "unfinished_pictures"]
 

@@ -17,10 +17,10 @@ from PIL import Image
 from torch import Tensor
 
 from latent_diffusion.data.ahead import ahead
-from latent_diffusion.data.fitting import Size, fit, reduction
-from latent_diffusion.data.images import decode_image, upright_size
-from latent_diffusion.data.oddities import Look, Oddities, look
 from latent_diffusion.data.opening import Part
+from latent_diffusion.data.pictures.fitting import Size, fit, reduction
+from latent_diffusion.data.pictures.images import decode_image, upright_size
+from latent_diffusion.data.pictures.oddities import Look, Oddities, look
 from latent_diffusion.data.settings import DataConfig
 from latent_diffusion.data.stalled import StalledRead
 from latent_diffusion.data.tensor_cache import TensorCache, key_of

@@ -5,10 +5,10 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import Response, StreamingResponse
 
+from latent_diffusion.server.drawing.service import Service
 from latent_diffusion.server.events import EventStreams, view
 from latent_diffusion.server.refusals import Refusal
 from latent_diffusion.server.request import DrawFields
-from latent_diffusion.server.service import Service
 
 __all__ = ["job_routes"]
 

@@ -21,11 +21,11 @@ from latent_diffusion.pipeline.pipeline import LatentDiffusionPipeline
 from latent_diffusion.provenance.infotext import write_infotext
 from latent_diffusion.provenance.picture_file import encode_picture, write_bytes
 from latent_diffusion.runtime.memory import pictures_at_once, sampling_bytes
-from latent_diffusion.server.job import Cancelled, Job, Picture
+from latent_diffusion.server.drawing.job import Cancelled, Job, Picture
+from latent_diffusion.server.drawing.shelf import Shelf
 from latent_diffusion.server.limits import ServeSettings
 from latent_diffusion.server.notes import collected
 from latent_diffusion.server.request import TASKS, Request
-from latent_diffusion.server.shelf import Shelf
 
 __all__ = ["Drawer", "check_output", "steps_of"]
 

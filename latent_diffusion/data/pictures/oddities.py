@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-from latent_diffusion.data.formats import BEGINNINGS, is_sequence
-from latent_diffusion.data.images import CONVERTED, is_srgb
+from latent_diffusion.data.pictures.formats import BEGINNINGS, is_sequence
+from latent_diffusion.data.pictures.images import CONVERTED, is_srgb
 
 __all__ = ["Look", "Oddities", "look"]
 

@@ -4,8 +4,8 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from latent_diffusion.data.source import Source
-from latent_diffusion.data.table import Row
+from latent_diffusion.data.rows.source import Source
+from latent_diffusion.data.rows.table import Row
 from latent_diffusion.errors import ConfigError, DataError
 
 __all__ = ["MASK", "ColumnSource", "picture_column"]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from latent_diffusion.data.ahead import ahead
-from latent_diffusion.data.folder import ImageFolder, Sample
+from latent_diffusion.data.batches.folder import ImageFolder, Sample
 
 __all__ = ["Batch", "batches", "collate"]
 

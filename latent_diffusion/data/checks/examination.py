@@ -13,10 +13,10 @@ import numpy as np
 from PIL import Image
 
 from latent_diffusion.data.ahead import ahead
-from latent_diffusion.data.checking import decode_row, digest_of
-from latent_diffusion.data.fitting import Size
-from latent_diffusion.data.images import decode_image, upright_size
+from latent_diffusion.data.checks.checking import decode_row, digest_of
 from latent_diffusion.data.opening import Part, open_parts
+from latent_diffusion.data.pictures.fitting import Size
+from latent_diffusion.data.pictures.images import decode_image, upright_size
 from latent_diffusion.data.settings import DataConfig
 from latent_diffusion.data.stalled import StalledRead
 from latent_diffusion.errors import DataError

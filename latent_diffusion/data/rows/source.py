@@ -7,8 +7,8 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import ClassVar, Self
 
+from latent_diffusion.data.rows.table import Row
 from latent_diffusion.data.settings import ReadingConfig
-from latent_diffusion.data.table import Row
 
 __all__ = ["Source"]
 

@@ -15,10 +15,10 @@ import torch
 from PIL import Image, ImageCms, ImageOps
 from torch import Tensor
 
-from latent_diffusion.data.arrays import from_array
 from latent_diffusion.data.files import check_bytes
-from latent_diffusion.data.fitting import WHITE, fit
-from latent_diffusion.data.formats import DAMAGE, FORMATS, check_pixels, open_picture
+from latent_diffusion.data.pictures.arrays import from_array
+from latent_diffusion.data.pictures.fitting import WHITE, fit
+from latent_diffusion.data.pictures.formats import DAMAGE, FORMATS, check_pixels, open_picture
 from latent_diffusion.errors import ConfigError, DataError
 
 __all__ = [
@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 ImageSource = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor
-"""A picture to read: a file, a PIL picture, or an array as `data.arrays` reads it."""
+"""A picture to read: a file, a PIL picture, or an array as `data.pictures.arrays` reads it."""
 CONVERTED = "converted_profile"
 """Where the `info` of a picture has the profile from which its colours were converted."""
 ORIENTATION = 0x0112  # the EXIF tag
@@ -52,7 +52,7 @@ def load_image(
     """Return the picture in a file, or a PIL picture, as upright 8-bit RGB.
 
     Args:
-        source: a file, a picture that is open already, or an array: see `data.arrays`.
+        source: a file, a picture that is open already, or an array: see `data.pictures.arrays`.
         background: the colour (0..255 each) seen through transparent parts; None keeps transparency: such a picture
             comes back as RGBA with its colours as they are.
         max_pixels: refuse larger pictures, in px.

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from latent_diffusion.data.metadata import captions_of
+from latent_diffusion.data.rows.metadata import captions_of
+from latent_diffusion.data.rows.table import Row
 from latent_diffusion.data.settings import ReadingConfig, WordingConfig
-from latent_diffusion.data.table import Row
 from latent_diffusion.randomness import generator, uniform
 
 __all__ = ["Captions", "Wording"]

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from latent_diffusion.data.files import Files
-from latent_diffusion.data.formats import PICTURES, UNREAD, named
-from latent_diffusion.data.table import TABLES, Row, parse_table, read_utf8
+from latent_diffusion.data.pictures.formats import PICTURES, UNREAD, named
+from latent_diffusion.data.rows.table import TABLES, Row, parse_table, read_utf8
 from latent_diffusion.errors import DataError
 
 __all__ = ["LOOKED_FOR", "Row", "captions_of", "endings", "read_rows", "values_of"]

@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
-from latent_diffusion.server.job import Job
+from latent_diffusion.server.drawing.job import Job
 from latent_diffusion.server.limits import MAX_KEPT
 from latent_diffusion.server.refusals import Refusal, refusal_of
 

@@ -19,13 +19,13 @@ from PIL import Image
 from torch import Tensor
 
 from latent_diffusion.data.buckets import BucketRow, crop_loss
-from latent_diffusion.data.checking import check_pictures, decode_row, digest_of
-from latent_diffusion.data.fitting import Size, corner, fit
-from latent_diffusion.data.images import decode_image, upright_size
+from latent_diffusion.data.checks.checking import check_pictures, decode_row, digest_of
 from latent_diffusion.data.opening import Part, check_captions, open_parts
 from latent_diffusion.data.order import EMPTY, Group, Order
+from latent_diffusion.data.pictures.fitting import Size, corner, fit
+from latent_diffusion.data.pictures.images import decode_image, upright_size
+from latent_diffusion.data.rows.table import Row
 from latent_diffusion.data.settings import DataConfig
-from latent_diffusion.data.table import Row
 from latent_diffusion.data.tensor_cache import open_cache
 from latent_diffusion.randomness import generator, uniform
 

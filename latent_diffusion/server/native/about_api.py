@@ -16,10 +16,10 @@ from latent_diffusion.provenance.foreign import read_found
 from latent_diffusion.provenance.picture_file import texts_of
 from latent_diffusion.provenance.record import Record
 from latent_diffusion.registry import names
+from latent_diffusion.server.drawing.service import Service
 from latent_diffusion.server.limits import MAX_IMAGES, MAX_INPUT_PIXELS, MAX_PIXELS, MAX_STEPS
 from latent_diffusion.server.refusals import Refusal
 from latent_diffusion.server.request import TASKS, DrawFields
-from latent_diffusion.server.service import Service
 from latent_diffusion.version import VERSION
 
 __all__ = ["about_routes", "fields_of_picture"]

@@ -12,9 +12,9 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from latent_diffusion.data.fitting import shown
-from latent_diffusion.data.folder import CENTRE, ImageFolder
-from latent_diffusion.data.images import decode_image
+from latent_diffusion.data.batches.folder import CENTRE, ImageFolder
+from latent_diffusion.data.pictures.fitting import shown
+from latent_diffusion.data.pictures.images import decode_image
 from latent_diffusion.errors import DataError
 
 __all__ = ["MaskSource", "PictureMasks", "warn_of_unused_masks"]

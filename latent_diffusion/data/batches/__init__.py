@@ -1,0 +1,1 @@
+"""From sample numbers to batches: pictures, captions and masks with all their draws."""

@@ -1,0 +1,1 @@
+"""The API of this server that its page uses."""
