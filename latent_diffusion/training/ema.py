@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from latent_diffusion.config import EmaConfig
+from latent_diffusion.training.fsdp import fill
 
 __all__ = ["MovingAverage"]
 
@@ -47,7 +48,7 @@ class MovingAverage:
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Set the averages; the names are those of `tensors()`, checked by the reader of the checkpoint."""
         for name, average in self._average.items():
-            average.copy_(tensors[name])
+            fill(average, tensors[name])
 
     @contextmanager
     def in_place(self) -> Iterator[None]:

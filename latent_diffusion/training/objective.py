@@ -124,6 +124,7 @@ class Objective(ABC):
     best_by: ClassVar[str] = "validation_loss"  # the figure of `evaluate` by which weights are the best
     best_is_lowest: ClassVar[bool] = True
     memory: ClassVar[frozenset[str]] = frozenset()  # keys of `memory:` that it obeys; the others are refused
+    shards: ClassVar[bool] = False  # whether its players may be sharded over processes (FSDP2)
     run: Any  # the whole `RunConfig`; set again once the number of updates is known
 
     @abstractmethod

@@ -19,6 +19,7 @@ from torch import Tensor
 from latent_diffusion.config import RunConfig, Section, parse_section
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.registry import find
+from latent_diffusion.training.fsdp import whole
 
 if TYPE_CHECKING:
     from latent_diffusion.training.objective import Player
@@ -218,7 +219,7 @@ CURVES: Mapping[str, Callable[[float], float]] = {
 
 def gradient_norm(parameters: Sequence[Tensor]) -> Tensor:
     """Return the L2 norm over all gradients, () on the device; NaN or infinite when any of them is."""
-    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    return whole(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
 
 
 def scale_gradients(parameters: Sequence[Tensor], norm: float, limit: float) -> None:

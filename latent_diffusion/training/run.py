@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Collection, Iterator
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate.utils import gather_object
@@ -30,7 +30,6 @@ from latent_diffusion.training.monitoring.validation import Validation, is_last
 from latent_diffusion.training.objective import Objective
 from latent_diffusion.training.plan.memory_plan import plan_memory
 from latent_diffusion.training.plan.run_plan import EndTime, measured, planned_line, with_steps, with_steps_of
-from latent_diffusion.training.signals import StopSignals
 from latent_diffusion.training.state.audit import Audit
 from latent_diffusion.training.state.launch import (
     Launched,
@@ -48,6 +47,7 @@ from latent_diffusion.training.state.saving import (
     restore,
     state_bytes,
 )
+from latent_diffusion.training.state.signals import StopSignals
 from latent_diffusion.training.state.training_state import TrainingState, newest_state, set_aside_newer
 from latent_diffusion.training.trainer import Trainer
 
@@ -112,7 +112,8 @@ def _run(
             write_json(folder.path / "config.json", {**described, "launch": sources})
         trainer = Trainer(objective, run, accelerator, kernels)
         log = RunLog(run.output, run)
-        validation = Validation(run, objective, partial(_keep_best, folder, described, first), log if first else None)
+        keep_best = partial(write_result, target=folder.best, described=described)
+        validation = Validation(run, objective, keep_best, log if first else None)
         if state is not None:
             restore(trainer, state)
             log.load(state.values["log"])
@@ -128,27 +129,21 @@ def _run(
             signals.saving = True
             for line in (planned_line(run, objective.pass_samples()), *objective.plan_lines()):
                 logger.info("%s", line)
-            shared = [validation, Previews(run, run.output, log if first else None)]
             saver = Saver(run, folder, {"log": log, "validation": validation}, described)
-            trainer.fit([log, *shared, saver, SpikeWatch(), EndTime(), audit] if first else [*shared, audit], signals)
+            shared = [validation, Previews(run, run.output, log if first else None), saver]
+            trainer.fit([log, *shared, SpikeWatch(), EndTime(), audit] if first else [*shared, audit], signals)
             signals.saving = False
         if trainer.stopped:
             logger.info("stopped after step %d of %d; run again to continue", trainer.done, trainer.last)
             if first:
                 folder.tell(state="interrupted", step=trainer.done, exit_code=signals.exit_code)
             return signals.exit_code
+        write_result(trainer, folder.model, described)
         if first:
-            write_result(trainer, folder.model, described)
             logger.info("finished: the model is in %s", folder.model)
             folder.tell(state="finished", step=trainer.done, exit_code=0)
         accelerator.wait_for_everyone()
     return 0
-
-
-def _keep_best(folder: RunFolder, described: dict[str, Any], first: bool, trainer: Trainer) -> None:
-    """Write the weights as they are now as the best so far (the first process does)."""
-    if first:
-        write_result(trainer, folder.best, described)
 
 
 def _start() -> "Accelerator":

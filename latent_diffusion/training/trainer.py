@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from latent_diffusion.config import RunConfig
 from latent_diffusion.errors import DivergedError
@@ -21,6 +21,7 @@ from latent_diffusion.runtime.cpu.training_kernels import PLAIN, TrainingKernels
 from latent_diffusion.runtime.precision import autocast, weight_dtype
 from latent_diffusion.training.clock import Clock
 from latent_diffusion.training.ema import MovingAverage
+from latent_diffusion.training.fsdp import check_sharding, distributed
 from latent_diffusion.training.numbers import sample_numbers
 from latent_diffusion.training.objective import Batch, Objective
 from latent_diffusion.training.optimizer import (
@@ -69,9 +70,11 @@ class Trainer:
         self.objective, self.run, self.accelerator = objective, run, accelerator
         objective.prepare(accelerator, weight_dtype(run.precision))
         self.players = objective.players
+        check_sharding(objective, run, accelerator.num_processes)
         for player in self.players.values():
             for module in player.computing():
                 install(module, kernels)
+        self._wrapped = {name: distributed(accelerator, player) for name, player in self.players.items()}
         self.trainable = {
             name: {n: p for n, p in player.named_parameters() if p.requires_grad}
             for name, player in self.players.items()
@@ -79,9 +82,6 @@ class Trainer:
         settings = optimizer_settings(run)
         self.optimizers = {name: build_optimizer(player, settings) for name, player in self.players.items()}
         self.ema = MovingAverage(objective.ema_modules, run.ema) if run.ema else None
-        self._wrapped: dict[str, nn.Module] = {
-            name: accelerator.prepare_model(player) for name, player in self.players.items()
-        }
         self.clock = Clock()
         self.done, self.last = 0, run.updates
         self.stopped = False

@@ -21,8 +21,9 @@ import toy
 from latent_diffusion.checkpoint.files.safetensors_file import read_tensors
 from latent_diffusion.registry import names
 from latent_diffusion.training import run as runs
-from latent_diffusion.training import signals, trainer
+from latent_diffusion.training import trainer
 from latent_diffusion.training.monitoring import log
+from latent_diffusion.training.state import signals
 
 _context = multiprocessing.get_context("forkserver")
 # torch imports its compiler with the first optimizer: several seconds that each fork would pay again, as for the others

@@ -85,7 +85,7 @@ def test_processors_without_bfloat16(monkeypatch):
         assert bfloat16_is_fast(CPU) == (bfloat16 or tiles)
 
 
-@pytest.mark.parametrize("variable", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM"])
+@pytest.mark.parametrize("variable", ["ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM"])
 def test_other_ways_to_share_work_are_refused_before_accelerate_tries_them(monkeypatch, variable):
     monkeypatch.setenv(variable, "true")
     with pytest.raises(ConfigError, match="does not support"):

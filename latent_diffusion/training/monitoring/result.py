@@ -8,6 +8,7 @@ from typing import Any
 from latent_diffusion.checkpoint.files.atomic import TEMPORARY, publish
 from latent_diffusion.checkpoint.files.json_file import write_json
 from latent_diffusion.errors import CheckpointError
+from latent_diffusion.training.fsdp import is_asked
 from latent_diffusion.training.monitoring.model_card import write_card
 from latent_diffusion.training.state.saving import averaged, shareable
 from latent_diffusion.training.trainer import Trainer
@@ -18,15 +19,22 @@ __all__ = ["write_result"]
 def write_result(trainer: Trainer, target: Path, described: Mapping[str, Any]) -> None:
     """Write the trained parts, as they are for use, to the folder `target` in one rename, after reading them back.
 
+    All processes must take part, since each may hold a part of the weights; the first writes.
+
     Raises:
         CheckpointError: a file that is read back does not give what was trained; the files are in
             `<target>-unverified`.
     """
+    first = trainer.accelerator.is_main_process
+    if not (first or is_asked()):
+        return
     temporary = target.with_name(f"{TEMPORARY}{target.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
     aside = target.with_name(f"{target.name}-unverified")
     with averaged(trainer), trainer.objective.assembled():
+        if not first:
+            return
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
         try:
             trainer.objective.export(temporary, averaged=trainer.ema is not None)
             record = shareable(trainer, described)

@@ -47,6 +47,7 @@ class LoraObjective(UNetObjective):
 
     settings_type = LoraSettings
     writes_frozen = False
+    shards = False
     memory = frozenset({"base", "base_on_host", "drop_encoders"})
     settings: LoraSettings
     adapter: AdaptedModel

@@ -30,6 +30,7 @@ class TextualInversionObjective(UNetObjective):
 
     settings_type = TextualInversionSettings
     writes_frozen = False
+    shards = False
     memory = frozenset({"base", "base_on_host", "drop_encoders"})
     settings: TextualInversionSettings
     words: LearnedWords

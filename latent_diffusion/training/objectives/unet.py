@@ -101,6 +101,7 @@ class UNetObjective(Objective):
     data_type = DataConfig
     writes_frozen: ClassVar[bool] = True  # whether the result has the frozen weights too, which must then stay exact
     memory = frozenset({"drop_encoders"})
+    shards = True
 
     def __init__(self, settings: DenoisingSettings, data: DataConfig, run: Any) -> None:
         """Load or build the parts and read the pictures."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from latent_diffusion.errors import LatentDiffusionError
+from latent_diffusion.training.fsdp import whole
 from latent_diffusion.training.networks.weights_digest import weights_digest
 from latent_diffusion.training.optimizer import learning_rate, optimizer_settings
 
@@ -61,7 +62,7 @@ class Audit:
         if self._trainer.ema is not None and self._average is None:
             self._average = {name: t.clone() for name, t in self._trainer.ema.tensors().items()}
         with_gradient = {name: p.grad for name, p in weights.items() if p.grad is not None}
-        norms = torch._foreach_norm(list(with_gradient.values()), float("inf"))
+        norms = [whole(norm) for norm in torch._foreach_norm(list(with_gradient.values()), float("inf"))]
         largest = self._largest[player]
         for name, norm in zip(with_gradient, norms):
             largest[name] = torch.maximum(largest[name], norm) if name in largest else norm
@@ -88,15 +89,13 @@ class Audit:
         own = {name: rate * rates.get(name, peak) / peak for name in weights}
         # AdamW moves a weight by about the learning rate, unless its gradient is no larger than eps
         pushed = [name for name in weights if largest[name] > 10 * EPS]
-        still = [n for n in pushed if torch.equal(weights[n], before[n]) and own[n] > _smallest_visible(weights[n])]
+        still = [n for n in pushed if _equal(weights[n], before[n]) and own[n] > _smallest_visible(weights[n])]
         _refuse(still, f"player {player!r}: trainable, but did not move in {_UPDATES} updates")
         changed = [n for n, module in trainer.objective.frozen.items() if weights_digest(module) != self._frozen[n]]
         _refuse(changed, "frozen, but changed")
         if trainer.ema is not None and self._average is not None:
             now = trainer.ema.tensors()
-            stuck = [
-                n for n, t in now.items() if torch.equal(t, self._average[n]) and rate > 1e3 * _smallest_visible(t)
-            ]
+            stuck = [n for n, t in now.items() if _equal(t, self._average[n]) and rate > 1e3 * _smallest_visible(t)]
             _refuse(stuck if len(stuck) == len(now) else [], "the moving average did not move")
             self._average = None
         _refuse(self._unequal_over_processes(player), "the processes hold different weights")
@@ -105,7 +104,7 @@ class Audit:
         if self._trainer.accelerator.num_processes == 1:
             return []
         weights = self._trainer.trainable[player]
-        sums = torch.stack([p.detach().double().sum() for p in weights.values()])
+        sums = torch.stack([whole(p.detach().double().sum()) for p in weights.values()])
         highest, lowest = sums.clone(), sums.clone()
         torch.distributed.all_reduce(highest, op=torch.distributed.ReduceOp.MAX)
         torch.distributed.all_reduce(lowest, op=torch.distributed.ReduceOp.MIN)
@@ -114,7 +113,11 @@ class Audit:
 
 def _smallest_visible(tensor: Tensor) -> float:
     """Return a learning rate below which rounding may hide an update of the largest element."""
-    return 4 * torch.finfo(tensor.dtype).eps * float(tensor.abs().max())
+    return 4 * torch.finfo(tensor.dtype).eps * float(whole(tensor.detach().abs().max()))
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return not bool(whole((one != other).any()))
 
 
 def _refuse(names: list[str], fault: str) -> None:

@@ -31,10 +31,9 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-_WAYS = "one process, several CPU processes, or several GPUs (one process each, DistributedDataParallel)"
-_WHY = "its checkpoints, averages and audit read whole weights"
+_WAYS = "one process, several CPU processes, several GPUs (one process each, DistributedDataParallel), or FSDP2"
+_WHY = "it cannot run on CPUs, so no test could run it"
 _OTHER_WAYS = {
-    "ACCELERATE_USE_FSDP": "FSDP",
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism config",
@@ -61,7 +60,7 @@ def build_accelerator() -> Accelerator:
         ],
     )
     kind = accelerator.distributed_type.name
-    if kind not in ("NO", "MULTI_CPU", "MULTI_GPU"):
+    if kind not in ("NO", "MULTI_CPU", "MULTI_GPU", "FSDP"):
         raise ConfigError(f"launched for {kind}, which this trainer does not support; launch {_WAYS}")
     started = int(os.environ.get("WORLD_SIZE") or 1)
     if started > accelerator.num_processes:

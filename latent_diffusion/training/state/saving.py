@@ -14,6 +14,7 @@ from torch import Tensor
 from latent_diffusion.config import RunConfig
 from latent_diffusion.errors import CheckpointError, ConfigError
 from latent_diffusion.runtime.cpu.training_kernels import PLAIN, TrainingKernels
+from latent_diffusion.training.fsdp import fill, gathered, on_first
 from latent_diffusion.training.optimizer import described_optimizer
 from latent_diffusion.training.state.run_folder import RunFolder
 from latent_diffusion.training.state.training_state import TrainingState, save_state
@@ -45,7 +46,7 @@ class Stateful(Protocol):
 
 
 class Saver:
-    """Writes checkpoints when they are due (the first process's observer)."""
+    """Writes checkpoints when they are due (all processes' observer, since each may hold a part; the first writes)."""
 
     def __init__(
         self, run: RunConfig, folder: RunFolder, observers: Mapping[str, Stateful], described: Mapping[str, Any]
@@ -63,8 +64,12 @@ class Saver:
 
     def save(self, trainer: "Trainer") -> None:
         """Write a checkpoint now."""
+        first = trainer.accelerator.is_main_process
+        tensors = on_first(collect(trainer), first=first)
+        if not first:
+            return
         values = {**self._described, **{name: observer.state() for name, observer in self._observers.items()}}
-        save_state(self._folder.checkpoints, trainer.done, collect(trainer), values, keep=self._run.checkpoint.keep)
+        save_state(self._folder.checkpoints, trainer.done, tensors, values, keep=self._run.checkpoint.keep)
         self._folder.tell(state="running", step=trainer.done, saved=trainer.done)
 
 
@@ -75,7 +80,7 @@ def averaged(trainer: "Trainer") -> Iterator[None]:
     for optimizer in optimizers:
         optimizer.mode(training=False)
     try:
-        with trainer.ema.in_place() if trainer.ema is not None else nullcontext():
+        with trainer.ema.in_place() if trainer.ema is not None else nullcontext(), gathered(trainer.players.values()):
             yield
     finally:
         for optimizer in optimizers:
@@ -119,7 +124,7 @@ def restore(trainer: "Trainer", state: TrainingState) -> None:
         weights = player.state_dict()
         saved = _matching(state, name, {key: value.shape for key, value in weights.items()})
         for key, value in weights.items():
-            value.copy_(saved[key])
+            fill(value, saved[key])
         moments = state.tensors(f"{name}.optimizer")
         if moments:
             _restore_optimizer(trainer, name, state, moments)
@@ -169,7 +174,7 @@ def _placed(saved: Tensor, parameter: Tensor, *, fused: bool) -> Any:
     """
     moment = saved.shape == parameter.shape and saved.dtype == parameter.dtype
     if moment and (saved.ndim or saved.dtype == torch.float64):
-        return torch.zeros_like(parameter).copy_(saved)
+        return fill(torch.zeros_like(parameter), saved)
     if saved.ndim == 0 and saved.dtype in (torch.int64, torch.float64):
         return saved.item()
     if saved.ndim == 0:

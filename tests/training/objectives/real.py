@@ -21,6 +21,12 @@ def run(output: Path, config: str, *overrides: str) -> int:
     return main([config, f"output={output}", *overrides])
 
 
+def run_sharded(output: Path, config: str, *overrides: str) -> int:
+    """Train `config` as `accelerate launch` starts it with `fsdp_version: 2`."""
+    os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_RESHARD_AFTER_FORWARD": "true"}
+    return run(output, config, *overrides)
+
+
 def fit_each(output: Path, *runs: str) -> int:
     """Make the updates of one run after another, each given as JSON, and write the trained weights of each."""
     output.mkdir(exist_ok=True)
