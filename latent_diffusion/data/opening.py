@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from latent_diffusion.data.buckets import Buckets
+from latent_diffusion.data.composed.rows import ComposedSource
 from latent_diffusion.data.rows.captions import Captions
 from latent_diffusion.data.rows.kohya import repeated_folders
 from latent_diffusion.data.rows.metadata import LOOKED_FOR, values_of
@@ -94,6 +95,9 @@ def _open(config: SourceConfig, data: DataConfig, seed: int) -> Part:
         raise ConfigError(f"data.sources: {config.path!r} has a `size` of its own, which needs data.buckets")
     source = _layout(config).open(config.path, config)
     rows = _chosen(source, config)
+    if config.composed is not None:
+        source = ComposedSource(source, rows, config, data.size)
+        rows = np.arange(len(source))
     captions = Captions(config, seed)
     return Part(source, config, captions, rows, config.weight, buckets)
 

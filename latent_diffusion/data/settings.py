@@ -5,7 +5,7 @@ Every key of `ReadingConfig` may stand in the section itself, where it holds for
 
 from typing import Any, Literal, Self
 
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from latent_diffusion.config import Section
 from latent_diffusion.data.kohya_toml import kohya_section
@@ -13,7 +13,16 @@ from latent_diffusion.data.pictures.images import MAX_PIXELS
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.randomness import uniform
 
-__all__ = ["BucketConfig", "CacheConfig", "DataConfig", "HeldOut", "ReadingConfig", "SourceConfig", "WordingConfig"]
+__all__ = [
+    "BucketConfig",
+    "CacheConfig",
+    "ComposedConfig",
+    "DataConfig",
+    "HeldOut",
+    "ReadingConfig",
+    "SourceConfig",
+    "WordingConfig",
+]
 
 HeldOut = dict[str, str | list[str]] | float
 """Which pictures are held out: a filter in place of `where`, or a share of them, drawn by the names of their files."""
@@ -72,6 +81,35 @@ class CacheConfig(Section):
     """What it may take; what was not used for longest goes first."""
 
 
+class ComposedConfig(Section):
+    """Pictures composed of those of a source: things in other colours and places, counted, in pairs, before grounds."""
+
+    rows: int = Field(default=100_000, gt=0)
+    """Number of different pictures; each is made when its turn comes."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the pictures, beside the run's, which draws their order."""
+    shares: dict[Literal["plain", "colour", "ground", "place", "count", "pair", "form"], float] = Field(
+        default_factory=lambda: {
+            **{"plain": 3.0, "colour": 2.0, "ground": 2.0, "place": 1.0, "count": 1.0, "pair": 2.0, "form": 0.5}
+        },
+        min_length=1,
+    )
+    """Kind of picture: weight; plain are the source's own pictures with their captions."""
+    held_out: str | None = None
+    """File of combinations that are never drawn, as `assets/composition.jsonl`."""
+    name: str = "name"
+    """Metadata field with the name of the thing, as it stands in `text` behind an article."""
+    synonyms: dict[str, list[str]] = Field(default_factory=dict)
+    """Other words for names: `{automobile: [car]}`."""
+
+    @field_validator("shares")
+    @classmethod
+    def _some_share(cls, shares: dict[str, float]) -> dict[str, float]:
+        if min(shares.values()) < 0 or sum(shares.values()) <= 0:
+            raise ValueError("shares are 0 or more, and one of them is more")
+        return shares
+
+
 class ReadingConfig(Section):
     """How one source is read."""
 
@@ -109,6 +147,8 @@ class ReadingConfig(Section):
     """Factor of the loss of these pictures."""
     read_timeout: float = Field(default=600.0, gt=0, le=1e6)
     """Longest wait for one picture's file, in s; a disk that gives nothing for so long ends the run."""
+    composed: ComposedConfig | None = None
+    """Compose new pictures of these, which are things on white; null: read them as they are. Keys below."""
 
 
 class SourceConfig(ReadingConfig):
@@ -170,7 +210,18 @@ class DataConfig(ReadingConfig):
             raise ValueError("give either `path` (one source) or `sources` (several), not both")
         if self.check == "none" and self.on_bad == "skip":
             raise ValueError("on_bad: skip needs check: all, since pictures are left out before the first step")
+        for part in self.parts():
+            if part.composed is not None:
+                self._check_composed(part)
         return self
+
+    def _check_composed(self, part: SourceConfig) -> None:
+        if self.check == "all":
+            raise ValueError("composed needs check: none, since its pictures are made when their turn comes")
+        if part.flip:
+            raise ValueError("composed: leave flip out, since captions name left and right")
+        if self.buckets is not None:
+            raise ValueError("composed: leave buckets out, since its pictures are squares")
 
     def parts(self) -> list[SourceConfig]:
         """Return every source with all its settings: its own, or else those of the section."""
@@ -204,7 +255,7 @@ class DataConfig(ReadingConfig):
 
         def plain(config: ReadingConfig) -> dict[str, Any]:
             values: dict[str, Any] = {"flip": False, "caption_dropout": 0.0, "weight": 1.0}
-            values |= {"regularisation": False, "loss_weight": 1.0}
+            values |= {"regularisation": False, "loss_weight": 1.0, "composed": None}
             if isinstance(chosen, dict):
                 inherits = config is not made and "where_not" not in config.model_fields_set
                 without = made.where_not if inherits else config.where_not

@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,11 @@ from latent_diffusion.cli.arguments import only, takes
 from latent_diffusion.errors import ConfigError, ResourceError
 from latent_diffusion.options.call import Options
 from latent_diffusion.options.model import MachineOptions
+
+if TYPE_CHECKING:
+    from latent_diffusion.evaluation.evaluate import Examined, Settings
+    from latent_diffusion.evaluation.pictures import RealPictures
+    from latent_diffusion.models.efficientnet_lite import EfficientNetLite0
 
 __all__ = ["evaluate"]
 
@@ -61,6 +66,15 @@ def evaluate(
             rich_help_panel=ASKED,
         ),
     ] = 0,
+    composition: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Prompts of combinations never trained on (assets/composition.jsonl); only they are measured.",
+            show_default="not measured",
+            rich_help_panel=ASKED,
+        ),
+    ] = None,
     seed: Annotated[
         int,
         typer.Option(
@@ -107,11 +121,14 @@ def evaluate(
     Style: the style is right. Joint@1: both are right. KID: distance from the set of real pictures. CLIP: similarity
     of pictures and prompts in the model's own CLIP. Likelihood: bits of the real pictures' latents by the
     probability-flow ODE, with and without their captions. The rows below give the figures of real, degraded and
-    copied pictures. Needs `pip install "latent_diffusion[eval]"`.
+    copied pictures. Composition: drawings of a colour and a thing, a ground and a thing, counts, pairs and places that
+    were never trained together, judged by measurement. Needs `pip install "latent_diffusion[eval]"`.
 
     **Examples**
 
     `latent-diffusion evaluate emoji`
+
+    `latent-diffusion evaluate emoji --composition assets/composition.jsonl`
 
     `latent-diffusion evaluate runs/mine --data my-pictures.zip --limit 20 -k 2 --steps 20`
     """
@@ -127,10 +144,17 @@ def evaluate(
     from latent_diffusion.cli.progress import parts_progress
     from latent_diffusion.evaluation.pictures import read_pictures
     from latent_diffusion.evaluation.pipeline_examined import examine_pipeline
-    from latent_diffusion.evaluation.report_file import check, figures, require_names, write_report
+    from latent_diffusion.evaluation.report_file import (
+        COMPOSITION_FIGURES,
+        FIGURES,
+        check,
+        figures,
+        require_names,
+        write_report,
+    )
     from latent_diffusion.models.efficientnet_lite import load_efficientnet_lite0
 
-    require_names(floors)
+    require_names(floors, FIGURES if composition is None else COMPOSITION_FIGURES)
     place = locate_model(model)
     recorded = read_trained_on(place)
     network, pictures = load_efficientnet_lite0(), read_pictures(data)
@@ -151,6 +175,8 @@ def evaluate(
         batch_size=batch_size,
         likelihood=likelihood,
     )
+    if composition is not None:
+        return _compose(composition, examined, pictures, network.to(pipe.device), asked, str(data), folder, floors)
     with parts_progress() as progress:
         report = examination.evaluate(examined, pictures, network.to(pipe.device), asked, progress)
     settings = {
@@ -171,6 +197,41 @@ def evaluate(
     for file in files:
         typer.echo(file)
     failed = check(figures(report), floors)
+    for line in failed:
+        typer.echo(f"check failed: {line}", err=True)
+    return 1 if failed else 0
+
+
+def _compose(
+    file: Path,
+    examined: "Examined",
+    pictures: "RealPictures",
+    network: "EfficientNetLite0",
+    asked: "Settings",
+    data: str,
+    folder: Path,
+    floors: dict[str, float],
+) -> int:
+    """Run the composition test and print it; return 1 if a figure is below its floor."""
+    from latent_diffusion.cli.commands.evaluation_table import print_composition
+    from latent_diffusion.cli.progress import parts_progress
+    from latent_diffusion.evaluation.composition.prompts import KINDS, read_asked
+    from latent_diffusion.evaluation.composition.score import make_judge, score_composition
+    from latent_diffusion.evaluation.pictures import select
+    from latent_diffusion.evaluation.report_file import check, composition_figures, write_composition
+
+    prompts = read_asked(file)
+    prompts = [one for kind in KINDS for one in [one for one in prompts if one.kind == kind][: asked.limit]]
+    with parts_progress() as progress:
+        judge = make_judge(network, pictures, select(pictures.rows, {**asked.where, "split": ["train"]}), progress)
+        report = score_composition(
+            examined, prompts, judge, data, seed=asked.seed, batch_size=asked.batch_size, progress=progress
+        )
+    files = write_composition(report, {"prompts": str(file), "data": data, "seed": asked.seed}, folder)
+    print_composition(report)
+    for path in files:
+        typer.echo(path)
+    failed = check(composition_figures(report), floors)
     for line in failed:
         typer.echo(f"check failed: {line}", err=True)
     return 1 if failed else 0

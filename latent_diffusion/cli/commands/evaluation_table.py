@@ -10,10 +10,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from latent_diffusion.evaluation.caption_bits import LikelihoodScore
+    from latent_diffusion.evaluation.composition.score import CompositionReport
     from latent_diffusion.evaluation.drawn import DrawingScore
     from latent_diffusion.evaluation.evaluate import Report
 
-__all__ = ["print_tables"]
+__all__ = ["print_composition", "print_tables"]
 
 SHARES = ("name1", "name5", "style", "joint1")
 
@@ -52,6 +53,19 @@ def print_tables(report: "Report") -> None:
         )
     if report.references:
         console.print("Dim rows: reference pictures for the prompts never seen.", style="dim")
+
+
+def print_composition(report: "CompositionReport") -> None:
+    """Print what a composition test found, beside the same scenes composed of real pictures."""
+    table = Table(title=f"Combinations never trained on, drawn by {report.model}")
+    for name in ("what", "pictures", "right", "thing named", "both", "real: right", "real: named", "real: both"):
+        table.add_column(name, justify="left" if name == "what" else "right")
+    real = {score.kind: score for score in report.real}
+    for score in report.drawn:
+        own = real.get(score.kind)
+        shares = [score.right, score.named, score.both, *([own.right, own.named, own.both] if own else [])]
+        table.add_row(score.kind, str(score.pictures), *(f"{share:.2f}" for share in shares))
+    Console(width=None if sys.stdout is not None and sys.stdout.isatty() else 120).print(table)
 
 
 def _likelihood_table(rows: "Iterable[tuple[str, LikelihoodScore | None]]") -> Table:

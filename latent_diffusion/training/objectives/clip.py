@@ -2,13 +2,15 @@
 
 Loss of one pair = half of -log softmax over all texts of its picture, half of that over all pictures of its text; the
 features of all processes are gathered with their gradients, so any number of processes computes one global batch.
+False captions of a picture ("a red car" of a blue one) are compared with it alone, beside the texts of the batch
+(Yuksekgonul et al. 2023, arXiv:2210.01936, section 4: hard negatives teach the order and the relations of words).
 From scratch the vocabulary is learned from the captions first. The result is the text encoder of a diffusion model.
 Reference: Radford et al. 2021, arXiv:2103.00020, figure 3; open-clip's `ClipLoss`.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +84,8 @@ class CLIPSettings(Section):
     """Largest size of the vocabulary; fewer where the captions have fewer words."""
     vocabulary_fields: list[str] = Field(default_factory=list)
     """Metadata fields the vocabulary is learned from beside the captions."""
+    false_captions: str | None = None
+    """Metadata field with captions that are false of a picture, as `false` of composed ones; null: none are read."""
     validation: HeldOut | None = None
     """Filter of held-out pictures, in place of `data.where`, or a share of all, as 0.1; their loss is reported."""
     workers: int = Field(default=1, ge=0)
@@ -100,13 +104,16 @@ class CLIPSettings(Section):
         return self
 
 
-def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, *, together: bool = True) -> tuple[Tensor, Tensor]:
+def contrastive_loss(
+    image: Tensor, text: Tensor, scale: Tensor, *, false: Tensor | None = None, together: bool = True
+) -> tuple[Tensor, Tensor]:
     """Return the loss (B,) of each of this process's pairs, and whether each picture's best text is its own (B,).
 
     Args:
         image: unit features of this process's pictures, (B, E).
         text: unit features of their captions, (B, E); B is the same on all processes.
         scale: inverse temperature, ().
+        false: cosines (B, K) of each picture with captions that are false of it; -inf where it has fewer.
         together: compare with the pairs of all processes.
     """
     from open_clip.loss import ClipLoss
@@ -116,6 +123,10 @@ def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, *, together: bo
     loss = ClipLoss(local_loss=True, gather_with_grad=True, rank=rank, world_size=size)
     per_image, per_text = loss.get_logits(image, text, scale)
     own = loss.get_ground_truth(image.device, len(image))
+    if false is not None:
+        absent = false.isinf()  # masked behind the product: 0 * inf would be the gradient of the scale
+        logits = (scale * false.masked_fill(absent, 0)).masked_fill(absent, -torch.inf)
+        per_image = torch.cat([per_image, logits], dim=1)
     losses = [F.cross_entropy(logits, own, reduction="none") for logits in (per_image, per_text)]
     return (losses[0] + losses[1]) / 2, (per_image.argmax(dim=1) == own)
 
@@ -127,6 +138,8 @@ class Towers(Player):
         super().__init__()
         self.towers = towers
         self.tokenizer = tokenizer
+        self.false: Callable[[Sequence[int]], list[list[str]]] | None = None
+        """False captions of each of some rows of the data; None: none are read."""
         self._known: dict[str, list[int]] = {}
 
     def ids(self, captions: Sequence[str]) -> Tensor:
@@ -138,13 +151,30 @@ class Towers(Player):
         rows = [torch.tensor(self._known[caption]) for caption in captions]
         return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=end)
 
+    def false_cosines(self, image: Tensor, false: Sequence[Sequence[str]]) -> Tensor:
+        """Return the cosines (B, K) of unit features of pictures (B, E) with false captions of each; -inf for none."""
+        texts = [text for own in false for text in own]
+        most = max(map(len, false))
+        cosines = image.new_full((len(image), most), -torch.inf)
+        if texts:
+            rows = torch.tensor([k for k, own in enumerate(false) for _ in own], device=image.device)
+            places = torch.tensor([k for own in false for k in range(len(own))], device=image.device)
+            features = self.towers.encode_text(self.ids(texts).to(image.device)).to(image.dtype)
+            features = F.normalize(features, dim=1)
+            cosines = cosines.index_put((rows, places), (features * image[rows]).sum(dim=1))
+        return cosines
+
     def forward(self, batch: Batch, step: int) -> Losses:
         like = self.towers.model.logit_scale
         ids = self.ids(batch.captions).to(like.device)
         image, text = self.towers(batch.images.to(like.dtype), ids)
         with torch.autocast(like.device.type, enabled=False):
             scale = self.towers.logit_scale
-            loss, found = contrastive_loss(image.to(like.dtype), text.to(like.dtype), scale)
+        false = None
+        if self.false is not None and max(map(len, texts := self.false(batch.row))):
+            false = self.false_cosines(image.to(like.dtype), texts)
+        with torch.autocast(like.device.type, enabled=False):
+            loss, found = contrastive_loss(image.to(like.dtype), text.to(like.dtype), scale, false=false)
         return Losses(loss, {"accuracy": found.to(like.dtype), "logit_scale": scale.detach()})
 
 
@@ -171,9 +201,22 @@ class CLIPObjective(Objective):
             self.held_out = ImageFolder(data.held_out(settings.validation), run.seed)
         self.towers, self.tokenizer = published or _from_scratch(settings, self.data)
         self.towers.model.set_grad_checkpointing(run.gradient_checkpointing)
-        self.players = {"clip": Towers(self.towers, self.tokenizer)}
+        player = Towers(self.towers, self.tokenizer)
+        if settings.false_captions is not None:
+            self._check_false(settings.false_captions)
+            player.false = self._false
+        self.players = {"clip": player}
         self.ema_modules: dict[str, nn.Module] = {"clip": self.towers}
         self.frozen: dict[str, nn.Module] = {}
+
+    def _check_false(self, field: str) -> None:
+        if not any(field in part.source.fields for part in self.data.parts):
+            known = sorted({name for part in self.data.parts for name in part.source.fields})
+            raise ConfigError(f"objective.false_captions: no row has a field {field!r}; fields are {known}")
+
+    def _false(self, rows: Sequence[int]) -> list[list[str]]:
+        assert self.settings.false_captions is not None, "read only where it is set"
+        return [captions_of(self.data.rows[row], self.settings.false_captions) for row in rows]
 
     def prepare(self, accelerator: "Accelerator", dtype: torch.dtype) -> None:
         """Move the towers."""

@@ -38,6 +38,24 @@ def test_loss_is_open_clips_and_one_a_pair():
     assert torch.allclose(losses[0], (by_image + by_text) / 2, atol=1e-12)
 
 
+def test_false_captions_are_compared_with_their_own_picture():
+    from latent_diffusion.training.objectives.clip import contrastive_loss
+
+    torch.manual_seed(0)
+    image, text = (torch.nn.functional.normalize(torch.randn(3, 4, dtype=torch.float64), dim=1) for _ in range(2))
+    scale = torch.tensor(9.0, dtype=torch.float64, requires_grad=True)
+    false = torch.tensor([[0.3, -0.1], [0.2, -torch.inf], [-torch.inf, -torch.inf]], dtype=torch.float64)
+    losses, _ = contrastive_loss(image, text, scale, false=false)
+    plain, _ = contrastive_loss(image, text, scale)
+    assert torch.equal(losses[2], plain[2])  # it has none
+    logits = torch.cat([scale * image[1] @ text.T, scale * false[1, :1]])  # by hand, the second pair
+    by_text = scale * image @ text[1]
+    wanted = (logits.logsumexp(0) - logits[1] + by_text.logsumexp(0) - by_text[1]) / 2
+    assert torch.allclose(losses[1], wanted, atol=1e-12)
+    (slope,) = torch.autograd.grad(losses.sum(), scale)
+    assert slope.isfinite()
+
+
 def test_captions_of_any_length_in_a_batch_give_the_same_features_and_gradients(make_run):
     built = build_objective(make_run(TINY, CAPTIONS))
     towers, player = built.towers.double(), built.players["clip"]
