@@ -135,7 +135,8 @@ def _updates(
                 fields, layer.weight, getattr(layer, "bias", None), scale, lambda at=place: configs.oft_terms(at)
             )
         except CheckpointError as error:
-            raise CheckpointError(f"{file}: {place}: {error}{made_for}") from None
+            left = f"; not read{_first(found.unmatched)}" if found.unmatched else ""
+            raise CheckpointError(f"{file}: {place}: {error}{made_for}{left}") from None
     return dict(updates)
 
 

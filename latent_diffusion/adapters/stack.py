@@ -94,8 +94,8 @@ class Stack:
         for word in words:
             if word.token in taken:
                 raise ConfigError(
-                    f"a learned word {word.token!r} is loaded already; rename the file, or choose another name with "
-                    "token="
+                    f"{word.file}: a learned word {word.token!r} is loaded already; rename the file, or choose another "
+                    "name with token= in Python"
                 )
             taken.add(word.token)
         return replace(self, words=(*self.words, *words))

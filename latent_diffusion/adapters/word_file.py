@@ -124,6 +124,6 @@ def _checked(file: Path, token: str) -> str:
     if not token or token != " ".join(token.split()) or not token.isprintable() or len(token) > 100:
         raise ConfigError(
             f"{file}: its token {token[:100]!r} cannot be used in a prompt; "
-            "rename the file or use token=: 1 to 100 characters, single blanks between words"
+            "rename the file or use token= in Python: 1 to 100 characters, single blanks between words"
         )
     return token

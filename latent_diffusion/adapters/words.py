@@ -62,13 +62,13 @@ def _teach(tower: TextEncoder, words: Sequence[tuple[Word, Tensor]]) -> None:
     for word, vectors in words:
         names = word.names[: len(vectors)]
         for name in names:
-            _add(tokenizer, name)
+            _add(tokenizer, name, word.file)
         ids: Any = tokenizer.convert_tokens_to_ids(list(names))
         tower.expansions[ids[0]] = tuple(ids)
     _grow(tower, torch.cat([vectors for _, vectors in words]))
 
 
-def _add(tokenizer: Any, name: str) -> None:
+def _add(tokenizer: Any, name: str, file: str) -> None:
     from tokenizers import AddedToken
 
     plain = name[0].isalnum() and name[-1].isalnum()  # then "cat" is not to be found inside "category"
@@ -76,7 +76,8 @@ def _add(tokenizer: Any, name: str) -> None:
         [AddedToken(name, single_word=plain, normalized=True)]
     ):
         raise ConfigError(
-            f"the tokenizer's vocabulary already has the word {name!r}; rename the file, or choose a name with token="
+            f"{file}: the tokenizer's vocabulary already has the word {name!r}; rename the file, or choose a name with "
+            "token= in Python"
         )
 
 

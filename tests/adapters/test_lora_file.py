@@ -195,6 +195,17 @@ def test_what_is_left_over_is_a_warning_with_names(tiny_components, random_lora,
     assert "7 keys not used" in str(adapter.report)
 
 
+@pytest.mark.parametrize("ending", ["lora_B.bias", "lora.up.bias"])
+def test_the_biases_of_lora_bias_are_named_as_not_used(tiny_components, tmp_path, ending):
+    """PEFT's name of `lora_bias=True`, and the one that diffusers writes."""
+    key = "unet.conv_in"
+    width = tiny_components.unet.conv_in.out_channels
+    factors = {f"{key}.lora_A.weight": torch.ones(2, 4, 3, 3), f"{key}.lora_B.weight": torch.ones(width, 2, 1, 1)}
+    save_file({**factors, f"{key}.{ending}": torch.ones(width)}, tmp_path / "x.safetensors")
+    with pytest.warns(LatentDiffusionWarning, match=rf"1 of 3 tensors are not used: {key}\.{ending}"):
+        assert read_lora(tmp_path / "x.safetensors", tiny_components).report.unmatched == (f"{key}.{ending}",)
+
+
 @pytest.mark.parametrize(
     ("tensors", "words"),
     [
@@ -207,6 +218,10 @@ def test_what_is_left_over_is_a_warning_with_names(tiny_components, random_lora,
         (
             {"unet.conv_out.lora_A.weight": torch.ones(2, 4, 3, 3), "unet.conv_out.lora_B.weight": torch.ones(4, 2)},
             r"unet.conv_out: its change has shape \(4, 36\), the model's weight \(4, 144\)",
+        ),
+        (
+            {"lora_unet_conv_in.alpha": torch.ones(()), "lora_unet_conv_in.lambda_layer": torch.ones(1, 2)},
+            "unet.conv_in: it has alpha without the other factors; not read: lora_unet_conv_in.lambda_layer",
         ),
         (
             {"unet.conv_in.lora_A.weight": torch.ones(2, 2), "lora_unet_conv_in.lora_down.weight": torch.ones(2, 2)},

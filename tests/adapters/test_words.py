@@ -138,7 +138,7 @@ def test_words_that_cannot_be(tiny_components, tmp_path):
         with pytest.raises(ConfigError, match=f"{file.name}: its token .* cannot be used in a prompt"):
             read_words(file, tiny_components, token)
     known = read_words(file, tiny_components, "a")
-    with pytest.raises(ConfigError, match="already has the word 'a'"):
+    with pytest.raises(ConfigError, match=f"{file.name}: .*already has the word 'a'; rename the file"):
         with_words(tiny_components, known)
     save_file({"one": vectors(1), "two": vectors(1)}, tmp_path / "pair.safetensors")
     assert [w.token for w in read_words(tmp_path / "pair.safetensors", tiny_components)] == ["one", "two"]
