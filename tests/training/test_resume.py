@@ -11,6 +11,11 @@ import pytest
 from processes import KILLED_WITHIN_A_SAVE, assert_equal_states, finish, last_step, losses_of, start, train
 
 
+def said(output):
+    """Return what the last process of a run printed."""
+    return output.with_name(f"{output.name}.err0").read_text()
+
+
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
     """A run of 12 steps that nothing disturbed, a checkpoint every 3."""
@@ -111,13 +116,19 @@ def test_a_longer_run_goes_on_from_a_shorter_one(tmp_path):
     assert train(straight, "decay=constant") == 0
     assert_equal_states(output, straight)
     assert json.loads((output / "model" / "training.json").read_text())["step"] == 12
+    for model in (True, False):  # fewer steps than were made, with the model written and without
+        if not model:
+            shutil.rmtree(output / "model")
+        assert train(output, "decay=constant", "steps=7") == 0
+        assert "steps: 7, but the run has made 12 updates; its model is that of step 12" in said(output)
+    assert json.loads((output / "model" / "training.json").read_text())["step"] == 12
 
 
 def test_another_configuration_is_refused_with_its_differences(straight, tmp_path):
     output = tmp_path / "copy"
     shutil.copytree(straight, output)
     assert train(output, "seed=3", "optimizer.learning_rate=0.5") == 2
-    message = (tmp_path / "copy.err0").read_text()
+    message = said(output)
     assert "seed: 0 -> 3" in message and "optimizer.learning_rate: 0.01 -> 0.5" in message
     assert "allow_drift=true" in message and "Traceback" not in message
     assert train(output, "checkpoint.every=5", "log_every=3", "checkpoint.keep=1") == 0

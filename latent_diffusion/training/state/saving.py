@@ -236,7 +236,8 @@ def shareable(trainer: "Trainer", described: Mapping[str, Any]) -> dict[str, Any
 def refuse_drift(state: TrainingState, described: Mapping[str, Any], run: RunConfig) -> None:
     """Refuse to continue a checkpoint as another run: `key: saved -> now` for each difference that matters.
 
-    Longer training at a constant learning rate is the same run, and so is another number of processes.
+    Longer training at a constant learning rate is the same run, and so is another number of processes. Fewer steps than
+    were made are named in a warning: a checkpoint is not taken back.
 
     Raises:
         ConfigError: what differs, unless `allow_drift` is set.
@@ -250,6 +251,9 @@ def refuse_drift(state: TrainingState, described: Mapping[str, Any], run: RunCon
     if run.decay == "constant":
         before.pop("steps", None)
         now.pop("steps", None)
+        if run.steps is not None and state.step > run.steps:
+            told = "steps: %d, but the run has made %d updates; its model is that of step %d"
+            logger.warning(told, run.steps, state.step, state.step)
     digests = described["fingerprint"]
     for place, digest in state.values["fingerprint"].items():
         before[place] = digest  # where a path has a digest, the digest counts: data may be moved
