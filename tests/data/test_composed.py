@@ -1,6 +1,7 @@
 """Composed pictures: keyed by their row, true to their captions, never a combination that is held out."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -154,6 +155,30 @@ def test_captions_are_true_of_the_pictures(data):
             assert abs(y - wanted[0]) < 0.12 and abs(x - wanted[1]) < 0.12, caption
             judged["place"] += 1
     assert min(judged.values()) >= 10, judged
+
+
+def test_pairs_stand_as_their_captions_name_them(data):
+    source = data(shares={"pair": 1}).parts[0].source
+    orders = {
+        "left of": (r"(.*?),? (?:to the )?left of (.*)", "x"),
+        "right of": (r"(.*?),? (?:to the )?right of (.*)", "x"),
+        "above": (r"(.*?) (?:above|over) (.*)", "y"),
+        "below": (r"(.*?) (?:below|under) (.*)", "y"),
+        "on": (r"(.*?) on (?:top of )?((?:a )?(?:\w+ )?(?:disc|box|plate)\b.*)", "y"),
+    }
+    seen = dict.fromkeys(orders, 0)
+    for k in range(300):
+        scene, text = source.scene(k), source.row(k)["text"]
+        if scene is None or scene.ground != Ground():
+            continue
+        for word, (pattern, axis) in orders.items():
+            found = re.fullmatch(pattern, text)
+            if found is not None:
+                one, two = (next(t for t in scene.things if t.name in found[part]) for part in (1, 2))
+                before = getattr(one, axis) < getattr(two, axis)
+                assert before == (word not in ("right of", "below")), (text, scene)
+                seen[word] += 1
+    assert min(seen.values()) >= 5, seen
 
 
 def test_false_captions_differ_from_the_true_one(data):

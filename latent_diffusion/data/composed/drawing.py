@@ -146,7 +146,7 @@ def _pair(draw: _Draw) -> Scene | None:
             replace(thing, side=float(draw.draw.uniform(0.36, 0.46)), y=draw.about(0.5, 0.08), x=draw.about(x))
             for thing, x in zip((first, second), places, strict=True)
         )
-    return Scene("pair", (second, first) if relation == "on" else (first, second), ground, relation=relation)
+    return Scene("pair", (first, second), ground, relation=relation)
 
 
 def _stacked(draw: _Draw, upper: Placed, lower: Placed, *, touching: bool) -> tuple[Placed, Placed]:

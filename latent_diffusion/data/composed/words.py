@@ -197,5 +197,6 @@ def false_scenes(scene: Scene, others: Sequence[str], colours: Sequence[str], dr
     if len(names) > 1:
         count = [number for number in COUNTS if number != len(names)][int(draw.integers(2))]
         found.append(replace(scene, things=(first,) * count))
+        others = [name for name in others if name.isalpha() and not name.endswith("s")]  # that have a plain plural
     other = another(others, names)
     return [*found, replace(scene, things=tuple(replace(thing, name=other) for thing in scene.things))]
