@@ -270,6 +270,11 @@ class DataConfig(ReadingConfig):
     def _of_share(self, share: float, *, held: bool) -> Self:
         if not 0 < share < 1:
             raise ConfigError(f"objective.validation: {share:g}; a share that is held out lies between 0 and 1")
+        if any(part.composed is not None for part in self.parts()):
+            raise ConfigError(
+                f"objective.validation: {share:g}; pictures are composed of all that pass data.where; hold some out by "
+                "a filter, such as objective.validation.split=val"
+            )
         made = self.model_copy()
         made._share, made._held = share, held
         return made

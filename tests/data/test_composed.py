@@ -9,11 +9,13 @@ from PIL import Image, ImageDraw
 
 from latent_diffusion.data.batches.folder import DataConfig, ImageFolder
 from latent_diffusion.data.batches.loader import batches
+from latent_diffusion.data.batches.picture_masks import warn_of_unused_masks
 from latent_diffusion.data.composed.colours import TARGETS, from_oklab, name_shares, to_oklab
 from latent_diffusion.data.composed.cutout import cut_out, recolour
 from latent_diffusion.data.composed.drawing import GROUNDS, PLACES
 from latent_diffusion.data.composed.painting import paint_ground
 from latent_diffusion.data.composed.regions import label, mask_of_things, things
+from latent_diffusion.data.composed.rows import ComposedSource
 from latent_diffusion.data.composed.scene import Ground, HeldOut
 from latent_diffusion.data.composed.words import plural, with_article
 from latent_diffusion.errors import ConfigError
@@ -240,6 +242,17 @@ def test_a_source_without_names_is_refused(make_folder):
 def test_held_out_pictures_of_validation_are_read_as_they_are():
     config = DataConfig(path="p", size=64, check="none", composed={"rows": 9})
     assert config.held_out({"split": "test"}).composed is None
+    for by_share in (config.held_out, config.trained_on):
+        with pytest.raises(ConfigError, match="hold some out by"):
+            by_share(0.1)
+
+
+def test_a_run_is_opened_without_composing(data, monkeypatch):
+    asked: list[int] = []
+    row = ComposedSource.row
+    monkeypatch.setattr(ComposedSource, "row", lambda self, k: asked.append(k) or row(self, k))
+    warn_of_unused_masks(data(rows=10**6))
+    assert len(asked) <= 1
 
 
 def test_names_have_their_articles_and_plurals():

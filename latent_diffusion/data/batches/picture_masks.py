@@ -106,7 +106,8 @@ def warn_of_unused_masks(data: ImageFolder) -> None:
     """Warn of masks beside the pictures of a run that reads none."""
     found = 0
     for part in data.parts:
-        found += sum("mask_file" in part.source.row(int(k)) for k in part.kept[:LOOKED_AT])
+        if "mask_file" in part.source.fields:
+            found += sum("mask_file" in part.source.row(int(k)) for k in part.kept[:LOOKED_AT])
         if not found and len(part.kept):
             found += part.mask(int(part.kept[0])) is not None
     if found:

@@ -21,7 +21,7 @@ __all__ = ["ComposedSource"]
 
 MOST_DRAWS = 100
 """Draws of one scene; after so many that cannot be, the row is a plain picture."""
-RECENT = 4096  # scenes that are kept: a row is asked for its caption, then for its picture
+RECENT = 4096  # scenes and captions that are kept: a row is asked for its caption, its name, then its picture
 
 
 class ComposedSource(Source):
@@ -32,7 +32,7 @@ class ComposedSource(Source):
         assert config.composed is not None, "only such a source is composed"
         self.base, self.kept, self.config, self._size = base, kept, config.composed, size
         self.where = f"{base.where}, composed"
-        self.fields = base.fields | {"text", "kind", "false"}
+        self.fields = (base.fields | {"text", "kind", "false"}) - {"mask_file"}  # a mask does not fit what is composed
         self.stock = Stock(base, kept, self.config, size)
         self.held_out = HeldOut() if self.config.held_out is None else HeldOut.read(self.config.held_out)
         self._names = Names(self.stock.opening, self.config.synonyms)
@@ -40,6 +40,7 @@ class ComposedSource(Source):
         shares = np.array([share for share in self.config.shares.values() if share > 0])
         self._sums = np.cumsum(shares / shares.sum())
         self.scene = lru_cache(RECENT)(self._scene)
+        self._written = lru_cache(RECENT)(self._write)
 
     @classmethod
     def recognises(cls, path: str) -> bool:
@@ -76,10 +77,14 @@ class ComposedSource(Source):
 
     def row(self, k: int) -> Row:
         """Return the caption as `text`, the `kind`, and captions of other pictures that are `false` of this one."""
+        return self._written(k)
+
+    def _write(self, k: int) -> Row:
         scene = self.scene(k)
         if scene is None:
             plain = self.base.row(self._plain(k))
-            return {**plain, "file_name": f"{k}: {plain['file_name']}", "kind": "plain"}
+            kept = {field: value for field, value in plain.items() if field != "mask_file"}
+            return {**kept, "file_name": f"{k}: {plain['file_name']}", "kind": "plain"}
         draw = self._draw("false", k)
         false = false_scenes(scene, self.stock.names, [*TARGETS], draw)
         return {
