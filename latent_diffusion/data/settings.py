@@ -124,7 +124,7 @@ class ReadingConfig(Section):
     where_not: dict[str, str | list[str]] = Field(default_factory=dict)
     """Leave out rows whose metadata field has (one of) these values."""
     captions: list[str] | dict[str, float] = Field(default_factory=lambda: ["text"])
-    """Metadata fields with captions, or field: weight. A field, then one of its texts, is drawn for every sample."""
+    """Metadata fields with captions, drawn as often as listed, or field: weight; then one of the texts of the field."""
     caption_ending: str | None = None
     """Ending of the caption files beside pictures, such as `.txt`; null: `.txt` or `.caption`."""
     default_caption: str | None = None

@@ -64,6 +64,17 @@ def test_equal_keys_draw_equal_captions_and_weights_choose_fields(make_folder):
     assert ImageFolder(shuffled, 7).all_captions() is None
 
 
+def test_a_field_that_is_listed_several_times_is_drawn_so_often(make_folder):
+    folder = make_folder(2, other="else")
+    listed, weighted = (
+        ImageFolder(DataConfig(path=str(folder), size=16, captions=captions), 0)
+        for captions in (["text", "text", "text", "other"], {"text": 3, "other": 1})
+    )
+    drawn = [listed.caption_of(n, 1) for n in range(400)]
+    assert drawn == [weighted.caption_of(n, 1) for n in range(400)]
+    assert 70 < drawn.count("else") < 130
+
+
 def test_a_default_caption_stands_where_there_is_none(tmp_path, encoded):
     (tmp_path / "a.png").write_bytes(encoded())
     data = ImageFolder(DataConfig(path=str(tmp_path), size=16, default_caption="a thing"), 7)

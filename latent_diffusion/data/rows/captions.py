@@ -5,6 +5,7 @@ order of changes is kept: lines, choices, prefix and suffix, tags.
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -91,7 +92,8 @@ class Captions:
         self.config, self.seed = config, seed
         self.wording = Wording(config.wording)
         fields = config.captions
-        self.shares: Mapping[str, float] | None = fields if isinstance(fields, dict) else None
+        repeated = Counter(fields) if isinstance(fields, list) and len({*fields}) < len(fields) else None
+        self.shares: Mapping[str, float] | None = fields if isinstance(fields, dict) else repeated
 
     def fields(self, row: Row) -> dict[str, list[str]]:
         """Return the captions of each field that has some."""
