@@ -254,6 +254,11 @@ def parse_section(model: type[M], values: dict[str, Any], where: str) -> M:
         _refuse(model, fault, where)
 
 
+def sections_in(annotation: Any) -> list[type[BaseModel]]:
+    """Return the sections that a field of this type holds, as `Section | None` and `list[Section]` do."""
+    return [o for o in get_args(annotation) or (annotation,) if isinstance(o, type) and issubclass(o, BaseModel)]
+
+
 def _is_number(annotation: Any) -> bool:
     """Return whether a field is int or float, or one of them or None."""
     kinds = set(get_args(annotation) or (annotation,)) - {type(None)}
@@ -328,9 +333,8 @@ def _paths(model: type[BaseModel], prefix: str = "") -> list[str]:
     found = []
     for name, known in model.model_fields.items():
         found.append(f"{prefix}{name}")
-        for option in getattr(known.annotation, "__args__", ()) or (known.annotation,):
-            if isinstance(option, type) and issubclass(option, BaseModel):
-                found += _paths(option, f"{prefix}{name}.")
+        for inner in sections_in(known.annotation):
+            found += _paths(inner, f"{prefix}{name}.")
     return found
 
 
@@ -340,6 +344,5 @@ def _fields_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
         known = model.model_fields.get(str(part))
         if known is None:
             continue
-        options = getattr(known.annotation, "__args__", ()) or (known.annotation,)
-        model = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), model)
+        model = next(iter(sections_in(known.annotation)), model)
     return list(model.model_fields)

@@ -254,7 +254,7 @@ def tiny_objective(tiny_folder):
         "autoencoder": {
             "equivariance": 0.25,
             "model": {"block_out_channels": [8, 16], "layers_per_block": 1, "latent_channels": 4, "norm_num_groups": 8},
-            "adversarial": {"start": 0, "weight": 0.05, "width": 8, "layers": 1},
+            "adversarial": {"start": 1, "weight": 0.05, "width": 8, "layers": 1},
         },
         "lora": {
             "init": str(tiny_folder),

@@ -11,7 +11,7 @@ from latent_diffusion.data.buckets import Buckets
 from latent_diffusion.data.composed.rows import ComposedSource
 from latent_diffusion.data.rows.captions import Captions
 from latent_diffusion.data.rows.kohya import repeated_folders
-from latent_diffusion.data.rows.metadata import LOOKED_FOR, values_of
+from latent_diffusion.data.rows.metadata import looked_for, values_of
 from latent_diffusion.data.rows.source import Source
 from latent_diffusion.data.settings import DataConfig, SourceConfig
 from latent_diffusion.data.stalled import read_within
@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 LAYOUTS = "latent_diffusion.data.sources"
 TRIED = ("datasets", "parquet", "webdataset", "imagefolder")
 """Layouts that `auto` tries, in this order."""
+OF_LAYOUTS = frozenset({"caption_ending", "picture", "subfolders"})
+"""Settings that some layouts read and others do not."""
 
 
 @dataclass(eq=False)
@@ -73,6 +75,7 @@ def open_parts(config: DataConfig, seed: int) -> list[Part]:
     """
     configs = [one for part in config.parts() for one in repeated_folders(part)]
     parts = [_open(one, config, seed) for one in configs]
+    _refuse_unread(parts)
     if config.share_held_out:
         parts = _of_share(parts, config)
     if config.quarantine is not None:
@@ -113,6 +116,20 @@ def _layout(config: SourceConfig) -> type[Source]:
     raise AssertionError("a folder is the last layout and takes every path")
 
 
+def _refuse_unread(parts: Sequence[Part]) -> None:
+    """Refuse a setting that none of the sources reads for which it is set.
+
+    Raises:
+        ConfigError: naming the setting and the first source.
+    """
+    for name in sorted(OF_LAYOUTS):
+        default = SourceConfig.model_fields[name].get_default()
+        given = [part for part in parts if getattr(part.config, name) != default]
+        if given and not any(name in part.source.reads for part in given):
+            value, source = getattr(given[0].config, name), given[0].source
+            raise ConfigError(f"data.{name}: {value!r} is not read with {source.where!r}, {source.words}; leave it out")
+
+
 def _chosen(source: Source, config: SourceConfig) -> np.ndarray:
     """Return the rows that the filters keep, (n,) int64."""
     for field in [*config.where, *config.where_not, *config.captions]:
@@ -120,7 +137,7 @@ def _chosen(source: Source, config: SourceConfig) -> np.ndarray:
         if field not in source.fields and not absent_ok:
             why = f"{nearest(field, source.fields)}; fields are {sorted(source.fields)}"
             if source.fields == {"file_name"}:
-                why = f": there are no captions; looked for {LOOKED_FOR}"
+                why = f": there are no captions; looked for {looked_for(config.caption_ending)}"
             raise ConfigError(f"no row of {source.where!r} has a field {field!r}{why}")
     kept = np.arange(len(source))
     steps = [f"{len(source)} rows"]

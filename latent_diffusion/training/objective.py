@@ -125,6 +125,7 @@ class Objective(ABC):
     best_is_lowest: ClassVar[bool] = True
     memory: ClassVar[frozenset[str]] = frozenset()  # keys of `memory:` that it obeys; the others are refused
     shards: ClassVar[bool] = False  # whether its players may be sharded over processes (FSDP2)
+    sample: ClassVar[frozenset[str]] = frozenset({"every"})  # keys of `sample:` that it obeys; the others are refused
     run: Any  # the whole `RunConfig`; set again once the number of updates is known
 
     @abstractmethod

@@ -16,7 +16,7 @@ import torch
 from accelerate.utils import gather_object
 
 from latent_diffusion.checkpoint.files.json_file import write_json
-from latent_diffusion.config import LESS_MEMORY, RunConfig, parse_section
+from latent_diffusion.config import LESS_MEMORY, RunConfig, Section, parse_section
 from latent_diffusion.errors import ConfigError, DivergedError, ResourceError, describe
 from latent_diffusion.registry import find
 from latent_diffusion.runtime.cpu.allocator import keep_large_blocks
@@ -113,7 +113,7 @@ def _run(
         trainer = Trainer(objective, run, accelerator, kernels)
         log = RunLog(run.output, run)
         keep_best = partial(write_result, target=folder.best, described=described)
-        validation = Validation(run, objective, keep_best, log if first else None)
+        validation = Validation(run, keep_best, log if first else None)
         if state is not None:
             restore(trainer, state)
             log.load(state.values["log"])
@@ -243,27 +243,33 @@ def build_objective(run: RunConfig) -> Objective:
     """Return the objective that `run.objective["name"]` names, with its two sections parsed.
 
     Raises:
-        ConfigError: unknown objective, or a wrong key or value in its sections.
+        ConfigError: unknown objective, a wrong key or value in its sections, or keys of the run that it does not obey.
     """
     kind = find("latent_diffusion.training.objectives", str(run.objective["name"]))
     settings = {key: value for key, value in run.objective.items() if key != "name"}
     if kind.couples_samples and run.accumulation > 1:
         raise ConfigError(f"accumulation: objective {run.objective['name']!r} compares all pictures of a batch; use 1")
-    if run.memory is not None:
-        _refuse_memory(run, kind.memory)
-    return kind(
+    _refuse_idle(run, "memory", kind.memory)
+    _refuse_idle(run, "sample", kind.sample)
+    objective: Objective = kind(
         parse_section(kind.settings_type, settings, "objective"), parse_section(kind.data_type, run.data, "data"), run
     )
+    if run.evaluate is not None and objective.held_out is None:
+        raise ConfigError(
+            f"evaluate: objective {run.objective['name']!r} has no held-out pictures; set objective.validation, for "
+            f"example objective.validation.split=test, or leave evaluate out"
+        )
+    return objective
 
 
-def _refuse_memory(run: RunConfig, obeyed: Collection[str]) -> None:
-    """Refuse keys of `memory:` that have no meaning for an objective.
+def _refuse_idle(run: RunConfig, name: str, obeyed: Collection[str]) -> None:
+    """Refuse keys of a section of the run that have no meaning for an objective.
 
     Raises:
         ConfigError: naming the first.
     """
-    assert run.memory is not None, "the caller has looked"
-    for name in run.memory.model_dump(exclude_defaults=True):
-        if name not in obeyed:
-            there = f"it obeys {', '.join(sorted(obeyed))}" if obeyed else "it obeys no key of memory"
-            raise ConfigError(f"memory.{name}: not for objective {run.objective['name']!r}; {there}; leave it out")
+    section: Section | None = getattr(run, name)
+    for key in section.model_dump(exclude_defaults=True) if section is not None else ():
+        if key not in obeyed:
+            there = f"it obeys {', '.join(sorted(obeyed))}" if obeyed else f"it obeys no key of {name}"
+            raise ConfigError(f"{name}.{key}: not for objective {run.objective['name']!r}; {there}; leave it out")

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from latent_diffusion.config import RunConfig
+from latent_diffusion.config import RunConfig, sections_in
 
 __all__ = ["help_text", "settings_page"]
 
@@ -73,8 +73,7 @@ def _rows(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str, 
 def _nested(field: FieldInfo) -> type[BaseModel] | None:
     if get_origin(field.annotation) is list:  # of sections whose keys are described elsewhere
         return None
-    options = (field.annotation, *get_args(field.annotation))
-    return next((one for one in options if isinstance(one, type) and issubclass(one, BaseModel)), None)
+    return next(iter(sections_in(field.annotation)), None)
 
 
 def _type(annotation: Any) -> str:

@@ -22,6 +22,7 @@ from latent_diffusion.checkpoint.files.safetensors_file import read_tensors
 from latent_diffusion.registry import names
 from latent_diffusion.training import run as runs
 from latent_diffusion.training import trainer
+from latent_diffusion.training.adapters import adapter_files
 from latent_diffusion.training.monitoring import log
 from latent_diffusion.training.state import signals
 
@@ -142,7 +143,7 @@ def _instead(owner: object, name: str, after: int, before: Callable = _kill, *, 
     setattr(owner, name, wrapped)
 
 
-def _cut_file(path: Path, *_args) -> None:
+def _cut_file(path: Path, *_args, **_options) -> None:
     """Be killed in the middle of a file."""
     Path(path).write_bytes(b"\x10\0\0\0\0\0\0\0{}")
     _kill()
@@ -231,6 +232,8 @@ FAULTS: dict[str, Callable[[int], None]] = {
     "out of memory in save": _at("write_tensors", _no_memory),
     "one process fails": lambda after: _instead(toy.Maker, "forward", after, _fail),
     "killed in an evaluation": lambda after: _instead(toy.ToyObjective, "evaluate", after),
+    "within an adapter's file": lambda after: _instead(adapter_files, "write_factors", after, _cut_file),
+    "before the result has its name": lambda after: _in_rename_of(".tmp-model", after, late=False),
     "killed before the result": lambda after: _instead(runs, "write_result", after),
     "killed in a preview": lambda after: _instead(toy.ToyObjective, "draw", after),
     "log disk full": lambda after: _instead(log.RunLog, "start", after, _full_log_of(log.RunLog.start)),

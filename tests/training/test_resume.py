@@ -107,6 +107,7 @@ def test_a_run_killed_before_its_first_save_starts_afresh(straight, tmp_path):
     assert train(output, fault=("before anything is written", 0)) == -signal.SIGKILL
     assert train(output) == 0
     assert_equal_states(output, straight)
+    assert losses_of(output) == losses_of(straight)  # no line of the updates that were lost
 
 
 def test_a_longer_run_goes_on_from_a_shorter_one(tmp_path):

@@ -25,11 +25,11 @@ from latent_diffusion.data.order import EMPTY, Group, Order
 from latent_diffusion.data.pictures.fitting import Size, corner, fit
 from latent_diffusion.data.pictures.images import decode_image, upright_size
 from latent_diffusion.data.rows.table import Row
-from latent_diffusion.data.settings import DataConfig
+from latent_diffusion.data.settings import DataConfig, HeldOut
 from latent_diffusion.data.tensor_cache import open_cache
 from latent_diffusion.randomness import generator, uniform
 
-__all__ = ["CENTRE", "DataConfig", "ImageFolder", "Sample"]
+__all__ = ["CENTRE", "DataConfig", "ImageFolder", "Sample", "open_pictures"]
 
 CENTRE = (0.5, 0.5)
 
@@ -338,3 +338,16 @@ class ImageFolder:
         if flipped and part.config.fit != "pad":
             left = corner(own, size, (share[0], 1 - share[1]))[1]
         return own[1], own[0], top, left, size[1], size[0]
+
+
+def open_pictures(
+    config: DataConfig, held_out: HeldOut | None, seed: int, batch: int = 1
+) -> tuple[ImageFolder, ImageFolder | None]:
+    """Return the pictures that are trained on, and those that are held out; the arguments are those of `ImageFolder`.
+
+    Raises:
+        ConfigError: as `ImageFolder`, or a share that is none.
+        DataError: as `ImageFolder`.
+    """
+    trained = ImageFolder(config.trained_on(held_out), seed, batch)
+    return trained, None if held_out is None else ImageFolder(config.held_out(held_out), seed)

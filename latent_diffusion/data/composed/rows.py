@@ -31,7 +31,7 @@ class ComposedSource(Source):
         """Take the source, the rows of it that may be used, and the side of the pictures, px."""
         assert config.composed is not None, "only such a source is composed"
         self.base, self.kept, self.config, self._size = base, kept, config.composed, size
-        self.where = f"{base.where}, composed"
+        self.where, self.words, self.reads = f"{base.where}, composed", base.words, base.reads
         self.fields = (base.fields | {"text", "kind", "false"}) - {"mask_file"}  # a mask does not fit what is composed
         self.stock = Stock(base, kept, self.config, size)
         self.held_out = HeldOut() if self.config.held_out is None else HeldOut.read(self.config.held_out)

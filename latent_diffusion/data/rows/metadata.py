@@ -14,14 +14,19 @@ from latent_diffusion.data.pictures.formats import PICTURES, UNREAD, named
 from latent_diffusion.data.rows.table import TABLES, Row, parse_table, read_utf8
 from latent_diffusion.errors import DataError
 
-__all__ = ["LOOKED_FOR", "Row", "captions_of", "endings", "read_rows", "values_of"]
+__all__ = ["Row", "captions_of", "endings", "looked_for", "read_rows", "values_of"]
 
 logger = logging.getLogger(__name__)
 
 CAPTIONS = (".txt", ".caption")
 MASKS = (".mask", "-masklabel")
 """Ends of the name, before its ending, of a picture that is the mask of another."""
-LOOKED_FOR = f"{' or '.join(TABLES)}, and NAME{' or NAME'.join(CAPTIONS)} beside each picture"
+
+
+def looked_for(ending: str | None) -> str:
+    """Return where captions are looked for, in words; `ending` is that of the files beside pictures, if one is set."""
+    beside = CAPTIONS if ending is None else (ending,)
+    return f"{' or '.join(TABLES)}, and NAME{' or NAME'.join(beside)} beside each picture"
 
 
 def read_rows(source: Files, where: str, ending: str | None = None) -> list[Row]:

@@ -40,6 +40,8 @@ def picture_column(where: str, names: Sequence[str], pictures: Sequence[str], wa
 class ColumnSource(Source):
     """A data set whose rows hold their pictures."""
 
+    words = "a table"
+    reads = frozenset({"picture"})
     where: str
     _picture: str
     _mask: str | None

@@ -21,6 +21,10 @@ class Source(ABC):
         fields: names of the metadata fields that rows have.
     """
 
+    words: str
+    """What it is, in messages."""
+    reads: frozenset[str] = frozenset()
+    """Which of the settings `caption_ending`, `picture` and `subfolders` it reads; the others are refused."""
     sized: ClassVar[bool] = False
     """Whether `size` is answered by the source itself, without opening a picture."""
 

@@ -7,7 +7,7 @@ from typing import Self
 
 from latent_diffusion.data.files import Files, open_files
 from latent_diffusion.data.pictures.formats import named
-from latent_diffusion.data.rows.metadata import LOOKED_FOR, endings, read_rows
+from latent_diffusion.data.rows.metadata import endings, looked_for, read_rows
 from latent_diffusion.data.rows.source import Source
 from latent_diffusion.data.rows.table import Row
 from latent_diffusion.data.settings import ReadingConfig
@@ -18,6 +18,9 @@ __all__ = ["FolderSource"]
 
 class FolderSource(Source):
     """Files below a folder or in an archive; the rows are kept in memory, the pictures are not."""
+
+    words = "a folder or archive of pictures"
+    reads = frozenset({"caption_ending", "subfolders"})
 
     def __init__(self, where: str, files: Files, rows: list[Row]) -> None:
         """Take the files and the rows, each with `file_name` and perhaps `mask_file`."""
@@ -40,7 +43,7 @@ class FolderSource(Source):
             held = endings(files.names())
             raise DataError(
                 f"data set {path!r} has 0 pictures ({named()}) and no table; "
-                f"it holds {held or 'no file'}; looked for {LOOKED_FOR}"
+                f"it holds {held or 'no file'}; looked for {looked_for(config.caption_ending)}"
             )
         return cls(path, files, rows)
 

@@ -166,6 +166,9 @@ def _pax_path(data: bytes) -> str:
 class WebdatasetSource(Source):
     """Sample k of all shards together, in order of their names."""
 
+    words = "tars"
+    reads = frozenset({"picture"})
+
     def __init__(self, path: str, names: list[str], picture: str | None) -> None:
         """Read the headers of all shards.
 

@@ -40,7 +40,13 @@ class SamplePrompts(Protocol):
 
 
 class Sheet:
-    """One sheet of size x size px pictures, a prompt each, in rows of eight; prompt k has seed `seed` + k."""
+    """One sheet of size x size px pictures, a prompt each, in rows of eight; prompt k has seed `seed` + k.
+
+    Attributes:
+        keys: keys of `sample:` that an objective with such a sheet obeys.
+    """
+
+    keys = frozenset({"every", "prompts", "steps", "guidance_scale", "seed"})
 
     def __init__(
         self, parts: Components, wanted: SamplePrompts, size: int, precision: str, scenes: Sequence[Scene] = ()

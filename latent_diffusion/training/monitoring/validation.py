@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from latent_diffusion.config import RunConfig
-from latent_diffusion.errors import ConfigError
 from latent_diffusion.training.monitoring.log import RunLog
-from latent_diffusion.training.objective import Objective
 from latent_diffusion.training.sharing import shared
 from latent_diffusion.training.state.saving import averaged
 from latent_diffusion.training.state.training_state import TrainingState
@@ -47,19 +45,8 @@ class Validation:
         waited: evaluations since then.
     """
 
-    def __init__(
-        self, run: RunConfig, objective: Objective, keep: "Callable[[Trainer], None]", log: RunLog | None
-    ) -> None:
-        """Take the run, what writes the best weights, and the first process's log.
-
-        Raises:
-            ConfigError: figures are asked for, but no pictures are held out.
-        """
-        if run.evaluate is not None and objective.held_out is None:
-            raise ConfigError(
-                f"evaluate: objective {run.objective['name']!r} has no held-out pictures; set objective.validation, "
-                f"for example objective.validation.split=test, or leave evaluate out"
-            )
+    def __init__(self, run: RunConfig, keep: "Callable[[Trainer], None]", log: RunLog | None) -> None:
+        """Take the run, what writes the best weights, and the first process's log."""
         self._run, self._keep, self._log = run, keep, log
         self._every = run.evaluate.every if run.evaluate else run.sample.every if run.sample else None
         self.best: float | None = None

@@ -18,6 +18,7 @@ from latent_diffusion.checkpoint.folder.text_folder import load_text_encoder
 from latent_diffusion.checkpoint.load import load_model
 from latent_diffusion.config import Section
 from latent_diffusion.data.batches.folder import DataConfig, ImageFolder
+from latent_diffusion.data.settings import WordingConfig
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.families import FAMILIES
 from latent_diffusion.models.autoencoder import AutoencoderKL
@@ -179,8 +180,13 @@ def check_sizes(data: ImageFolder, factor: int) -> None:
         )
 
 
-def refuse_unused(data: DataConfig, what: str) -> None:
+def refuse_unused(data: DataConfig, what: str, *, captions: bool = True) -> None:
     """Refuse settings of the data that an objective other than diffusion does not read.
+
+    Args:
+        data: the settings.
+        what: what is trained, for the message.
+        captions: whether it reads captions.
 
     Raises:
         ConfigError: naming the setting.
@@ -190,6 +196,9 @@ def refuse_unused(data: DataConfig, what: str) -> None:
     for part in data.parts():
         if part.loss_weight != 1:
             raise ConfigError(f"data.loss_weight: {what} is trained with a weight of 1 for every picture; leave it out")
+        drawn = {"caption_dropout": part.caption_dropout > 0, "wording": part.wording != WordingConfig()}
+        for name in (name for name, given in drawn.items() if given and not captions):
+            raise ConfigError(f"data.{name}: {what} is trained on pictures alone; leave `{name}` out")
 
 
 def freeze_lone_attention(unet: UNet, side: int) -> None:

@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from latent_diffusion.config import Section
-from latent_diffusion.data.batches.folder import DataConfig, ImageFolder
+from latent_diffusion.data.batches.folder import DataConfig, ImageFolder, open_pictures
 from latent_diffusion.data.batches.loader import Batch, batches
 from latent_diffusion.data.batches.picture_masks import warn_of_unused_masks
 from latent_diffusion.data.pictures.images import to_pil
@@ -99,6 +99,10 @@ class AutoencoderSettings(Section):
         for name in ("kl", "scale_pictures") if self.train == "decoder" else ():
             if name in self.model_fields_set:
                 raise ValueError(f"train: decoder leaves the latents as they are; leave `{name}` out")
+        if self.equivariance and self.adversarial is not None and not self.adversarial.start:
+            raise ValueError(
+                "equivariance is for updates before the discriminator starts, and adversarial.start is 0; leave it out"
+            )
         return self
 
 
@@ -179,12 +183,9 @@ class AutoencoderObjective(Objective):
     def __init__(self, settings: AutoencoderSettings, data: DataConfig, run: Any) -> None:
         """Build the networks and read the pictures."""
         self.settings = settings
-        refuse_unused(data, "the autoencoder")
-        self.data = ImageFolder(data.trained_on(settings.validation), run.seed)
+        refuse_unused(data, "the autoencoder", captions=False)
+        self.data, self.held_out = open_pictures(data, settings.validation, run.seed)
         warn_of_unused_masks(self.data)
-        self.held_out = None
-        if settings.validation is not None:
-            self.held_out = ImageFolder(data.held_out(settings.validation), run.seed)
         self.model = _autoencoder(settings)
         if data.size % self.model.factor:
             raise ConfigError(f"data.size {data.size} px is not a multiple of the autoencoder's {self.model.factor} px")

@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from latent_diffusion.config import Section
-from latent_diffusion.data.batches.folder import DataConfig, ImageFolder
+from latent_diffusion.data.batches.folder import DataConfig, ImageFolder, open_pictures
 from latent_diffusion.data.batches.loader import Batch, batches
 from latent_diffusion.data.batches.picture_masks import warn_of_unused_masks
 from latent_diffusion.data.bpe import clip_tokenizer, train_byte_pairs
@@ -194,11 +194,8 @@ class CLIPObjective(Objective):
         if settings.init is None and data.size % settings.patch_size:
             raise ConfigError(f"data.size {data.size} px is not a multiple of patch_size {settings.patch_size} px")
         published = None if settings.init is None else _published(settings.init, data.size)
-        self.data = ImageFolder(data.trained_on(settings.validation), run.seed)
+        self.data, self.held_out = open_pictures(data, settings.validation, run.seed)
         warn_of_unused_masks(self.data)
-        self.held_out = None
-        if settings.validation is not None:
-            self.held_out = ImageFolder(data.held_out(settings.validation), run.seed)
         self.towers, self.tokenizer = published or _from_scratch(settings, self.data)
         self.towers.model.set_grad_checkpointing(run.gradient_checkpointing)
         player = Towers(self.towers, self.tokenizer)

@@ -67,6 +67,7 @@ class ConceptsObjective(Objective):
     settings_type = ConceptsSettings
     data_type = PromptsConfig
     memory = frozenset({"base", "base_on_host", "drop_encoders"})
+    sample = Sheet.keys
 
     def __init__(self, settings: ConceptsSettings, data: PromptsConfig, run: Any) -> None:
         """Load the model and put the changes in place.

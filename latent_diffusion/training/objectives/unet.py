@@ -22,7 +22,7 @@ from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.folder.diffusers_folder import save_folder
 from latent_diffusion.checkpoint.prompt_forms import PromptForms
 from latent_diffusion.config import MemoryConfig
-from latent_diffusion.data.batches.folder import DataConfig, ImageFolder
+from latent_diffusion.data.batches.folder import DataConfig, open_pictures
 from latent_diffusion.data.batches.loader import Batch, batches
 from latent_diffusion.data.batches.picture_masks import PictureMasks, warn_of_unused_masks
 from latent_diffusion.data.buckets import plan_lines
@@ -102,6 +102,7 @@ class UNetObjective(Objective):
     writes_frozen: ClassVar[bool] = True  # whether the result has the frozen weights too, which must then stay exact
     memory = frozenset({"drop_encoders"})
     shards = True
+    sample = Sheet.keys
 
     def __init__(self, settings: DenoisingSettings, data: DataConfig, run: Any) -> None:
         """Load or build the parts and read the pictures."""
@@ -114,12 +115,10 @@ class UNetObjective(Objective):
                     f"objective.inpainting: the U-Net of {parts.name} reads no mask; make one by the objective unet"
                 )
             widen(parts)
-        self.data = ImageFolder(data.trained_on(settings.validation), run.seed, run.batch_size // run.accumulation)
+        batch = run.batch_size // run.accumulation
+        self.data, self.held_out = open_pictures(data, settings.validation, run.seed, batch)
         check_sizes(self.data, parts.autoencoder.factor)
         self.base = parts = replace(parts, prompt_forms=self._prompt_forms(parts))
-        self.held_out = None
-        if settings.validation is not None:
-            self.held_out = ImageFolder(data.held_out(settings.validation), run.seed)
         parts.unet.train().requires_grad_(True).enable_gradient_checkpointing(run.gradient_checkpointing)
         longest = max(max(self.data.size_of(int(group.rows[0]))) for group in self.data.order.groups)
         freeze_lone_attention(parts.unet, longest // parts.autoencoder.factor)

@@ -14,7 +14,7 @@ class Adafactor(OptimizerSettings):
     state_bytes = 0
     beta2_decay: float = Field(default=-0.8, lt=0)
     """Exponent by which the decay of the squared gradient's average approaches 1."""
-    clip: float = Field(default=1.0, gt=0)
+    clip: float = Field(default=1.0, ge=1)
     """Largest root mean square of an update (d in the paper)."""
 
     def build(self, groups: Groups) -> torch.optim.Optimizer:

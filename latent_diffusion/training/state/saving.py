@@ -36,6 +36,9 @@ _FREE = {
 _FREE_IN_SECTIONS = {"memory.base_on_host", "memory.drop_encoders", "data.read_timeout"}
 """The same, of single sections."""
 
+_PLACES = {"path", "init", "start", "vae", "text_encoder", "folder", "quarantine"}
+"""Settings that name a file or folder of this machine."""
+
 
 class Stateful(Protocol):
     """An observer whose state belongs to a checkpoint."""
@@ -219,18 +222,17 @@ def describe_run(
 def shareable(trainer: "Trainer", described: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a model's folder records of its run: `describe_run` without names of folders of this machine."""
     values = json.loads(json.dumps(described))
-    config = values["config"]
-    config.pop("output")
-    for place in (
-        config["data"],
-        config["objective"],
-        config["objective"].get("parts"),
-        config["objective"].get("adapter"),
-    ):
-        for key, value in (place or {}).items():
-            if key in ("path", "init", "start", "vae", "text_encoder") and isinstance(value, str):
-                place[key] = Path(value).name
-    return {"step": trainer.done, "averaged": trainer.ema is not None, **values}
+    values["config"].pop("output")
+    return {"step": trainer.done, "averaged": trainer.ema is not None, **_without_folders(values)}
+
+
+def _without_folders(value: Any, key: str = "") -> Any:
+    """Return settings in which a file or folder is only its name."""
+    if isinstance(value, dict):  # the `start` of a word is a word
+        return {name: inner if name == "words" else _without_folders(inner, name) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_folders(inner) for inner in value]
+    return Path(value).name if isinstance(value, str) and key in _PLACES else value
 
 
 def refuse_drift(state: TrainingState, described: Mapping[str, Any], run: RunConfig) -> None:

@@ -2,12 +2,14 @@
 
 import json
 import signal
+from types import SimpleNamespace
 
 import real
 import yaml
 from processes import train
 
 from latent_diffusion.training.monitoring.model_card import LICENCE_LINE
+from latent_diffusion.training.state.saving import shareable
 
 
 def test_a_card_has_data_settings_figures_and_samples_and_no_folder_of_the_machine(
@@ -45,3 +47,15 @@ def test_a_card_has_data_settings_figures_and_samples_and_no_folder_of_the_machi
     assert train(killed, str(file), run=real.run) == 0
     for kept in (output / "model").iterdir():
         assert (killed / "model" / kept.name).read_bytes() == kept.read_bytes(), kept.name
+
+
+def test_a_record_has_names_of_files_without_their_folders():
+    places = {"path": "/home/a/cats", "cache": {"folder": "/home/a/cache"}, "quarantine": "/home/a/bad.txt"}
+    data = places | {"sources": [{"path": "/home/a/dogs", "size": 64}]}
+    objective = {"init": "/home/a/sd.safetensors", "parts": {"vae": "/home/a/vae"}, "adapter": {"start": "/home/a/b"}}
+    words = [{"token": "sks", "start": "cat/dog"}]
+    config = {"output": "/home/a/run", "data": data, "objective": objective | {"words": words}}
+    record = shareable(SimpleNamespace(done=3, ema=None), {"config": config})
+    assert "/home" not in json.dumps(record) and "output" not in record["config"]
+    assert record["config"]["data"]["sources"] == [{"path": "dogs", "size": 64}]
+    assert record["config"]["objective"]["words"] == words
