@@ -256,7 +256,7 @@ def test_requests_that_are_checked_together_are_drawn_together(monkeypatch):
         if sum(sizes) == 3:
             drawn.set()
 
-    def job(name: str, shape: str | None = "same"):
+    def job(name: str, shape: str | None = "same") -> Any:
         return SimpleNamespace(id=name, request=SimpleNamespace(shape=shape), finished=False, pictures=[])
 
     queue = module.Queue(draw, most=10)
