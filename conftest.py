@@ -7,7 +7,6 @@ can change that: such a test is skipped with the library's own message. A refusa
 import gc
 import os
 import re
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -16,8 +15,6 @@ import pytest
 
 PACKAGE = Path(__file__).with_name("latent_diffusion")
 REFERENCES = {"diffusers", "open_clip", "peft", "skimage", "torchvision", "transformers"}
-sys.dont_write_bytecode = False  # the tests start many processes: each would compile the package anew
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 gc.disable()  # until the tests begin: a third of the time of collecting them was the search for garbage among modules
 MEMORY_OF_A_WORKER = 3 * 1024**3
 VERSION = re.compile(r"\bversion\b|[<>=]=\s*\d", re.IGNORECASE)
