@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -20,11 +21,11 @@ from latent_diffusion.provenance.picture_file import read_texts
 DRAW = ["--steps", "1", "--seed", "7", "--device", "cpu", "--height", "32", "--width", "32", "--no-fast"]
 
 
-@pytest.fixture
-def model(tiny_family, here):
-    """A tiny model's folder, and an autoencoder of the same sizes whose pictures are others, in every form of file."""
-    folder = tiny_family("sd1")
-    other = copy.deepcopy(load_folder(folder).autoencoder)
+@pytest.fixture(scope="module")
+def forms(tiny_family, tmp_path_factory):
+    """A folder with an autoencoder of the tiny model's sizes, whose pictures are others, in every form of file."""
+    here = tmp_path_factory.mktemp("forms")
+    other = copy.deepcopy(load_folder(tiny_family("sd1")).autoencoder)
     with torch.no_grad():
         other.decoder.conv_out.bias.add_(0.2)
     save_autoencoder(other, here / "vae-folder")
@@ -35,14 +36,26 @@ def model(tiny_family, here):
     write_tensors(here / "compvis.safetensors", compvis | {"loss.logvar": torch.zeros(1)})
     torch.save({"state_dict": compvis}, here / "compvis.vae.pt")
     write_tensors(here / "prefixed.safetensors", {f"first_stage_model.{name}": t for name, t in compvis.items()})
-    return folder
+    return here
+
+
+@pytest.fixture
+def model(tiny_family, forms, here):
+    """A tiny model's folder; the other autoencoder's files are in the working folder."""
+    shutil.copytree(forms, here, dirs_exist_ok=True)
+    return tiny_family("sd1")
+
+
+@pytest.fixture(scope="module")
+def own(tiny_family):
+    """The tiny model with its own autoencoder."""
+    return LatentDiffusionPipeline.from_pretrained(tiny_family("sd1"), device="cpu", fast=False)
 
 
 @pytest.mark.parametrize(
     "vae", ["vae-folder", "diffusers.safetensors", "compvis.safetensors", "compvis.vae.pt", "prefixed.safetensors"]
 )
-def test_it_decodes_the_same_latents_in_every_form(model, here, vae):
-    own = LatentDiffusionPipeline.from_pretrained(model, device="cpu", fast=False)
+def test_it_decodes_the_same_latents_in_every_form(own, model, here, vae):
     swapped = LatentDiffusionPipeline.from_pretrained(model, device="cpu", fast=False, vae=vae)
     draw = {"seed": 7, "num_inference_steps": 1, "height": 32, "width": 32, "output_type": "latent"}
     latents, again = (pipe("a cat", **draw).images for pipe in (own, swapped))

@@ -30,9 +30,9 @@ def check(ts, steps, total):
 @pytest.mark.parametrize("intervals", [False, True])
 @pytest.mark.parametrize("spacing", TABLE)
 def test_n07_every_number_of_steps(spacing, intervals):
-    """Right count, strictly falling, in range: exactly, for all 1000 numbers of steps and both common offsets."""
+    """Right count, strictly falling, in range: exactly, for all 1000 numbers of steps; both offsets to 100."""
     for steps in range(1, 1001) if spacing != "beta" else (*range(1, 30), 50, 100, 333, 999, 1000):  # dearer to find
-        for offset in (0, 1):
+        for offset in (0, 1) if steps <= 100 else (steps // 2 % 2,):
             check(times(spacing, steps, 1000, steps_offset=offset, intervals=intervals), steps, 1000)
 
 

@@ -1,5 +1,6 @@
 """`latent-diffusion evaluate` as a user meets it, with a model of random weights."""
 
+import functools
 import json
 import math
 import shutil
@@ -7,12 +8,15 @@ import shutil
 import pytest
 
 from latent_diffusion.cli.main import main
+from latent_diffusion.evaluation import pipeline_examined
+from latent_diffusion.evaluation.pipeline_likelihood import latent_likelihood
 from latent_diffusion.models import efficientnet_lite
 
 
 @pytest.fixture
 def run(tiny_folder, folder, tmp_path_factory, monkeypatch):
-    """Run `evaluate` in an empty folder: two prompts of each kind, one picture each, one step."""
+    """Run `evaluate` in an empty folder: two prompts of each kind, one picture each, one step; two for likelihoods."""
+    monkeypatch.setattr(pipeline_examined, "latent_likelihood", functools.partial(latent_likelihood, steps=2))
     monkeypatch.chdir(tmp_path_factory.mktemp("work"))
     quick = ["--limit", "2", "-k", "1", "--steps", "1", "--batch-size", "3"]
 

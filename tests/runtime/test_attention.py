@@ -110,16 +110,18 @@ def test_the_native_kernel_by_name_where_it_cannot_be(unet, monkeypatch):
         set_kernel(unet, "native", CPU, torch.float32)
 
 
-def test_xformers_is_never_imported_unless_named():
+def test_xformers_and_triton_are_imported_only_where_they_are_used():
     code = """
 import sys, torch
 class Trap:
     def find_spec(self, name, *_):
         assert not name.startswith("xformers"), "imported without being named"
 sys.meta_path.insert(0, Trap())
+import latent_diffusion.runtime.cuda.cuda_speedup
 from latent_diffusion.families import tiny
 from latent_diffusion.models.unet import UNet
 from latent_diffusion.runtime.attention_kernels import set_kernel
+assert "latent_diffusion.runtime.cuda.triton_geglu" not in sys.modules
 for name in ("auto", "sdpa", "math"):
     set_kernel(UNet(tiny.UNET), name, torch.device("cpu"), torch.float32)
 """

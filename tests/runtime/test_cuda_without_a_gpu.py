@@ -41,8 +41,7 @@ def kernels():
     }
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
-@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize(("capability", "dtype"), [(80, "bf16"), (90, "fp32")])
 @pytest.mark.parametrize("name", ["moments", "join", "apply", "geglu", "add"])
 def test_kernels_compile_for_gpus_with_wide_loads(name, capability, dtype, tmp_path, monkeypatch):
     pytest.importorskip("triton")

@@ -26,7 +26,7 @@ compiled = pytest.mark.usefixtures("level")
 SIZES = [(1, 1, 1), (1, 2, 3), (2, 5, 4), (3, 7, 9), (1, 16, 31), (1, 1, 40)]  # B, H, W
 
 
-@pytest.fixture(params=[1, 2, 5])
+@pytest.fixture
 def threads(request):
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
@@ -44,8 +44,18 @@ def exact(x, weight, bias, doubled):
 
 
 @compiled
-@pytest.mark.parametrize("doubled", [False, True])
-@pytest.mark.parametrize(("inputs", "outputs"), [(16, 32), (48, 64), (272, 96)])
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "doubled", "threads"),
+    [
+        (16, 32, False, 1),
+        (16, 32, True, 2),
+        (48, 64, False, 2),
+        (48, 64, True, 5),
+        (272, 96, False, 5),
+        (272, 96, True, 1),
+    ],
+    indirect=["threads"],
+)
 def test_numbers(doubled, inputs, outputs, threads):
     weight, bias = draw(outputs, inputs, 3, 3), draw(outputs)
     packed = winograd.panels(weight, doubled=doubled)
