@@ -152,7 +152,7 @@ def open_texts(path: Path) -> Texts:
         if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for without end
             raise DataError(f"{str(path)!r}: not a regular file")
         check_bytes(os.path.getsize(path), str(path))
-        return texts_of(path.read_bytes(), str(path))
+        return texts_of(Path(path).read_bytes(), str(path))
     except FileNotFoundError as error:
         raise DataError(f"{str(path)!r}: there is no such file") from error
     except DataError:

@@ -17,6 +17,7 @@ from latent_diffusion.data.pictures.nearest import nearest
 __all__ = ["Copies", "find_copies"]
 
 CHUNK = 256  # training pictures at a time
+SEARCHED = 20_000  # training pictures that samples are compared with, evenly spaced; a set may have millions
 MOST = 1000  # training pictures compared with each other
 
 
@@ -28,11 +29,15 @@ class Copies:
         names: file of each sample's nearest training picture.
         distances: to it.
         limit: distance that one in ten training pictures has to its own nearest; nearer samples count as copies.
+        searched: number of training pictures that samples were compared with.
+        pictures: number of training pictures.
     """
 
     names: tuple[str, ...]
     distances: tuple[float, ...]
     limit: float
+    searched: int
+    pictures: int
 
     @property
     def count(self) -> int:
@@ -46,10 +51,11 @@ class Copies:
     def line(self) -> str:
         """Return the result in one line."""
         first = min(range(len(self.names)), key=self.distances.__getitem__)
+        part = "" if self.searched == self.pictures else f" (of {self.searched} of {self.pictures} training pictures)"
         return (
             f"copy test: {self.count} of {len(self.names)} sample pictures are nearer to a training picture than "
             f"{self.limit:.0f} grey levels, the distance of the nearest tenth of the training pictures; the nearest is "
-            f"sample {first + 1} to {self.names[first]!r}, {self.distances[first]:.0f} grey levels"
+            f"sample {first + 1} to {self.names[first]!r}, {self.distances[first]:.0f} grey levels{part}"
         )
 
 
@@ -60,15 +66,21 @@ def find_copies(pictures: list[Image], data: ImageFolder) -> Copies | None:
     queries = torch.stack([torch.from_numpy(np.array(p.convert("RGB"))).permute(2, 0, 1) for p in pictures])
     asked = queries.flatten(1).float()
     best, found = torch.full((len(asked),), torch.inf), torch.zeros(len(asked), dtype=torch.long)
-    for start in range(0, len(data), CHUNK):
-        distance, number = nearest(asked, _rows(data, range(start, min(start + CHUNK, len(data)))))
+    searched = _spaced(len(data), SEARCHED)
+    for start in range(0, len(searched), CHUNK):
+        distance, number = nearest(asked, _rows(data, searched[start : start + CHUNK]))
         closer = distance < best
         best, found = torch.where(closer, distance, best), torch.where(closer, number + start, found)
-    step = max(1, len(data) // MOST)
-    among = _rows(data, range(0, len(data), step))
+    among = _rows(data, _spaced(len(data), MOST))
     between, _ = nearest(among, among, others=True)
-    names = tuple(str(data.rows[row]["file_name"]) for row in found.tolist())
-    return Copies(names, tuple(best.tolist()), float(between.quantile(0.1)))
+    names = tuple(str(data.rows[searched[place]]["file_name"]) for place in found.tolist())
+    limit = float(between.quantile(0.1))
+    return Copies(names, tuple(best.tolist()), limit, len(searched), len(data))
+
+
+def _spaced(count: int, most: int) -> range:
+    """Return up to `most` of `count` numbers, evenly spaced from 0."""
+    return range(0, count, -(-count // most))
 
 
 def _rows(data: ImageFolder, rows: range) -> Tensor:

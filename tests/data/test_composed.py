@@ -17,7 +17,7 @@ from latent_diffusion.data.composed.painting import paint_ground
 from latent_diffusion.data.composed.regions import label, mask_of_things, things
 from latent_diffusion.data.composed.rows import ComposedSource
 from latent_diffusion.data.composed.scene import Ground, HeldOut
-from latent_diffusion.data.composed.words import plural, with_article
+from latent_diffusion.data.composed.words import false_scenes, plural, with_article
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.randomness import generator
 
@@ -188,6 +188,15 @@ def test_false_captions_differ_from_the_true_one(data):
     for k in range(60):
         row = source.row(k)
         assert row["false"] and row["text"] not in row["false"], row
+
+
+def test_two_things_alone_have_false_captions_too(data):
+    source = data(shares={"pair": 1}).parts[0].source
+    draw, names = np.random.default_rng(0), list(SHAPES)[:2]
+    pairs = [scene for scene in map(source.scene, range(60)) if {thing.name for thing in scene.things} == set(names)]
+    assert pairs
+    for scene in pairs:
+        assert all(false != scene for false in false_scenes(scene, names, ("red", "blue", "green"), draw))
 
 
 def test_what_is_held_out_is_never_drawn(data, tmp_path):

@@ -112,10 +112,11 @@ def test_the_contact_sheet_has_a_row_for_every_checkpoint(tmp_path):
     assert [sheet.getpixel((sheet.width - 2, 16 + 32 * k)) for k in range(3)] == [(10, 0, 0), (20, 0, 0), (30, 0, 0)]
 
 
-def test_copies_of_training_pictures_are_found(pictures):
+def test_copies_of_training_pictures_are_found(pictures, monkeypatch):
     import numpy as np
 
     from latent_diffusion.data.batches.folder import DataConfig, ImageFolder
+    from latent_diffusion.training import copy_test
     from latent_diffusion.training.copy_test import find_copies
 
     data = ImageFolder(DataConfig(path=str(pictures), size=32), 0)
@@ -125,6 +126,13 @@ def test_copies_of_training_pictures_are_found(pictures):
     assert found is not None and found.count == 1 and found.names[1] == "3.png"
     assert found.distances[1] < 2.1 < found.limit < found.distances[0]
     assert "copy test: 1 of 2" in found.line() and "sample 2 to '3.png'" in found.line()
+    assert found.line().endswith("grey levels")
+    monkeypatch.setattr(copy_test, "SEARCHED", -(-len(data) // 3))  # every third: 0, 3, ...
+    seen: list[int] = []
+    monkeypatch.setattr(data, "square", lambda row, own=data.square: seen.append(row) or own(row))
+    found = find_copies([other, copy], data)
+    assert found is not None and found.names[1] == "3.png" and set(seen[: found.searched]) == {*range(0, len(data), 3)}
+    assert f"(of {found.searched} of {len(data)} training pictures)" in found.line()
 
 
 def test_the_best_weights_are_read_back_as_the_result_is(tmp_path, monkeypatch):

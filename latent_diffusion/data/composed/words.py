@@ -189,8 +189,9 @@ def false_scenes(scene: Scene, others: Sequence[str], colours: Sequence[str], dr
         found.append(replace(scene, place=" ".join(_OPPOSITE.get(part, part) for part in scene.place.split())))
     if scene.relation:
         second = scene.things[1]
-        found.append(replace(scene, things=(first, replace(second, name=another(others, names)))))
-        found.append(replace(scene, things=(replace(first, name=another(others, names)), second)))
+        if not set(others) <= set(names):  # there is a third name
+            found.append(replace(scene, things=(first, replace(second, name=another(others, names)))))
+            found.append(replace(scene, things=(replace(first, name=another(others, names)), second)))
         if scene.relation != "and" or first.colour != second.colour:  # the two names exchanged
             found.append(replace(scene, things=(replace(first, name=names[1]), replace(second, name=names[0]))))
         return found
@@ -198,5 +199,7 @@ def false_scenes(scene: Scene, others: Sequence[str], colours: Sequence[str], dr
         count = [number for number in COUNTS if number != len(names)][int(draw.integers(2))]
         found.append(replace(scene, things=(first,) * count))
         others = [name for name in others if name.isalpha() and not name.endswith("s")]  # that have a plain plural
+    if set(others) <= set(names):
+        return found
     other = another(others, names)
     return [*found, replace(scene, things=tuple(replace(thing, name=other) for thing in scene.things))]
