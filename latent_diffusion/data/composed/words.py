@@ -1,7 +1,7 @@
 """Captions of scenes as a person types them: word orders, articles, plurals, the style at either end or none."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -164,42 +164,55 @@ def false_scenes(scene: Scene, others: Sequence[str], colours: Sequence[str], dr
         draw: of what is changed to what.
     """
 
-    def another(choices: Sequence[str], than: Sequence[str | None]) -> str:
+    def another(choices: Sequence[str], than: Sequence[str | None]) -> list[str]:
         left = [choice for choice in choices if choice not in than]
-        return left[int(draw.integers(len(left)))]
+        return [left[int(draw.integers(len(left)))]] if left else []
+
+    return [*_other_looks(scene, colours, another), *_other_things(scene, others, another, draw)]
+
+
+_Another = Callable[[Sequence[str], Sequence[str | None]], list[str]]
+"""(choices, those that are not meant) -> one of the rest, drawn; none where nothing is left."""
+
+
+def _other_looks(scene: Scene, colours: Sequence[str], another: _Another) -> Iterator[Scene]:
+    """Yield scenes with another colour, ground or place."""
 
     def painted(old: str | None, new: str | None) -> tuple[Placed, ...]:
         return tuple(replace(thing, colour=new) if thing.colour == old else thing for thing in scene.things)
 
-    found = []
     first, ground = scene.things[0], scene.ground
-    names, given = [thing.name for thing in scene.things], [thing.colour for thing in scene.things]
     coloured = ground.form in ("plain", "gradient") and ground.colour != "white"
     if first.colour is not None:
-        found.append(replace(scene, things=painted(first.colour, another(colours, given))))
+        for colour in another(colours, [thing.colour for thing in scene.things]):
+            yield replace(scene, things=painted(first.colour, colour))
     if coloured:
-        found.append(replace(scene, ground=replace(ground, colour=another(colours, [ground.colour]))))
+        for colour in another(colours, [ground.colour]):
+            yield replace(scene, ground=replace(ground, colour=colour))
     if coloured and first.colour is not None:  # the two colours exchanged
-        found.append(
-            replace(scene, ground=replace(ground, colour=first.colour), things=painted(first.colour, ground.colour))
-        )
+        yield replace(scene, ground=replace(ground, colour=first.colour), things=painted(first.colour, ground.colour))
     if ground.form in _LANDSCAPES:
-        found.append(replace(scene, ground=replace(ground, form=another([*_LANDSCAPES], [ground.form]))))
+        for form in another([*_LANDSCAPES], [ground.form]):
+            yield replace(scene, ground=replace(ground, form=form))
     if scene.place:
-        found.append(replace(scene, place=" ".join(_OPPOSITE.get(part, part) for part in scene.place.split())))
+        yield replace(scene, place=" ".join(_OPPOSITE.get(part, part) for part in scene.place.split()))
+
+
+def _other_things(scene: Scene, others: Sequence[str], another: _Another, draw: np.random.Generator) -> Iterator[Scene]:
+    """Yield scenes with other things, another number of them, or a pair's two exchanged."""
+    first, names = scene.things[0], [thing.name for thing in scene.things]
     if scene.relation:
         second = scene.things[1]
-        if not set(others) <= set(names):  # there is a third name
-            found.append(replace(scene, things=(first, replace(second, name=another(others, names)))))
-            found.append(replace(scene, things=(replace(first, name=another(others, names)), second)))
+        for name in another(others, names):
+            yield replace(scene, things=(first, replace(second, name=name)))
+        for name in another(others, names):
+            yield replace(scene, things=(replace(first, name=name), second))
         if scene.relation != "and" or first.colour != second.colour:  # the two names exchanged
-            found.append(replace(scene, things=(replace(first, name=names[1]), replace(second, name=names[0]))))
-        return found
+            yield replace(scene, things=(replace(first, name=names[1]), replace(second, name=names[0])))
+        return
     if len(names) > 1:
         count = [number for number in COUNTS if number != len(names)][int(draw.integers(2))]
-        found.append(replace(scene, things=(first,) * count))
+        yield replace(scene, things=(first,) * count)
         others = [name for name in others if name.isalpha() and not name.endswith("s")]  # that have a plain plural
-    if set(others) <= set(names):
-        return found
-    other = another(others, names)
-    return [*found, replace(scene, things=tuple(replace(thing, name=other) for thing in scene.things))]
+    for name in another(others, names):
+        yield replace(scene, things=tuple(replace(thing, name=name) for thing in scene.things))
