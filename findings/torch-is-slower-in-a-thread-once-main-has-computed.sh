@@ -8,7 +8,8 @@
 # them sleeps and is woken, a few times an operation. Small operations take 1.5 to 1.8 times as long. Where main has not
 # computed, or the thread that loaded the model has ended (its helpers end with it), nothing of it is seen.
 #
-# Output seen on 2026-11-29 (Python 3.11, two hyperthreads of an AMD EPYC 9004, nothing else at work; the sleeps are the check, on a busy machine too):
+# Output seen on 2026-11-29 (Python 3.11, two hyperthreads of an AMD EPYC 9004, nothing else at work). Only the sleeps are
+# checked: they are the same on a busy machine, the times are not.
 #   torch 2.13.0+cpu, 2 threads
 #   300 convolutions in a thread, main has not computed yet:     132 ms,      0 sleeps
 #   300 convolutions in main:                                    137 ms,      0 sleeps
