@@ -17,6 +17,7 @@ from latent_diffusion.randomness import normal
 from latent_diffusion.training.ema import MovingAverage
 from latent_diffusion.training.numbers import sample_numbers
 from latent_diffusion.training.optimizer import learning_rate
+from latent_diffusion.training.state.run_folder import RunFolder
 
 
 def settings(**changes) -> RunConfig:
@@ -194,7 +195,6 @@ def test_a_folder_with_other_things_is_refused(tmp_path):
 
 def test_no_space_is_found_before_training(tmp_path, monkeypatch):
     from latent_diffusion.errors import ResourceError
-    from latent_diffusion.training.state.run_folder import RunFolder
 
     folder = RunFolder(tmp_path)
     folder.check_space(2**20, keep=2)
@@ -206,3 +206,16 @@ def test_wrong_keys_of_the_sections_end_with_2(tmp_path):
     assert train(tmp_path / "run", "objective.opponent_strat=3") == 2
     assert "objective: unknown key `opponent_strat` (did you mean 'opponent_start'?)" in message(tmp_path / "run")
     assert not (tmp_path / "run" / "status.json").exists()
+
+
+def test_a_run_that_is_refused_leaves_no_new_folder(tmp_path):
+    there = tmp_path / "there"
+    there.mkdir()
+    for path in (tmp_path / "new", there):
+        with pytest.raises(ConfigError), RunFolder(path).locked():
+            raise ConfigError("refused")
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]  # the user's own stays
+    with pytest.raises(ConfigError), RunFolder(tmp_path / "new").locked():
+        (tmp_path / "new/config.json").touch()
+        raise ConfigError("after the first file")
+    assert (tmp_path / "new/config.json").exists()

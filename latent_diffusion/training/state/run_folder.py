@@ -69,12 +69,13 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Make the folder and hold it; what a killed run left half-written is removed.
+        """Make the folder and hold it; what a killed run left half-written is removed, and a new folder left empty.
 
         Raises:
             ResourceError: the folder cannot be written, or another run is working in it (its process id is named).
             ConfigError: the folder has other things in it.
         """
+        new, lock = not self.path.exists(), self.path / ".lock"
         self._make()
         self._take_lock()
         try:
@@ -83,7 +84,11 @@ class RunFolder:
             yield
         finally:
             with contextlib.suppress(OSError):
-                (self.path / ".lock").write_text("", encoding="utf-8")
+                if new and os.listdir(self.path) == [lock.name]:  # the run was refused before it wrote anything
+                    lock.unlink()
+                    self.path.rmdir()
+                else:
+                    lock.write_text("", encoding="utf-8")
 
     def check_space(self, checkpoint_bytes: int, keep: int, models: int = 1) -> None:
         """Refuse to start what the disk cannot hold: the checkpoints still to come, one more while saving, models.
