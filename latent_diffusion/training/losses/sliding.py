@@ -144,6 +144,7 @@ class Sliding(TrainedNetworks):
             )
             strength = torch.tensor([one.strength for one in chosen], dtype=x.dtype, device=x.device)
             target = anchor + strength.view(-1, 1, 1, 1) * (toward - away)
+        torch.clear_autocast_cache()  # torch 2.10 would take weights from it that were rounded without gradients
         error = self.network(live)(x, t).to(x.dtype) - target
         return Losses(error.square().flatten(1).mean(1))
 
