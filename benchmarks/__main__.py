@@ -3,13 +3,12 @@
 import shlex
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from latent_diffusion.cli.main import main as run
+from benchmarks.command import command
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.registry import names, nearest
 
@@ -161,19 +160,7 @@ def _known(what: str, given: list[str], known: tuple[str, ...]) -> list[str]:
     return list(dict.fromkeys(given))
 
 
-app = typer.Typer(
-    rich_markup_mode="markdown",
-    pretty_exceptions_enable=False,
-    add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command()(bench)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and return the exit code, which means what those of `latent-diffusion` do."""
-    return run(argv, app, "python -m benchmarks")
-
+main = command(bench, "python -m benchmarks")
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(None))

@@ -19,7 +19,7 @@ from typing import Annotated
 
 import typer
 
-from latent_diffusion.cli.main import main as run
+from benchmarks.command import command
 
 __all__ = ["PARTS", "Part", "gpu", "main"]
 
@@ -138,14 +138,7 @@ def gpu(
     return 1 if missing else 0
 
 
-app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
-app.command()(gpu)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and return the exit code, which means what those of `latent-diffusion` do."""
-    return run(argv, app, "python -m benchmarks.gpu")
-
+main = command(gpu, "python -m benchmarks.gpu")
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(None))

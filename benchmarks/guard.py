@@ -10,7 +10,6 @@ disturbed is measured again, and then named, not judged. With `--json` the cells
 import itertools
 import json
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,9 +17,9 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.case import OURS, PLAIN
+from benchmarks.command import command
 from benchmarks.plan import Plan
 from benchmarks.race import race, ratio
-from latent_diffusion.cli.main import main as run
 from latent_diffusion.errors import ResourceError
 
 __all__ = ["LEAST", "guard", "main"]
@@ -103,14 +102,7 @@ def _row(plan: Plan, found: dict[str, Any]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
-app.command()(guard)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and return the exit code, which means what those of `latent-diffusion` do."""
-    return run(argv, app, "python -m benchmarks.guard")
-
+main = command(guard, "python -m benchmarks.guard")
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(None))

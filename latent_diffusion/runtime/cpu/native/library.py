@@ -16,7 +16,7 @@ from torch import Tensor
 
 from latent_diffusion.errors import ConfigError, warn
 
-__all__ = ["LIBRARY", "Level", "Strides", "address", "find", "kernel", "level", "library", "open_library"]
+__all__ = ["DIGEST", "LIBRARY", "Level", "Strides", "address", "find", "kernel", "level", "library", "open_library"]
 
 LIBRARY = Path(__file__).with_name("kernels.so")  # made by hatch_build.py
 DIGEST = 32  # bytes
