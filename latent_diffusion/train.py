@@ -23,7 +23,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_USAGE, file=sys.stderr)
         return 2
     if {"-h", "--help"} & set(arguments):
-        print(f"{_USAGE}\n\n{help_text()}")
+        try:
+            print(f"{_USAGE}\n\n{help_text()}", flush=True)
+        except BrokenPipeError:  # the reader, such as `head`, has enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     try:
         run = read_config(arguments[0], arguments[1:])

@@ -1,5 +1,6 @@
 """The reference of the settings: current, complete, and printed by --help."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -35,3 +36,12 @@ def test_help_prints_every_key_of_a_run(capsys):
 def test_help_needs_no_torch():
     code = "import sys; from latent_diffusion.train import main; main(['--help']); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=ROOT)
+
+
+def test_help_into_a_closed_pipe_leaves_no_traceback():
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "latent_diffusion.train", "--help"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, cwd=ROOT, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -108,6 +108,7 @@ class Latents:
             return
         kept: list[dict[int, Tensor]] = [{}, {}]
         if self._stored is None:
+            logger.info("encoding %d pictures", len(places))
             for (flip, row), latents in sharing.gather(list(self._encoded(sharing.of(places)))):
                 kept[flip][row] = latents
             self._check_finite(kept)

@@ -176,7 +176,6 @@ class UNetObjective(Objective):
         processes = accelerator.num_processes
         sharing = Sharing(accelerator.process_index, processes, accelerator.wait_for_everyone, gather_object)
         latents = Latents(parts.autoencoder, self.data, self.run.seed, stored)
-        logger.info("encoding %d pictures and their captions", len(self.data))
         latents.fill(settings.latent_cache_bytes, sharing)
         if self.player.trains_text:
             parts.text_encoder.to(dtype)
