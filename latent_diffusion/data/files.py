@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
+from latent_diffusion.data.stalled import READ_TIMEOUT, read_each_within, read_within
 from latent_diffusion.errors import DataError
 
 __all__ = ["MAX_BYTES", "Files", "FolderFiles", "ZipFiles", "check_bytes", "open_files"]
@@ -35,22 +36,30 @@ class Files(Protocol):
         ...
 
 
-def open_files(path: str | os.PathLike[str]) -> Files:
+def open_files(path: str | os.PathLike[str], seconds: float | None = None) -> Files:
     """Return the folder or the .zip archive at `path`.
 
+    Args:
+        path: of the folder or archive.
+        seconds: longest wait for one file; None: `READ_TIMEOUT`.
+
     Raises:
-        DataError: neither a folder nor a zip archive.
+        DataError: neither a folder nor a zip archive, or nothing came within `seconds`.
     """
-    path = Path(path)
+    seconds = READ_TIMEOUT if seconds is None else seconds
+    return read_within(seconds, str(path), lambda: _opened(Path(path), seconds))
+
+
+def _opened(path: Path, seconds: float) -> Files:
     if path.is_dir():
-        return FolderFiles(path)
+        return FolderFiles(path, seconds)
     if not path.exists():
         raise DataError(f"data path {str(path)!r} does not exist; give an image folder or a .zip of one")
     if not path.is_file() or not zipfile.is_zipfile(path):
         raise DataError(
             f"data path {str(path)!r} is neither a folder nor a zip archive; give an image folder or a .zip of one"
         )
-    return ZipFiles(path)
+    return ZipFiles(path, seconds)
 
 
 def check_bytes(size: int, name: str) -> None:
@@ -82,8 +91,8 @@ def _of_a_desktop(name: str) -> bool:
 class FolderFiles:
     """Files below a folder."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, seconds: float) -> None:
+        self.root, self._seconds = root, seconds
         self._real = root.resolve()
 
     def names(self) -> list[str]:
@@ -93,13 +102,17 @@ class FolderFiles:
         def refuse(error: OSError) -> None:
             raise DataError(f"{error.filename!r}: cannot be listed: {error.strerror}") from error
 
-        for folder, _, files in os.walk(self.root, onerror=refuse):
+        walk = os.walk(self.root, onerror=refuse)
+        for folder, _, files in read_each_within(self._seconds, str(self.root), walk):
             found += [(Path(folder) / file).relative_to(self.root).as_posix() for file in files]
         return sorted(name for name in found if not _of_a_desktop(name))
 
     def read(self, name: str) -> bytes:
         """Return the bytes of one regular file that lies, links followed, below the root."""
         path = self.root / _inside(name, str(self.root))
+        return read_within(self._seconds, str(path), lambda: self._content(path))
+
+    def _content(self, path: Path) -> bytes:
         try:
             real = path.resolve(strict=True)
             if not real.is_relative_to(self._real):
@@ -118,8 +131,8 @@ class FolderFiles:
 class ZipFiles:
     """Members of a zip archive; an archive with one top folder and nothing beside it counts as that folder."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, seconds: float) -> None:
+        self.path, self._seconds = path, seconds
         self._handle: zipfile.ZipFile | None = None
         self._process = -1
         self._lock = threading.Lock()
@@ -154,6 +167,9 @@ class ZipFiles:
 
     def read(self, name: str) -> bytes:
         """Return the bytes of one member; its checksum is verified."""
+        return read_within(self._seconds, str(self.path / name), lambda: self._content(name))
+
+    def _content(self, name: str) -> bytes:
         member = self._prefix + _inside(name, str(self.path))
         try:
             with self._lock:

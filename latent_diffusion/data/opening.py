@@ -14,7 +14,7 @@ from latent_diffusion.data.rows.kohya import repeated_folders
 from latent_diffusion.data.rows.metadata import looked_for, values_of
 from latent_diffusion.data.rows.source import Source
 from latent_diffusion.data.settings import DataConfig, SourceConfig
-from latent_diffusion.data.stalled import read_within
+from latent_diffusion.data.stalled import read_within, watched
 from latent_diffusion.errors import ConfigError, DataError
 from latent_diffusion.registry import find, nearest
 
@@ -59,11 +59,15 @@ class Part:
         Raises:
             DataError: it cannot be read, or nothing came within `data.read_timeout`.
         """
-        return read_within(self.config.read_timeout, self.name(k), lambda: self.source.read(k))
+        return watched(self.config.read_timeout, lambda: self.source.read(k))
 
     def mask(self, k: int) -> bytes | None:
         """Return the mask of row k of the source as its file has it, or None; errors as of `read`."""
-        return read_within(self.config.read_timeout, f"mask of {self.name(k)}", lambda: self.source.mask(k))
+        return watched(self.config.read_timeout, lambda: self.source.mask(k))
+
+    def identity(self) -> bytes:
+        """Return `Source.identity`; errors as of `read`."""
+        return watched(self.config.read_timeout, self.source.identity)
 
 
 def open_parts(config: DataConfig, seed: int) -> list[Part]:
@@ -73,8 +77,12 @@ def open_parts(config: DataConfig, seed: int) -> list[Part]:
         ConfigError: a filter or caption field that no row has.
         DataError: a source or captions are missing or broken, or no row is left.
     """
-    configs = [one for part in config.parts() for one in repeated_folders(part)]
-    parts = [_open(one, config, seed) for one in configs]
+    configs = [
+        one
+        for part in config.parts()
+        for one in read_within(part.read_timeout, part.path, lambda part=part: repeated_folders(part))
+    ]
+    parts = [watched(one.read_timeout, lambda one=one: _open(one, config, seed)) for one in configs]
     _refuse_unread(parts)
     if config.share_held_out:
         parts = _of_share(parts, config)
@@ -96,7 +104,8 @@ def _open(config: SourceConfig, data: DataConfig, seed: int) -> Part:
         buckets = Buckets(data.buckets, [config.size] if config.size else data.buckets.sizes or [data.size])
     elif config.size not in (None, data.size):
         raise ConfigError(f"data.sources: {config.path!r} has a `size` of its own, which needs data.buckets")
-    source = _layout(config).open(config.path, config)
+    kind = read_within(config.read_timeout, config.path, lambda: _layout(config))
+    source = kind.open(config.path, config)
     rows = _chosen(source, config)
     if config.composed is not None:
         source = ComposedSource(source, rows, config, data.size)

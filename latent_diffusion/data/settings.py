@@ -10,6 +10,7 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 from latent_diffusion.config import Section
 from latent_diffusion.data.kohya_toml import kohya_section
 from latent_diffusion.data.pictures.images import MAX_PIXELS
+from latent_diffusion.data.stalled import READ_TIMEOUT
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.randomness import uniform
 
@@ -145,8 +146,8 @@ class ReadingConfig(Section):
     """Pictures of the class: all of them together are shown as often as all other pictures together."""
     loss_weight: float = Field(default=1.0, ge=0)
     """Factor of the loss of these pictures."""
-    read_timeout: float = Field(default=600.0, gt=0, le=1e6)
-    """Longest wait for one picture's file, in s; a disk that gives nothing for so long ends the run."""
+    read_timeout: float = Field(default=READ_TIMEOUT, gt=0, le=1e6)
+    """Longest wait for one file of the data, in s; a disk that gives nothing for so long ends the run."""
     composed: ComposedConfig | None = None
     """Compose new pictures of these, which are things on white; null: read them as they are. Keys below."""
 

@@ -5,8 +5,8 @@ import io
 import json
 import os
 import struct
+import tarfile
 import threading
-import time
 import zipfile
 import zlib
 from pathlib import Path
@@ -17,13 +17,15 @@ import torch
 from PIL import Image, ImageCms
 
 from latent_diffusion.cli.main import main
+from latent_diffusion.data import files
 from latent_diffusion.data.batches.folder import DataConfig, ImageFolder
 from latent_diffusion.data.batches.loader import batches
 from latent_diffusion.data.checks.examination import examine
-from latent_diffusion.data.files import FolderFiles, ZipFiles, open_files
+from latent_diffusion.data.files import open_files
 from latent_diffusion.data.pictures.images import decode_image, load_image
 from latent_diffusion.data.rows.metadata import read_rows
 from latent_diffusion.errors import ConfigError, DataError, LatentDiffusionWarning
+from latent_diffusion.evaluation.pictures import read_pictures
 from latent_diffusion.training.networks.frozen_states import Latents
 
 FORMS = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp"}
@@ -341,36 +343,132 @@ def test_d28_archives_that_are_cut_doubled_or_short_of_a_member(folder, tmp_path
         read(target)
 
 
+class Stuck:
+    """Calls of a library that give nothing, as of a network disk whose server is gone, until the test is over."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.comes_back, self._monkeypatch = threading.Event(), monkeypatch
+
+    def hold(self, owner, name, when=lambda *_: True) -> None:
+        """Hold the calls of `owner.name` whose arguments are `when`."""
+        call = getattr(owner, name)
+
+        def stuck(*args, **more):
+            if when(*map(str, args)):
+                self.comes_back.wait(5)
+            return call(*args, **more)
+
+        self._monkeypatch.setattr(owner, name, stuck)
+
+
+@pytest.fixture
+def stuck(monkeypatch):
+    """Return a `Stuck`; afterwards the threads that were left behind must be such that the process could end."""
+    held = Stuck(monkeypatch)
+    yield held
+    left = [thread for thread in threading.enumerate() if thread.name == "read"]
+    held.comes_back.set()
+    assert left and all(thread.daemon for thread in left)
+    for thread in left:
+        thread.join(10)
+
+
+WAIT = {"size": 16, "on_bad": "skip", "max_bad": 1, "read_timeout": 0.2}
+
+
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("layout", ["folder", "zip"])
 @pytest.mark.parametrize("where", ["before training", "in training", "doctor"])
-def test_d29_a_read_that_gives_nothing_ends_the_run(folder, tmp_path, monkeypatch, layout, where):
-    path, kind = folder, FolderFiles
-    if layout == "zip":
-        path, kind = tmp_path / "set.zip", ZipFiles
-        with zipfile.ZipFile(path, "w") as archive:
-            for file in folder.iterdir():
-                archive.write(file, file.name)
-    settings = DataConfig(path=str(path), size=16, on_bad="skip", max_bad=1, read_timeout=0.2)
+def test_d29_a_read_that_gives_nothing_ends_the_run(folder, tmp_path, stuck, layout, where):
+    path = folder if layout == "folder" else as_zip(folder, tmp_path / "set.zip")
+    settings = DataConfig(path=str(path), **WAIT)
     data = ImageFolder(settings.model_copy(update={"check": "none"}), seed=7) if where == "in training" else None
-    read, comes_back = kind.read, threading.Event()
-
-    def stuck(self, name):
-        return read(self, name) if name != "2.png" or comes_back.wait(50) else b""
-
-    monkeypatch.setattr(kind, "read", stuck)
-    started = time.monotonic()
-    with pytest.raises(DataError, match=r"2\.png': nothing was read for 0\.2 s; .* data\.read_timeout") as caught:
+    owner, name = (Path, "read_bytes") if layout == "folder" else (zipfile.ZipFile, "open")
+    stuck.hold(owner, name, lambda *args: any(arg.endswith("2.png") for arg in args))
+    which = "2" if layout == "folder" else r"\d"  # an archive is read by one thread at a time: another may be named
+    with pytest.raises(DataError, match=rf"{which}\.png': nothing was read for 0\.2 s; .*read_timeout") as caught:
         if data is not None:
             list(batches(data, ([k] for k in range(4)), workers=2))
         else:
             ImageFolder(settings, seed=7) if where == "before training" else examine(settings, seed=7)
-    assert caught.value.exit_code == 3 and time.monotonic() - started < 40, "it was waited for"
-    left = [thread for thread in threading.enumerate() if "2.png" in thread.name]
-    assert left and all(thread.daemon for thread in left), "the process could not end"
-    comes_back.set()
-    for thread in left:
-        thread.join(10)
+    assert caught.value.exit_code == 3
+
+
+def as_zip(folder, path):
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in folder.iterdir():
+            archive.write(file, file.name)
+    return path
+
+
+def as_tar(folder, path):
+    with tarfile.open(path, "w") as archive:
+        for file in sorted(folder.iterdir()):
+            archive.add(file, file.name)
+    return path
+
+
+def as_rows(folder) -> list[dict]:
+    return [{"image": {"bytes": (folder / f"{k}.png").read_bytes(), "path": None}, "text": "a"} for k in range(4)]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "what",
+    ["a folder", "a caption", "a table", "a zip", "a tar", "row of a tar", "parquet", "row group", "arrow rows",
+     "things to compose"],
+)  # fmt: skip
+def test_d29_every_read_of_the_data_ends(folder, tmp_path, stuck, what):
+    path, more, place = folder, {}, "set"
+    if what == "a folder":
+        stuck.hold(os, "scandir")
+    elif what == "a caption":
+        stuck.hold(Path, "read_bytes", lambda file: file.endswith("2.txt"))
+        place = "2.txt"
+    elif what == "a table":
+        (folder / "metadata.jsonl").write_text('{"file_name": "0.png", "text": "a"}')
+        stuck.hold(Path, "read_bytes", lambda file: file.endswith("jsonl"))
+        place = "metadata.jsonl"
+    elif what == "a zip":
+        path = as_zip(folder, tmp_path / "set.zip")
+        stuck.hold(zipfile, "ZipFile")
+    elif "tar" in what:
+        path = as_tar(folder, tmp_path / "set.tar")
+        more = {"check": "none", "on_bad": "error"} if what == "row of a tar" else {}
+    elif what in ("parquet", "row group"):
+        arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        path = tmp_path / "set.parquet"
+        parquet.write_table(arrow.Table.from_pylist(as_rows(folder)), path)
+        stuck.hold(*((parquet, "ParquetFile") if what == "parquet" else (parquet.ParquetFile, "read_row_group")))
+    elif what == "arrow rows":
+        datasets = pytest.importorskip("datasets")
+        features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
+        datasets.Dataset.from_list(as_rows(folder), features=features).save_to_disk(path := tmp_path / "set")
+        stuck.hold(datasets.Dataset, "__getitem__")
+    elif what == "things to compose":
+        table = [json.dumps({"file_name": f"{k}.png", "text": "a cat", "name": "cat"}) for k in range(4)]
+        (folder / "metadata.jsonl").write_text("\n".join(table))
+        more = {"check": "none", "on_bad": "error", "composed": {"rows": 8, "shares": {"colour": 1}}}
+        stuck.hold(Path, "read_bytes", lambda file: file.endswith(".png"))
+        place = ".png"
+    if what == "a tar":
+        stuck.hold(os, "pread")
+    with pytest.raises(DataError, match=rf"{place}.*: nothing was read for 0\.2 s; .* data\.read_timeout"):
+        data = ImageFolder(DataConfig(path=str(path), **WAIT | more), seed=7)
+        if what == "row of a tar":
+            stuck.hold(os, "pread")
+        data.first_caption(0)
+
+
+@pytest.mark.parametrize("file", ["2.png", "metadata.jsonl"])
+def test_d29_an_evaluation_ends_too(folder, stuck, monkeypatch, file):
+    rows = [json.dumps({"file_name": f"{k}.png", "text": "a"}) for k in range(4)]
+    (folder / "metadata.jsonl").write_text("\n".join(rows))
+    monkeypatch.setattr(files, "READ_TIMEOUT", 0.2)
+    stuck.hold(Path, "read_bytes", lambda path: path.endswith(file))
+    with pytest.raises(DataError, match=f"{file}'?: nothing was read for 0.2 s"):
+        pictures = read_pictures(folder)
+        pictures.load(pictures.rows, 16)
 
 
 @pytest.mark.timeout(60)

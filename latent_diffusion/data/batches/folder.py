@@ -159,7 +159,7 @@ class ImageFolder:
         """Take the pictures unseen; with buckets their sizes are read from the headers."""
         digest = hashlib.blake2b(digest_size=16)
         for part in self.parts:
-            digest.update(part.source.identity())
+            digest.update(part.identity())
             digest.update(part.kept.tobytes())
         self.digest = digest.hexdigest()
         self._sizes = np.zeros((len(self), 2), np.int32)  # 0: not known yet

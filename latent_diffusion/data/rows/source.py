@@ -4,8 +4,7 @@ A layout is one file in `data/sources/`; the first name of its `__all__` is its 
 """
 
 from abc import ABC, abstractmethod
-from pathlib import Path
-from typing import ClassVar, Self
+from typing import Self
 
 from latent_diffusion.data.rows.table import Row
 from latent_diffusion.data.settings import ReadingConfig
@@ -25,8 +24,6 @@ class Source(ABC):
     """What it is, in messages."""
     reads: frozenset[str] = frozenset()
     """Which of the settings `caption_ending`, `picture` and `subfolders` it reads; the others are refused."""
-    sized: ClassVar[bool] = False
-    """Whether `size` is answered by the source itself, without opening a picture."""
 
     where: str
     fields: frozenset[str]
@@ -68,9 +65,3 @@ class Source(ABC):
     @abstractmethod
     def identity(self) -> bytes:
         """Return bytes that change when the source does, without reading its pictures."""
-
-
-def stamp(path: Path) -> bytes:
-    """Return name, size and time of change of a file, for `Source.identity`."""
-    facts = path.stat()
-    return f"{path.name}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode()

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from latent_diffusion.data.rows.picture_columns import MASK, ColumnSource, picture_column
 from latent_diffusion.data.settings import ReadingConfig
+from latent_diffusion.data.stalled import read_within
 from latent_diffusion.errors import ConfigError, DataError
 
 __all__ = ["DatasetsSource"]
@@ -19,7 +20,7 @@ STATE, INFO, SPLITS = "state.json", "dataset_info.json", "dataset_dict.json"
 class DatasetsSource(ColumnSource):
     """The rows of a `datasets.Dataset`, its pictures undecoded."""
 
-    def __init__(self, path: str, rows: Any, picture: str | None) -> None:
+    def __init__(self, path: str, rows: Any, config: ReadingConfig) -> None:
         """Take an open `Dataset`.
 
         Raises:
@@ -27,9 +28,9 @@ class DatasetsSource(ColumnSource):
         """
         from datasets import Image
 
-        self.where = path
+        self.where, self._seconds = path, config.read_timeout
         pictures = [name for name, kind in rows.features.items() if isinstance(kind, Image)]
-        self._picture = picture_column(path, rows.column_names, pictures, picture)
+        self._picture = picture_column(path, rows.column_names, pictures, config.picture)
         for name in pictures:
             rows = rows.cast_column(name, Image(decode=False))
         self._mask = MASK if MASK in pictures else None
@@ -60,11 +61,11 @@ class DatasetsSource(ColumnSource):
                 raise ConfigError(f"{path!r} has the splits {splits}; give one, as {str(Path(path) / splits[0])!r}")
             path = str(Path(path) / splits[0])
         try:
-            rows = datasets.load_from_disk(path)
+            rows = read_within(config.read_timeout, path, lambda: datasets.load_from_disk(path))
         except Exception as error:  # of pyarrow, json and datasets
             why = " ".join(str(error).split())[:200]
             raise DataError(f"{path!r}: cannot be read as a data set of the datasets library: {why}") from error
-        return cls(path, rows, config.picture)
+        return cls(path, rows, config)
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -74,13 +75,18 @@ class DatasetsSource(ColumnSource):
         return f"row {k}"
 
     def _words(self, k: int) -> Mapping[str, Any]:
-        with self._lock:
-            return self._others[k] if self._others is not None else {}
+        return {} if self._others is None else self._value(self._others, k)
 
     def _bytes(self, column: str, k: int) -> bytes | None:
-        with self._lock:
-            value = self._pictures[k][column]
+        value = self._value(self._pictures, k)[column]
         return None if value is None else value["bytes"]
+
+    def _value(self, rows: Any, k: int) -> Mapping[str, Any]:
+        def locked() -> Mapping[str, Any]:
+            with self._lock:
+                return rows[k]
+
+        return read_within(self._seconds, f"{self.where}/{self._name(k)}", locked)
 
     def identity(self) -> bytes:
         """Return a digest of the description of the data set and of its fingerprint."""

@@ -11,6 +11,7 @@ from latent_diffusion.data.rows.metadata import endings, looked_for, read_rows
 from latent_diffusion.data.rows.source import Source
 from latent_diffusion.data.rows.table import Row
 from latent_diffusion.data.settings import ReadingConfig
+from latent_diffusion.data.stalled import read_within
 from latent_diffusion.errors import DataError
 
 __all__ = ["FolderSource"]
@@ -22,9 +23,9 @@ class FolderSource(Source):
     words = "a folder or archive of pictures"
     reads = frozenset({"caption_ending", "subfolders"})
 
-    def __init__(self, where: str, files: Files, rows: list[Row]) -> None:
-        """Take the files and the rows, each with `file_name` and perhaps `mask_file`."""
-        self.where, self._files, self._rows = where, files, rows
+    def __init__(self, where: str, files: Files, rows: list[Row], seconds: float) -> None:
+        """Take the files and the rows, each with `file_name` and perhaps `mask_file`; `seconds`: wait for a file."""
+        self.where, self._files, self._rows, self._seconds = where, files, rows, seconds
         self.fields = frozenset(field for row in rows for field in row)
 
     @classmethod
@@ -35,7 +36,7 @@ class FolderSource(Source):
     @classmethod
     def open(cls, path: str, config: ReadingConfig) -> Self:
         """Return the pictures at `path`, with those of `config.caption_ending` as captions."""
-        files = open_files(path)
+        files = open_files(path, config.read_timeout)
         rows = read_rows(files, path, config.caption_ending)
         if not config.subfolders:
             rows = [row for row in rows if "/" not in str(row["file_name"])]
@@ -45,7 +46,7 @@ class FolderSource(Source):
                 f"data set {path!r} has 0 pictures ({named()}) and no table; "
                 f"it holds {held or 'no file'}; looked for {looked_for(config.caption_ending)}"
             )
-        return cls(path, files, rows)
+        return cls(path, files, rows, config.read_timeout)
 
     def __len__(self) -> int:
         """Return the number of pictures."""
@@ -69,6 +70,6 @@ class FolderSource(Source):
         digest = hashlib.blake2b(json.dumps(self._rows, sort_keys=True, default=str).encode(), digest_size=16)
         root = Path(self.where)
         for name in [str(row["file_name"]) for row in self._rows] if root.is_dir() else [""]:
-            facts = (root / name).stat()
+            facts = read_within(self._seconds, str(root / name), (root / name).stat)
             digest.update(f"{name}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
         return digest.digest()

@@ -18,6 +18,7 @@ from latent_diffusion.data.pictures.formats import PICTURES
 from latent_diffusion.data.rows.picture_columns import MASK, ColumnSource, picture_column
 from latent_diffusion.data.rows.table import import_pyarrow
 from latent_diffusion.data.settings import ReadingConfig
+from latent_diffusion.data.stalled import read_within
 from latent_diffusion.errors import DataError
 
 __all__ = ["ParquetSource"]
@@ -29,14 +30,14 @@ FILES = 64  # files that are kept open
 class ParquetSource(ColumnSource):
     """Row k of all files together, in order of their names."""
 
-    def __init__(self, path: str, files: list[Path], picture: str | None) -> None:
+    def __init__(self, path: str, files: list[Path], config: ReadingConfig) -> None:
         """Read the footers of the files; no row is read yet.
 
         Raises:
             DataError: a file is not parquet, or the files have different columns.
             ConfigError: it is not clear which column holds the pictures.
         """
-        self.where, self._files = path, files
+        self.where, self._files, self._seconds = path, files, config.read_timeout
         self._pyarrow = import_pyarrow(path)
         self._lock = threading.Lock()
         self._opened: OrderedDict[int, Any] = OrderedDict()
@@ -54,7 +55,7 @@ class ParquetSource(ColumnSource):
                 self._place.append((number, group))
         self._starts = np.array(starts)
         pictures = [name for name in schema.names if self._holds_bytes(schema.field(name).type)]
-        self._picture = picture_column(path, schema.names, pictures, picture)
+        self._picture = picture_column(path, schema.names, pictures, config.picture)
         self._mask = MASK if MASK in pictures else None
         self._rest = [name for name in schema.names if name not in (self._picture, self._mask)]
         self.fields = frozenset([*self._rest, "file_name"])
@@ -72,7 +73,7 @@ class ParquetSource(ColumnSource):
         files = parquet_files(Path(path))
         if not files:
             raise DataError(f"{path!r}: no parquet file, and no folder of them")
-        return cls(path, files, config.picture)
+        return cls(path, files, config)
 
     def _holds_bytes(self, kind: Any) -> bool:
         types = self._pyarrow.types
@@ -87,7 +88,7 @@ class ParquetSource(ColumnSource):
             return self._opened[number]
         path = self._files[number]
         try:
-            file = self._pyarrow.parquet.ParquetFile(path)
+            file = read_within(self._seconds, str(path), lambda: self._pyarrow.parquet.ParquetFile(path))
         except (self._pyarrow.ArrowException, OSError) as error:
             raise DataError(f"{path}: not parquet, or damaged: {' '.join(str(error).split())[:200]}") from error
         self._opened[number] = file
@@ -99,6 +100,12 @@ class ParquetSource(ColumnSource):
         """Return the columns of the row group that has row k, and the row's place in it."""
         group = int(np.searchsorted(self._starts, k, side="right")) - 1
         number, inner = self._place[group]
+        name = f"{self._files[number]}: row group {inner}"
+        table = read_within(self._seconds, name, lambda: self._read_group(number, inner, pictures=pictures))
+        return table, k - int(self._starts[group])
+
+    def _read_group(self, number: int, inner: int, *, pictures: bool) -> Any:
+        """Return the columns of a row group, kept or read."""
         key = number, inner, pictures
         with self._lock:
             if key in self._groups:
@@ -112,7 +119,7 @@ class ParquetSource(ColumnSource):
                     raise DataError(f"{self._files[number]}: row group {inner} cannot be read: {why}") from error
                 for old in [one for one in self._groups if one[2] == pictures][:-GROUPS]:
                     del self._groups[old]
-            return self._groups[key], k - int(self._starts[group])
+            return self._groups[key]
 
     def __len__(self) -> int:
         """Return the number of rows of all files."""

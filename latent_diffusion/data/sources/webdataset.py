@@ -22,6 +22,7 @@ from latent_diffusion.data.pictures.formats import PICTURES
 from latent_diffusion.data.rows.source import Source
 from latent_diffusion.data.rows.table import Row, read_utf8
 from latent_diffusion.data.settings import ReadingConfig
+from latent_diffusion.data.stalled import read_within
 from latent_diffusion.errors import ConfigError, DataError
 
 __all__ = ["WebdatasetSource"]
@@ -58,15 +59,15 @@ class Member(NamedTuple):
 class Shard:
     """One tar, local or remote, of which any part can be read."""
 
-    def __init__(self, name: str) -> None:
-        """Open it.
+    def __init__(self, name: str, seconds: float) -> None:
+        """Open it; `seconds` is the longest wait for a read of it.
 
         Raises:
             DataError: it cannot be opened.
         """
-        self.name = name
+        self.name, self._seconds = name, seconds
         try:
-            self.size, self._read = _opened(name)
+            self.size, self._read = read_within(seconds, name, lambda: _opened(name))
         except (OSError, ValueError) as error:
             raise DataError(f"{name!r}: cannot be opened: {error}") from error
 
@@ -77,7 +78,7 @@ class Shard:
             DataError: they cannot be read.
         """
         try:
-            return self._read(offset, size)
+            return read_within(self._seconds, self.name, lambda: self._read(offset, size))
         except OSError as error:
             raise DataError(f"{self.name!r}: byte {offset}: cannot be read: {error}") from error
 
@@ -169,15 +170,16 @@ class WebdatasetSource(Source):
     words = "tars"
     reads = frozenset({"picture"})
 
-    def __init__(self, path: str, names: list[str], picture: str | None) -> None:
+    def __init__(self, path: str, names: list[str], config: ReadingConfig) -> None:
         """Read the headers of all shards.
 
         Raises:
             DataError: a shard is damaged, holds links or a sample twice, or no sample has a picture.
         """
         self.where = path
+        picture = config.picture
         self._pictures = [picture.lstrip(".").lower()] if picture else [ending[1:] for ending in PICTURES]
-        self._shards = [Shard(name) for name in names]
+        self._shards = [Shard(name, config.read_timeout) for name in names]
         self._endings: set[str] = set()
         places = [self._index(shard) for shard in self._shards]
         self._starts = np.cumsum([0, *map(len, places)])
@@ -202,7 +204,7 @@ class WebdatasetSource(Source):
         names = shard_names(path)
         if not names:
             raise DataError(f"{path!r}: no tar, and no folder of tars")
-        return cls(path, names, config.picture)
+        return cls(path, names, config)
 
     def _index(self, shard: Shard) -> np.ndarray:
         """Return where each sample that has a picture begins, (n,) int64."""
