@@ -40,6 +40,11 @@ class MovingAverage:
         live = list(self._live.values())
         torch._foreach_lerp_(list(self._average.values()), live, 1 - self.decay(step))
 
+    def of(self, module: nn.Module) -> dict[str, Tensor]:
+        """Return the averages of the parameters that `module` shares with the averaged parts, by its own names."""
+        averages = {id(live): self._average[name] for name, live in self._live.items()}
+        return {name: averages[id(p)] for name, p in module.named_parameters() if id(p) in averages}
+
     def tensors(self) -> dict[str, Tensor]:
         """Return the averages by `<part>.<parameter>`; the tensors themselves, not copies."""
         return self._average

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from latent_diffusion.training.copy_test import Copies
 
-__all__ = ["Batch", "Losses", "Objective", "Player", "Share"]
+__all__ = ["Average", "Batch", "Losses", "Objective", "Player", "Share"]
 
 
 class Batch(Protocol):
@@ -47,6 +47,14 @@ class Batch(Protocol):
 
     def to(self, device: torch.device) -> Self:
         """Return the batch with its tensors on `device` (dtype unchanged)."""
+        ...
+
+
+class Average(Protocol):
+    """The moving average of weights (`training/ema.py`)."""
+
+    def of(self, module: nn.Module) -> dict[str, Tensor]:
+        """Return the averages of the parameters that `module` shares with the averaged parts, by its own names."""
         ...
 
 
@@ -160,6 +168,10 @@ class Objective(ABC):
         Raises:
             CheckpointError: the files do not give what was trained.
         """
+
+    def follow(self, average: "Average | None") -> None:
+        """Take the moving average of the weights, or None where none is kept, for losses whose target it makes."""
+        return None
 
     def plan_lines(self) -> list[str]:
         """Return a table of what a pass holds, where there is more to show than a number."""

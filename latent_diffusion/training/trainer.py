@@ -82,6 +82,7 @@ class Trainer:
         settings = optimizer_settings(run)
         self.optimizers = {name: build_optimizer(player, settings) for name, player in self.players.items()}
         self.ema = MovingAverage(objective.ema_modules, run.ema) if run.ema else None
+        objective.follow(self.ema)
         self.clock = Clock()
         self.done, self.last = 0, run.updates
         self.stopped = False

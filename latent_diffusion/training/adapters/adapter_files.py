@@ -31,6 +31,7 @@ def write_adapter(
     *,
     pictures: int,
     size: int,
+    usage: str = "",
 ) -> None:
     """Write an adapter in kohya's layout and, where it has keys for the form, in PEFT's.
 
@@ -43,6 +44,7 @@ def write_adapter(
         dtype: number format of the factors.
         pictures: number of pictures it was trained on, for the header.
         size: their side in px, for the header.
+        usage: how to draw with it where that is not as with the base, for the header.
     """
     name, number = run.output.name or "adapter", getattr(torch, dtype)
     stored = {
@@ -53,6 +55,8 @@ def write_adapter(
         for part, layers in adapter.factors().items()
     }
     metadata = adapter_metadata(base, settings, run, name, pictures, size)
+    if usage:
+        metadata["modelspec.usage_hint"] = usage
     files: dict[LoraFormat, Path] = {"kohya": folder / f"{name}.safetensors"}
     if settings.form == "lora":
         files["peft"] = folder / PEFT_FILE

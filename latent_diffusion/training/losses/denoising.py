@@ -104,8 +104,8 @@ class Denoising(TrainedNetworks):
         self.areas: PictureAreas | None = None
         self.prior: BasePrior | None = None
 
-    def times(self, samples: Sequence[int]) -> Tensor:
-        """Return an integer time for each sample number, (B,), by the law of times."""
+    def shares(self, samples: Sequence[int]) -> list[float]:
+        """Return a number in [0, 1) for each sample number, spread evenly over the batch if they are stratified."""
         shares = []
         for number in samples:
             share = uniform(self.seed, "t", number)
@@ -113,7 +113,11 @@ class Denoising(TrainedNetworks):
                 update, position = divmod(number, self.strata)
                 share = (permutation(self.seed, "t order", update, self.strata)[position] + share) / self.strata
             shares.append(share)
-        return draw_times(shares, self.probabilities)
+        return shares
+
+    def times(self, samples: Sequence[int]) -> Tensor:
+        """Return an integer time for each sample number, (B,), by the law of times."""
+        return draw_times(self.shares(samples), self.probabilities)
 
     def forward(self, batch: Batch, step: int) -> Losses:
         """Return the weighted loss of each picture, (B,)."""

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -11,6 +12,7 @@ from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.prompt_forms import PromptForms
 from latent_diffusion.data.pictures.images import to_pil
 from latent_diffusion.diffusion.denoiser import Denoiser
+from latent_diffusion.diffusion.level import Sampler
 from latent_diffusion.diffusion.noise import NoiseSource
 from latent_diffusion.diffusion.spacing import levels
 from latent_diffusion.errors import ConfigError
@@ -23,7 +25,7 @@ from latent_diffusion.samplers.dpmpp_2m import DPMpp2M
 from latent_diffusion.training.losses.conditions import Scene, whole_picture, without_text
 from latent_diffusion.training.objective import Share
 
-__all__ = ["Sheet"]
+__all__ = ["Drawing", "Sheet"]
 
 COLUMNS = 8
 LINES = 3  # of a prompt below its picture
@@ -39,6 +41,14 @@ class SamplePrompts(Protocol):
     seed: int
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """The sampler of sample pictures and its spacing; None: karras, or trailing from a last level without signal."""
+
+    sampler: Sampler = field(default_factory=DPMpp2M)
+    spacing: str | None = None
+
+
 class Sheet:
     """One sheet of size x size px pictures, a prompt each, in rows of eight; prompt k has seed `seed` + k.
 
@@ -49,7 +59,13 @@ class Sheet:
     keys = frozenset({"every", "prompts", "steps", "guidance_scale", "seed"})
 
     def __init__(
-        self, parts: Components, wanted: SamplePrompts, size: int, precision: str, scenes: Sequence[Scene] = ()
+        self,
+        parts: Components,
+        wanted: SamplePrompts,
+        size: int,
+        precision: str,
+        scenes: Sequence[Scene] = (),
+        drawing: Drawing | None = None,
     ) -> None:
         """Read the prompts; `scenes` are the pictures with holes that an inpainting U-Net repaints, one a prompt.
 
@@ -57,15 +73,16 @@ class Sheet:
             ConfigError: a prompt that plain text and weights do not express, such as "[a|b]".
         """
         self.parts, self.wanted, self.size, self.precision, self.scenes = parts, wanted, size, precision, scenes
+        self.drawing = drawing or Drawing()
         self.texts = [_text(prompt, parts.prompt_forms, wanted.steps) for prompt in wanted.prompts]
 
     @torch.no_grad()
     def draw(self, share: Share) -> list[Image.Image]:
         """Return the pictures of a share of the prompts, as the weights are now."""
         parts, wanted = self.parts, self.wanted
-        sampler = DPMpp2M()
+        sampler = self.drawing.sampler
         last = parts.schedule.level(parts.schedule.num_train_timesteps - 1)
-        spacing = "karras" if last.alpha > 0 else "trailing"
+        spacing = self.drawing.spacing or ("karras" if last.alpha > 0 else "trailing")
         visited = levels(parts.schedule, spacing, wanted.steps, intervals=sampler.intervals)
         side = self.size // parts.autoencoder.factor
         like = parts.unet.conv_in.weight

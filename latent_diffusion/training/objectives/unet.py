@@ -5,7 +5,7 @@ Reference: Rombach et al. 2022, arXiv:2112.10752, eq. (3); Ho & Salimans 2022, a
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
@@ -38,7 +38,7 @@ from latent_diffusion.training.losses.conditions import Conditions, Scene
 from latent_diffusion.training.losses.denoising import Denoising, HeldOutLoss, LossSettings
 from latent_diffusion.training.losses.drawn_masks import DrawnMasks, InpaintingSettings
 from latent_diffusion.training.losses.masked_loss import MaskedSettings, PictureAreas
-from latent_diffusion.training.monitoring.drawing import Sheet
+from latent_diffusion.training.monitoring.drawing import Drawing, Sheet
 from latent_diffusion.training.monitoring.reopened import check_model
 from latent_diffusion.training.networks.encoders import Encoders
 from latent_diffusion.training.networks.frozen_states import Latents, LiveTextStates, Sharing, TextStates
@@ -97,12 +97,13 @@ class UNetSettings(DenoisingSettings):
 class UNetObjective(Objective):
     """A whole model of which the U-Net is trained, or a part of it, or text encoders too."""
 
-    settings_type: ClassVar[type[DenoisingSettings]] = UNetSettings
+    settings_type: ClassVar[type[ModelSettings]] = UNetSettings
     data_type = DataConfig
-    writes_frozen: ClassVar[bool] = True  # whether the result has the frozen weights too, which must then stay exact
+    writes_frozen: bool = True  # whether the result has the frozen weights too, which must then stay exact
     memory = frozenset({"drop_encoders"})
     shards = True
     sample = Sheet.keys
+    drawing: ClassVar[Drawing] = Drawing()
 
     def __init__(self, settings: DenoisingSettings, data: DataConfig, run: Any) -> None:
         """Load or build the parts and read the pictures."""
@@ -127,8 +128,8 @@ class UNetObjective(Objective):
         self.components, trained = self.choose(parts)
         self.sheet = None
         if run.sample is not None and run.sample.prompts:
-            self.sheet = Sheet(self.components, run.sample, data.size, run.precision, self._scenes())
-        self.player = Denoising(self.components, trained, settings, run.seed, run.batch_size)
+            self.sheet = Sheet(self.components, run.sample, data.size, run.precision, self._scenes(), self.drawing)
+        self.player = self.denoising(trained)
         if settings.masked is not None:
             self.player.areas = PictureAreas(self.data, settings.masked, parts.autoencoder.factor)
         inpainting = settings.inpainting or InpaintingSettings()
@@ -166,6 +167,10 @@ class UNetObjective(Objective):
         """Return the model that computes, and its networks that are trained, by name."""
         assert isinstance(self.settings, UNetSettings), "other objectives have a choice of their own"
         return parts, choose_weights(parts, self.settings.train)
+
+    def denoising(self, trained: Mapping[str, nn.Module]) -> Denoising:
+        """Return the player that trains these networks."""
+        return Denoising(self.components, trained, self.settings, self.run.seed, self.run.batch_size)
 
     def prepare(self, accelerator: "Accelerator", dtype: torch.dtype) -> None:
         """Move the parts, then encode pictures and captions."""

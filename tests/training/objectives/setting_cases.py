@@ -43,6 +43,7 @@ def bases(tiny: Path, places: dict[str, str]) -> dict[str, dict[str, Any]]:
         "sources": {"size": 32, "sources": [{"path": places["pictures"]}, {"path": places["large"]}]},
         "unet": {**run, "objective": {"name": "unet", "init": str(tiny)}, "data": pictures},
         "lora": {**run, "objective": {"name": "lora", "init": str(tiny), "adapter": adapter}, "data": pictures},
+        "consistency": {**run, "objective": {"name": "consistency", "init": str(tiny)}, "data": pictures},
         "textual_inversion": {
             **run,
             "objective": {
@@ -249,6 +250,25 @@ def sections(tiny: Path, other: Path, places: dict[str, str]) -> dict[str, Secti
                 "adapter": {"rank": 2, "layers": ["attn1.to_v"]},
                 "words": [{"token": "disc", "start": "sun"}],
                 "words_learning_rate": Change(1e-3, {"objective.words": [{"token": "disc", "start": "sun"}]}),
+            },
+        ),
+        "ConsistencySettings": Section(
+            "consistency",
+            "objective.",
+            {
+                **model,
+                "parts": Change({"vae": str(tiny / "vae"), "text_encoder": str(tiny)}, refused="give either `init`"),
+                "unet": Change("tiny", refused="those of `init`"),
+                "guidance_scale": 1.0,
+                "teacher_steps": 20,
+                "huber": 1.0,
+                "target": Change("student", {"steps": 2, "ema": {"warmup": 100.0}}),
+                "adapter": {"rank": 2, "layers": ["attn1.to_v"]},
+                "latent_cache_bytes": 0,
+                "text_cache_bytes": 0,
+                "caption_chunks": Change(1, {"data.wording.suffix": "a red car " * 40}),
+                "export_dtype": Change("float16", {"export": True}),
+                "workers": 0,
             },
         ),
         "PreserveSettings": Section(
