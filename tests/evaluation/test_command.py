@@ -64,6 +64,25 @@ def test_asks_what_the_model_was_trained_on_and_checks_floors(run, tiny_folder, 
     assert json.loads((tmp_path / "result/evaluation.json").read_text())["settings"]["where"] == {"style": ["outline"]}
 
 
+def test_composition_measures_its_prompts_alone_and_checks_floors(run, folder, capsys, tmp_path):
+    rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
+    (folder / "metadata.jsonl").write_text("\n".join(json.dumps({**row, "name": row["family"]}) for row in rows))
+    asked = [
+        {"kind": "colour", "prompt": "a red disc", "style": "filled", "value": "red", "names": ["disc"]},
+        {"kind": "pair", "prompt": "a disc and a cross", "style": "", "value": "", "names": ["disc", "cross"]},
+    ]
+    file, result = tmp_path / "asked.jsonl", tmp_path / "result"
+    file.write_text("\n".join(map(json.dumps, asked)))
+    arguments = ["--composition", str(file), "-o", str(result)]
+    assert run(*arguments, "--at-least", "colour.right=1.1") == 1
+    printed = capsys.readouterr()
+    assert "colour" in printed.out and "pair" in printed.out
+    assert "check failed: colour.right is 0, below 1.1" in printed.err
+    report = json.loads((result / "composition.json").read_text())
+    assert [(score["kind"], score["pictures"]) for score in report["drawn"]] == [("colour", 1), ("pair", 1)]
+    assert {path.name for path in result.iterdir()} == {"composition.json", "composition.png"}
+
+
 def test_absent_extra_is_one_line(run, capsys, monkeypatch):
     monkeypatch.setattr(efficientnet_lite, "PACKAGE", "a_package_that_is_not_there")
     assert run() == 2
