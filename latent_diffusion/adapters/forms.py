@@ -53,10 +53,28 @@ def update_of(fields: Fields, weight: Tensor, bias: Tensor | None, scale: Scale,
         if length is not None:
             form, delta = f"DoRA {form}", _decomposed(delta, length, weight, peft="magnitude" in fields)
     change = fields.get("diff_b")
+    if "up_bias" in fields:
+        change = _bias_of_up(fields["up_bias"], delta, bias)
     if change is not None and (bias is None or change.numel() != bias.numel()):
         wanted = 0 if bias is None else bias.numel()
         raise CheckpointError(f"its change of the bias has {change.numel()} numbers, the model's bias {wanted}")
     return Update(form, delta, change)
+
+
+def _bias_of_up(added: Tensor, delta: Delta | None, bias: Tensor | None) -> Tensor:
+    """Return the change of the bias by that of the second factor: y = W x + b + s (up down x + c).
+
+    Raises:
+        CheckpointError: the layer has no bias to change, where PEFT does not merge it either, or the form is another.
+    """
+    if not isinstance(delta, LowRank):
+        raise CheckpointError("its lora_B.bias (lora_bias) is beside another form than LoRA; not read")
+    if bias is None:
+        raise CheckpointError(
+            "its lora_B.bias (lora_bias) changes a bias, and this layer has none, so it cannot be merged; train the "
+            "adapter with lora_bias=False"
+        )
+    return delta.scale * added.float()
 
 
 def _form(fields: Fields, scale: Scale) -> tuple[str, Delta | None]:

@@ -36,11 +36,12 @@ ENDINGS = {
     "PEFT": {
         **{"lora_A.weight": "down", "lora_B.weight": "up"},
         **{"lora_A.default.weight": "down", "lora_B.default.weight": "up"},
+        **{"lora_B.bias": "up_bias", "lora_B.default.bias": "up_bias"},
         **{"lora_magnitude_vector": "magnitude", "lora_magnitude_vector.weight": "magnitude"},
         **{"lora_magnitude_vector.default.weight": "magnitude", "ia3_l": "ia3", "oft_R.weight": "oft"},
     },
     "old diffusers": {
-        **{"lora.down.weight": "down", "lora.up.weight": "up"},
+        **{"lora.down.weight": "down", "lora.up.weight": "up", "lora.up.bias": "up_bias"},
         **{"lora_linear_layer.down.weight": "down", "lora_linear_layer.up.weight": "up"},
     },
     "LyCORIS": {

@@ -13,7 +13,7 @@ outlives them; x is not kept either.
 Reference: Dettmers et al. 2023, arXiv:2305.14314, section 3 (NF4, and gradients through a dequantised weight).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -187,16 +187,12 @@ class _Product(torch.autograd.Function):
         return ctx.layer.turned_back(gradient, ctx.size), None
 
 
-def store(layer: nn.Linear | nn.Conv2d, form: str, device: torch.device, done: dict[Tensor, Pieces]) -> None:
-    """Keep the frozen weight of a plain layer in the format `form` on `device`, in place.
-
-    `done` has what is kept of each weight already: layers that share a weight share that too.
-    """
-    weight = layer.weight
-    if weight not in done:
-        packed = FORMATS[form].pack(weight.detach())
-        done[weight] = {name: piece.to(device) for name, piece in packed.items()}
-    vars(layer).update(stored=done[weight], form=form, shape=weight.shape)
-    del layer._parameters["weight"]
-    kind: Any = StoredLinear if isinstance(layer, nn.Linear) else StoredConv2d
-    layer.__class__ = kind
+def store(layers: Sequence[nn.Linear | nn.Conv2d], form: str, device: torch.device) -> None:
+    """Keep the frozen weight that all of these plain layers share in the format `form` on `device`, in place."""
+    weight = layers[0].weight
+    stored = {name: piece.to(device) for name, piece in FORMATS[form].pack(weight.detach()).items()}
+    for layer in layers:
+        vars(layer).update(stored=stored, form=form, shape=weight.shape)
+        del layer._parameters["weight"]
+        kind: Any = StoredLinear if isinstance(layer, nn.Linear) else StoredConv2d
+        layer.__class__ = kind

@@ -7,7 +7,7 @@ from typing import Any
 from latent_diffusion.checkpoint.components import Applied, Components
 from latent_diffusion.data.pictures.images import ImageSource
 from latent_diffusion.diffusion.level import Step
-from latent_diffusion.errors import ConfigError
+from latent_diffusion.errors import ConfigError, warn
 from latent_diffusion.pipeline.engine.output import Output
 from latent_diffusion.pipeline.pipeline import LatentDiffusionPipeline
 from latent_diffusion.provenance.record import RefinerRecord
@@ -39,6 +39,7 @@ class Plan:
     lora_hashes: Mapping[str, str] = field(default_factory=dict)  # of the adapters that the prompt asks for, by name
     vae: str | None = None  # name of the autoencoder, where it was not the model's own
     tool: str | None = None  # that made the picture; None = this package
+    for_model: bool = False  # whether it is `fitted` to one
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -52,7 +53,7 @@ class Plan:
 
     def fitted(self, components: Components) -> "Plan":
         """Return the plan for a model: what its family does not read is left out, as the tool does, or named."""
-        if self.tool is None:
+        if self.tool is None or self.for_model:
             return self
         arguments, missing = dict(self.arguments), list(self.missing)
         for name in [name for name in arguments if name.removeprefix("negative_") in OF_SDXL]:
@@ -62,7 +63,7 @@ class Plan:
             skipped = arguments.pop("clip_skip")
             if self.tool != "A1111" and skipped > 1:  # A1111 reads it for Stable Diffusion 1 alone
                 arguments["clip_skip"] = skipped - 1  # these models leave the last layer out anyway
-        return replace(self, arguments=arguments, missing=tuple(missing))
+        return replace(self, arguments=arguments, missing=tuple(missing), for_model=True)
 
     def draw(
         self,
@@ -71,7 +72,7 @@ class Plan:
         refiner: LatentDiffusionPipeline | None = None,
         **options: Any,
     ) -> Output:
-        """Make the picture again.
+        """Make the picture again, by the plan as it is `fitted` to the model.
 
         Args:
             pipe: the model, with the adapters loaded.
@@ -82,7 +83,10 @@ class Plan:
         Raises:
             ConfigError: an input is missing or not needed, or an argument that this model or version does not take.
         """
-        arguments = {**self.arguments, **({} if refiner is None else self._refining(pipe, refiner))}
+        fitted = self.fitted(pipe.components)
+        for line in fitted.missing[len(self.missing) :]:
+            warn(f"not honoured: {line}")
+        arguments = {**fitted.arguments, **({} if refiner is None else self._refining(pipe, refiner))}
         if pipe.components.prompt_forms is None:
             arguments.pop("rewrite", None)  # another model than it was made with
         for name in {*self.inputs, *pictures} - {*self.optional_inputs}:

@@ -1,6 +1,7 @@
 """One set of changes in the keys of every writer; what is not used, does not fit or is damaged is said."""
 
 import hashlib
+import json
 import warnings
 
 import pytest
@@ -196,14 +197,33 @@ def test_what_is_left_over_is_a_warning_with_names(tiny_components, random_lora,
 
 
 @pytest.mark.parametrize("ending", ["lora_B.bias", "lora.up.bias"])
-def test_the_biases_of_lora_bias_are_named_as_not_used(tiny_components, tmp_path, ending):
-    """PEFT's name of `lora_bias=True`, and the one that diffusers writes."""
-    key = "unet.conv_in"
-    width = tiny_components.unet.conv_in.out_channels
+def test_the_bias_of_lora_bias_is_scaled_as_the_change_is(tiny_components, tmp_path, ending):
+    """PEFT's name of `lora_bias=True`, and the one that diffusers writes; PEFT adds alpha / r times it."""
+    key, width = "unet.conv_in", tiny_components.unet.conv_in.out_channels
+    added = torch.arange(width).float()
     factors = {f"{key}.lora_A.weight": torch.ones(2, 4, 3, 3), f"{key}.lora_B.weight": torch.ones(width, 2, 1, 1)}
-    save_file({**factors, f"{key}.{ending}": torch.ones(width)}, tmp_path / "x.safetensors")
-    with pytest.warns(LatentDiffusionWarning, match=rf"1 of 3 tensors are not used: {key}\.{ending}"):
-        assert read_lora(tmp_path / "x.safetensors", tiny_components).report.unmatched == (f"{key}.{ending}",)
+    metadata = {"lora_adapter_metadata": json.dumps({"unet.r": 2, "unet.lora_alpha": 8, "unet.lora_bias": True})}
+    save_file({**factors, f"{key}.{ending}": added}, tmp_path / "x.safetensors", metadata)
+    adapter = read_lora(tmp_path / "x.safetensors", tiny_components)
+    assert not adapter.report.unmatched
+    changed = adapted(tiny_components.unet, [(adapter.updates["unet"], 0.5)]).conv_in
+    torch.testing.assert_close(changed.bias, tiny_components.unet.conv_in.bias + 0.5 * 4 * added)
+
+
+@pytest.mark.parametrize(
+    ("layer", "more", "words"),
+    [
+        ("attn1.to_q", {}, r"attn1\.to_q: its lora_B\.bias .*this layer has none"),
+        ("attn1.to_out.0", {"lora_magnitude_vector": torch.ones(32)}, "beside another form than LoRA"),
+        ("attn1.to_out.0", {"lora_B.bias": torch.ones(5)}, "its change of the bias has 5 numbers"),
+    ],
+)
+def test_a_lora_bias_that_cannot_be_honoured_is_refused(tiny_components, tmp_path, layer, more, words):
+    key = f"unet.mid_block.attentions.0.transformer_blocks.0.{layer}"
+    factors = {"lora_A.weight": torch.ones(2, 32), "lora_B.weight": torch.ones(32, 2), "lora_B.bias": torch.ones(32)}
+    save_file({f"{key}.{name}": tensor for name, tensor in (factors | more).items()}, tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError, match=words):
+        read_lora(tmp_path / "x.safetensors", tiny_components)
 
 
 @pytest.mark.parametrize(

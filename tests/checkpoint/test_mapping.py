@@ -1,6 +1,7 @@
 """Large tensors stay on the disk until they are looked at, and are nobody else's."""
 
 import gc
+import os
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from latent_diffusion.checkpoint.files.mapping import LARGE
+from latent_diffusion.checkpoint.files.mapping import LARGE, page_out
 from latent_diffusion.checkpoint.files.safetensors_file import open_tensors
 from latent_diffusion.checkpoint.files.weights import Weights, fill
 
@@ -47,6 +48,34 @@ def test_a_mapping_lives_as_long_as_its_tensor(file):
     gc.collect()
     assert mappings(file) == 0
     assert load(file, torch.bfloat16).weight.dtype == torch.bfloat16 and mappings(file) == 0  # a cast keeps no piece
+
+
+def resident(file: Path) -> int:
+    """Bytes of the file in this process's memory."""
+    lines = iter(Path("/proc/self/smaps").read_text().splitlines())
+    return sum(
+        int(next(line for line in lines if line.startswith("Rss:")).split()[1]) * 1024
+        for head in lines
+        if head.endswith(str(file))
+    )
+
+
+@linux
+def test_a_piece_that_is_paged_out_keeps_its_numbers_and_what_was_written(tmp_path):
+    file = tmp_path / "large.safetensors"  # pages leave memory in groups, which may reach beyond a small tensor
+    save_file({"weight": torch.randn(2048, 2048)}, file)
+    os.sync()
+    weight = open_tensors(file)["weight"].fetch()
+    weight[0, 0] = 7.0
+    before, there = weight.clone(), resident(file)
+    page_out(weight.data_ptr())
+    if resident(file) == there:
+        pytest.skip("this system, or the one of this folder's files, pages nothing out")
+    assert resident(file) < there / 2 and torch.equal(weight, before)
+    page_out(before.data_ptr())  # of another's memory nothing happens
+    del weight
+    gc.collect()
+    assert mappings(file) == 0
 
 
 def test_writing_changes_neither_the_file_nor_another_tensor(file):

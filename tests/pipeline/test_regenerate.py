@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,8 +13,8 @@ from PIL.PngImagePlugin import PngInfo
 from latent_diffusion import LatentDiffusionPipeline
 from latent_diffusion.checkpoint.components import Applied
 from latent_diffusion.cli.main import main
-from latent_diffusion.errors import ConfigError, DataError
-from latent_diffusion.pipeline.regenerate import differences, plan_of_found, plan_of_record
+from latent_diffusion.errors import ConfigError, DataError, LatentDiffusionWarning
+from latent_diffusion.pipeline.regenerate import Plan, differences, plan_of_found, plan_of_record
 from latent_diffusion.provenance.foreign import read_found
 from latent_diffusion.provenance.infotext import write_infotext
 from latent_diffusion.provenance.late_start import late_start
@@ -295,6 +296,24 @@ def test_clip_skip_of_comfyui_is_counted_from_the_last_layer_of_every_model(tiny
         plan = plan_of_found(read_found({"prompt": json.dumps({"3": sampler, "5": skip, "6": text})}, None))
         for family, skipped in expected.items():
             assert plan.fitted(parts(tiny_family, family)).arguments.get("clip_skip") == skipped
+
+
+def test_a_plan_that_is_drawn_is_fitted_to_the_model_once(tiny_family):
+    """ComfyUI counts the last layer that SDXL leaves out anyway; what a model cannot follow is named."""
+    pipe = LatentDiffusionPipeline.from_pretrained(tiny_family("sdxl"), device="cpu")
+    plan = Plan(
+        "__call__", "a cat", {"clip_skip": 2, **COMMON, "num_inference_steps": 1}, None, None, None, tool="ComfyUI"
+    )
+    fitted = plan.fitted(pipe.components)
+    assert fitted.fitted(pipe.components) == fitted and fitted.arguments["clip_skip"] == 1
+    for one in (plan, fitted):
+        assert one.draw(pipe, {}, output_type="latent").records[0].clip_skip == 1
+    of_a1111 = replace(plan, tool="A1111").draw(pipe, {}, output_type="latent")
+    assert of_a1111.records[0].clip_skip in (0, None)
+    small = LatentDiffusionPipeline.from_pretrained(tiny_family("sd1"), device="cpu")
+    sized = replace(plan, arguments={**plan.arguments, "original_size": (32, 64)})
+    with pytest.warns(LatentDiffusionWarning, match=r"not honoured: original size: \(32, 64\); this model is not SDXL"):
+        sized.draw(small, {}, output_type="latent")
 
 
 def test_numbers_of_sdxl_are_named_for_another_model(tiny_family):

@@ -11,9 +11,12 @@ import mmap
 import sys
 import weakref
 
-__all__ = ["LARGE", "map_piece", "own_pages"]
+__all__ = ["LARGE", "map_piece", "own_pages", "page_out"]
 
 LARGE = 2**18  # bytes from which a mapping is worth its place in the kernel's table
+
+_PAGE_OUT = 21  # MADV_PAGEOUT of Linux 5.4
+_pieces: dict[int, tuple[int, int]] = {}  # where the bytes of a piece begin -> its mapping: address and length
 
 
 def map_piece(file: int, start: int, length: int) -> "tuple[ctypes.Array[ctypes.c_char], int] | None":
@@ -33,8 +36,27 @@ def map_piece(file: int, start: int, length: int) -> "tuple[ctypes.Array[ctypes.
     if address == ctypes.c_void_p(-1).value:
         return None
     buffer = (ctypes.c_char * (ahead + length)).from_address(address)
-    weakref.finalize(buffer, libc.munmap, address, ahead + length).atexit = False
+    _pieces[address + ahead] = (address, ahead + length)
+
+    def give_back() -> None:
+        del _pieces[address + ahead]
+        libc.munmap(address, ahead + length)
+
+    weakref.finalize(buffer, give_back).atexit = False
     return buffer, ahead
+
+
+def page_out(start: int) -> None:
+    """Let the piece whose bytes begin at the address `start` leave memory until it is looked at again.
+
+    Its numbers stay what they are, also where they were written to. Any other address is left as it is, and so is all
+    where the system cannot do it.
+    """
+    if start in _pieces:
+        address, length = _pieces[start]
+        libc = ctypes.CDLL(None)
+        libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+        libc.madvise(address, length, _PAGE_OUT)
 
 
 def own_pages(length: int) -> mmap.mmap:

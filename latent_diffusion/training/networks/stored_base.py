@@ -3,7 +3,7 @@
 The results of such runs hold none of these weights: an adapter is for the exact weights of the model's file.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from latent_diffusion.adapters.model_parts import parts_of
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.config import MemoryConfig
-from latent_diffusion.nn.stored import Pieces, StoredLayer, store
+from latent_diffusion.nn.stored import StoredLayer, store
 from latent_diffusion.runtime.cpu.allocator import give_back_free
 from latent_diffusion.runtime.precision import layout
 
@@ -38,22 +38,27 @@ def store_base(
         return
     form = memory.base or ("bfloat16" if precision == "bfloat16" else "float32")
     place = torch.device("cpu") if memory.base_on_host else device
-    done: dict[Tensor, Pieces] = {}
-    for layer in _frozen(models, parts):
-        if layer.weight.ndim == 4:
-            layer.weight.data = layer.weight.data.contiguous(memory_format=layout(device, precision))
-        store(layer, form, place, done)
+    sharing = _frozen(models, parts)
+    while sharing:
+        weight, layers = sharing.popitem()  # the weight is gone before the next one is read
+        if weight.ndim == 4:
+            weight.data = weight.data.contiguous(memory_format=layout(device, precision))
+        store(layers, form, place)
+        del weight, layers
     give_back_free()
 
 
-def _frozen(models: Sequence[Components], parts: Sequence[str]) -> Iterator[nn.Linear | nn.Conv2d]:
+def _frozen(models: Sequence[Components], parts: Sequence[str]) -> dict[Tensor, list[nn.Linear | nn.Conv2d]]:
+    """Return the frozen layers by their weight: those of an adapted model are the base's, or share its weights."""
+    found: dict[Tensor, dict[nn.Linear | nn.Conv2d, None]] = {}
     for model in models:
         for network in (network for part, network in parts_of(model).items() if part in parts):
-            for path, layer in list(network.named_modules()):
+            for path, layer in network.named_modules():
                 if not isinstance(layer, nn.Linear | nn.Conv2d) or isinstance(layer, StoredLayer):
                     continue
                 if path.split(".")[0] not in AS_THEY_ARE and not layer.weight.requires_grad:
-                    yield layer
+                    found.setdefault(layer.weight, {})[layer] = None
+    return {weight: list(layers) for weight, layers in found.items()}
 
 
 def is_stored(model: Components) -> bool:

@@ -5,14 +5,21 @@ import hashlib
 import torch
 from torch import nn
 
+from latent_diffusion.checkpoint.files.mapping import page_out
+
 __all__ = ["weights_digest"]
 
 
-def weights_digest(*modules: nn.Module) -> str:
-    """Return the digest of all tensors of `modules`, their names, shapes and bytes."""
+def weights_digest(*modules: nn.Module, stay: bool = True) -> str:
+    """Return the digest of all tensors of `modules`, their names, shapes and bytes.
+
+    Without `stay`, pieces of a file leave memory as soon as they are read: they are not used as they are.
+    """
     digest = hashlib.blake2b(digest_size=16)
     for module in modules:
         for name, tensor in module.state_dict().items():
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            if not stay:
+                page_out(tensor.untyped_storage().data_ptr())
     return digest.hexdigest()

@@ -78,8 +78,8 @@ class ConceptsObjective(Objective):
         self.settings, self.data, self.run = settings, data, run
         if settings.init is None:
             raise ConfigError("objective.init: give the model whose concepts are changed")
-        memory = run.memory or MemoryConfig()
-        self.base = parts = build_parts(settings, as_stored=memory.base is not None)
+        self.as_stored = (run.memory or MemoryConfig()).base is not None
+        self.base = parts = build_parts(settings, as_stored=self.as_stored)
         check_fit(parts, data.size)
         parts.unet.train().requires_grad_(True).enable_gradient_checkpointing(run.gradient_checkpointing)
         freeze_lone_attention(parts.unet, data.size // parts.autoencoder.factor)
@@ -159,5 +159,5 @@ class ConceptsObjective(Objective):
     def fingerprint(self) -> dict[str, str]:
         """Return the digests of the weights and of the adapter the run starts from, as read from their files."""
         parts = self.base
-        digest = weights_digest(parts.unet, parts.autoencoder, parts.text_encoder)
+        digest = weights_digest(parts.unet, parts.autoencoder, parts.text_encoder, stay=not self.as_stored)
         return {"objective.init": digest} | start_digest(self.settings.adapter)

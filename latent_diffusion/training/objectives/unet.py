@@ -108,7 +108,8 @@ class UNetObjective(Objective):
     def __init__(self, settings: DenoisingSettings, data: DataConfig, run: Any) -> None:
         """Load or build the parts and read the pictures."""
         self.settings, self.run = settings, run
-        parts = build_parts(settings, as_stored=(run.memory or MemoryConfig()).base is not None)
+        self.as_stored = (run.memory or MemoryConfig()).base is not None
+        parts = build_parts(settings, as_stored=self.as_stored)
         check_fit(parts, data.size)
         if settings.inpainting is not None and not parts.for_inpainting:
             if not isinstance(settings, UNetSettings):
@@ -277,7 +278,9 @@ class UNetObjective(Objective):
         if self.masks is not None and self.masks.own is not None:
             prints["objective.inpainting"] = self.masks.own.digest
         if self.settings.init is not None:
-            prints["objective.init"] = weights_digest(parts.unet, parts.autoencoder, parts.text_encoder)
+            prints["objective.init"] = weights_digest(
+                parts.unet, parts.autoencoder, parts.text_encoder, stay=not self.as_stored
+            )
         else:
             prints["objective.parts.vae"] = weights_digest(parts.autoencoder)
             prints["objective.parts.text_encoder"] = weights_digest(parts.text_encoder)

@@ -118,7 +118,7 @@ def memory_need(
         encoding={
             **host,
             **caches,
-            "U-Net": whole + extra,
+            "U-Net": extra + (0 if memory.base is not None else whole),  # else it stays in its file until it is stored
             "encoders": encoders,
             "a picture being encoded": encoding_peak(parts.autoencoder.encode, parts.autoencoder, side, side),
         },

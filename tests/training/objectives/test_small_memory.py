@@ -1,15 +1,21 @@
 """Ways to train in less memory: what they change, what they must not change, and what they refuse."""
 
 import json
+import sys
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 from processes import assert_equal_states, losses_of
 
+from latent_diffusion.checkpoint.files import safetensors_file
+from latent_diffusion.checkpoint.files.mapping import _pieces
 from latent_diffusion.checkpoint.folder.diffusers_folder import load_folder, save_folder
 from latent_diffusion.errors import ConfigError
-from latent_diffusion.nn.stored import StoredLayer
+from latent_diffusion.nn.stored import FORMATS, StoredLayer
+from latent_diffusion.training.networks import weights_digest
 from latent_diffusion.training.run import build_objective, train
 from latent_diffusion.training.state.launch import build_accelerator
 from latent_diffusion.training.trainer import Trainer
@@ -139,6 +145,27 @@ def test_a_stored_base_is_only_under_what_leaves_it_as_it_is(tiny_folder, make_r
     run = run_of(make_run, tiny_folder, "unet", tmp_path, memory={"base": "int8"})
     with pytest.raises(ConfigError, match=r"memory\.base: not for objective 'unet'; it obeys drop_encoders"):
         build_objective(run)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="files are mapped on Linux")
+def test_of_a_base_in_fewer_bits_the_file_is_in_memory_one_weight_at_a_time(
+    tiny_folder, make_run, tmp_path, monkeypatch
+):
+    """Neither reading, nor its digest, nor packing it holds the U-Net's file: encoding has the memory to itself."""
+    save_folder(load_folder(tiny_folder), tmp_path / "half", torch.float16)
+    monkeypatch.setattr(safetensors_file, "LARGE", 1)
+    paged, alive, plain = [], [], FORMATS["int8"]
+    monkeypatch.setattr(weights_digest, "page_out", paged.append)
+    monkeypatch.setitem(FORMATS, "int8", replace(plain, pack=lambda w: alive.append(len(_pieces)) or plain.pack(w)))
+    objective: Any = build_objective(run_of(make_run, tmp_path / "half", "lora", tmp_path, memory={"base": "int8"}))
+    unet = [weight.data_ptr() for weight in objective.base.unet.state_dict().values()]
+    assert set(unet) <= set(_pieces)
+    objective.fingerprint()
+    assert set(unet) <= set(paged)
+    objective.prepare(build_accelerator(), torch.float32)
+    assert len(alive) > 50 and all(earlier - later in (0, 1, 2) for earlier, later in pairwise(alive))
+    assert alive[0] - alive[-1] >= len(alive) - 2
+    assert not set(unet) & set(_pieces)
 
 
 @pytest.mark.parametrize("form", ["int8", "nf4"])
