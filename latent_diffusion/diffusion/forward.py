@@ -12,7 +12,7 @@ from torch import Tensor
 
 from latent_diffusion.diffusion.level import Coefficient
 
-__all__ = ["add_noise", "forward_step", "score", "transition"]
+__all__ = ["add_noise", "forward_step", "transition"]
 
 
 def add_noise(x0: Tensor, noise: Tensor, alpha: Coefficient, sigma: Coefficient) -> Tensor:
@@ -46,13 +46,3 @@ def forward_step(
     """
     ratio, variance = transition(*before, *after)
     return ratio * x + variance**0.5 * noise
-
-
-def score(x: Tensor, x0: Tensor, alpha: Coefficient, sigma: Coefficient) -> Tensor:
-    """Return the score grad_x log q(x_t) implied by a denoiser's x0 = E[x_0 | x_t]: (alpha x0 - x) / sigma^2.
-
-    Equal to -noise / sigma for the predicted noise.
-
-    Reference: Tweedie's formula; Song et al. 2021, arXiv:2011.13456; arXiv:2006.11239, section 3.2.
-    """
-    return (alpha * x0 - x) / sigma**2

@@ -114,7 +114,7 @@ class Sampler(Protocol):
     """An algorithm from noise to latent; implementations are frozen dataclasses and keep no state between calls.
 
     `order` is its order of convergence on the probability-flow ODE (of its noise-free form where it draws noise); 0 for
-    those made for consistency models, which jump to the end of the path instead of following it.
+    those that do not come nearer to it with more steps: made for consistency models, or with steps within a level.
     `intervals` and `fractional` say how such samplers' times are usually spaced and are handed to `levels`. `aliases`
     are the names that other programs have for it: the A1111 web UI's first, then ComfyUI's, InvokeAI's and the classes
     of diffusers.

@@ -1,11 +1,11 @@
-"""The forward process and the score (arXiv:2006.11239, eq. 2 and 4)."""
+"""The forward process (arXiv:2006.11239, eq. 2 and 4)."""
 
 import math
 
 import pytest
 import torch
 
-from latent_diffusion.diffusion.forward import add_noise, forward_step, score, transition
+from latent_diffusion.diffusion.forward import add_noise, forward_step, transition
 from latent_diffusion.registry import find, names
 
 SCHEDULES = [name for name in names("latent_diffusion.schedules") if name != "rectified_flow"]  # it has no betas
@@ -41,16 +41,3 @@ def test_forward_step_and_add_noise_are_their_formulas():
     assert torch.equal(add_noise(x, noise, 0.8, 0.6), 0.8 * x + 0.6 * noise)
     stepped = forward_step(x, noise, (1.0, 0.0), (0.8, 0.6))  # from the clean latent a step is the marginal
     torch.testing.assert_close(stepped, 0.8 * x + 0.6 * noise, rtol=1e-14, atol=1e-14)
-
-
-def test_score_is_the_gradient_of_log_density():
-    """For Gaussian data the exact denoiser gives the exact score, compared with autograd; and score = -noise/sigma."""
-    mean, spread, alpha, sigma = 0.4, 0.7, 0.8, 0.6
-    x = torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
-    variance = alpha**2 * spread**2 + sigma**2
-    (exact,) = torch.autograd.grad((-((x - alpha * mean) ** 2) / (2 * variance)).sum(), x)
-    x = x.detach()
-    x0 = mean + alpha * spread**2 / variance * (x - alpha * mean)
-    torch.testing.assert_close(score(x, x0, alpha, sigma), exact, rtol=1e-12, atol=1e-12)
-    noise = (x - alpha * x0) / sigma
-    torch.testing.assert_close(score(x, x0, alpha, sigma), -noise / sigma, rtol=1e-12, atol=1e-12)
