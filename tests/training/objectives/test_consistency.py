@@ -2,6 +2,7 @@
 
 import copy
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -64,7 +65,7 @@ def by_hand(folder, trainer, *, averaged):
     alphas = torch.cat([torch.ones(1, dtype=torch.float64), bars]).sqrt()  # entry t + 1 is time t
     sigmas = (1 - alphas**2).sqrt()
     velocity = pipe.scheduler.config.prediction_type == "v_prediction"
-    settings = optimizer_settings(trainer.run)
+    settings: Any = optimizer_settings(trainer.run)
     optimizer = torch.optim.AdamW(student.parameters(), RATE, settings.betas, settings.eps, weight_decay=0.0)
     vae, found = pipe.vae.double(), []
 
