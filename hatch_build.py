@@ -29,8 +29,10 @@ LEVELS = {  # of the names in `Level` of native/library.py
     "plain": [],
     "avx2": ["-mavx2", "-mfma"],
     "avx512": AVX512,
-    "avx512_bf16": [*AVX512, "-mavx512bf16"],
+    "avx512_vnni": [*AVX512, "-mavx512vnni"],
+    "avx512_bf16": [*AVX512, "-mavx512vnni", "-mavx512bf16"],
 }
+ALONE = {"avx512_vnni": "eight_bits.c"}  # the one kernel that gains from it; the others are the lower level's
 LEVELS_OF = {"x86_64": list(LEVELS), "aarch64": ["plain"]}
 RECIPES = ("lora.yaml", "finetune.yaml", "inpaint.yaml")  # of configs/, those of `server/training/recipe.py`
 BASE = "abilities.c"  # finds the level: any processor must be able to run it
@@ -62,10 +64,11 @@ def _compile(compiler: str, folder: Path) -> Path:
     objects = [folder / "abilities.o"]
     _run([compiler, *FLAGS, "-c", str(FOLDER / BASE), "-o", str(objects[0])])
     for level in LEVELS_OF[platform.machine()]:
-        made = [folder / f"{file.stem}_{level}.o" for file in sources]
+        used = [file for file in sources if file.name == ALONE.get(level, file.name)]
+        made = [folder / f"{file.stem}_{level}.o" for file in used]
         flags = [*FLAGS, *LEVELS[level], f"-DLEVEL={level}"]
         try:
-            for source, file in zip(sources, made, strict=True):
+            for source, file in zip(used, made, strict=True):
                 _run([compiler, *flags, "-c", str(source), "-o", str(file)])
         except RuntimeError as error:
             if level == "plain":

@@ -168,8 +168,8 @@ class Options(TypedDict, total=False):
     approximate: Annotated[
         "Approximation | str | Sequence[Approximation | str] | None",
         Option(
-            "Approximation that draws nearly the same picture in less time: deepcache:interval=3, tome:ratio=0.5 or "
-            "taesd:model=FOLDER. Repeatable.",
+            "Approximation that draws nearly the same picture in less time: int8 (on CPUs), deepcache:interval=3, "
+            "tome:ratio=0.5 or taesd:model=FOLDER. Repeatable.",
             metavar="NAME[:KEY=VALUE,...]", panel=SAMPLING, shown="exact", cli=list[str],
             recorded=tuple[str, ...] | None,
         ),

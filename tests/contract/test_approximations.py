@@ -22,6 +22,9 @@ from latent_diffusion.schedules.scaled_linear import ScaledLinearSchedule
 SCHEDULE = ScaledLinearSchedule()
 LEVELS = [SCHEDULE.level(t, k) for k, t in enumerate((999.0, 800.0, 600.0, 400.0, 200.0, -1.0))]
 SIZES = [(8, 8), (7, 5), (1, 3)]
+OF_A_BATCH = {"int8": 0.1}
+"""Difference of an image alone from the same in a batch. Rounding to 8 bits makes a step of a difference in the last
+bit, which torch's products have from batch to batch. The kernels' own products have none: `tests/runtime`."""
 
 
 @pytest.fixture(scope="module")
@@ -119,8 +122,10 @@ def test_an_image_alone_is_that_image_in_a_batch(name, denoiser, guidance):
     batch = walk(denoiser, (build(name),), x, prompt, negative, guidance)
     for k in range(4):
         row = slice(k, k + 1)
-        close(walk(denoiser, (build(name),), x[row], prompt[row], negative[row], guidance), batch[:, row])
-    close(walk(denoiser, (build(name),), x, prompt, negative, guidance, slicing=True), batch)
+        alone = walk(denoiser, (build(name),), x[row], prompt[row], negative[row], guidance)
+        close(alone, batch[:, row], OF_A_BATCH.get(name, 1e-5))
+    sliced = walk(denoiser, (build(name),), x, prompt, negative, guidance, slicing=True)
+    close(sliced, batch, OF_A_BATCH.get(name, 1e-5))
 
 
 def test_no_state_between_calls_and_the_network_stays(name, network, denoiser):

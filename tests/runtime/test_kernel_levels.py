@@ -4,7 +4,16 @@ import pytest
 import torch
 from torch import nn
 
-from latent_diffusion.runtime.cpu.native import attention, gated, group_norm, library, training_attention, winograd
+from latent_diffusion.runtime.cpu.native import (
+    attention,
+    eight_bits,
+    gated,
+    group_norm,
+    library,
+    training_attention,
+    winograd,
+)
+from latent_diffusion.runtime.cpu.native.eight_bits import EightBits
 from latent_diffusion.runtime.cpu.native.library import Level
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -44,8 +53,14 @@ def convolution(dtype):
     ]
 
 
+def eight(dtype):
+    x, weight = draw(1, 70, 9, 11, dtype=dtype), draw(40, 70, 3, 3)
+    linear = eight_bits.multiply(eight_bits.rounded(x[0, 0]), EightBits.of(draw(33, 11), draw(33)))
+    return [linear, eight_bits.convolve(x, EightBits.of(weight, None), 2, 1)]
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("way", [norm, gelu, attend, training, convolution])
+@pytest.mark.parametrize("way", [norm, gelu, attend, training, convolution, eight])
 def test_levels_give_the_same_bits(way, dtype, level, request):
     """But for plain C, which rounds between a product and its sum."""
     found = way(dtype)

@@ -77,7 +77,7 @@ def test_the_variable_lowers_the_level(named):
     assert named("") == named("avx2") == Level.AVX2 and named("plain") == Level.PLAIN
     with pytest.warns(LatentDiffusionWarning, match=r"LATENT_DIFFUSION_CPU_LEVEL=avx512 has no effect: .* is avx2"):
         assert named("avx512") == Level.AVX2
-    with pytest.raises(ConfigError, match=r"LATENT_DIFFUSION_CPU_LEVEL=AVX-2: .* plain, avx2, avx512, avx512_bf16"):
+    with pytest.raises(ConfigError, match=r"LATENT_DIFFUSION_CPU_LEVEL=AVX-2: .* plain, avx2, avx512, avx512_vnni"):
         named("AVX-2")
 
 

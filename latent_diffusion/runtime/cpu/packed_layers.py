@@ -20,6 +20,7 @@ from latent_diffusion.runtime.cpu.reordered import Reordered
 __all__ = [
     "IMAGE",
     "SAME",
+    "AddingConv2d",
     "DoublingConv2d",
     "NormedResnetBlock",
     "OncePassedGate",
@@ -133,7 +134,19 @@ class PackedPointwise(_Packed, nn.Conv2d):
         return out.permute(0, 3, 1, 2)
 
 
-class WinogradConv2d(PackedConv2d):
+class AddingConv2d(nn.Conv2d):
+    """A convolution that can add a map of the size of its result where it writes it."""
+
+    def takes(self, input: Tensor) -> bool:
+        """Whether `multiplied` can compute for `input`."""
+        raise NotImplementedError
+
+    def multiplied(self, input: Tensor, added: Tensor | None = None) -> Tensor:
+        """Return the convolution of `input`, plus `added`."""
+        raise NotImplementedError
+
+
+class WinogradConv2d(PackedConv2d, AddingConv2d):
     """A 3x3 convolution with fewer multiplications, whose weights for that are made at the first call."""
 
     doubled = False
@@ -210,7 +223,7 @@ class NormedResnetBlock(_CopiedPlain, ResnetBlock):
         hidden = self.conv1(group_norm.norm_silu(x, self.norm1))
         hidden = group_norm.norm_silu(hidden, self.norm2, level)
         kept = x if self.conv_shortcut is None else self.conv_shortcut(x)
-        if type(self.conv2) is WinogradConv2d and self.conv2.takes(hidden):
+        if isinstance(self.conv2, AddingConv2d) and self.conv2.takes(hidden):
             return self.conv2.multiplied(hidden, kept)
         return self.conv2(hidden) + kept
 

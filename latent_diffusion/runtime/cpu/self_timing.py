@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from latent_diffusion.runtime.agreement import agree
+from latent_diffusion.runtime.agreement import TOLERANCE, error
 from latent_diffusion.runtime.cpu.kept_trials import keep, kept
 
 __all__ = ["Trial", "Ways", "wins"]
@@ -40,22 +40,26 @@ class Trial:
         return f"{self.what} {self.dtype}".replace("torch.", "in ")
 
 
-def wins(trial: Trial, ways: Callable[[torch.dtype], Ways], at_most: float = SLOWER) -> bool:
-    """Return whether the first of `ways(dtype)`, (new, plain), is right and takes `at_most` times the second's time."""
+def wins(trial: Trial, ways: Callable[[torch.dtype], Ways], at_most: float = SLOWER, off: float | None = None) -> bool:
+    """Return whether the first of `ways(dtype)`, (new, plain), is right and takes `at_most` times the second's time.
+
+    Right is a relative error up to `off`; None = the rounding of the number format.
+    """
     with _lock:
         if trial not in _answers:
-            _answers[trial] = str(trial) in kept() or _try_out(trial, ways, at_most)
+            allowed = TOLERANCE[trial.dtype] if off is None else off
+            _answers[trial] = str(trial) in kept() or _try_out(trial, ways, at_most, allowed)
         return _answers[trial]
 
 
 @torch.no_grad()
-def _try_out(trial: Trial, ways: Callable[[torch.dtype], Ways], at_most: float) -> bool:
+def _try_out(trial: Trial, ways: Callable[[torch.dtype], Ways], at_most: float, off: float) -> bool:
     try:
         new, plain = ways(trial.dtype)
         found, wanted = new(), plain()
     except (RuntimeError, NotImplementedError, AttributeError):  # torch without the private operation, or another form
         return False
-    won = agree(found, wanted, trial.dtype) and any(_faster(new, plain, at_most) for _ in range(TRIES))
+    won = error(found, wanted) <= off and any(_faster(new, plain, at_most) for _ in range(TRIES))
     if won:
         keep(str(trial))
     return won

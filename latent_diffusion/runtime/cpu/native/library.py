@@ -35,7 +35,8 @@ class Level(IntEnum):
     PLAIN = 1
     AVX2 = 2
     AVX512 = 3
-    AVX512_BF16 = 4
+    AVX512_VNNI = 4
+    AVX512_BF16 = 5
 
 
 ALLOWED = {each.name.lower(): each for each in Level if each}

@@ -72,6 +72,15 @@ INLINE void vsums(const Vector v[SIDE * SIDE], float out[SIDE * SIDE]) {
     _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1)));
 }
 
+/* whole numbers of 32 bits as float32; float32 of 0 .. 255 as bytes, larger ones as 255 */
+INLINE __m256 whole_of(const int32_t *x) { return _mm256_cvtepi32_ps(_mm256_loadu_si256((const __m256i *)x)); }
+INLINE Vector vload_whole(const int32_t *x) { return (Vector){whole_of(x), whole_of(x + 8)}; }
+INLINE void vstore_bytes(uint8_t *x, Vector y) {
+    __m256i pairs = _mm256_packs_epi32(_mm256_cvtps_epi32(y.low), _mm256_cvtps_epi32(y.high)); /* quarters 0 2 1 3 */
+    pairs = _mm256_permute4x64_epi64(pairs, 0xd8);
+    _mm_storeu_si128((__m128i *)x, _mm_packus_epi16(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1)));
+}
+
 /* ones in the bits of the lanes below n */
 INLINE __m256i first_lanes(int64_t n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));

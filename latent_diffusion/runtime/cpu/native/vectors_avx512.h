@@ -47,6 +47,12 @@ INLINE void vsums(const Vector v[SIDE * SIDE], float out[SIDE * SIDE]) {
     vstore(out, _mm512_add_ps(_mm512_shuffle_f32x4(c[0], c[1], 0x88), _mm512_shuffle_f32x4(c[0], c[1], 0xdd)));
 }
 
+/* whole numbers of 32 bits as float32; float32 of 0 .. 255 as bytes, larger ones as 255 */
+INLINE Vector vload_whole(const int32_t *x) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(x)); }
+INLINE void vstore_bytes(uint8_t *x, Vector y) {
+    _mm_storeu_si128((__m128i *)x, _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(y)));
+}
+
 INLINE __mmask16 first_lanes(int64_t n) { return n >= LANES ? 0xffff : (__mmask16)((1u << n) - 1); }
 INLINE Vector vload_some(const float *x, int64_t n) { return _mm512_maskz_loadu_ps(first_lanes(n), x); }
 INLINE void vstore_some(float *x, int64_t n, Vector y) { _mm512_mask_storeu_ps(x, first_lanes(n), y); }

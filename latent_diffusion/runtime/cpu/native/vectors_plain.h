@@ -83,6 +83,18 @@ INLINE void vsums(const Vector v[SIDE * SIDE], float out[SIDE * SIDE]) {
     }
 }
 
+/* whole numbers of 32 bits as float32; float32 of 0 .. 255 as bytes, larger ones as 255 */
+INLINE Vector vload_whole(const int32_t *x) {
+    float all[LANES];
+    for (int i = 0; i < LANES; i++) all[i] = (float)x[i];
+    return vload(all);
+}
+INLINE void vstore_bytes(uint8_t *x, Vector y) {
+    float all[LANES];
+    vstore(all, y);
+    for (int i = 0; i < LANES; i++) x[i] = all[i] < 255.0f ? (uint8_t)all[i] : 255;
+}
+
 INLINE Vector vload_some(const float *x, int64_t n) {
     if (n >= LANES) return vload(x);
     Vector y = {0};

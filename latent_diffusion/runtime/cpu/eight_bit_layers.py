@@ -1,0 +1,201 @@
+"""A U-Net whose layers compute with 8 bits: a second tree of modules over the same tensors, for as long as it is used.
+
+Rounded are the layers that every token or pixel goes through: the 3x3 and 1x1 convolutions of residual blocks, the
+projections of the transformers and their feed-forward layers. Exact stay the first and the last convolution, the noise
+level's layers, the keys and values of the prompt (once a picture), the norms, and the convolutions after doubling.
+
+A weight is rounded once, and kept as long as the exact one is there.
+"""
+
+import threading
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
+
+from latent_diffusion.models.unet import UNet
+from latent_diffusion.nn.attention import Attention, KeysValues, join_heads, split_heads
+from latent_diffusion.nn.resnet import Downsample, ResnetBlock
+from latent_diffusion.nn.shared_copy import shared_copy
+from latent_diffusion.nn.transformer import SpatialTransformer, TransformerBlock
+from latent_diffusion.runtime.cpu import packing
+from latent_diffusion.runtime.cpu.native import eight_bits
+from latent_diffusion.runtime.cpu.native.eight_bits import EightBits, Rounded
+from latent_diffusion.runtime.cpu.packed_layers import (
+    AddingConv2d,
+    PackedConv2d,
+    PackedLinear,
+    PackedPointwise,
+    WinogradConv2d,
+)
+from latent_diffusion.runtime.cpu.self_timing import Trial, Ways, wins
+
+__all__ = ["in_eight_bits", "pays"]
+
+LINEAR = (nn.Linear, PackedLinear)
+CONVOLUTIONS = (nn.Conv2d, PackedConv2d, PackedPointwise, WinogradConv2d)
+
+N = TypeVar("N", bound=UNet)
+
+FASTER = 0.9  # of the exact way's time, at most
+ERROR = 0.03  # relative, of products of random numbers; it is about 0.01
+
+_made = WeakIdKeyDictionary()  # EightBits with the version of what they were rounded from, by that
+_lock = threading.Lock()
+
+
+class EightBitLinear(nn.Linear):
+    """x W^T + b."""
+
+    eight: EightBits
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map (..., in_features) to (..., out_features)."""
+        return self.products(eight_bits.rounded(input), input)
+
+    def products(self, numbers: Rounded, input: Tensor) -> Tensor:
+        """Return what `forward` does, given the numbers of `input`."""
+        return eight_bits.multiply(numbers, self.eight).view(*input.shape[:-1], self.out_features)
+
+
+class EightBitPointwise(nn.Conv2d):
+    """A 1x1 convolution, with a scale for each pixel."""
+
+    eight: EightBits
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map (B, in_channels, H, W) to (B, out_channels, H, W)."""
+        pixels = input.permute(0, 2, 3, 1)
+        made = eight_bits.multiply(eight_bits.rounded(pixels), self.eight)
+        return made.view(*pixels.shape[:-1], self.out_channels).permute(0, 3, 1, 2)
+
+
+class EightBitConv2d(AddingConv2d):
+    """A 3x3 convolution, with a scale for each image."""
+
+    eight: EightBits
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map (B, in_channels, H, W) to (B, out_channels, H', W')."""
+        return self.multiplied(input)
+
+    def takes(self, input: Tensor) -> bool:
+        """Whether the kernel can compute for `input`."""
+        return eight_bits.takes(input)
+
+    def multiplied(self, input: Tensor, added: Tensor | None = None) -> Tensor:
+        """Return the convolution of `input`, plus `added`, a map as the result."""
+        return eight_bits.convolve(input, self.eight, self.stride[0], int(self.padding[0]), added)
+
+
+class EightBitAttention(Attention):
+    """Attention whose tokens are rounded once for queries, keys and values."""
+
+    def forward(self, x: Tensor, keys_values: KeysValues | None = None) -> Tensor:
+        """Attend from tokens `x` (B, L, D) over `keys_values`, or over `x` itself when None."""
+        layers = [layer for layer in (self.to_q, self.to_k, self.to_v) if isinstance(layer, EightBitLinear)]
+        if keys_values is not None or len(layers) < 3:
+            return super().forward(x, keys_values)
+        numbers = eight_bits.rounded(x)
+        q, k, v = (split_heads(layer.products(numbers, x), self.heads) for layer in layers)
+        return self.to_out[0](join_heads(self.kernel(q, k, v)))
+
+
+def in_eight_bits(network: N, *, convolutions: bool) -> N:
+    """Return a copy of a U-Net on a CPU that computes with 8 bits; `network` stays as it is, and shares its tensors.
+
+    Args:
+        network: in float32 or bfloat16, packed or not. Layers of other kinds, such as an adapter's, stay exact.
+        convolutions: 3x3 convolutions too, not only linear layers and 1x1 convolutions.
+    """
+    twin = shared_copy(network)
+    for module in twin.modules():
+        if isinstance(module, ResnetBlock):
+            inside = [module.conv1, module.conv2, module.conv_shortcut]
+        elif isinstance(module, Downsample):
+            inside = [module.conv]
+        elif isinstance(module, SpatialTransformer):
+            inside = [module.proj_in, module.proj_out]
+        elif isinstance(module, TransformerBlock):
+            inside = _of_transformer(module)
+        else:
+            continue
+        for layer in inside:
+            _round(layer, convolutions)
+    return twin
+
+
+def pays(*, convolutions: bool) -> bool:
+    """Whether 8 bits are clearly faster here than the exact way in the number format that this processor is fast in."""
+    dtype = torch.bfloat16 if packing.bfloat16_pays() else torch.float32
+    if convolutions:
+        return wins(Trial("int8 convolution", dtype), _convolutions, FASTER, ERROR)
+    return wins(Trial("int8 linear", dtype), _linear, FASTER, ERROR)
+
+
+def _linear(dtype: torch.dtype) -> Ways:
+    x, layer = _drawn(512, 640, dtype=dtype), nn.Linear(640, 640, device="meta", dtype=dtype)
+    layer.load_state_dict({"weight": _drawn(640, 640, dtype=dtype), "bias": x[0]}, assign=True)
+    return _eight_and_packed(layer.requires_grad_(False), x)
+
+
+def _convolutions(dtype: torch.dtype) -> Ways:
+    x, layer = _drawn(1, 128, 32, 32, dtype=dtype), nn.Conv2d(128, 128, 3, padding=1, device="meta", dtype=dtype)
+    layer.load_state_dict({"weight": _drawn(128, 128, 3, 3, dtype=dtype), "bias": x[0, :, 0, 0]}, assign=True)
+    return _eight_and_packed(layer.requires_grad_(False), x.contiguous(memory_format=torch.channels_last))
+
+
+def _eight_and_packed(layer: nn.Module, x: Tensor) -> Ways:
+    """Return what a layer makes of `x` with 8 bits, and in the fastest exact way."""
+    exact, eight = nn.Sequential(layer), shared_copy(layer)
+    packing.pack(exact)
+    _round(eight, convolutions=True)
+    return lambda: eight(x), lambda: exact(x)
+
+
+def _drawn(*size: int, dtype: torch.dtype) -> Tensor:
+    """Return normal numbers, without touching the random state of the process."""
+    return torch.randn(size, generator=torch.Generator().manual_seed(0), dtype=torch.float32).to(dtype)
+
+
+def _of_transformer(block: TransformerBlock) -> list[nn.Module]:
+    """Return the linear layers of a block that its tokens go through, not those of the context."""
+    context = {layer for name in ("to_k", "to_v") for layer in [getattr(block.attn2, name, None)] if layer is not None}
+    if type(block.attn1) is Attention:
+        block.attn1.__class__ = EightBitAttention
+    return [module for module in block.modules() if isinstance(module, nn.Linear) and module not in context]
+
+
+def _round(layer: nn.Module | None, convolutions: bool) -> None:
+    """Give a layer of a known kind a class that computes with 8 bits."""
+    if type(layer) in LINEAR:
+        kind: type[nn.Module] = EightBitLinear
+    elif type(layer) in CONVOLUTIONS and isinstance(layer, nn.Conv2d):
+        square = layer.kernel_size[0] == layer.kernel_size[1] and layer.stride[0] == layer.stride[1]
+        if not square or layer.groups != 1 or layer.dilation != (1, 1) or isinstance(layer.padding, str):
+            return
+        if layer.kernel_size == layer.stride == (1, 1):
+            kind = EightBitPointwise
+        elif convolutions:
+            kind = EightBitConv2d
+        else:
+            return
+    else:
+        return
+    assert layer is not None, "a layer of these kinds"
+    vars(layer)["eight"] = _eight_bits(layer)
+    object.__setattr__(layer, "__class__", kind)
+
+
+def _eight_bits(layer: nn.Module) -> EightBits:
+    """Return the rounded weight and bias of a layer, made once for each weight."""
+    packed = vars(layer).get("packed")
+    source = layer.get_parameter("weight") if packed is None else packed
+    version = source._version if isinstance(source, Tensor) else 0
+    with _lock:
+        known = _made.get(source)
+        if known is None or known[0] != version:
+            weight = source if isinstance(source, Tensor) else source.plain()
+            known = _made[source] = version, EightBits.of(weight, layer._parameters["bias"])
+    return known[1]

@@ -1,0 +1,247 @@
+/* Linear layers and convolutions with weights and inputs of 8 bits.
+ *
+ *     y = s t (q - z) w + bias + added       q = round(x / s) + z,  0 .. 255      w = round(W / t),  -127 .. 127
+ *
+ * s and z belong to a group of rows of x: one row (a token), or an image, whose pixels a 3x3 kernel sums over; t to an
+ * output. Sums of products are exact in 32 bits, so they are the same at every level, for any threads and any batch.
+ *
+ * Each thread takes a block of rows and lays what a row is multiplied with, all pixels under its kernel, side by side;
+ * then PANEL outputs at a time, DEPTH inputs at a time, whose weights stay in the first-level cache.
+ *
+ * Jacob et al. 2018, arXiv:1712.05877, section 2.
+ */
+
+#include <omp.h>
+#include <stdlib.h>
+
+#include "whole_numbers.h"
+
+#define PANEL 32                 /* outputs whose weights lie together, [inputs / 4][PANEL][4] */
+#define CHUNK 16                 /* inputs laid side by side */
+#define DEPTH 256                /* inputs multiplied at a time */
+#define MOST 192                 /* rows of a block, */
+#define SPACE (1 << 20)          /* and numbers of one */
+#define PIXELS 64                /* rows whose range is found at once */
+
+typedef struct {
+    int64_t rows, channels; /* of x */
+    int64_t depth;          /* channels rounded up to CHUNK: from one row of numbers to the next */
+    int64_t each;           /* rows of a group */
+    int bfloat16, threads;
+} Rounding;
+
+typedef struct {
+    int64_t batch, height, width;       /* of the input; a linear layer has one row of pixels */
+    int64_t out_height, out_width;      /* of the result */
+    int64_t side, stride, padding;      /* of the kernel, side x side */
+    int64_t depth, outputs;             /* of a row of numbers; channels of the result */
+    int64_t each;                       /* rows of the result that share a scale */
+    int bfloat16, threads;              /* y and added are bfloat16, else float32 */
+} Product;
+
+/* the range of some rows: out[0] >= 0 is its top, out[1] >= 0 minus its bottom; NaN where a number is not finite */
+INLINE void range_of(const void *x, int64_t at, int64_t rows, int64_t channels, float *out, int bfloat16) {
+    Vector top = vall(0.0f), bottom = top, finite = top;
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t c = 0; c < channels; c += LANES) {
+            Vector v = load_numbers(x, at + i * channels + c, channels - c, bfloat16);
+            top = vmax(top, v), bottom = vmax(bottom, vsub(vall(0.0f), v));
+            finite = vadd(finite, vsub(v, v));
+        }
+    float tops[LANES], bottoms[LANES];
+    vstore(tops, top), vstore(bottoms, bottom);
+    out[0] = out[1] = 0.0f;
+    for (int l = 0; l < LANES; l++) {
+        out[0] = tops[l] > out[0] ? tops[l] : out[0];
+        out[1] = bottoms[l] > out[1] ? bottoms[l] : out[1];
+    }
+    out[0] += vsum(finite);
+}
+
+/* scale and zero of a range */
+INLINE float scale_of_range(const float *range, int32_t *zero) {
+    float whole = range[0] + range[1], scale = whole <= 255e-30f ? 1e-30f : whole / 255.0f;
+    *zero = scale == scale ? (int32_t)lrintf(range[1] / scale) : 0;
+    return scale;
+}
+
+INLINE void round_rows(const void *x, int64_t row, int64_t rows, const Rounding *z, float scale, int32_t zero,
+                       uint8_t *numbers, int bfloat16) {
+    Vector inverse = vall(1.0f / scale), shift = vall((float)zero), none = vall(0.0f);
+    for (int64_t i = row; i < row + rows; i++)
+        for (int64_t c = 0; c < z->channels; c += LANES) {
+            Vector v = load_numbers(x, i * z->channels + c, z->channels - c, bfloat16);
+            vstore_bytes(numbers + i * z->depth + c, vmax(none, vadd(vround(vmul(v, inverse)), shift)));
+        }
+}
+
+#define FOR_FORMAT(FORMAT, BFLOAT16)                                                                                  \
+    static void range_##FORMAT(const void *x, int64_t at, int64_t rows, int64_t channels, float *out) {               \
+        range_of(x, at, rows, channels, out, BFLOAT16);                                                               \
+    }                                                                                                                 \
+    static void round_##FORMAT(const void *x, int64_t row, int64_t rows, const Rounding *z, float scale,              \
+                               int32_t zero, uint8_t *numbers) {                                                      \
+        round_rows(x, row, rows, z, scale, zero, numbers, BFLOAT16);                                                  \
+    }
+FOR_FORMAT(f32, 0)
+FOR_FORMAT(bf16, 1)
+
+/* numbers (rows, depth) of x (rows, channels), with scale and zero of each group; returns 1 where there is no memory */
+int KERNEL(round_to_bytes)(const void *x, uint8_t *numbers, float *scales, int32_t *zeros, const Rounding *z) {
+    int64_t size = z->each < PIXELS ? z->each : PIXELS, parts = (z->each + size - 1) / size;
+    int64_t all = z->rows / z->each * parts;
+    float *ranges = malloc(sizeof(float) * 2 * (parts == 1 ? 1 : all));
+    if (!ranges) return 1;
+    _Pragma("omp parallel num_threads(z->threads)") {
+        if (parts > 1) {
+            _Pragma("omp for") for (int64_t i = 0; i < all; i++) {
+                int64_t from = i % parts * size, here = z->each - from < size ? z->each - from : size;
+                int64_t row = i / parts * z->each + from;
+                (z->bfloat16 ? range_bf16 : range_f32)(x, row * z->channels, here, z->channels, ranges + 2 * i);
+            }
+            _Pragma("omp for") for (int64_t g = 0; g < z->rows / z->each; g++) {
+                float range[2] = {0.0f, 0.0f};
+                for (int64_t i = g * parts; i < (g + 1) * parts; i++)
+                    for (int side = 0; side < 2; side++)
+                        if (!(ranges[2 * i + side] <= range[side]) && range[side] == range[side])
+                            range[side] = ranges[2 * i + side];
+                scales[g] = scale_of_range(range, zeros + g);
+            }
+        }
+        _Pragma("omp for") for (int64_t i = 0; i < all; i++) {
+            int64_t g = i / parts, from = i % parts * size, here = z->each - from < size ? z->each - from : size;
+            int64_t row = g * z->each + from;
+            if (parts == 1) {
+                float range[2];
+                (z->bfloat16 ? range_bf16 : range_f32)(x, row * z->channels, here, z->channels, range);
+                scales[g] = scale_of_range(range, zeros + g);
+            }
+            (z->bfloat16 ? round_bf16 : round_f32)(x, row, here, z, scales[g], zeros[g], numbers);
+        }
+    }
+    free(ranges);
+    return 0;
+}
+
+/* sums[r][PANEL] (+)= the products of R rows of numbers with one panel's weights */
+typedef void Multiply(const Number *numbers, int64_t step, const int8_t *weights, int64_t chunks, int32_t *sums,
+                      int add);
+#define MULTIPLY(R)                                                                                                    \
+    static void multiply_##R(const Number *numbers, int64_t step, const int8_t *weights, int64_t chunks,               \
+                             int32_t *sums, int add) {                                                                 \
+        for (int o = 0; o < PANEL; o += 2 * OUTPUTS) {                                                                 \
+            Sums sum[R][2];                                                                                            \
+            const Number *x = numbers;                                                                                 \
+            const int8_t *w = weights + 4 * o;                                                                         \
+            UNROLL for (int r = 0; r < R; r++) sum[r][0] = sum[r][1] = no_sums();                                      \
+            for (int64_t c = 0; c < chunks; c++, x += step)                                                            \
+                UNROLL for (int i = 0; i < CHUNK; i += 4, w += 4 * PANEL) {                                            \
+                    Weights first = weights_of(w), second = weights_of(w + 4 * OUTPUTS);                               \
+                    UNROLL for (int r = 0; r < R; r++) {                                                               \
+                        Numbers four = four_numbers(x + r * CHUNK + i);                                                \
+                        sum[r][0] = add_products(sum[r][0], four, first);                                              \
+                        sum[r][1] = add_products(sum[r][1], four, second);                                             \
+                    }                                                                                                  \
+                }                                                                                                      \
+            UNROLL for (int r = 0; r < R; r++) two_sums(sums + r * PANEL + o, sum[r][0], sum[r][1], add);              \
+        }                                                                                                              \
+    }
+MULTIPLY(1) MULTIPLY(2)
+#if TILE_ROWS > 2
+MULTIPLY(3) MULTIPLY(4) MULTIPLY(5) MULTIPLY(6)
+#endif
+#if TILE_ROWS > 6
+MULTIPLY(7) MULTIPLY(8) MULTIPLY(9) MULTIPLY(10) MULTIPLY(11) MULTIPLY(12)
+#endif
+static Multiply *const MULTIPLY_ROWS[TILE_ROWS + 1] = {
+    NULL, multiply_1, multiply_2,
+#if TILE_ROWS > 2
+    multiply_3, multiply_4, multiply_5, multiply_6,
+#endif
+#if TILE_ROWS > 6
+    multiply_7, multiply_8, multiply_9, multiply_10, multiply_11, multiply_12,
+#endif
+};
+
+INLINE void lay(const uint8_t *from, int64_t depth, Number *to, int64_t step) {
+    for (int64_t c = 0; c < depth; c += CHUNK, to += step)
+        for (int i = 0; i < CHUNK; i++) to[i] = from[c + i];
+}
+
+/* what each of the rows from `first` on is multiplied with: to[tap][chunk][block][CHUNK] */
+static void gather_rows(const uint8_t *numbers, const int32_t *zeros, const Product *z, int64_t first, int64_t here,
+                        int64_t block, Number *to) {
+    int64_t image = z->out_height * z->out_width;
+    for (int64_t t = 0; t < here; t++) {
+        int64_t b = (first + t) / image, row = (first + t) % image / z->out_width, column = (first + t) % z->out_width;
+        for (int64_t tap = 0; tap < z->side * z->side; tap++) {
+            int64_t y = row * z->stride - z->padding + tap / z->side, x = column * z->stride - z->padding + tap % z->side;
+            Number *at = to + (tap * z->depth * block) + t * CHUNK;
+            if (y >= 0 && y < z->height && x >= 0 && x < z->width)
+                lay(numbers + ((b * z->height + y) * z->width + x) * z->depth, z->depth, at, block * CHUNK);
+            else /* outside the map is zero, whose number belongs to the image */
+                for (int64_t c = 0; c < z->depth; c += CHUNK)
+                    for (int i = 0; i < CHUNK; i++) at[c * block + i] = (Number)zeros[b];
+        }
+    }
+}
+
+/* one row of the result from its sums; `columns` are the sums of each output's weights */
+INLINE void finish_row(int32_t *sums, float scale, int32_t zero, const float *scales, const int32_t *columns,
+                       const float *bias, const void *added, void *y, int64_t at, int64_t outputs, int bfloat16) {
+    for (int o = 0; o < PANEL; o++) sums[o] -= zero * columns[o];
+    for (int64_t o = 0; o < PANEL && o < outputs; o += LANES) {
+        Vector v = vfma(vmul(vload_whole(sums + o), vall(scale)), vload(scales + o), vload(bias + o));
+        if (added) v = vadd(v, load_numbers(added, at + o, outputs - o, bfloat16));
+        store_numbers(y, at + o, outputs - o, v, bfloat16);
+    }
+}
+
+/* y of numbers, with the scale and zero of each of their groups; added is like y, or NULL; weights in panels, with
+ * scales, columns and bias of as many outputs; returns 1 where there is no memory */
+int KERNEL(multiply_bytes)(const uint8_t *numbers, const float *row_scales, const int32_t *zeros, const int8_t *weights,
+                           const float *scales, const int32_t *columns, const float *bias, const void *added, void *y,
+                           const Product *z) {
+    int64_t depth = z->side * z->side * z->depth, rows = z->batch * z->out_height * z->out_width;
+    int64_t most = SPACE / depth < MOST ? SPACE / depth : MOST;
+    if (most < 2 * TILE_ROWS) most = 2 * TILE_ROWS;
+    int64_t turns = (rows + z->threads * most - 1) / (z->threads * most);
+    int64_t block = (rows + z->threads * turns - 1) / (z->threads * turns);
+    block = (block + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS;
+    int64_t blocks = (rows + block - 1) / block, panels = (z->outputs + PANEL - 1) / PANEL;
+    /* few rows and many threads: threads share a block and each takes some of the outputs */
+    int64_t shares = blocks < z->threads ? (z->threads < blocks * panels ? z->threads / blocks : panels) : 1;
+    int64_t space = block * (depth * sizeof(Number) + PANEL * sizeof(int32_t));
+    char *scratch = aligned_alloc(64, (z->threads * space + 63) / 64 * 64);
+    if (!scratch) return 1;
+    _Pragma("omp parallel num_threads(z->threads)") {
+        int32_t *sums = (int32_t *)(scratch + omp_get_thread_num() * space);
+        Number *laid = (Number *)(sums + block * PANEL);
+        _Pragma("omp for schedule(dynamic, 1)") for (int64_t i = 0; i < blocks * shares; i++) {
+            int64_t first = i / shares * block, share = i % shares;
+            int64_t here = rows - first < block ? rows - first : block;
+            gather_rows(numbers, zeros, z, first, here, block, laid);
+            for (int64_t p = share * panels / shares; p < (share + 1) * panels / shares; p++) {
+                for (int64_t c = 0; c < depth; c += DEPTH) {
+                    int64_t chunks = (depth - c < DEPTH ? depth - c : DEPTH) / CHUNK;
+                    for (int64_t t = 0; t < here; t += TILE_ROWS)
+                        MULTIPLY_ROWS[here - t < TILE_ROWS ? here - t : TILE_ROWS](
+                            laid + c * block + t * CHUNK, block * CHUNK, weights + (p * depth + c) * PANEL, chunks,
+                            sums + t * PANEL, c > 0);
+                }
+                int64_t o = p * PANEL;
+                for (int64_t t = 0; t < here; t++) {
+                    int64_t group = (first + t) / z->each, at = (first + t) * z->outputs + o;
+                    if (z->bfloat16)
+                        finish_row(sums + t * PANEL, row_scales[group], zeros[group], scales + o, columns + o, bias + o,
+                                   added, y, at, z->outputs - o, 1);
+                    else
+                        finish_row(sums + t * PANEL, row_scales[group], zeros[group], scales + o, columns + o, bias + o,
+                                   added, y, at, z->outputs - o, 0);
+                }
+            }
+        }
+    }
+    free(scratch);
+    return 0;
+}

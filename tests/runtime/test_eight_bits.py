@@ -1,0 +1,141 @@
+"""Layers with 8-bit weights and inputs: their numbers, what stays exact, and what is refused."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from latent_diffusion.approximations import int8
+from latent_diffusion.approximations.int8 import Int8
+from latent_diffusion.conditioning import Conditioning
+from latent_diffusion.diffusion.approximation import Scope
+from latent_diffusion.errors import ConfigError
+from latent_diffusion.families import tiny
+from latent_diffusion.models.unet import UNet
+from latent_diffusion.runtime.cpu import eight_bit_layers, packing
+from latent_diffusion.runtime.cpu.eight_bit_layers import in_eight_bits
+from latent_diffusion.runtime.cpu.native import eight_bits
+from latent_diffusion.runtime.cpu.native.eight_bits import EightBits
+
+pytestmark = pytest.mark.skipif(not eight_bits.available(), reason="the kernels are not built")
+EIGHT = (eight_bit_layers.EightBitLinear, eight_bit_layers.EightBitPointwise, eight_bit_layers.EightBitConv2d)
+
+
+def draw(*size, dtype=torch.float32):
+    return torch.randn(size, generator=torch.Generator().manual_seed(sum(size))).to(dtype)
+
+
+def restored(weight):
+    """The numbers that `EightBits` stands for, (outputs, inputs, taps)."""
+    whole = weight.panels.permute(0, 3, 1, 2, 4).flatten(3).flatten(0, 1)  # (outputs, taps, inputs)
+    return (whole.double() * weight.scales[:, None, None])[: weight.outputs].transpose(1, 2)
+
+
+@pytest.mark.parametrize("dtype", eight_bits.FORMATS)
+@pytest.mark.parametrize("rows, inputs, outputs", [(1, 16, 32), (5, 20, 40), (300, 320, 96)])
+def test_a_linear_layer_multiplies_the_rounded_numbers(rows, inputs, outputs, dtype):
+    x, weight, bias = draw(rows, inputs, dtype=dtype), draw(outputs, inputs), draw(outputs)
+    eight, numbers = EightBits.of(weight, bias), eight_bits.rounded(x)
+    near = (numbers.numbers[:, :inputs].double() - numbers.zeros[:, None]) * numbers.scales[:, None]
+    assert (near - x.double()).abs().max(1).values.le(0.51 * numbers.scales).all()
+    close = restored(eight)[:, :inputs, 0]
+    assert (close - weight.double()).abs().max(1).values.le(0.51 * eight.scales[:outputs]).all()
+    found, wanted = eight_bits.multiply(numbers, eight), F.linear(near, close, bias.double())
+    assert (found - wanted).norm() <= (1e-6 if dtype == torch.float32 else 4e-3) * wanted.norm()
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(1, 1), (2, 7), (14, 13)])
+def test_a_convolution_multiplies_the_rounded_numbers(size, stride):
+    x, weight, bias = 1 + draw(2, 20, *size), draw(40, 20, 3, 3), draw(40)
+    eight, numbers = EightBits.of(weight, bias), eight_bits.rounded(x.permute(0, 2, 3, 1), size[0] * size[1])
+    near = numbers.numbers[:, :20].double().unflatten(0, (2, *size)) - numbers.zeros[:, None, None, None]
+    near = (near * numbers.scales[:, None, None, None]).permute(0, 3, 1, 2)
+    close = restored(eight)[:, :20].unflatten(2, (3, 3))
+    wanted = F.conv2d(near, close, bias.double(), stride, 1)
+    found = eight_bits.convolve(x, eight, stride)
+    assert (found - wanted).norm() <= 1e-6 * wanted.norm()
+    assert torch.equal(eight_bits.convolve(x, eight, stride, added=found), found + found)
+    assert torch.equal(eight_bits.convolve(x[1:], eight, stride), found[1:])  # whatever the batch is
+
+
+def test_nan_and_infinity_reach_all_that_they_are_summed_into():
+    x = draw(3, 20)
+    x[1, 7], x[2, 2] = torch.nan, torch.inf
+    found = eight_bits.multiply(eight_bits.rounded(x), EightBits.of(draw(40, 20), None))
+    assert found.isnan().all(1).tolist() == [False, True, True]
+    x = draw(2, 20, 9, 9)
+    x[0, 3, 8, 8] = torch.nan
+    found = eight_bits.convolve(x, EightBits.of(draw(40, 20, 3, 3), None))
+    assert found[0].isnan().all() and found[1].isfinite().all()
+
+
+def test_constant_inputs_and_zero_weights():
+    for value in (0.0, -2.0, 1e-38):
+        x = torch.full((2, 16), value)
+        found = eight_bits.multiply(eight_bits.rounded(x), EightBits.of(torch.eye(32, 16), torch.ones(32)))
+        torch.testing.assert_close(found[:, :16], 1 + x, rtol=0.01, atol=1e-6)
+    assert eight_bits.multiply(eight_bits.rounded(draw(2, 16)), EightBits.of(torch.zeros(32, 16), None)).eq(0).all()
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return UNet(tiny.UNET).eval().requires_grad_(False)
+
+
+def answer(network):
+    cond = Conditioning(draw(2, 5, 32))
+    with torch.no_grad():
+        return network(draw(2, 4, 8, 8), torch.tensor([500, 500]), network.project(cond))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_layers_on_the_way_of_every_pixel_are_rounded_and_the_network_stays(network, packed, chosen):
+    wanted = answer(network)
+    if packed:
+        packing.pack(network)
+    before = {name: type(module) for name, module in network.named_modules()}
+    twin, linear = in_eight_bits(network, convolutions=True), in_eight_bits(network, convolutions=False)
+    rounded = {name for name, module in twin.named_modules() if isinstance(module, EIGHT)}
+    left = {name.rpartition(".")[2] for name, module in twin.named_modules()
+            if isinstance(module, nn.Linear | nn.Conv2d) and name not in rounded}  # fmt: skip
+    assert left == {"conv_in", "linear_1", "linear_2", "time_emb_proj", "to_k", "to_v", "conv", "conv_out"}
+    assert all(".attn2." in name for name in set(before) - rounded if name.endswith(("to_k", "to_v")))
+    assert {n for n in rounded if "upsamplers" in n} == set() and any("downsamplers" in name for name in rounded)
+    assert not any(isinstance(module, EIGHT[2]) for module in linear.modules())
+    for made in (twin, linear):
+        found = answer(made)
+        assert 1e-4 < (found - wanted).norm() / wanted.norm() < 0.05
+    assert before == {name: type(module) for name, module in network.named_modules()}
+    torch.testing.assert_close(answer(network), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_weight_is_rounded_once_and_again_when_it_was_changed(network):
+    def panels(*, convolutions):
+        twin = in_eight_bits(network, convolutions=convolutions)
+        return vars(twin.down_blocks[0].attentions[0].proj_in)["eight"].panels
+
+    first = panels(convolutions=True)
+    assert panels(convolutions=False) is first
+    with torch.no_grad():
+        network.down_blocks[0].attentions[0].proj_in.weight.neg_()
+    assert torch.equal(panels(convolutions=True), -first)
+
+
+def test_what_cannot_be_is_refused_with_its_reason(network, monkeypatch):
+    with pytest.raises(ConfigError, match=r"works on CPUs, not on cuda"):
+        Int8().change(network, Scope([], (8, 8), torch.device("cuda")))
+    with pytest.raises(ConfigError, match=r"float32 and bfloat16, not torch.float16"):
+        Int8().check(UNet(tiny.UNET).half())
+    with pytest.raises(ConfigError, match=r"int8: layers 'al'.*all"):
+        Int8("al")
+    monkeypatch.setattr(int8.eight_bit_layers, "pays", lambda *, convolutions: False)
+    with pytest.raises(ConfigError, match=r"no faster .* use int8:layers=all"):
+        Int8.from_values({}, lambda _: None)
+    assert Int8.from_values({"layers": "all"}, lambda _: None) == Int8("all")
+    monkeypatch.setattr(int8.eight_bit_layers, "pays", lambda *, convolutions: not convolutions)
+    assert Int8.from_values({}, lambda _: None) == Int8("linear")
+    monkeypatch.setattr(eight_bits, "available", lambda: False)
+    with pytest.raises(ConfigError, match=r"needs the compiled kernels"):
+        Int8.from_values({}, lambda _: None).check(network)
