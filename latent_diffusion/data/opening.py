@@ -9,12 +9,13 @@ import numpy as np
 
 from latent_diffusion.data.buckets import Buckets
 from latent_diffusion.data.composed.rows import ComposedSource
+from latent_diffusion.data.places.hub import fetched, on_hub
+from latent_diffusion.data.places.stalled import read_within, watched
 from latent_diffusion.data.rows.captions import Captions
 from latent_diffusion.data.rows.kohya import repeated_folders
 from latent_diffusion.data.rows.metadata import looked_for, values_of
 from latent_diffusion.data.rows.source import Source
 from latent_diffusion.data.settings import DataConfig, SourceConfig
-from latent_diffusion.data.stalled import read_within, watched
 from latent_diffusion.errors import ConfigError, DataError
 from latent_diffusion.registry import find, nearest
 
@@ -79,7 +80,7 @@ def open_parts(config: DataConfig, seed: int) -> list[Part]:
     """
     configs = [
         one
-        for part in config.parts()
+        for part in _on_disk(config)
         for one in read_within(part.read_timeout, part.path, lambda part=part: repeated_folders(part))
     ]
     parts = [watched(one.read_timeout, lambda one=one: _open(one, config, seed)) for one in configs]
@@ -96,6 +97,14 @@ def open_parts(config: DataConfig, seed: int) -> list[Part]:
         if part.config.regularisation:
             part.weight *= plain / others
     return parts
+
+
+def _on_disk(config: DataConfig) -> list[SourceConfig]:
+    """Return the sources with the places on this machine of those that are on the hub."""
+    return [
+        part.model_copy(update={"path": fetched(part.path, download=config.download)}) if on_hub(part.path) else part
+        for part in config.parts()
+    ]
 
 
 def _open(config: SourceConfig, data: DataConfig, seed: int) -> Part:

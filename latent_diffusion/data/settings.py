@@ -10,7 +10,7 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 from latent_diffusion.config import Section
 from latent_diffusion.data.kohya_toml import kohya_section
 from latent_diffusion.data.pictures.images import MAX_PIXELS
-from latent_diffusion.data.stalled import READ_TIMEOUT
+from latent_diffusion.data.places.stalled import READ_TIMEOUT
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.randomness import uniform
 
@@ -165,9 +165,11 @@ class DataConfig(ReadingConfig):
     """What to train on: the `data:` section of a run."""
 
     path: str | None = None
-    """A folder or .zip of pictures, parquet files, a folder of `datasets`, tars, or kohya's TOML; see docs/data.md."""
+    """A folder or .zip of pictures, parquet, `datasets`, tars, kohya's TOML, hf://datasets/OWNER/NAME; docs/data.md."""
     sources: list[SourceConfig] = Field(default_factory=list)
     """Several, in place of `path`: each has a `path` and any of the keys above `path`, which win there."""
+    download: bool = False
+    """Download what `path` names on the Hugging Face Hub; false: only what its cache on this machine has is read."""
     size: int = Field(gt=0)
     """Side of the training pictures, in px."""
     buckets: BucketConfig | None = None

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from latent_diffusion.data.files import Files, open_files
 from latent_diffusion.data.pictures.images import decode_image, fit_square, to_tensor
+from latent_diffusion.data.places.files import Files, open_files
 from latent_diffusion.data.rows.metadata import Row, captions_of, read_rows, values_of
 from latent_diffusion.errors import ConfigError, DataError
 from latent_diffusion.registry import nearest

@@ -11,9 +11,9 @@ from pathlib import Path
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from latent_diffusion.data.files import check_bytes
 from latent_diffusion.data.pictures.formats import DAMAGE, check_pixels, open_picture
 from latent_diffusion.data.pictures.images import MAX_PIXELS
+from latent_diffusion.data.places.files import check_bytes
 from latent_diffusion.errors import ConfigError, DataError, ResourceError, warn
 from latent_diffusion.provenance.infotext import write_infotext
 from latent_diffusion.provenance.picture_formats import LOSSY, SUFFIXES

@@ -39,6 +39,7 @@ from latent_diffusion.training.state.launch import (
     lost_process,
     warn_of_launcher_options,
 )
+from latent_diffusion.training.state.pinned_data import with_pinned_data
 from latent_diffusion.training.state.run_folder import RunFolder
 from latent_diffusion.training.state.saving import (
     Saver,
@@ -71,7 +72,7 @@ def train(run: RunConfig) -> int:
         if state is not None and run.resume == "never":
             raise ConfigError(f"resume: never, but {folder.checkpoints} has checkpoints; choose another output")
         accelerator.wait_for_everyone()  # all have read the folder before the first writes in it
-        run = with_steps_of(run, state)
+        run = with_pinned_data(with_steps_of(run, state), state, first=first)
         finished = state is not None and is_last(state, run) and folder.finished_steps() == state.step
         with folder.locked() if first and not finished else contextlib.nullcontext():
             if first and not finished:

@@ -17,12 +17,12 @@ import torch
 from PIL import Image, ImageCms
 
 from latent_diffusion.cli.main import main
-from latent_diffusion.data import files
 from latent_diffusion.data.batches.folder import DataConfig, ImageFolder
 from latent_diffusion.data.batches.loader import batches
 from latent_diffusion.data.checks.examination import examine
-from latent_diffusion.data.files import open_files
 from latent_diffusion.data.pictures.images import decode_image, load_image
+from latent_diffusion.data.places import files
+from latent_diffusion.data.places.files import open_files
 from latent_diffusion.data.rows.metadata import read_rows
 from latent_diffusion.errors import ConfigError, DataError, LatentDiffusionWarning
 from latent_diffusion.evaluation.pictures import read_pictures

@@ -7,15 +7,15 @@ import zipfile
 import pytest
 
 from latent_diffusion.config import read_config
-from latent_diffusion.data.files import MAX_BYTES, open_files
 from latent_diffusion.data.pictures.images import load_image
+from latent_diffusion.data.places.files import MAX_BYTES, open_files
 from latent_diffusion.errors import ConfigError, DataError
 
 
 @pytest.fixture
 def small_limit(monkeypatch):
     """A limit of 1000 bytes, so that no test needs a real bomb."""
-    monkeypatch.setattr("latent_diffusion.data.files.MAX_BYTES", 1000)
+    monkeypatch.setattr("latent_diffusion.data.places.files.MAX_BYTES", 1000)
 
 
 def test_a_huge_file_is_refused_unread(tmp_path):

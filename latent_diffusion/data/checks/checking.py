@@ -21,8 +21,8 @@ from latent_diffusion.data.opening import Part
 from latent_diffusion.data.pictures.fitting import Size, fit, reduction
 from latent_diffusion.data.pictures.images import decode_image, upright_size
 from latent_diffusion.data.pictures.oddities import Look, Oddities, look
+from latent_diffusion.data.places.stalled import StalledRead
 from latent_diffusion.data.settings import DataConfig
-from latent_diffusion.data.stalled import StalledRead
 from latent_diffusion.data.tensor_cache import TensorCache, key_of
 from latent_diffusion.errors import DataError
 

@@ -17,8 +17,8 @@ from latent_diffusion.data.checks.checking import decode_row, digest_of
 from latent_diffusion.data.opening import Part, open_parts
 from latent_diffusion.data.pictures.fitting import Size
 from latent_diffusion.data.pictures.images import decode_image, upright_size
+from latent_diffusion.data.places.stalled import StalledRead
 from latent_diffusion.data.settings import DataConfig
-from latent_diffusion.data.stalled import StalledRead
 from latent_diffusion.errors import DataError
 
 __all__ = ["Examined", "Findings", "examine"]

@@ -15,10 +15,10 @@ import torch
 from PIL import Image, ImageCms, ImageOps
 from torch import Tensor
 
-from latent_diffusion.data.files import check_bytes
 from latent_diffusion.data.pictures.arrays import from_array
 from latent_diffusion.data.pictures.fitting import WHITE, fit
 from latent_diffusion.data.pictures.formats import DAMAGE, FORMATS, check_pixels, open_picture
+from latent_diffusion.data.places.files import check_bytes
 from latent_diffusion.errors import ConfigError, DataError
 
 __all__ = [

@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
-from latent_diffusion.data.files import Files
 from latent_diffusion.data.pictures.formats import PICTURES, UNREAD, named
+from latent_diffusion.data.places.files import Files
 from latent_diffusion.data.rows.table import TABLES, Row, parse_table, read_utf8
 from latent_diffusion.errors import DataError
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from latent_diffusion.data.places.stalled import read_within
 from latent_diffusion.data.rows.picture_columns import MASK, ColumnSource, picture_column
 from latent_diffusion.data.settings import ReadingConfig
-from latent_diffusion.data.stalled import read_within
 from latent_diffusion.errors import ConfigError, DataError
 
 __all__ = ["DatasetsSource"]

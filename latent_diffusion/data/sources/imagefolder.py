@@ -5,13 +5,13 @@ import json
 from pathlib import Path
 from typing import Self
 
-from latent_diffusion.data.files import Files, open_files
 from latent_diffusion.data.pictures.formats import named
+from latent_diffusion.data.places.files import Files, open_files
+from latent_diffusion.data.places.stalled import read_within
 from latent_diffusion.data.rows.metadata import endings, looked_for, read_rows
 from latent_diffusion.data.rows.source import Source
 from latent_diffusion.data.rows.table import Row
 from latent_diffusion.data.settings import ReadingConfig
-from latent_diffusion.data.stalled import read_within
 from latent_diffusion.errors import DataError
 
 __all__ = ["FolderSource"]

@@ -15,10 +15,10 @@ from typing import Any, Self
 import numpy as np
 
 from latent_diffusion.data.pictures.formats import PICTURES
+from latent_diffusion.data.places.stalled import read_within
 from latent_diffusion.data.rows.picture_columns import MASK, ColumnSource, picture_column
 from latent_diffusion.data.rows.table import import_pyarrow
 from latent_diffusion.data.settings import ReadingConfig
-from latent_diffusion.data.stalled import read_within
 from latent_diffusion.errors import DataError
 
 __all__ = ["ParquetSource"]
@@ -152,7 +152,12 @@ class ParquetSource(ColumnSource):
 
 
 def parquet_files(path: Path) -> list[Path]:
-    """Return the parquet files at `path`, sorted; [] where it is something else, or a folder with pictures in it."""
+    """Return the parquet files at `path`, sorted; [] where it is something else, or a folder with pictures in it.
+
+    `path` may be a pattern such as `photos/train-*.parquet`.
+    """
+    if "*" in path.name and path.suffix == ".parquet" and not path.exists():
+        return sorted(path.parent.glob(path.name))
     if path.is_file():
         return [path] if path.suffix == ".parquet" else []
     found: list[Path] = []

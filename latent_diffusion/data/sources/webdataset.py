@@ -17,12 +17,12 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from latent_diffusion.data.files import check_bytes
 from latent_diffusion.data.pictures.formats import PICTURES
+from latent_diffusion.data.places.files import check_bytes
+from latent_diffusion.data.places.stalled import read_within
 from latent_diffusion.data.rows.source import Source
 from latent_diffusion.data.rows.table import Row, read_utf8
 from latent_diffusion.data.settings import ReadingConfig
-from latent_diffusion.data.stalled import read_within
 from latent_diffusion.errors import ConfigError, DataError
 
 __all__ = ["WebdatasetSource"]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from latent_diffusion.config import RunConfig
+from latent_diffusion.data.places.hub import on_hub
 from latent_diffusion.errors import CheckpointError, ConfigError
 from latent_diffusion.runtime.cpu.training_kernels import PLAIN, TrainingKernels
 from latent_diffusion.training.fsdp import fill, gathered, on_first
@@ -33,7 +34,7 @@ _FREE = {
 }  # fmt: skip
 """Keys that may change between the parts of one run: they do not change what is computed (but for rounding)."""
 
-_FREE_IN_SECTIONS = {"memory.base_on_host", "memory.drop_encoders", "data.read_timeout"}
+_FREE_IN_SECTIONS = {"memory.base_on_host", "memory.drop_encoders", "data.read_timeout", "data.download"}
 """The same, of single sections."""
 
 _PLACES = {"path", "init", "start", "vae", "text_encoder", "folder", "quarantine"}
@@ -232,7 +233,7 @@ def _without_folders(value: Any, key: str = "") -> Any:
         return {name: inner if name == "words" else _without_folders(inner, name) for name, inner in value.items()}
     if isinstance(value, list):
         return [_without_folders(inner) for inner in value]
-    return Path(value).name if isinstance(value, str) and key in _PLACES else value
+    return Path(value).name if isinstance(value, str) and key in _PLACES and not on_hub(value) else value
 
 
 def refuse_drift(state: TrainingState, described: Mapping[str, Any], run: RunConfig) -> None:

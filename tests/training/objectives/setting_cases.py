@@ -402,6 +402,7 @@ def sections(tiny: Path, other: Path, places: dict[str, str]) -> dict[str, Secti
                 "check": "none",
                 "on_bad": Change("skip", {"path": places["bad"], "max_bad": 0.9}, "repair or remove them"),
                 "max_bad": Change(0.9, {"path": places["bad"], "on_bad": "skip"}, "more than data.max_bad"),
+                "download": Change(True, {"path": "hf://datasets/me/set"}),
                 "quarantine": places["quarantine"],
                 "min_side": Change(40, refused="the smallest side must be 40 px"),
                 "max_pixels": Change(100, refused="100"),

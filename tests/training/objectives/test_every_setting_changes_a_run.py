@@ -291,6 +291,13 @@ def seen(table, models_read_once, tmp_path_factory, monkeypatch, caplog) -> Call
         monkeypatch.setattr(place, "decode_row", lambda *given, plain=plain: (decoded.append(""), plain(*given))[1])
     read = opening.read_within
     monkeypatch.setattr(opening, "read_within", lambda *given: (decoded.append(f"waits {given[0]} s"), read(*given))[1])
+    here = table["bases"]["data"]["path"]  # in place of a hub, which tests/data/test_hub.py has
+
+    def asked(path: str, *, download: bool) -> str:
+        decoded.append(f"download: {download}")
+        return here
+
+    monkeypatch.setattr(opening, "fetched", asked)
 
     def of(base: str, beside: dict[str, Any], change: tuple[str, Any] | None = None) -> tuple:
         if base == "toy":

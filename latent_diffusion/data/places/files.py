@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from latent_diffusion.data.stalled import READ_TIMEOUT, read_each_within, read_within
+from latent_diffusion.data.places.stalled import READ_TIMEOUT, read_each_within, read_within
 from latent_diffusion.errors import DataError
 
 __all__ = ["MAX_BYTES", "Files", "FolderFiles", "ZipFiles", "check_bytes", "open_files"]
@@ -54,7 +54,9 @@ def _opened(path: Path, seconds: float) -> Files:
     if path.is_dir():
         return FolderFiles(path, seconds)
     if not path.exists():
-        raise DataError(f"data path {str(path)!r} does not exist; give an image folder or a .zip of one")
+        raise DataError(
+            f"data path {str(path)!r} does not exist; give an image folder or a .zip of one, or hf://datasets/OWNER/NAME"
+        )
     if not path.is_file() or not zipfile.is_zipfile(path):
         raise DataError(
             f"data path {str(path)!r} is neither a folder nor a zip archive; give an image folder or a .zip of one"
@@ -88,12 +90,21 @@ def _of_a_desktop(name: str) -> bool:
     return "__MACOSX" in folders or file.startswith("._") or file in (".DS_Store", "Thumbs.db", "desktop.ini")
 
 
+def _hub_blobs(root: Path) -> Path | None:
+    """Return the folder that the links of a snapshot in the hub's cache lead to; None where `root` is in none."""
+    for folder in (root, *root.parents):
+        if folder.parent.name == "snapshots" and (blobs := folder.parent.parent / "blobs").is_dir():
+            return blobs
+    return None
+
+
 class FolderFiles:
     """Files below a folder."""
 
     def __init__(self, root: Path, seconds: float) -> None:
         self.root, self._seconds = root, seconds
         self._real = root.resolve()
+        self._blobs = _hub_blobs(self._real)
 
     def names(self) -> list[str]:
         """Return the names of all files below the folder, sorted; links to folders are not followed."""
@@ -115,7 +126,7 @@ class FolderFiles:
     def _content(self, path: Path) -> bytes:
         try:
             real = path.resolve(strict=True)
-            if not real.is_relative_to(self._real):
+            if not real.is_relative_to(self._real) and (self._blobs is None or real.parent != self._blobs):
                 raise DataError(f"{str(path)!r}: is a link to a file outside the data set")
             if not stat.S_ISREG(real.stat().st_mode):
                 raise DataError(f"{str(path)!r}: not a regular file")
