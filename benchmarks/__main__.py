@@ -62,8 +62,8 @@ def bench(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Of generate: guidance-interval, or what --approximate takes there, such as deepcache:interval=3; "
-            "compared with the exact picture. Repeatable.",
+            help="Of generate: guidance-interval, or what --approximate takes there, such as deepcache:interval=3; of "
+            "unet-step: int8. Compared with the exact result. Repeatable.",
             show_default=False,
             rich_help_panel=SPEED,
         ),
@@ -107,8 +107,8 @@ def bench(
     chosen = _known("case", cases or ["unet-step", "vae-decode"], CASES)
     usual = [] if lossy else ["diffusers", "diffusers-best"]
     others = [*_known("peer", peer or usual, PEERS), *(f"lossy:{name}" for name in lossy or ())]
-    if lossy and chosen != ["generate"]:
-        raise ConfigError(f"--lossy is for the case generate, not for {', '.join(chosen)}")
+    if lossy and not {"generate", "unet-step"}.issuperset(chosen):
+        raise ConfigError(f"--lossy is for the cases generate and unet-step, not for {', '.join(chosen)}")
     formats = _known("dtype", dtype or ["float32", "bfloat16"], FORMATS)
     from benchmarks.facts import machine_facts
     from benchmarks.measure import check, measure

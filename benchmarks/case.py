@@ -6,9 +6,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from benchmarks.lossy import is_lossy
 from benchmarks.model import Source
 from benchmarks.peers import Twin, build_peer
-from benchmarks.plan import Plan, Ready
+from benchmarks.plan import AbsentError, Plan, Ready
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.options.model import MachineOptions
 from latent_diffusion.pipeline.engine.machine import Machine
@@ -66,6 +67,14 @@ class NetworkCase(Case):
     def ours(self, machine: Machine, placed: Components) -> Ready:
         """Return our part, in its place, as a call."""
 
+    def approximated(self, tool: str, machine: Machine, placed: Components) -> Components:
+        """Return the parts with an approximation in their place.
+
+        Raises:
+            AbsentError: it is not of one call of this network alone.
+        """
+        raise AbsentError(f"{tool} is no way to compute {self.title}")
+
     @abstractmethod
     def theirs(self, components: Components) -> Twin:
         """Return diffusers' module with the same weights, and its float32 inputs on the CPU."""
@@ -73,12 +82,13 @@ class NetworkCase(Case):
     def build(self, tool: str) -> Ready:
         """Return a tool ready to work."""
         seconds: dict[str, float] = {}
-        if tool in (OURS, PLAIN):
+        if tool in (OURS, PLAIN) or is_lossy(tool):
             machine = Machine.choose(self.model.described, machine_options(self.plan, tool))
             with timed(seconds, "load"):
                 components = self.model.build(self.parts, machine.dtype)
             with timed(seconds, "prepare"):
-                ready = self.ours(machine, machine.place(components))
+                placed = machine.place(components)
+                ready = self.ours(machine, self.approximated(tool, machine, placed) if is_lossy(tool) else placed)
             return Ready(ready.call, ready.dtype, seconds)
         with timed(seconds, "import"):
             import diffusers

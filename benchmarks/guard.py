@@ -4,11 +4,11 @@
 
 Each cell is a race of two processes with the same weights, in turn: `ours`, and `ours-plain`, which is the same network
 in torch's own layers. A cell fails where the plain way's time is under .98 of ours. One that something else
-disturbed is measured again, and then named, not judged. With `--json` the cells of an earlier run are kept.
+disturbed is measured again, and then named, not judged. With `--json` the cells of an earlier run are kept, and with
+`--minutes` a run ends in time: the same command continues it (`benchmarks.cells`).
 """
 
 import itertools
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.case import OURS, PLAIN
+from benchmarks.cells import cells
 from benchmarks.command import command
 from benchmarks.plan import Plan
 from benchmarks.race import race, ratio
@@ -64,35 +65,31 @@ def guard(
     file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Keep the cells here, a line each; continue it.")
     ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="Begin no cell that would end later than this.", show_default="none"),
+    ] = None,
 ) -> int:
     """Race this package's fast way against its plain one, and fail where it is slower.
 
-    Exit code 1 if a cell is under .98 times the plain way's speed on a quiet machine.
+    Exit code 1 if a cell is under .98 times the plain way's speed on a quiet machine, or there was no time for it.
     """
-    known = _read(file)
     grid = itertools.product(
         cases or ("unet-step", "vae-decode"), size or (256, 512, 768, 1024), batch or (1, 2, 4),
         dtype or ("float32", "bfloat16"),
     )  # fmt: skip
     typer.echo(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
-    slower = 0
-    for case, side, count, form in grid:
-        plan = Plan(case, model, form, device, side, count)
-        key = json.dumps(asdict(plan))
-        if key not in known:
-            known[key] = measure(plan)
-            if file is not None:
-                with file.open("a") as lines:
-                    lines.write(json.dumps([key, known[key]]) + "\n")
-        typer.echo(_row(plan, known[key]))
-        slower += known[key]["verdict"] == "slower"
-    return 1 if slower else 0
-
-
-def _read(file: Path | None) -> dict[str, Any]:
-    if file is None or not file.exists():
-        return {}
-    return dict(json.loads(line) for line in file.read_text().splitlines())
+    plans = [Plan(case, model, form, device, side, count) for case, side, count, form in grid]
+    failed, left = False, 0
+    for plan, found in cells(plans, file, minutes, measure):
+        if found is None:
+            left += 1
+            continue
+        typer.echo(_row(plan, found))
+        failed |= found["verdict"] == "slower"
+    if left:
+        typer.echo(f"no time for {left} of {len(plans)} cells; the same command continues with --json FILE")
+    return 1 if failed or left else 0
 
 
 def _row(plan: Plan, found: dict[str, Any]) -> str:

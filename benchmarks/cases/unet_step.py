@@ -1,6 +1,8 @@
 """One step of the U-Net on a guided batch: with the prompt and without."""
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,11 +10,16 @@ from torch import Tensor, nn
 
 from benchmarks.case import NetworkCase, twin_of
 from benchmarks.flops import count_flops
+from benchmarks.lossy import call_options
 from benchmarks.peers import Twin
-from benchmarks.plan import Ready, drawn
+from benchmarks.plan import AbsentError, Ready, drawn
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.folder.network_config import unet_values
+from latent_diffusion.checkpoint.folder.tiny_folder import open_tiny
 from latent_diffusion.conditioning import Conditioning
+from latent_diffusion.diffusion.approximation import Scope
+from latent_diffusion.models.unet import UNet
+from latent_diffusion.pipeline.call.approximate import choose_approximations
 from latent_diffusion.pipeline.engine.machine import Machine
 
 __all__ = ["UNetStep"]
@@ -41,6 +48,18 @@ class UNetStep(NetworkCase):
             return {"output": unet(x, t, projected)}
 
         return Ready(call, machine.dtype)
+
+    def approximated(self, tool: str, machine: Machine, placed: Components) -> Components:
+        """Return the parts with an approximated U-Net; one that keeps something between steps has no single step."""
+        asked = call_options(tool).get("approximate")
+        parts = choose_approximations(asked, placed.unet, partial(open_tiny, autoencoder=placed.autoencoder)).parts
+        side, network = self.size // placed.autoencoder.factor, placed.unet
+        for part in parts:
+            changed, enter = part.change(network, Scope((), (side, side), machine.device))
+            if enter is not None or not isinstance(changed, UNet):
+                raise AbsentError(f"{tool} depends on the steps before; use the case generate")
+            network = changed
+        return replace(placed, unet=network) if parts else super().approximated(tool, machine, placed)
 
     def theirs(self, components: Components) -> Twin:
         """Return diffusers' U-Net."""

@@ -162,6 +162,16 @@ def test_lossy_ways_are_near_but_not_the_same():
     for tool in ("lossy:guidance-interval", "lossy:deepcache:interval=2"):
         found, _ = made(asked, tool)
         assert 1e-5 < agreement(found, exact).error < 1, tool
+    exact, _ = made(plan("unet-step"), OURS)
+    found, _ = made(plan("unet-step"), "lossy:int8:layers=all")
+    assert 1e-5 < agreement(found, exact).error < 0.1
+    for case, tool in (
+        ("unet-step", "lossy:deepcache"),
+        ("unet-step", "lossy:guidance-interval"),
+        ("vae-decode", "lossy:int8"),
+    ):
+        with pytest.raises(AbsentError, match=r"depends on the steps before|is no way to compute"):
+            made(plan(case), tool)
 
 
 def test_pictures_have_the_size_asked_for():

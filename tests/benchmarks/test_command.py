@@ -17,7 +17,7 @@ from benchmarks.worker import Facts
         (["unet-stop"], "unknown case 'unet-stop' (did you mean 'unet-step'?)"),
         (["--peer", "diffuser"], "unknown peer 'diffuser' (did you mean 'diffusers'?)"),
         (["--dtype", "float64"], "unknown dtype 'float64'"),
-        (["unet-step", "--lossy", "tome"], "--lossy is for the case generate"),
+        (["vae-decode", "--lossy", "tome"], "--lossy is for the cases generate and unet-step"),
         (["--device", "abacus"], "unknown device 'abacus'"),
     ],
 )

@@ -5,6 +5,8 @@ import json
 import pytest
 
 from benchmarks import guard
+from benchmarks.cells import cells
+from benchmarks.plan import Plan
 from benchmarks.quiet import Load
 from benchmarks.race import Lane
 
@@ -62,3 +64,20 @@ def test_a_side_that_cannot_run_is_an_error(monkeypatch, capsys):
     races(monkeypatch, (1.0, 1.0), absent="no such thing")
     assert cell() == 6
     assert "no such thing" in capsys.readouterr().err
+
+
+def test_a_run_ends_in_time_and_continues(tmp_path):
+    """Cells of the least work come first; one that would end too late is left for the next run."""
+    plans = [Plan("unet-step", "tiny", "float32", "cpu", size, batch) for size in (512, 256) for batch in (1, 4)]
+    file, now = tmp_path / "cells.jsonl", [0.0]
+
+    def measure(plan):
+        now[0] += plan.size**2 * plan.batch / 256**2 * 10
+        return {"size": plan.size}
+
+    def run(minutes):
+        return [found and found["size"] for _, found in cells(plans, file, minutes, measure, lambda: now[0])]
+
+    assert run(1) == [256, 256, None, None] and now[0] == 50
+    assert run(2) == [256, 256, 512, None] and now[0] == 90
+    assert run(None) == [256, 256, 512, 512] and run(0.1) == [256, 256, 512, 512]
