@@ -236,7 +236,8 @@ def pictures(tmp_path_factory) -> Path:
         ImageDraw.Draw(picture).ellipse((4, 4 + k, 20 + k, 28), fill=colour)
         picture.save(folder / f"{k}.png")
         texts = {"text": f"a {colour} disc", "text_alt": [f"disc, {colour}", f"{colour} circle"]}
-        rows.append({"file_name": f"{k}.png", **texts, "split": "train" if k < 4 else "val"})
+        place = {"split": "train" if k < 4 else "val", "turn": "even" if k % 2 == 0 else "odd"}
+        rows.append({"file_name": f"{k}.png", **texts, **place})
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
@@ -263,6 +264,7 @@ def tiny_objective(tiny_folder):
         },
         "concepts": {"init": str(tiny_folder), "concepts": [{"prompt": "a red disc"}], "draw_steps": 3},
         "textual_inversion": {"init": str(tiny_folder), "words": [{"token": "disc", "start": "sun", "vectors": 2}]},
+        "classifier": {"model": str(tiny_folder), "fields": ["turn"], "channels": [8, 16], "groups": 4},
         "clip": {"embed_dim": 8, "patch_size": 16, "vocab_size": 600, "text": tower, "vision": tower},
     }
 

@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Protocol, TypeAlias, final
 
 import torch
 from torch import Tensor
@@ -35,6 +35,8 @@ __all__ = [
     "Estimate",
     "Guidance",
     "GuidanceContext",
+    "LogProb",
+    "Models",
     "Prompt",
     "Stage",
     "StageOrder",
@@ -42,6 +44,22 @@ __all__ = [
 ]
 
 LARGEST_SCALE = 100.0  # of any guidance; far beyond what makes a picture
+
+LogProb: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""(x (B, C, h, w) float32, network times (B,) float32) -> log p(y | x), (B,), differentiable in x."""
+
+
+class Models(Protocol):
+    """Opens what a guidance needs beside the model that is guided, by the name or path in its text."""
+
+    def denoiser(self, model: str) -> Denoiser:
+        """Return another model that reads the same prompts and latents."""
+        ...
+
+    def log_prob(self, classifier: str, label: str) -> LogProb:
+        """Return the log-probability of a class of a classifier of the same noisy latents."""
+        ...
+
 
 Prompt = Conditioning | Blend
 """The condition that guidance moves towards: B conditions, or a blend of several."""
@@ -152,10 +170,10 @@ class Guidance(ABC):
     neutral: ClassVar[Mapping[str, Any]]  # arguments with which it does nothing
 
     @classmethod
-    def from_values(cls, values: Mapping[str, Any], open_model: Callable[[str], Denoiser]) -> "Guidance":
+    def from_values(cls, values: Mapping[str, Any], models: Models) -> "Guidance":
         """Return it from the values of a text such as "pag:scale=3".
 
-        `open_model` opens a model by its name or path; a guidance that needs one has a field for that name.
+        `models` opens other models by their names or paths; a guidance that needs one has a field for that name.
 
         Raises:
             ConfigError: a value that cannot be.

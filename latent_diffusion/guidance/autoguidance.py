@@ -7,7 +7,7 @@ leaves the variety that CFG costs. Added to what other guidances make: x0 + (sca
 Reference: Karras et al. 2024, arXiv:2406.02507, section 3.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,7 +15,15 @@ from torch import Tensor
 
 from latent_diffusion.checks import check_number
 from latent_diffusion.diffusion.denoiser import Denoiser
-from latent_diffusion.diffusion.guidance import LARGEST_SCALE, Guidance, GuidanceContext, Stage, StageOrder, StepState
+from latent_diffusion.diffusion.guidance import (
+    LARGEST_SCALE,
+    Guidance,
+    GuidanceContext,
+    Models,
+    Stage,
+    StageOrder,
+    StepState,
+)
 from latent_diffusion.errors import ConfigError
 
 __all__ = ["Autoguidance"]
@@ -32,11 +40,11 @@ class Autoguidance(Guidance):
     model: str = ""  # the weak checkpoint's name or path, for the record of what made a picture
 
     @classmethod
-    def from_values(cls, values: Mapping[str, Any], open_model: Callable[[str], Denoiser]) -> "Autoguidance":
+    def from_values(cls, values: Mapping[str, Any], models: Models) -> "Autoguidance":
         """Open the weak checkpoint that `model` names; scale 2 where none is given."""
         if not values.get("model"):
             raise ConfigError("guidance 'autoguidance' needs model=NAME|PATH, the weaker checkpoint")
-        return cls(**{"scale": 2.0, **values, "weak": open_model(values["model"])})
+        return cls(**{"scale": 2.0, **values, "weak": models.denoiser(values["model"])})
 
     def __post_init__(self) -> None:
         check_number("autoguidance: scale", self.scale, LARGEST_SCALE)

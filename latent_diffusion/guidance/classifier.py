@@ -6,7 +6,7 @@
 Reference: Dhariwal & Nichol 2021, arXiv:2105.05233, algorithm 2.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from latent_diffusion.checks import check_number
-from latent_diffusion.diffusion.guidance import Guidance, GuidanceContext, Stage, StageOrder, StepState
+from latent_diffusion.diffusion.guidance import Guidance, GuidanceContext, LogProb, Models, Stage, StageOrder, StepState
+from latent_diffusion.errors import ConfigError
 
 __all__ = ["ClassifierGuidance"]
 
@@ -29,7 +30,19 @@ class ClassifierGuidance(Guidance):
     neutral: ClassVar[Mapping[str, Any]] = {"scale": 0.0}
 
     scale: float
-    log_prob: Callable[[Tensor, Tensor], Tensor]  # x (B, C, h, w) float32, t (B,) float32 -> log p(y | x), (B,)
+    log_prob: LogProb  # of the class that is wanted
+    model: str = ""  # the folder of the classifier, for the record of what made a picture
+    label: str = ""  # the class
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any], models: Models) -> "ClassifierGuidance":
+        """Open the classifier in the folder `model`; scale 1, the class's own law, where none is given."""
+        missing = [f"{name}={what}" for name, what in (("model", "FOLDER"), ("label", "CLASS")) if not values.get(name)]
+        if missing:
+            raise ConfigError(
+                f"guidance 'classifier' needs {' and '.join(missing)}: a trained classifier and its class"
+            )
+        return cls(**{"scale": 1.0, **values, "log_prob": models.log_prob(values["model"], values["label"])})
 
     def __post_init__(self) -> None:
         check_number("classifier: scale", self.scale, 1000.0)

@@ -45,6 +45,50 @@ def test_scale_one_is_the_exact_estimate_of_the_class(level):
     torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
 
 
+MEANS, SHARE = (-0.8, 1.1), 0.4  # two classes, N(mean, SPREAD^2) each, value by value; SHARE of the first
+
+
+class TwoClasses:
+    """The exact network of the mixture of both classes, told nothing: E[x0 | x], value by value."""
+
+    def project(self, cond):
+        return None
+
+    def __call__(self, x, t, projected):
+        level = SCHEDULE.level(float(t[0]))
+        first = of_classes(x, level)[0].exp()
+        return first * estimate(x, level, MEANS[0]) + (1 - first) * estimate(x, level, MEANS[1])
+
+
+def estimate(x, level, mean):
+    """E[x0 | x, class] of the class with this mean."""
+    total = level.alpha**2 * SPREAD**2 + level.sigma**2
+    return mean + level.alpha * SPREAD**2 / total * (x - level.alpha * mean)
+
+
+def of_classes(x, level):
+    """log p(class | x) of both classes, value by value, (2, ...)."""
+    total = level.alpha**2 * SPREAD**2 + level.sigma**2
+    prior = torch.tensor([SHARE, 1 - SHARE], dtype=x.dtype).log()
+    off = torch.stack([-0.5 * (x - level.alpha * mean) ** 2 / total for mean in MEANS])
+    return (off + prior.reshape(2, *[1] * x.dim())).log_softmax(0)
+
+
+@pytest.mark.parametrize("wanted", [0, 1])
+@pytest.mark.parametrize("level", LEVELS[:-1], ids=lambda level: f"{level.t:g}")
+def test_of_two_gaussians_scale_one_draws_the_wanted_one(level, wanted):
+    """The unguided estimate is that of the mixture; guided by the exact classifier it is that of one class."""
+    x, cond = drawn()[0].double(), Conditioning(torch.zeros(2, 1, 5))
+    model = Denoiser(TwoClasses(), SCHEDULE, X0, torch.float64)
+
+    def towards(x, t):
+        return of_classes(x, SCHEDULE.level(float(t[0])))[wanted].sum((1, 2, 3))
+
+    with torch.no_grad():
+        got = ClassifierGuidance(1.0, towards).bind(model, cond, cond)(x, level)
+    torch.testing.assert_close(got, estimate(x, level, MEANS[wanted]), rtol=1e-9, atol=1e-9)
+
+
 class Classifier(nn.Module):
     """A tiny noise-aware classifier of four classes."""
 

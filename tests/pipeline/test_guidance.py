@@ -24,11 +24,16 @@ EVERY = ["cfg", "apg", "cfg_zero", "perp_neg", "pag", "seg:sigma=1", "rescale", 
 SMALL = {"num_inference_steps": 4, "output_type": "latent", "guidance_scale": 6.0, "negative_prompt": "a blue car"}
 
 
-def choose(asked=None, scale=None, rescale=0.0, interval=None):
-    def none_to_open(model):
+class NoModels:
+    def denoiser(self, model):
         raise AssertionError("no other model was named")
 
-    return choose_guidance(asked, scale, 7.5, rescale, interval, none_to_open)
+    def log_prob(self, classifier, label):
+        raise AssertionError("no classifier was named")
+
+
+def choose(asked=None, scale=None, rescale=0.0, interval=None):
+    return choose_guidance(asked, scale, 7.5, rescale, interval, NoModels())
 
 
 def draw(pipe, prompts=("a red apple", "the sun"), seed=3, **options):
@@ -70,7 +75,7 @@ def test_an_object_is_written_as_words_where_words_can_say_it():
     assert texts == ("cfg:scale=4.0,rescale=0.0,start=0.2", "pag:scale=2.0,layers=mid,start=0.2,stop=0.8")
     texts = choose(ClassifierGuidance(2.0, lambda x, t: x.sum((1, 2, 3)))).texts
     assert texts == ("classifier:scale=2.0",)
-    with pytest.raises(ConfigError, match="'classifier' needs log_prob, which a text cannot give"):
+    with pytest.raises(ConfigError, match="'classifier' needs model=FOLDER and label=CLASS"):
         choose(list(texts))
 
 

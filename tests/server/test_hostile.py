@@ -67,6 +67,7 @@ FIELDS: dict[str, dict] = {
     "a guidance that is none": {"guidance": "none-such"},
     "a guidance that reads a file": {"guidance": "autoguidance:model=/etc/passwd"},
     "a second guidance that reads a file": {"guidance": ["cfg", " autoguidance:model=/etc/passwd"]},
+    "a classifier that is read": {"guidance": "classifier:model=/etc,label=passwd"},
     "an approximation that reads a file": {"approximate": "taesd:model=/etc"},
     "a sampler that is none": {"sampler": "../../etc/passwd"},
     "a sampler with a wrong field": {"sampler": "restart:repeats=1e999"},

@@ -6,11 +6,10 @@ them weighs the prompt against the negative prompt, classifier-free guidance doe
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, fields
 
-from latent_diffusion.diffusion.denoiser import Denoiser
-from latent_diffusion.diffusion.guidance import Combined, Guidance
+from latent_diffusion.diffusion.guidance import Combined, Guidance, Models
 from latent_diffusion.diffusion.interval import Interval
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.guidance.cfg import CFG
@@ -18,13 +17,10 @@ from latent_diffusion.guidance.rescale import Rescale
 from latent_diffusion.pipeline.call.words import number, split_name, text_of, texts_of, values_told
 from latent_diffusion.registry import find
 
-__all__ = ["Chosen", "OpenModel", "choose_guidance"]
+__all__ = ["Chosen", "choose_guidance"]
 
 PACKAGE = "latent_diffusion.guidance"
 WHEN = {"start": 0.0, "stop": 1.0, "sigma_low": 0.0, "sigma_high": math.inf}  # fields of `Interval` and their defaults
-
-OpenModel = Callable[[str], Denoiser]
-"""Opens a model by its name or path, as a denoiser that understands the same prompts and latents."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +33,7 @@ class Chosen:
 
 
 def choose_guidance(
-    asked: object, scale: float | None, default_scale: float, rescale: float, interval: object, open_model: OpenModel
+    asked: object, scale: float | None, default_scale: float, rescale: float, interval: object, models: Models
 ) -> Chosen:
     """Return the guidance of a call.
 
@@ -47,7 +43,7 @@ def choose_guidance(
         default_scale: the model's.
         rescale: the option `guidance_rescale`.
         interval: the option `guidance_interval`: None, or two shares of the steps between which all of it is on.
-        open_model: for "autoguidance:model=...".
+        models: opens those that texts name, as "autoguidance:model=...".
 
     Raises:
         ConfigError: what cannot be read or cannot be together.
@@ -58,7 +54,7 @@ def choose_guidance(
         guidance, texts = asked, tuple(_written(asked, WHEN))
     else:
         named = texts_of("guidance", asked, "a Guidance")
-        parts = [_read(text, _or(scale, default_scale), open_model) for text in named]
+        parts = [_read(text, _or(scale, default_scale), models) for text in named]
         texts = tuple(text for part in parts for text in _written(part, WHEN)) or None
         if not any(leaf.weighs for part in parts for leaf, _ in _leaves(part, WHEN)):
             parts.insert(0, CFG(_or(scale, default_scale)))
@@ -83,14 +79,14 @@ def _pair(interval: object) -> tuple[float, float]:
     return start, stop
 
 
-def _read(text: str, scale: float, open_model: OpenModel) -> Guidance:
+def _read(text: str, scale: float, models: Models) -> Guidance:
     """Return the guidance that "name:key=value,key=value" tells; `scale` is for those that weigh and tell none."""
     name, told = split_name("guidance", text)
     kind = find(PACKAGE, name)
     when = {key: number(key, told.pop(key)) for key in WHEN if key in told}
     values = {**({"scale": scale} if kind.weighs else {}), **values_told(PACKAGE, name, told, tuple(WHEN))}
     try:
-        guidance = kind.from_values(values, open_model)
+        guidance = kind.from_values(values, models)
     except TypeError:
         missing = [f.name for f in fields(kind) if f.default is MISSING and f.name not in values]
         needs = f"guidance {name!r} needs {' and '.join(missing)}, which a text cannot give; pass the object"

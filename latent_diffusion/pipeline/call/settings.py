@@ -13,14 +13,14 @@ from latent_diffusion.checkpoint.folder.default_sampler import default_sampler
 from latent_diffusion.checkpoint.folder.tiny_folder import open_tiny
 from latent_diffusion.checkpoint.prompt_forms import PromptForms
 from latent_diffusion.checks import check_integer, check_number, check_size
-from latent_diffusion.diffusion.guidance import Guidance
+from latent_diffusion.diffusion.guidance import Guidance, Models
 from latent_diffusion.diffusion.level import Level, Sampler
 from latent_diffusion.errors import ConfigError, warn
 from latent_diffusion.guidance.cfg import CFG
 from latent_diffusion.options.call import Options, Texts
 from latent_diffusion.options.option import checked
 from latent_diffusion.pipeline.call.approximate import EXACT, Approximate, choose_approximations
-from latent_diffusion.pipeline.call.guidance import OpenModel, choose_guidance
+from latent_diffusion.pipeline.call.guidance import choose_guidance
 from latent_diffusion.pipeline.call.sampling_path import SamplingPath
 from latent_diffusion.pipeline.call.size_ids import SizeIds
 from latent_diffusion.prompts.states import Reading
@@ -81,11 +81,11 @@ class Settings:
         components: Components,
         defaults: Defaults,
         options: Options,
-        open_model: OpenModel,
+        models: Models,
     ) -> "Settings":
         """Check the options and fill in the model's choices for those that are absent or None.
 
-        `open_model` opens the weaker checkpoint of autoguidance.
+        `models` opens those that guide this one.
 
         Raises:
             ConfigError: an option outside its range, an unknown name, or one that could take no effect.
@@ -103,7 +103,7 @@ class Settings:
             defaults.guidance_scale,
             asked.guidance_rescale,
             interval,
-            open_model,
+            models,
         )
         path = SamplingPath.read(components, options, defaults.sampler, defaults.spacing)
         height, width = (check_size(side, chosen(side)) for side in ("height", "width"))

@@ -9,15 +9,15 @@ import torch
 
 from latent_diffusion.adapters.stack import Stack
 from latent_diffusion.checkpoint.components import Components
-from latent_diffusion.checkpoint.load import load_model
 from latent_diffusion.diffusion.denoiser import Denoiser
 from latent_diffusion.diffusion.level import Level
-from latent_diffusion.errors import ConfigError, warn
+from latent_diffusion.errors import warn
 from latent_diffusion.options.call import Options, Texts
 from latent_diffusion.options.model import MachineOptions
 from latent_diffusion.options.option import check_names
 from latent_diffusion.pipeline.call.seeds import open_noise
 from latent_diffusion.pipeline.call.settings import Defaults, Settings, check_cost
+from latent_diffusion.pipeline.engine.guides import Guides
 from latent_diffusion.pipeline.engine.job import Job
 from latent_diffusion.pipeline.engine.lora_folder import check_folder, with_tags
 from latent_diffusion.pipeline.engine.machine import Machine
@@ -110,26 +110,13 @@ class Engine:
             ConfigError: an unknown name, or a value that cannot be.
         """
         check_names(Options, options)
-        return Settings.resolve(self.components, self.defaults, options, self._open)
+        guides = Guides(self.components, self.machine, self.denoiser)
+        return Settings.resolve(self.components, self.defaults, options, guides)
 
     def denoiser(self, components: Components | None = None) -> Denoiser:
         """Return the U-Net of `components`, or its own, as an estimator of x0 on the device."""
         parts = self.components if components is None else components
         return Denoiser(self.machine.at_work(parts.unet), parts.schedule, parts.prediction, self.dtype)
-
-    def _open(self, model: str) -> Denoiser:
-        """Return the U-Net of another model, which must have the same text states and latents.
-
-        Raises:
-            ConfigError: it reads others.
-            CheckpointError: no such model.
-        """
-        other = load_model(model, torch.float32)
-        for name in ("cross_attention_dim", "in_channels", "out_channels", "added_width"):
-            ours, theirs = getattr(self.components.unet.config, name), getattr(other.unet.config, name)
-            if ours != theirs:
-                raise ConfigError(f"{other.name} cannot guide {self.components.name}: {name} is {theirs}, not {ours}")
-        return self.denoiser(replace(other, unet=self.machine.place_unet(other.unet)))
 
     def start(
         self,

@@ -19,33 +19,18 @@ from latent_diffusion.config import Section
 from latent_diffusion.data.batches.folder import ImageFolder
 from latent_diffusion.data.batches.loader import Batch
 from latent_diffusion.diffusion.loss import DiffusionLoss, Noised
-from latent_diffusion.diffusion.time_law import TimeLaw, draw_times
 from latent_diffusion.models.autoencoder import AutoencoderKL
-from latent_diffusion.randomness import normal, permutation, uniform
+from latent_diffusion.randomness import normal
 from latent_diffusion.runtime.precision import autocast
 from latent_diffusion.training.losses.base_prior import BasePrior
 from latent_diffusion.training.losses.conditions import Conditions
+from latent_diffusion.training.losses.keyed_times import KeyedTimes, TimesSettings
 from latent_diffusion.training.losses.masked_loss import Areas, PictureAreas
 from latent_diffusion.training.networks.frozen_states import Latents
 from latent_diffusion.training.networks.trained_networks import TrainedNetworks
 from latent_diffusion.training.objective import Losses, Share
 
 __all__ = ["Denoising", "HeldOutLoss", "LossSettings", "TimesSettings"]
-
-
-class TimesSettings(Section):
-    """The `objective.times:` section: which noise levels are trained on."""
-
-    law: Literal["uniform", "logit_normal", "importance"] = "uniform"
-    """Law of the times: all alike, more in the middle, or in proportion to the weight of the loss."""
-    mean: float = 0.0
-    """logit_normal: mean of the logit of t / T; above 0 means noisier levels."""
-    std: float = Field(default=1.0, gt=0)
-    """logit_normal: standard deviation of the same."""
-    low: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the times, from the clean end, that are left out."""
-    high: float = Field(default=1.0, gt=0, le=1)
-    """Share of the times from which on they are left out."""
 
 
 class LossSettings(Section):
@@ -92,32 +77,21 @@ class Denoising(TrainedNetworks):
         self.loss = DiffusionLoss(
             parts.schedule, parts.prediction, settings.weighting, settings.gamma, settings.k, settings.huber
         )
-        times = settings.times
-        total = parts.schedule.num_train_timesteps
-        weights = self.loss.weight(torch.arange(total))
-        law = TimeLaw(times.law, times.mean, times.std, times.low, times.high)
-        self.probabilities = law.probabilities(total, weights)
-        inside = torch.from_numpy(self.probabilities > 0)
-        self.mean_weight = float(weights[inside].mean()) if times.law == "importance" else None
-        self.strata = batch_size if settings.stratified else 0
+        weights = self.loss.weight(torch.arange(parts.schedule.num_train_timesteps))
+        self.keyed_times = KeyedTimes(settings.times, weights, seed, batch_size if settings.stratified else 0)
+        inside = torch.from_numpy(self.keyed_times.probabilities > 0)
+        self.mean_weight = float(weights[inside].mean()) if settings.times.law == "importance" else None
         self.held: tuple[Latents, Conditions] | None = None
         self.areas: PictureAreas | None = None
         self.prior: BasePrior | None = None
 
     def shares(self, samples: Sequence[int]) -> list[float]:
         """Return a number in [0, 1) for each sample number, spread evenly over the batch if they are stratified."""
-        shares = []
-        for number in samples:
-            share = uniform(self.seed, "t", number)
-            if self.strata:
-                update, position = divmod(number, self.strata)
-                share = (permutation(self.seed, "t order", update, self.strata)[position] + share) / self.strata
-            shares.append(share)
-        return shares
+        return self.keyed_times.shares(samples)
 
     def times(self, samples: Sequence[int]) -> Tensor:
         """Return an integer time for each sample number, (B,), by the law of times."""
-        return draw_times(self.shares(samples), self.probabilities)
+        return self.keyed_times(samples)
 
     def forward(self, batch: Batch, step: int) -> Losses:
         """Return the weighted loss of each picture, (B,)."""

@@ -69,6 +69,17 @@ def bases(tiny: Path, places: dict[str, str]) -> dict[str, dict[str, Any]]:
             "objective": {"name": "autoencoder", "model": sizes, "perceptual": 0.0},
             "data": pictures | {"captions": []},
         },
+        "classifier": {
+            **run,
+            "objective": {
+                "name": "classifier",
+                "model": str(tiny),
+                "fields": ["turn"],
+                "channels": [8, 16],
+                "groups": 4,
+            },
+            "data": pictures | {"captions": []},
+        },
         "clip": {
             **run,
             "objective": {
@@ -368,6 +379,20 @@ def sections(tiny: Path, other: Path, places: dict[str, str]) -> dict[str, Secti
                 "largest": Change(1e-3, plays),
                 "width": Change(16, plays),
                 "layers": Change(2, plays),
+            },
+        ),
+        "ClassifierSettings": Section(
+            "classifier",
+            "objective.",
+            {
+                "model": str(other),
+                "fields": ["text"],
+                "channels": [8],
+                "blocks": 2,
+                "groups": 2,
+                "times": {"high": 0.1},
+                "validation": {"split": "val"},
+                "workers": 0,
             },
         ),
         "CLIPSettings": Section(

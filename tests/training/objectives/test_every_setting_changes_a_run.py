@@ -42,7 +42,8 @@ OTHERS = {
     "beta2_decay": -0.1, "d_coef": 2.0, "bias_correction": True, "safeguard_warmup": True,
 }  # fmt: skip
 """Another value of each setting of the optimizers."""
-BASES = ("toy", "data", "sources", "unet", "lora", "textual_inversion", "concepts", "autoencoder", "clip")
+BASES = ("toy", "data", "sources", "unet", "lora", "textual_inversion", "concepts", "autoencoder", "classifier", "clip",
+         "consistency")  # fmt: skip
 """The runs that are changed."""
 MODELS = ("unet", "lora", "textual_inversion", "concepts")
 """Those of them that read a model."""

@@ -1,0 +1,254 @@
+"""Train a classifier of noisy latents: it names style, group or other fields of a picture at every noise level.
+
+    x = alpha_t x0 + sigma_t noise,   loss = - sum over fields of log p(class | x, t)
+
+Its gradient guides drawing (`guidance/classifier.py`), where no text is needed and no network is trained anew.
+Reference: Dhariwal & Nichol 2021, arXiv:2105.05233, section 4.1.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.utils import gather_object
+from pydantic import Field
+from torch import Tensor, nn
+
+from latent_diffusion.checkpoint.components import Components
+from latent_diffusion.checkpoint.folder.classifier_folder import load_classifier, save_classifier
+from latent_diffusion.checkpoint.load import load_model
+from latent_diffusion.config import Section
+from latent_diffusion.data.batches.folder import DataConfig, ImageFolder, open_pictures
+from latent_diffusion.data.batches.loader import Batch, batches
+from latent_diffusion.data.batches.picture_masks import warn_of_unused_masks
+from latent_diffusion.data.rows.metadata import values_of
+from latent_diffusion.data.settings import HeldOut
+from latent_diffusion.data.tensor_cache import open_cache
+from latent_diffusion.diffusion.denoiser import at_times
+from latent_diffusion.diffusion.forward import add_noise
+from latent_diffusion.errors import ConfigError, DataError
+from latent_diffusion.models.latent_classifier import LatentClassifier, LatentClassifierConfig
+from latent_diffusion.randomness import normal
+from latent_diffusion.runtime.precision import autocast, place
+from latent_diffusion.training.losses.keyed_times import KeyedTimes, TimesSettings
+from latent_diffusion.training.monitoring.reopened import BOUNDS, check_agreement
+from latent_diffusion.training.networks.frozen_states import Latents, Sharing
+from latent_diffusion.training.networks.parts import check_sizes, refuse_unused
+from latent_diffusion.training.networks.weights_digest import weights_digest
+from latent_diffusion.training.objective import Losses, Objective, Player, Share
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+__all__ = ["ClassifierObjective", "ClassifierSettings"]
+
+logger = logging.getLogger(__name__)
+
+MOST_LATENTS = 4 * 2**30  # bytes of latents kept in memory
+BANDS = 4  # equal parts of the times; every held-out picture is seen at one time in each
+AT_ONCE = 32  # held-out pictures
+
+
+class ClassifierSettings(Section):
+    """The `objective:` section."""
+
+    model: str = "emoji"
+    """Model whose latents and noise levels are read: a bundled name, a diffusers folder or a single file."""
+    fields: list[str] = Field(min_length=1)
+    """Metadata fields whose values are the classes, such as `[style, group]`; every picture has one value of each."""
+    channels: list[int] = Field(default=[64, 128, 192], min_length=1)
+    """Channels of the residual blocks, one for each size of the latents, which is halved between two."""
+    blocks: int = Field(default=1, ge=1)
+    """Residual blocks of each size."""
+    groups: int = Field(default=32, ge=1)
+    """Groups of each GroupNorm; `channels` are multiples."""
+    times: TimesSettings = TimesSettings()
+    """Which noise levels are trained on; `high: 0.001` is the least noisy alone."""
+    validation: HeldOut | None = None
+    """Filter of held-out pictures, in place of `data.where`, or a share of all, as 0.1; their loss is reported."""
+    workers: int = Field(default=1, ge=0)
+    """Processes that decode pictures ahead."""
+
+
+class Classes:
+    """The classes of a data set's pictures, by field."""
+
+    def __init__(self, fields: Sequence[str], data: ImageFolder) -> None:
+        """Collect the values of `fields`.
+
+        Raises:
+            DataError: a picture with no value of a field, or with several.
+        """
+        self.known = {field: tuple(sorted({_value(data, row, field) for row in range(len(data))})) for field in fields}
+
+    def of(self, data: ImageFolder, rows: Sequence[int]) -> dict[str, Tensor]:
+        """Return the number of each row's class, (B,) int64 by field.
+
+        Raises:
+            DataError: a class that no training picture has.
+        """
+        found: dict[str, Tensor] = {}
+        for field, known in self.known.items():
+            values = [_value(data, row, field) for row in rows]
+            strange = sorted({*values} - {*known})
+            if strange:
+                raise DataError(f"held-out pictures have {field} {strange[0]!r}, which no training picture has")
+            found[field] = torch.tensor([known.index(value) for value in values])
+        return found
+
+
+def _value(data: ImageFolder, row: int, field: str) -> str:
+    values = values_of(data.rows[row], field)
+    if len(values) != 1:
+        has = "no value" if not values else f"{len(values)} values"
+        raise DataError(
+            f"{data.rows[row].get('file_name', f'picture {row}')} has {has} of the field {field!r}, not one"
+        )
+    return values.pop()
+
+
+class Classifying(Player):
+    """The classifier; reads latents and the classes of the pictures."""
+
+    def __init__(self, network: LatentClassifier, times: KeyedTimes, parts: Components, seed: int) -> None:
+        super().__init__()
+        self.network = network
+        self.times, self.seed = times, seed
+        self.schedule = parts.schedule
+        self.held: tuple[Latents, Classes, ImageFolder] | None = None
+
+    def forward(self, batch: Batch, step: int) -> Losses:
+        """Return the sum of the fields' cross-entropies of each picture, (B,)."""
+        assert self.held is not None, "prepare comes first"
+        latents, classes, data = self.held
+        x0 = latents(batch).to(self.network.conv_in.weight)
+        noise = normal(self.seed, "noise", batch.sample, x0.shape[1:]).to(x0)
+        t = self.times(batch.sample).to(x0.device)
+        losses, right = self.judged(x0, t, noise, classes.of(data, batch.row))
+        logs = {f"accuracy_{field}": found.to(losses) for field, found in right.items()}
+        return Losses(losses if batch.weights is None else losses * batch.weights.to(losses), logs, batch.present)
+
+    def judged(
+        self, x0: Tensor, t: Tensor, noise: Tensor, classes: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of each picture (B,), and by field whether its class has the largest probability (B,)."""
+        alpha, sigma, _ = at_times(self.schedule, t, x0)
+        x = add_noise(x0, noise, alpha, sigma)
+        found = self.network(x, self.schedule.network_time(t).float())
+        losses, right = x0.new_zeros(len(x0)), dict[str, Tensor]()
+        for field, log_probs in found.items():
+            own = classes[field].to(x0.device)
+            losses = losses - log_probs.to(x0.dtype).gather(1, own[:, None])[:, 0]
+            right[field] = log_probs.argmax(dim=1) == own
+        return losses, right
+
+
+class ClassifierObjective(Objective):
+    """A classifier beside a model's frozen autoencoder; exports config.json and model.safetensors."""
+
+    settings_type = ClassifierSettings
+    data_type = DataConfig
+
+    def __init__(self, settings: ClassifierSettings, data: DataConfig, run: Any) -> None:
+        """Read the pictures and their classes, and build the network."""
+        self.settings, self.run = settings, run
+        refuse_unused(data, "a classifier", captions=False)
+        if run.gradient_checkpointing:
+            raise ConfigError("gradient_checkpointing: a classifier is too small to gain from it; leave it out")
+        self.parts = load_model(settings.model, torch.float32)
+        self.data, self.held_out = open_pictures(data, settings.validation, run.seed, run.batch_size)
+        check_sizes(self.data, self.parts.autoencoder.factor)
+        warn_of_unused_masks(self.data)
+        self.classes = Classes(settings.fields, self.data)
+        config = LatentClassifierConfig(
+            fields=self.classes.known,
+            in_channels=self.parts.autoencoder.config.latent_channels,
+            channels=tuple(settings.channels),
+            blocks=settings.blocks,
+            groups=settings.groups,
+        )
+        self.network = LatentClassifier(config).train()
+        self.parts.autoencoder.eval().requires_grad_(False)
+        alike = torch.ones(self.parts.schedule.num_train_timesteps)
+        times = KeyedTimes(settings.times, alike, run.seed, run.batch_size)
+        self.player = Classifying(self.network, times, self.parts, run.seed)
+        self.players = {"classifier": self.player}
+        self.ema_modules: dict[str, nn.Module] = {"classifier": self.network}
+        self.frozen: dict[str, nn.Module] = {"vae": self.parts.autoencoder}
+
+    def prepare(self, accelerator: "Accelerator", dtype: torch.dtype) -> None:
+        """Move the parts, then encode the pictures."""
+        place(self.parts.autoencoder, accelerator.device, dtype)
+        self.network.to(accelerator.device, dtype)
+        sharing = Sharing(
+            accelerator.process_index, accelerator.num_processes, accelerator.wait_for_everyone, gather_object
+        )
+        latents = Latents(self.parts.autoencoder, self.data, self.run.seed, open_cache(self.data.config.cache))
+        logger.info("encoding %d pictures", len(self.data))
+        latents.fill(MOST_LATENTS, sharing)
+        self.player.held = (latents, self.classes, self.data)
+
+    def batches(self, numbers: Iterable[Sequence[int]]) -> Iterator[Batch]:
+        """Yield batches; without pixels once latents are cached."""
+        assert self.player.held is not None, "prepare comes first"
+        yield from batches(self.data, numbers, self.settings.workers, pixels=not self.player.held[0].cached)
+
+    @torch.no_grad()
+    def evaluate(self, share: Share) -> dict[str, Tensor]:
+        """Return the loss of held-out pictures, and the share of right classes by field: in all, and by noise level."""
+        if self.held_out is None:
+            return {}
+        data, total = self.held_out, self.parts.schedule.num_train_timesteps
+        latents, like = Latents(self.parts.autoencoder, data, self.run.seed), self.network.conv_in.weight
+        figures: dict[str, list[Tensor]] = {}
+        mine = list(share.of(len(data)))
+        for start in range(0, len(mine), AT_ONCE):
+            rows = tuple(mine[start : start + AT_ONCE])
+            pixels = torch.stack([data.image(row) for row in rows]).float() / 127.5 - 1
+            sizes = torch.tensor([data.size_ids(row) for row in rows], dtype=torch.float32)
+            x0 = latents(Batch(rows, rows, pixels, ("",) * len(rows), (False,) * len(rows), sizes)).to(like)
+            of_bands: dict[str, list[Tensor]] = {}
+            for band in range(BANDS):
+                place_in = torch.tensor(rows, dtype=torch.float64) / len(data)
+                t = ((band + place_in) / BANDS * total).long().to(like.device)
+                noise = normal(self.run.seed, "validation noise", [row * BANDS + band for row in rows], x0.shape[1:])
+                with autocast(self.run.precision, like.device):
+                    losses, right = self.player.judged(x0, t, noise.to(x0), self.classes.of(data, rows))
+                of_bands.setdefault("loss", []).append(losses.double())
+                for field, found in right.items():
+                    figures.setdefault(f"validation_accuracy_{field}_{band}", []).append(found.double())
+                    of_bands.setdefault(f"accuracy_{field}", []).append(found.double())
+            for name, parts in of_bands.items():
+                figures.setdefault(f"validation_{name}", []).append(torch.stack(parts).mean(0))
+        return {name: torch.cat(parts) for name, parts in figures.items()}
+
+    def export(self, folder: Path, *, averaged: bool) -> None:
+        """Write config.json and model.safetensors, float32."""
+        save_classifier(self.network, self.parts, folder)
+
+    @torch.no_grad()
+    def verify(self, folder: Path) -> None:
+        """Open the folder and compare the probabilities of some noise with those of the trained network."""
+        read, config = load_classifier(folder), self.network.config
+        x, t = normal(0, "verify", range(2), (config.in_channels, 16, 16)), torch.tensor([0.0, 500.0])
+        like = self.network.conv_in.weight
+        wanted, found = self.network(x.to(like), t.to(like.device)), read.network(x.float(), t)
+        pairs = {field: (wanted[field], found[field]) for field in wanted}
+        check_agreement(folder, "latent_diffusion", pairs, BOUNDS["float32"])
+
+    def pass_samples(self) -> int:
+        """Return the sample numbers of a pass."""
+        return self.data.pass_length
+
+    def fingerprint(self) -> dict[str, str]:
+        """Return the digests of the data, of the classes and of the frozen autoencoder."""
+        classes = [_value(self.data, row, field) for field in self.settings.fields for row in range(len(self.data))]
+        return {
+            "data.path": self.data.digest,
+            "objective.fields": hashlib.sha256(json.dumps(classes).encode()).hexdigest(),
+            "objective.model": weights_digest(self.parts.autoencoder),
+        }
