@@ -307,8 +307,28 @@ def _refuse(model: type[BaseModel], fault: ValidationError, where: str) -> NoRet
         raise ConfigError(f"{where}: {name} is missing{more}") from None
     message = error["msg"].removeprefix("Value error, ")
     found = error.get("input")
+    if error["type"] in ("model_type", "dict_type"):
+        raise ConfigError(f"{where}: {name}: {_as_section(model, error['loc'], found)}{more}") from None
+    if error["type"] == "list_type" and isinstance(found, str):
+        raise ConfigError(f"{where}: {name}: a list is expected, found {found!r}; write [{found}]{more}") from None
     shown = "" if isinstance(found, dict | list) or error["type"] == "value_error" else f", found {found!r}"
     raise ConfigError(f"{where}: {name}: {message[:1].lower() + message[1:]}{shown}{more}") from None
+
+
+FIRST_KEYS = {"objective": "name", "optimizer": "name", "data": "path"}
+"""What a single word most likely stands for in the sections that have models of their own."""
+
+
+def _as_section(model: type[BaseModel], loc: tuple[int | str, ...], found: Any) -> str:
+    """Return the message for a single value in place of a section, with its keys and the value under the first of them."""
+    name = str(loc[-1]) if loc else ""
+    above = _section_at(model, loc[:-1]).model_fields.get(name)
+    inside = sections_in(above.annotation) if above else []
+    keys = list(inside[0].model_fields) if inside else []
+    first = FIRST_KEYS.get(name) if model is RunConfig and not keys else next(iter(keys), None)
+    listed = f" ({', '.join(keys)})" if keys else ""
+    example = f"; for example {name}: {{{first}: {found}}}" if first and isinstance(found, str | int | float) else ""
+    return f"keys under it are expected{listed}, found {found!r}{'' if isinstance(found, bool) else example}"
 
 
 OF_OTHERS = ("optimizer.learning_rate", "optimizer.weight_decay", "data.path", "data.size", "objective.init")
@@ -339,10 +359,15 @@ def _paths(model: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def _fields_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
-    """Return the keys allowed at `loc`, following nested sections (also `Section | None`)."""
+    """Return the keys allowed at `loc`."""
+    return list(_section_at(model, loc).model_fields)
+
+
+def _section_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> type[BaseModel]:
+    """Return the section at `loc`, following nested sections (also `Section | None`)."""
     for part in loc:
         known = model.model_fields.get(str(part))
         if known is None:
             continue
         model = next(iter(sections_in(known.annotation)), model)
-    return list(model.model_fields)
+    return model
