@@ -320,7 +320,7 @@ FIRST_KEYS = {"objective": "name", "optimizer": "name", "data": "path"}
 
 
 def _as_section(model: type[BaseModel], loc: tuple[int | str, ...], found: Any) -> str:
-    """Return the message for a single value in place of a section, with its keys and the value under the first of them."""
+    """Return the message for a value in place of a section: the keys of this, and the value under the first of them."""
     name = str(loc[-1]) if loc else ""
     above = _section_at(model, loc[:-1]).model_fields.get(name)
     inside = sections_in(above.annotation) if above else []
