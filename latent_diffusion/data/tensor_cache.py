@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import struct
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 SHARD = 2**28
 """Bytes after which a shard is written."""
+ABANDONED = 24 * 3600  # seconds without a change
 MOST_HEADER = 100_000_000  # bytes
 
 
@@ -134,18 +136,31 @@ class TensorCache:
     def prune(self, used: Iterable[str]) -> None:
         """Remove the shards that were used longest ago until the folder takes at most `most` bytes; `used` stay."""
         mine = {self._shards[key] for key in used if key in self._shards}
-        shards = sorted(((path.stat().st_mtime_ns, path) for path in self._read if path.exists()), reverse=True)
-        total = sum(path.stat().st_size for _, path in shards)
+        shards: list[tuple[int, int, Path]] = []
+        for path in self._read:
+            with contextlib.suppress(FileNotFoundError):  # another process prunes too
+                facts = path.stat()
+                shards.append((facts.st_mtime_ns, facts.st_size, path))
+        shards.sort(reverse=True)
+        total = sum(size for _, size, _ in shards)
         while total > self.most and shards:
-            _, path = shards.pop()
+            _, size, path = shards.pop()
             if path not in mine:
-                total -= path.stat().st_size
+                total -= size
                 self._open.pop(path, None)
                 path.unlink(missing_ok=True)
                 self._read.discard(path)
                 self._shards = {key: shard for key, shard in self._shards.items() if shard != path}
+        self._sweep()
         if total > self.most:
             logger.warning("data.cache: %s takes %.2f GB, all of which this run uses", self.folder, total / 1e9)
+
+    def _sweep(self) -> None:
+        """Remove what killed runs were writing; a younger file may be another's, which writes it now."""
+        for path in self.folder.glob(".*.*"):
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_mtime < time.time() - ABANDONED:
+                    path.unlink()
 
 
 def open_cache(config: CacheConfig | None) -> TensorCache | None:
@@ -160,6 +175,8 @@ def _names(path: Path) -> list[str]:
             (length,) = struct.unpack("<Q", file.read(8))
             header = json.loads(file.read(length)) if length <= MOST_HEADER else {}
         return [name for name in header if name != "__metadata__"]
+    except FileNotFoundError:  # another process pruned it
+        return []
     except (OSError, ValueError, struct.error):
         logger.warning("%s: damaged: what it held is made again", path)
         return []

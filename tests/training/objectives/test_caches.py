@@ -1,5 +1,9 @@
 """Caches on disk change no bit, go on after a kill, and are made again where they are damaged."""
 
+import os
+import signal
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -120,6 +124,56 @@ def test_the_cache_is_pruned_by_last_use_and_what_a_run_uses_stays(tmp_path, mon
     again.prune(keys[:2])
     left = TensorCache(tmp_path, 0)
     assert [key in left for key in keys[:2]] == [True, True] and sum(key in left for key in keys) == 3
+
+
+def test_a_kill_in_mid_write_leaves_whole_shards_and_nothing_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(tensor_cache, "SHARD", 1)
+    keys = [key_of("x", k) for k in range(5)]
+    child = os.fork()
+    if child == 0:
+        replaced = []
+
+        def killed(*paths):
+            replaced.append(paths)
+            if len(replaced) == 4:
+                os.kill(os.getpid(), signal.SIGKILL)
+            os.rename(*paths)
+
+        tensor_cache.os.replace = killed
+        cache = TensorCache(tmp_path, 10**9)
+        for k, key in enumerate(keys):
+            cache.put(key, torch.full((10,), float(k)))
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    (left,) = tmp_path.glob(".*")
+    again = TensorCache(tmp_path, 10**9)
+    assert [key in again for key in keys] == [True, True, True, False, False] and again.get(keys[2])[0] == 2.0
+    again.prune([])
+    assert left.exists(), "another process may be writing it"
+    os.utime(left, (0, 0))
+    again.prune([])
+    assert not left.exists() and len(list(tmp_path.iterdir())) == 3
+
+
+def test_two_processes_prune_one_cache_at_once(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(tensor_cache, "SHARD", 1)
+    keys = [key_of("x", k) for k in range(4)]
+    first = TensorCache(tmp_path, 10**9)
+    for key in keys:
+        first.put(key, torch.ones(1000))
+    plain, other = Path.stat, TensorCache(tmp_path, 0)
+
+    def removed(path, **more):  # the other one removes what was just seen
+        found = plain(path, **more)
+        if path == first._shards[keys[3]]:
+            monkeypatch.setattr(Path, "stat", plain)
+            other.prune(keys[:1])
+        return found
+
+    monkeypatch.setattr(Path, "stat", removed)
+    first.prune(keys[:2])
+    assert [key in TensorCache(tmp_path, 0) for key in keys] == [True, False, False, False]
+    assert "damaged" not in caplog.text and first.get(keys[1]) is None  # it is made again
 
 
 def test_long_captions_are_read_in_chunks_as_in_drawing(tiny_pipeline):
