@@ -45,6 +45,8 @@ class Buckets:
         for side in self.sides:
             if side < config.step:
                 raise ConfigError(f"data.buckets: a size of {side} px is smaller than a step of {config.step} px")
+            if config.max_side is not None and config.max_side < side:
+                raise ConfigError(f"data.buckets: max_side of {config.max_side} px is smaller than a size of {side} px")
         self.around = {
             side: bucket_sizes(side, config.step, config.min_side, config.max_side or 2 * side) for side in self.sides
         }

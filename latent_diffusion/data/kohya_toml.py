@@ -44,11 +44,11 @@ def kohya_section(path: str) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: not a readable TOML file: {getattr(error, 'strerror', None) or error}") from error
     _known(values, {"general", "datasets"}, path)
-    general = values.get("general", {})
+    general = _tables(values, "general", path, many=False)
     _known(general, DATASET | SUBSET | OFF.keys(), f"{path}: [general]")
     sources: list[dict[str, Any]] = []
     buckets: list[dict[str, Any] | None] = []
-    for number, dataset in enumerate(values.get("datasets", []), start=1):
+    for number, dataset in enumerate(_tables(values, "datasets", path), start=1):
         place = f"{path}: [[datasets]] {number}"
         _known(dataset, DATASET | SUBSET | OFF.keys() | {"subsets"}, place)
         shared = {**general, **{key: value for key, value in dataset.items() if key != "subsets"}}
@@ -56,7 +56,7 @@ def kohya_section(path: str) -> dict[str, Any]:
         buckets.append(bucket)
         if "batch_size" in shared:
             logger.warning("%s: batch_size is that of the run's own settings, not that of this file", place)
-        for subset in dataset.get("subsets", []):
+        for subset in _tables(dataset, "subsets", place, whole="datasets.subsets"):
             _known(subset, SUBSET | OFF.keys(), f"{place}: subset")
             sources.append(_source({**shared, **subset}, size, place))
     if not sources:
@@ -65,6 +65,16 @@ def kohya_section(path: str) -> dict[str, Any]:
         raise ConfigError(f"{path}: the data sets have different settings of buckets; give all the same")
     found: dict[str, Any] = {"sources": sources, "size": max(source["size"] for source in sources)}
     return found if buckets[0] is None else {**found, "buckets": buckets[0]}
+
+
+def _tables(values: dict[str, Any], key: str, place: str, *, whole: str = "", many: bool = True) -> Any:
+    """Return the table, or the list of tables, of a key; an empty one where it is absent."""
+    found = values.get(key, [] if many else {})
+    right = isinstance(found, list) and all(isinstance(one, dict) for one in found) if many else isinstance(found, dict)
+    if not right:
+        how = f"a list of tables, [[{whole or key}]]" if many else f"a table, [{key}]"
+        raise ConfigError(f"{place}: {key}: found {found!r}; write it as {how}")
+    return found
 
 
 def _known(values: dict[str, Any], known: set[str], place: str) -> None:
@@ -78,9 +88,10 @@ def _known(values: dict[str, Any], known: set[str], place: str) -> None:
 def _sizes(values: dict[str, Any], place: str) -> tuple[int, dict[str, Any] | None]:
     """Return the side of the pictures, and the settings of buckets."""
     resolution = values.get("resolution")
-    width, height = resolution if isinstance(resolution, list) else (resolution, resolution)
-    if not isinstance(width, int) or not isinstance(height, int):
+    sides: list[Any] = resolution if isinstance(resolution, list) else [resolution, resolution]
+    if len(sides) != 2 or any(type(side) is not int for side in sides):
         raise ConfigError(f"{place}: resolution: found {resolution!r}; give a number of px, or [width, height]")
+    width, height = sides
     if not values.get("enable_bucket", False):
         if width != height:
             raise ConfigError(f"{place}: resolution {width}x{height} is no square; set enable_bucket = true")

@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -193,12 +194,17 @@ def _leave_out(parts: Sequence[Part], file: str) -> None:
         raise DataError(f"data.quarantine: {file}: cannot be read: {error}") from error
     if short := next((number for number, line in enumerate(lines, start=1) if len(line) < 2), None):
         raise DataError(f"data.quarantine: {file}: entry {short}: expected SOURCE<tab>NAME<tab>REASON")
-    named = {(line[0], line[1]) for line in lines}
+    named = {(os.path.normpath(line[0]), line[1]) for line in lines}
+    present = {os.path.normpath(part.source.where) for part in parts}
+    if absent := [where for where, _ in sorted(named) if where not in present]:
+        told = "data.quarantine: %s: %d of %d entries name pictures of %r, which is no source of this run"
+        logger.warning(told, file, len(absent), len(named), absent[0])
     left_out = 0
     for part in parts:
-        if not any(where == part.source.where for where, _ in named):
+        where = os.path.normpath(part.source.where)
+        if where not in {place for place, _ in named}:
             continue
-        names = [(part.source.where, str(part.source.row(int(k))["file_name"])) for k in part.kept]
+        names = [(where, str(part.source.row(int(k))["file_name"])) for k in part.kept]
         stays = np.array([name not in named for name in names], bool)
         left_out += int((~stays).sum())
         part.kept = part.kept[stays]

@@ -140,7 +140,7 @@ class ReadingConfig(Section):
     """Mirror half of the samples left to right."""
     fit: Literal["crop", "random_crop", "pad"] = "crop"
     """Pictures of other proportions: the centre, a part drawn for every sample, or all with borders (`background`)."""
-    weight: float = Field(default=1.0, gt=0)
+    weight: float = Field(default=1.0, gt=0, le=100_000)
     """How often a pass shows each picture; below 1: a share of the pictures, others in the next pass."""
     regularisation: bool = False
     """Pictures of the class: all of them together are shown as often as all other pictures together."""
@@ -151,11 +151,18 @@ class ReadingConfig(Section):
     composed: ComposedConfig | None = None
     """Compose new pictures of these, which are things on white; null: read them as they are. Keys below."""
 
+    @field_validator("captions")
+    @classmethod
+    def _some_weight(cls, captions: list[str] | dict[str, float]) -> list[str] | dict[str, float]:
+        if isinstance(captions, dict) and (not captions or min(captions.values()) <= 0):
+            raise ValueError("weights are above 0; leave out a field that is not to be drawn")
+        return captions
+
 
 class SourceConfig(ReadingConfig):
     """One of several sources."""
 
-    path: str
+    path: str = Field(min_length=1)
     """As `data.path`."""
     size: int | None = Field(default=None, gt=0)
     """Side of these pictures, in px, with `buckets`; null: `data.size`."""
@@ -164,7 +171,7 @@ class SourceConfig(ReadingConfig):
 class DataConfig(ReadingConfig):
     """What to train on: the `data:` section of a run."""
 
-    path: str | None = None
+    path: str | None = Field(default=None, min_length=1)
     """A folder or .zip of pictures, parquet, `datasets`, tars, kohya's TOML, hf://datasets/OWNER/NAME; docs/data.md."""
     sources: list[SourceConfig] = Field(default_factory=list)
     """Several, in place of `path`: each has a `path` and any of the keys above `path`, which win there."""
@@ -213,6 +220,8 @@ class DataConfig(ReadingConfig):
             raise ValueError("give either `path` (one source) or `sources` (several), not both")
         if self.check == "none" and self.on_bad == "skip":
             raise ValueError("on_bad: skip needs check: all, since pictures are left out before the first step")
+        if all(part.loss_weight == 0 for part in self.parts()):
+            raise ValueError("loss_weight is 0 everywhere; then nothing is learned")
         for part in self.parts():
             if part.composed is not None:
                 self._check_composed(part)

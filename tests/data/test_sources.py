@@ -1,5 +1,6 @@
 """The same forty pictures in every layout are the same batches, on one process or two, from the start or resumed."""
 
+import csv
 import io
 import json
 import tarfile
@@ -8,14 +9,26 @@ import zipfile
 import pytest
 import torch
 
-from latent_diffusion.config import RunConfig
+from latent_diffusion.config import RunConfig, parse_section
 from latent_diffusion.data.batches.folder import DataConfig, ImageFolder
 from latent_diffusion.data.batches.loader import batches
 from latent_diffusion.errors import ConfigError, DataError
 from latent_diffusion.training.numbers import sample_numbers
 
 COUNT = 40
-LAYOUTS = ("imagefolder", "beside", "zip", "parquet", "table", "datasets", "webdataset", "kohya", "several")
+LAYOUTS = (
+    "imagefolder",
+    "csv",
+    "beside",
+    "caption",
+    "zip",
+    "parquet",
+    "table",
+    "datasets",
+    "webdataset",
+    "kohya",
+    "several",
+)
 
 
 def add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
@@ -38,7 +51,7 @@ def pictures(request):
 
 def written(layout, root, pictures) -> dict:
     """Write the pictures in a layout; return the keys of `data:` that read them."""
-    if layout in ("imagefolder", "beside", "table", "kohya", "several"):
+    if layout in ("imagefolder", "csv", "beside", "caption", "table", "kohya", "several"):
         return written_as_files(layout, root, pictures)
     files = root / "files"
     files.mkdir(exist_ok=True)
@@ -54,11 +67,16 @@ def written_as_files(layout, root, pictures) -> dict:
         part.mkdir(parents=True)
         for name, data, text in share:
             (part / name).write_bytes(data)
-            if layout not in ("imagefolder", "table"):
-                (part / name).with_suffix(".txt").write_text(text, "utf-8")
+            if layout not in ("imagefolder", "csv", "table"):
+                (part / name).with_suffix(".caption" if layout == "caption" else ".txt").write_text(text, "utf-8")
     rows = [{"file_name": name, "text": text} for name, _, text in pictures]
     if layout == "imagefolder":
         (files / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    if layout == "csv":
+        with (files / "metadata.csv").open("w", encoding="utf-8", newline="") as table:
+            writer = csv.DictWriter(table, ["file_name", "text"])
+            writer.writeheader()
+            writer.writerows(rows)
     if layout == "table":
         arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
         parquet.write_table(arrow.Table.from_pylist(rows), files / "metadata.parquet")
@@ -336,13 +354,100 @@ def test_kohyas_file_is_read_as_it_is(tmp_path, encoded):
         ("enable_bucket = true", "enable_bucket = false\nresolution = [32, 48]", None),
         ("image_dir =", "metadata_file =", "'metadata_file' is not read here"),
         ("[general]", "[general", "not a readable TOML file"),
+        ("[32, 32]", "[32]", r"resolution: found \[32\]; give a number of px, or \[width, height\]"),
+        ("[32, 32]", "true", "resolution: found True"),
+        ("max_bucket_reso = 64", "max_bucket_reso = 24", "max_side of 24 px is smaller than a size of 32 px"),
     ],
 )
 def test_what_of_kohyas_file_has_no_counterpart_is_refused(tmp_path, old, new, words):
     text = KOHYA.format(root=tmp_path).replace(old, new)
     (tmp_path / "set.toml").write_text(text if words else text.replace("resolution = [32, 32]\n", ""))
     with pytest.raises(ValueError, match=words or "32x48 is no square"):
-        DataConfig(path=str(tmp_path / "set.toml"))
+        ImageFolder(DataConfig(path=str(tmp_path / "set.toml")), 7)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("general = 3", r"general: found 3; write it as a table, \[general\]"),
+        ("[datasets]\nresolution = 32", r"datasets: found .*; write it as a list of tables, \[\[datasets\]\]"),
+        ("datasets = ['a']", r"datasets: found \['a'\]; write it as a list"),
+        ("[[datasets]]\nresolution = 32\n[datasets.subsets]\nimage_dir = 'a'", r"as .*, \[\[datasets\.subsets\]\]"),
+    ],
+)
+def test_tables_of_kohyas_file_that_are_none_are_refused(tmp_path, text, words):
+    (tmp_path / "set.toml").write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        parse_section(DataConfig, {"path": str(tmp_path / "set.toml")}, "data")
+
+
+def test_a_quarantine_list_of_another_source_is_named(make_folder, tmp_path, caplog):
+    folder, quarantine = make_folder(4), tmp_path / "list.txt"
+    quarantine.write_text(f"{folder}\t1.png\tbroken\n/else/where\t3.png\n")
+    assert len(read(f"{folder}/", quarantine=str(quarantine))) == 3, "a slash at the end is the same folder"
+    assert "1 of 2 entries name pictures of '/else/where', which is no source of this run" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"path": ""}, "path.*at least 1 character"),
+        ({"path": "x", "captions": {"text": 0.0, "alt": 1.0}}, r"captions.*: weights are above 0; leave out a field"),
+        ({"path": "x", "captions": {}}, "captions.*: weights are above 0"),
+        ({"path": "x", "weight": 1e12}, "weight.*less than or equal to 100000"),
+        ({"sources": [{"path": "x", "loss_weight": 0.0}]}, "loss_weight is 0 everywhere"),
+    ],
+)
+def test_values_that_cannot_be_are_refused(values, words):
+    with pytest.raises(ConfigError, match=words):
+        parse_section(DataConfig, {"size": 16, **values}, "data")
+
+
+def test_names_are_the_same_composed_and_decomposed(tmp_path, encoded):
+    """Disks of macOS decompose the letters of names, tables and archives mostly do not."""
+    (tmp_path / "cafe\u0301.png").write_bytes(encoded())
+    (tmp_path / "caf\u00e9.txt").write_text("beside")
+    assert read(tmp_path).first_caption(0) == "beside"
+    row = {"file_name": "caf\u00e9.png", "text": "in a table"}
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(row))
+    assert read(tmp_path).first_caption(0) == "in a table"
+
+
+def test_a_url_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"https://example\.com/set'.*: a URL must name tars, or hf://datasets/"):
+        read("https://example.com/set")
+    with pytest.raises(DataError, match=r"cannot be opened: .*"):
+        read("nothing://b/x.tar")
+
+
+def test_a_url_whose_library_is_absent_is_named(monkeypatch):
+    import fsspec
+
+    def absent(*_):
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", absent)
+    with pytest.raises(DataError, match=r"x\.tar': cannot be opened: Install s3fs to access S3"):
+        read("s3://b/x.tar")
+
+
+@pytest.mark.parametrize("first", ["txt", "json"])
+def test_the_text_file_of_a_sample_wins_over_its_json(tmp_path, encoded, first):
+    files = {"txt": b"of the file", "json": b'{"text": "of the json"}'}
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for ending in sorted(files, key=lambda ending: ending != first):
+            add(archive, f"0.{ending}", files[ending])
+        add(archive, "0.png", encoded())
+    assert read(tmp_path / "a.tar").first_caption(0) == "of the file"
+
+
+def test_a_sample_with_two_pictures_needs_to_be_told_which(tmp_path, encoded):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name in ("0.jpg", "0.png"):
+            add(archive, name, encoded())
+    with pytest.raises(ConfigError, match=r"'0' has several pictures \(jpg, png\); name one in data\.picture"):
+        read(tmp_path / "a.tar", captions=[])
+    assert read(tmp_path / "a.tar", captions=[], picture="png").rows[0]["file_name"] == "0.png"
 
 
 def test_a_quarantine_list_leaves_pictures_out(make_folder, tmp_path):

@@ -47,6 +47,8 @@ def open_files(path: str | os.PathLike[str], seconds: float | None = None) -> Fi
         DataError: neither a folder nor a zip archive, or nothing came within `seconds`.
     """
     seconds = READ_TIMEOUT if seconds is None else seconds
+    if "://" in str(path):
+        raise DataError(f"data path {str(path)!r}: a URL must name tars, or hf://datasets/OWNER/NAME")
     return read_within(seconds, str(path), lambda: _opened(Path(path), seconds))
 
 

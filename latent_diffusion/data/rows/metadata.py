@@ -5,8 +5,9 @@ its own, and `name.txt` or `name.caption` beside `name.png` is its `text`, `name
 """
 
 import logging
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 
 from latent_diffusion.data.pictures.formats import PICTURES, UNREAD, named
@@ -56,7 +57,7 @@ def read_rows(source: Files, where: str, ending: str | None = None) -> list[Row]
     folder, place = PurePosixPath(table).parent, f"{where}/{table}"
     rows = parse_table(source.read(table), place)
     stated = [str(row["file_name"]) for row in rows]
-    present = set(names)
+    present = {_composed(name): name for name in names} | {name: name for name in names}
     outside = [name for name in stated if _leads_out(name)]
     if outside:
         raise DataError(f"{place}: {len(outside)} rows lead out of the data set: {_some(outside)}")
@@ -75,10 +76,18 @@ def _leads_out(name: str) -> bool:
     return name.startswith(("/", "\\")) or ".." in parts or (len(parts) > 0 and parts[0].endswith(":"))
 
 
-def _present(folder: PurePosixPath, name: str, present: set[str]) -> str:
+def _present(folder: PurePosixPath, name: str, present: Mapping[str, str]) -> str:
     """Return a name of the table as the files have it: a backslash parts folders where no file is called so."""
-    plain = (folder / name).as_posix()
-    return plain if plain in present or "\\" not in name else (folder / name.replace("\\", "/")).as_posix()
+    for written in (name, name.replace("\\", "/")):
+        plain = (folder / written).as_posix()
+        if found := present.get(plain) or present.get(_composed(plain)):
+            return found
+    return (folder / name).as_posix()
+
+
+def _composed(name: str) -> str:
+    """Return a name with composed letters: disks of macOS have "e" and an accent where others have one letter."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def endings(names: Iterable[str]) -> str:
@@ -116,7 +125,7 @@ def _rows_beside(source: Files, names: list[str], where: str, captions: tuple[st
     for name in names:
         if name.lower().endswith(captions):
             ending = next(ending for ending in captions if name.lower().endswith(ending))
-            beside.setdefault(name[: -len(ending)], []).append(name)
+            beside.setdefault(_composed(name[: -len(ending)]), []).append(name)
     pictures = {PurePosixPath(name).with_suffix("").as_posix(): name for name in names if _is_picture(name)}
     masks = {stem.removesuffix(end): name for stem, name in pictures.items() for end in MASKS if stem.endswith(end)}
     masks = {stem: name for stem, name in masks.items() if stem in pictures}
@@ -125,7 +134,7 @@ def _rows_beside(source: Files, names: list[str], where: str, captions: tuple[st
     for name in names:
         stem = PurePosixPath(name).with_suffix("").as_posix()
         if _is_picture(name) and name not in taken:
-            files = beside.get(stem, [])
+            files = beside.get(_composed(stem), [])
             if len(files) > 1:
                 raise DataError(f"{where}/{name}: {len(files)} captions, {_some(files)}; keep one")
             row: Row = {"file_name": name}

@@ -68,7 +68,7 @@ class Shard:
         self.name, self._seconds = name, seconds
         try:
             self.size, self._read = read_within(seconds, name, lambda: _opened(name))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, ImportError) as error:  # ImportError: the library of a kind of URL
             raise DataError(f"{name!r}: cannot be opened: {error}") from error
 
     def read(self, offset: int, size: int) -> bytes:
@@ -175,6 +175,7 @@ class WebdatasetSource(Source):
 
         Raises:
             DataError: a shard is damaged, holds links or a sample twice, or no sample has a picture.
+            ConfigError: a sample has several pictures, and none is named.
         """
         self.where = path
         picture = config.picture
@@ -210,18 +211,24 @@ class WebdatasetSource(Source):
         """Return where each sample that has a picture begins, (n,) int64."""
         places: list[int] = []
         keys: list[int] = []
-        key, has_picture = None, True
+        key, shown = None, "none yet"  # the ending of the sample's picture
         for place, member in shard.members():
             ending, own = member.ending, member.key
             self._endings.add(ending)
             if own != key:
-                if not has_picture:
+                if not shown:
                     del places[-1]
-                key, has_picture = own, False
+                key, shown = own, ""
                 places.append(place)
                 keys.append(hash(key))
-            has_picture |= ending in self._pictures
-        if not has_picture:
+            if ending in self._pictures:
+                if shown not in ("", ending):
+                    raise ConfigError(
+                        f"{shard.name!r}: {own.lstrip('/')!r} has several pictures ({shown}, {ending}); "
+                        "name one in data.picture"
+                    )
+                shown = ending
+        if not shown:
             del places[-1]
         if len(np.unique(np.array(keys, np.int64))) < len(keys):
             raise DataError(f"{shard.name!r}: {self._doubled(shard)!r} is there twice, with other samples between")
@@ -266,7 +273,7 @@ class WebdatasetSource(Source):
         """Return the fields of its `.json`, its `.txt` as `text`, and other text files by their endings."""
         shard, found = self._members(k)
         row: Row = {"file_name": next(found[ending].name for ending in self._pictures if ending in found)}
-        for ending, member in found.items():
+        for ending, member in sorted(found.items(), key=lambda one: one[0] != "json"):  # files win over its fields
             place = f"{shard.name}/{member.name}"
             if ending == "json":
                 row |= {name: value for name, value in self._object(shard, member).items() if name != "file_name"}
