@@ -173,6 +173,7 @@ COMBINATIONS: dict[str, dict[str, Any]] = {
         "data": {"path": None, "sources": [{"path": "PICTURES", "size": 64}]}
     },
     "`data.sources`, all of them `regularisation`": {"data": {"regularisation": True}},
+    "`data: {captions: {text: 0}}`": {"data": {"captions": {"text": 0.0}}},
     "`data.sources`, all with `loss_weight: 0`": {"data": {"loss_weight": 0.0}},
     "`data: {composed: {}, check: all}`": {"data": {"composed": {}}},
     "`data: {composed: {}, flip: true}`": {"data": {"composed": {}, "check": "none", "flip": True}},
