@@ -1,7 +1,7 @@
 """Curves as an SVG: panels of lines on two logarithmic axes, so that a power is a straight line."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -59,7 +59,7 @@ def _panel(panel: Panel) -> list[str]:
     return parts
 
 
-def _scale(least: float, most: float, start: float, stop: float):
+def _scale(least: float, most: float, start: float, stop: float) -> Callable[[float], float]:
     """Return the place of a number on a logarithmic axis."""
     span = math.log(most / least) or 1.0
     return lambda value: start + (stop - start) * math.log(value / least) / span
