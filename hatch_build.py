@@ -77,7 +77,8 @@ def _compile(compiler: str, folder: Path) -> Path:
             continue
         objects += made
     library = folder / "kernels.so"
-    _run([compiler, "-shared", "-fopenmp", *map(str, objects), "-lm", "-o", str(library)])
+    # without -fopenmp: the functions of OpenMP are those of torch, which is loaded before, and its threads are shared
+    _run([compiler, "-shared", *map(str, objects), "-lm", "-o", str(library)])
     return library
 
 

@@ -70,7 +70,7 @@ def open_library(file: Path) -> ctypes.CDLL | None:
         if hashlib.sha256(data[:-DIGEST]).digest() != data[-DIGEST:]:
             warn(f"{file} is damaged and is not used, so drawing is slower; install the package again")
             return None
-        kernels = ctypes.CDLL(str(file))
+        kernels = _opened(file)
     except OSError:
         return None
     if hasattr(kernels, "processor_level"):
@@ -78,6 +78,15 @@ def open_library(file: Path) -> ctypes.CDLL | None:
     if hasattr(kernels, "abilities"):  # of an older version of this package
         warn(f"{file} is of an older version and is not used, so drawing is slower; run `python hatch_build.py`")
     return None
+
+
+def _opened(file: Path) -> ctypes.CDLL:
+    """Return a shared library that needs OpenMP: torch's, or where torch has another kind the system's."""
+    try:
+        return ctypes.CDLL(str(file))
+    except OSError:
+        ctypes.CDLL("libgomp.so.1", ctypes.RTLD_GLOBAL)
+        return ctypes.CDLL(str(file))
 
 
 @functools.cache
