@@ -262,6 +262,8 @@ def tiny_objective(tiny_folder):
             "adapter": {"rank": 2, "layers": "all", "parts": ["unet", "text_encoder"]},
             "preserve": {"replace": {"disc": "circle"}},
         },
+        "bridge": {"init": str(tiny_folder), "start": {"split": "val"}, "match": "turn"},
+        "reflow": {"init": str(tiny_folder), "pairs": {"steps": 2}},
         "concepts": {"init": str(tiny_folder), "concepts": [{"prompt": "a red disc"}], "draw_steps": 3},
         "textual_inversion": {"init": str(tiny_folder), "words": [{"token": "disc", "start": "sun", "vectors": 2}]},
         "classifier": {"model": str(tiny_folder), "fields": ["turn"], "channels": [8, 16], "groups": 4},

@@ -118,7 +118,7 @@ class Denoising(TrainedNetworks):
         latents, conditions = self.held
         like = self.unet.conv_in.weight
         x0, cond = latents(batch).to(like), self._wide(conditions(batch))
-        noise = self._noise(batch.sample, x0)
+        noise = self.noise(batch, x0)
         perturbed = None
         if self.settings.input_perturbation:
             more = normal(self.seed, "input perturbation", batch.sample, x0.shape[1:]).to(x0)
@@ -156,11 +156,12 @@ class Denoising(TrainedNetworks):
             losses = losses + prior.outside * self.loss.compared(output, wanted, t, areas.outside)
         return losses
 
-    def _noise(self, samples: Sequence[int], x0: Tensor) -> Tensor:
+    def noise(self, batch: Batch, x0: Tensor) -> Tensor:
         """Return noise like x0 (B, C, h, w), with a constant added to each channel if `offset_noise` is set.
 
         Reference: Guttenberg 2023, "Diffusion with offset noise".
         """
+        samples = batch.sample
         noise = normal(self.seed, "noise", samples, x0.shape[1:]).to(x0)
         if self.settings.offset_noise:
             offset = normal(self.seed, "offset noise", samples, (x0.shape[1], 1, 1)).to(x0)

@@ -95,7 +95,7 @@ class Distillation(Denoising):
         t = self.times(batch.sample).to(x0.device)
         with torch.no_grad():
             alpha, sigma = (c.to(x0).view(-1, 1, 1, 1) for c in self.loss.schedule.alpha_sigma(t))
-            x = add_noise(x0, self._noise(batch.sample, x0), alpha, sigma)
+            x = add_noise(x0, self.noise(batch, x0), alpha, sigma)
             estimate = self.function.x0(_network(teacher, cond), x, t)
             if self.guidance_scale != 1.0:
                 empty = self._wide(conditions(replace(batch, captions=("",) * len(batch))))

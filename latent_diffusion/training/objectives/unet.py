@@ -181,8 +181,7 @@ class UNetObjective(Objective):
         stored = open_cache(self.data.config.cache)
         processes = accelerator.num_processes
         sharing = Sharing(accelerator.process_index, processes, accelerator.wait_for_everyone, gather_object)
-        latents = Latents(parts.autoencoder, self.data, self.run.seed, stored)
-        latents.fill(settings.latent_cache_bytes, sharing)
+        latents = self.latents(stored, sharing)
         if self.player.trains_text:
             parts.text_encoder.to(dtype)
             texts = LiveTextStates(parts.text_encoder, settings.caption_chunks)
@@ -204,6 +203,12 @@ class UNetObjective(Objective):
         place(parts.unet, accelerator.device, dtype, self.run.precision)
         if self.run.precision == "bfloat16" and not self.writes_frozen:
             round_frozen(parts.unet)
+
+    def latents(self, stored: TensorCache | None, sharing: Sharing) -> Latents:
+        """Return what gives the latents of a batch; those of all pictures are kept if they fit."""
+        latents = Latents(self.components.autoencoder, self.data, self.run.seed, stored)
+        latents.fill(self.settings.latent_cache_bytes, sharing)
+        return latents
 
     def _drop_encoders(self, latents: Latents, texts: TextStates | LiveTextStates) -> None:
         """Drop text encoder and autoencoder, which no update needs.

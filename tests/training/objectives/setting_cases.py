@@ -44,6 +44,16 @@ def bases(tiny: Path, places: dict[str, str]) -> dict[str, dict[str, Any]]:
         "unet": {**run, "objective": {"name": "unet", "init": str(tiny)}, "data": pictures},
         "lora": {**run, "objective": {"name": "lora", "init": str(tiny), "adapter": adapter}, "data": pictures},
         "consistency": {**run, "objective": {"name": "consistency", "init": str(tiny)}, "data": pictures},
+        "reflow": {
+            **run,
+            "objective": {"name": "reflow", "init": str(tiny), "pairs": {"steps": 2}},
+            "data": pictures | {"captions": ["text"]},
+        },
+        "bridge": {
+            **run,
+            "objective": {"name": "bridge", "init": str(tiny), "start": {"split": "val"}, "match": "turn"},
+            "data": pictures,
+        },
         "textual_inversion": {
             **run,
             "objective": {
@@ -281,6 +291,20 @@ def sections(tiny: Path, other: Path, places: dict[str, str]) -> dict[str, Secti
                 "export_dtype": Change("float16", {"export": True}),
                 "workers": 0,
             },
+        ),
+        "ReflowSettings": Section("reflow", "objective.", {"pairs": {"steps": 3}}),
+        "PairSettings": Section(
+            "reflow",
+            "objective.pairs.",
+            {
+                "folder": places["output"] + "-pairs",
+                "per_picture": 2,
+                "steps": 3,
+                "guidance_scale": 2.0,
+            },
+        ),
+        "BridgeSettings": Section(
+            "bridge", "objective.", {"start": {"text": "a purple disc"}, "match": Change("text", refused="shares its")}
         ),
         "PreserveSettings": Section(
             "lora",

@@ -35,7 +35,7 @@ class Losses:
         self.values.append(figures["unet/loss"])
 
 
-def prepared(run):
+def prepared(run) -> Any:
     torch.manual_seed(run.seed)
     return Trainer(build_objective(run), run, build_accelerator())
 

@@ -23,13 +23,14 @@ def config_of(tiny_objective, pictures, tmp_path_factory):
         if name == "autoencoder":
             adversarial = objective["adversarial"] | {"start": GAN_FROM}
             objective |= {"perceptual": 0.05, "adversarial": adversarial}
-        captions = [] if name == "autoencoder" else ["text", "text_alt"]
+        captions = [] if name == "autoencoder" else ["text"] if name == "reflow" else ["text", "text_alt"]
         dropout = 0.3 if name in ("unet", "lora") else 0.0
-        data = {"path": str(pictures), "size": 32, "captions": captions, "caption_dropout": dropout}
+        flip = name not in ("clip", "reflow", "bridge")
+        data = {"path": str(pictures), "size": 32, "captions": captions, "caption_dropout": dropout, "flip": flip}
         known = find("latent_diffusion.training.objectives", name).data_type.model_fields
         run = {
             "output": "unused", "objective": objective, "batch_size": 4, "ema": {"decay": 0.9},
-            "data": {key: value for key, value in {**data, "flip": name != "clip"}.items() if key in known},
+            "data": {key: value for key, value in data.items() if key in known},
             "optimizer": {"learning_rate": 1e-3}, "warmup": 5, "clip_norm": 0.1, "log_every": 1, "threads": 1,
             "checkpoint": {"every": 4, "keep": 1}, **changes,
         }  # fmt: skip

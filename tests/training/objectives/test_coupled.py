@@ -1,0 +1,148 @@
+"""Reflow and bridge: what is drawn and kept, the ends of the lines, and the settings that have no meaning there."""
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from latent_diffusion import LatentDiffusionPipeline
+from latent_diffusion.diffusion.loss import DiffusionLoss
+from latent_diffusion.errors import ConfigError, DataError
+from latent_diffusion.randomness import normal
+from latent_diffusion.training.losses import coupled
+from latent_diffusion.training.run import build_objective, train
+from latent_diffusion.training.state.launch import build_accelerator
+from latent_diffusion.training.trainer import Trainer
+
+TEXT = {"captions": ["text"]}
+
+
+def prepared(run) -> Any:
+    torch.manual_seed(run.seed)
+    return Trainer(build_objective(run), run, build_accelerator())
+
+
+def first_batch(trainer) -> Any:
+    return next(trainer.objective.batches([tuple(range(trainer.run.batch_size))]))
+
+
+@pytest.fixture
+def make_reflow(tiny_folder, make_run, tmp_path):
+    """Return a function that makes a reflow run on the captions of the discs."""
+
+    def make(data=None, pairs=None, **values):
+        chosen = {"folder": str(tmp_path / "pairs"), "steps": 3, "guidance_scale": 2.0, **(pairs or {})}
+        return make_run(
+            {"name": "reflow", "init": str(tiny_folder), "pairs": chosen}, {**TEXT, **(data or {})}, **values
+        )
+
+    return make
+
+
+def test_pairs_are_the_pipelines_pictures_of_keyed_noise(make_reflow, tiny_folder):
+    trainer = prepared(make_reflow(pairs={"per_picture": 2}))
+    player, batch = trainer.objective.player, first_batch(trainer)
+    x0, start = player.held[0](batch), player.coupling.starts(batch)
+    pipe = LatentDiffusionPipeline.from_pretrained(tiny_folder, device="cpu")
+    drawn = pipe(
+        list(batch.captions), latents=start, sampler="dpmpp_2m", spacing="karras", num_inference_steps=3,
+        guidance_scale=2.0, output_type="latent",
+    ).images  # fmt: skip
+    torch.testing.assert_close(x0, drawn, rtol=1e-3, atol=1e-4)
+    pairs = trainer.objective.pairs
+    assert len(pairs) == 8 and {k % 4 for k in pairs._places(batch)} == set(batch.row)
+    torch.testing.assert_close(start, normal(0, "pair", pairs._places(batch), start.shape[1:]))
+
+
+def test_the_loss_is_that_of_the_line_through_both_ends(make_reflow):
+    trainer = prepared(make_reflow(precision="float64"))
+    player, batch = trainer.objective.player, first_batch(trainer)
+    schedule = player.loss.schedule
+    x0, start = player.held[0](batch).double(), player.coupling.starts(batch).double()
+    t = player.times(batch.sample)
+    last = schedule.level(999)
+    noise = (start - last.alpha * x0) / last.sigma
+    network = player.network(player.held[1](batch).to(dtype=torch.float64))
+    wanted = DiffusionLoss(schedule, player.loss.prediction)(network, x0, t, noise)
+    torch.testing.assert_close(player(batch, 0).total, wanted)
+
+
+def test_pairs_are_drawn_once_and_read_again(make_reflow, monkeypatch):
+    first = prepared(make_reflow())
+    kept = first.objective.pairs._drawn
+    monkeypatch.setattr(coupled.DPMpp2M, "__call__", None)
+    assert torch.equal(prepared(make_reflow()).objective.pairs._drawn, kept)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"captions": ["text", "text_alt"]}, "several captions"),
+        ({"caption_dropout": 0.1}, "data.caption_dropout"),
+        ({"flip": True}, "data.flip"),
+    ],
+)
+def test_captions_that_are_drawn_are_refused(make_reflow, data, message):
+    with pytest.raises(ConfigError, match=message):
+        build_objective(make_reflow(data))
+
+
+def test_settings_of_drawn_noise_are_refused(tiny_folder, make_run):
+    for changes in ({"offset_noise": 0.1}, {"validation": {"split": "val"}}, {"masked": {}}):
+        with pytest.raises(ConfigError, match="is for training on noise that is drawn"):
+            build_objective(make_run({"name": "reflow", "init": str(tiny_folder), **changes}, TEXT))
+
+
+@pytest.fixture
+def two_styles(tmp_path):
+    """Four things in outline and filled, and one without partner."""
+    rows = []
+    for k, colour in enumerate(("red", "green", "blue", "black")):
+        for style in ("filled", "outline") if k else ("filled",):
+            picture = Image.new("RGB", (32, 32), "white")
+            picture.paste(colour if style == "filled" else "gray", (4, 4 + k, 28, 20 + k))
+            name = f"{style}-{k}.png"
+            picture.save(tmp_path / name)
+            rows.append({"file_name": name, "text": f"{style} {k}", "name": f"thing {k}", "style": style})
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+def test_a_bridge_starts_at_the_partners_latents(tiny_folder, make_run, two_styles):
+    objective = {"name": "bridge", "init": str(tiny_folder), "start": {"style": "outline"}}
+    data = {**TEXT, "path": str(two_styles), "where": {"style": "filled"}}
+    trainer = prepared(make_run(objective, data, steps=2))
+    player, batch = trainer.objective.player, first_batch(trainer)
+    x0 = player.held[0](batch)
+    last = player.loss.schedule.level(999)
+    ends = last.alpha * x0 + last.sigma * player.noise(batch, x0)
+    started = trainer.objective.started
+    for row, end in zip(batch.row, ends, strict=True):
+        name = trainer.objective.data.rows[row]["name"]
+        partner = [k for k in range(len(started)) if started.rows[k]["name"] == name]
+        if partner:
+            mean = player.parts[0].autoencoder.encode(started.image(partner[0])[None].float() / 127.5 - 1).mean
+            error = end - player.parts[0].autoencoder.scale(mean)[0]
+            assert error.abs().mean() < 3.0  # a draw of the posterior, not its mean
+    losses = player(batch, 0).total
+    alone = [trainer.objective.data.rows[row]["name"] == "thing 0" for row in batch.row]
+    assert [bool(loss == 0) for loss in losses] == alone
+    trainer.fit()
+
+
+def test_a_bridge_without_partners_or_with_mirrored_pictures_is_refused(tiny_folder, make_run, two_styles):
+    objective = {"name": "bridge", "init": str(tiny_folder), "start": {"style": "outline"}}
+    data = {**TEXT, "path": str(two_styles), "where": {"style": "filled"}}
+    with pytest.raises(DataError, match=r"no picture of data\.where shares"):
+        build_objective(make_run({**objective, "match": "text"}, data))
+    with pytest.raises(ConfigError, match="leave flip and random_crop out"):
+        build_objective(make_run(objective, {**data, "flip": True}))
+
+
+def test_a_reflowed_model_is_written_whole(make_reflow):
+    run = make_reflow(steps=2, batch_size=2)
+    assert train(run) == 0
+    pipe = LatentDiffusionPipeline.from_pretrained(run.output / "model", device="cpu")
+    assert len(pipe("a red disc", sampler="euler", spacing="trailing", num_inference_steps=1, seed=0).images) == 1
