@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 SHARD = 2**28
 """Bytes after which a shard is written."""
+AGE = 120.0
+"""Seconds after which a shard is written, however small: what a killed run loses at most."""
 ABANDONED = 24 * 3600  # seconds without a change
 MOST_HEADER = 100_000_000  # bytes
 
@@ -59,7 +61,7 @@ class TensorCache:
         self._read: set[Path] = set()
         self._open: dict[Path, safe_open] = {}
         self._new: dict[str, Tensor] = {}
-        self._held = 0
+        self._held, self._flushed = 0, time.monotonic()
         self.damaged = 0
         """Tensors that were there, but not as they were written."""
         try:
@@ -103,10 +105,10 @@ class TensorCache:
         return tensor
 
     def put(self, key: str, tensor: Tensor) -> None:
-        """Keep a tensor; it is on the disk after `flush`, or when a shard is full."""
+        """Keep a tensor; it is on the disk after `flush`, or when a shard is full or two minutes old."""
         self._new[key] = tensor.detach().cpu().contiguous()
         self._held += tensor.numel() * tensor.element_size()
-        if self._held >= SHARD:
+        if self._held >= SHARD or time.monotonic() - self._flushed >= AGE:
             self.flush()
 
     def flush(self) -> None:
@@ -115,6 +117,7 @@ class TensorCache:
         Raises:
             ResourceError: the disk is full or not writable.
         """
+        self._flushed = time.monotonic()
         if not self._new:
             return
         name = key_of(*sorted(self._new))

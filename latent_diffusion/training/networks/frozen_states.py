@@ -24,6 +24,7 @@ from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.models.text_encoder import TextEncoder, TextEncoders
 from latent_diffusion.randomness import normal
 from latent_diffusion.training.networks.caption_rows import CaptionRows
+from latent_diffusion.training.networks.encoding_progress import with_progress
 from latent_diffusion.training.networks.weights_digest import weights_digest
 
 __all__ = ["ALONE", "Latents", "LiveTextStates", "Sharing", "TextStates"]
@@ -119,7 +120,7 @@ class Latents:
 
     def _encoded(self, places: Sequence[tuple[bool, int]]) -> Iterator[tuple[tuple[bool, int], Tensor]]:
         """Yield the latents (2, C, h, w) of rows and their mirror images, on the CPU."""
-        for chosen in _same_size(self._data, places):
+        for chosen in with_progress(_same_size(self._data, places), len(places), len, "pictures"):
             images = [self._data.image(row).flip(-1) if flip else self._data.image(row) for flip, row in chosen]
             made = self._encode(torch.stack(images).float().div_(127.5).sub_(1).to(self._like))
             yield from zip(chosen, made.cpu().clone(), strict=True)
@@ -249,12 +250,13 @@ class TextStates:
             logger.info("text states are computed in every step: keeping them takes %.1f GB", needed / 1e9)
             return
         if self.stored is None:
-            made = [(caption, self._encode([caption]).to("cpu")) for caption in sharing.of(distinct)]
+            mine = with_progress(sharing.of(distinct), len(sharing.of(distinct)), lambda _: 1, "captions")
+            made = [(caption, self._encode([caption]).to("cpu")) for caption in mine]
             self._kept = dict(sharing.gather(made))
             return
         keys = dict(zip(distinct, self._keys(distinct), strict=True))
         missing = [caption for caption in distinct if keys[caption] not in self.stored]
-        for caption in sharing.of(missing):
+        for caption in with_progress(sharing.of(missing), len(sharing.of(missing)), lambda _: 1, "captions"):
             self.stored.put(keys[caption], _flat(self._encode([caption])))
         self.stored.flush()
         sharing.wait()

@@ -10,6 +10,7 @@ import torch
 from latent_diffusion.data import tensor_cache
 from latent_diffusion.data.checks import checking
 from latent_diffusion.data.tensor_cache import TensorCache, key_of
+from latent_diffusion.training.networks.encoding_progress import with_progress
 from latent_diffusion.training.networks.frozen_states import Latents, TextStates
 from latent_diffusion.training.run import build_objective
 from latent_diffusion.training.state.launch import build_accelerator
@@ -110,6 +111,31 @@ def test_what_is_damaged_is_made_again(trained, tmp_path, damage):
             data[-1] ^= 1
         file.write_bytes({"bit": bytes(data), "half": bytes(data[: len(data) // 2]), "empty": b""}[damage])
     assert torch.equal(trained(3, cache), wanted)
+
+
+def test_what_is_new_is_written_after_two_minutes_however_small(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    cache = TensorCache(tmp_path, 10**9)
+    for key, seconds in (("a", 60.0), ("b", 130.0), ("c", 140.0)):
+        now[0] = seconds
+        cache.put(key, torch.ones(2))
+    others = TensorCache(tmp_path, 10**9)  # what a run after a kill finds
+    assert [key in others for key in "abc"] == [True, True, False]
+
+
+def test_encoding_logs_its_progress_and_the_time_left(monkeypatch, caplog):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    with caplog.at_level("INFO"):
+        for group in with_progress([range(32)] * 20, 640, len, "pictures"):
+            now[0] += 8.0
+            assert len(group) == 32
+    assert caplog.messages == [
+        "encoding pictures: 64 of 640, 0:02:24 left",
+        "encoding pictures: 320 of 640, 0:01:20 left",
+        "encoding pictures: 576 of 640, 0:00:16 left",
+    ]
 
 
 def test_the_cache_is_pruned_by_last_use_and_what_a_run_uses_stays(tmp_path, monkeypatch):
