@@ -9,7 +9,18 @@ runs=runs/science
 
 score() { python -m experiments.science.score --output $runs/score; }
 
-pages=(score)
+trained() { [ -e $runs/$1/model/model_index.json ] || python -m latent_diffusion.train configs/science/$1.yaml; }
+consistency() {
+  trained consistency
+  python -m experiments.science.few_steps $runs/consistency/model --output $runs/few_steps.json
+}
+flow() {
+  trained reflow
+  trained bridge
+  python -m experiments.science.flow $runs/reflow/model --output $runs/flow
+}
+
+pages=(score consistency flow)
 for page in "${@:-${pages[@]}}"; do
   [ "$(type -t "$page")" = function ] || { echo "science.sh: no page '$page'; there are ${pages[*]}" >&2; exit 2; }
   echo "== $page"
