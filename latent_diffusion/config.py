@@ -99,6 +99,10 @@ class MemoryConfig(Section):
     """Format of the frozen layers under an adapter or words; nf4: 4 bits; null: as `precision` has it."""
     base_on_host: bool = False
     """Keep the frozen layers in host memory and bring each to the device while it computes: slower, least memory."""
+    weights: Literal["float32", "bfloat16"] = "float32"
+    """Format of the trained weights of a U-Net; bfloat16: rounded at random after each update."""
+    update_in_backward: bool = False
+    """Update each weight as soon as its gradient is there, and drop the gradient; without clip_norm."""
     drop_encoders: bool = False
     """Drop text encoder and autoencoder once all is cached; sample pictures and held-out ones read them again."""
 

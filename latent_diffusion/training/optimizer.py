@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
 from pydantic import AfterValidator, Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from latent_diffusion.config import RunConfig, Section, parse_section
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.registry import find
 from latent_diffusion.training.fsdp import whole
+from latent_diffusion.training.updates.rounding import rounded, rounding_generator
 
 if TYPE_CHECKING:
     from latent_diffusion.training.objective import Player
@@ -72,14 +73,52 @@ class OptimizerSettings(Section, ABC):
         """Return the optimizer over `groups`."""
 
 
+class Rounded:
+    """The optimizer of one bfloat16 weight: it computes in float32, and its result is rounded at random.
+
+    The float32 weight lasts for one update; the optimizer's state stays in float32.
+    """
+
+    def __init__(
+        self, weight: Tensor, name: str, seed: int, settings: OptimizerSettings, group: dict[str, Any]
+    ) -> None:
+        """Take the weight, its name and the run's seed, which key the random bits, and its group without weights."""
+        self.weight, self._name, self._seed = weight, name, seed
+        self._wide = nn.Parameter(torch.empty_like(weight, dtype=torch.float32))
+        made = settings.build([{**group, "params": [self._wide]}])
+        inner: Any = made.optimizers if isinstance(made, Joined) else [made]
+        (self._inner,) = inner
+        self.param_groups, self.defaults = self._inner.param_groups, self._inner.defaults
+        self._wide.data = self._wide.new_empty(0)
+
+    def step(self, update: int) -> None:
+        """Update the weight."""
+        if self.weight.grad is None:
+            return
+        self._wide.data, self._wide.grad = self.weight.detach().float(), self.weight.grad.float()
+        self._inner.step()
+        draw = rounding_generator(self._seed, self._name, update, self.weight.device)
+        self.weight.detach().copy_(rounded(self._wide.detach(), draw))
+        self._wide.data, self._wide.grad = self._wide.new_empty(0), None
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop the gradient."""
+        self.weight.grad = None
+
+    @property
+    def state(self) -> dict[Tensor, dict[str, Any]]:
+        """The state of the weight."""
+        return {self.weight: self._inner.state[self._wide]}
+
+
 class Joined:
     """Several optimizers as one: each weight belongs to one of them."""
 
-    def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+    def __init__(self, optimizers: "Sequence[torch.optim.Optimizer | Rounded]") -> None:
         """Take them in order."""
         self.optimizers = tuple(optimizers)
         self.param_groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-        self._owners = {id(p): one for one in optimizers for group in one.param_groups for p in group["params"]}
+        self._owners = {id(p): one for one in optimizers for p in _weights(one)}
         self._first = [
             {key: value for key, value in group.items() if type(value) in (int, float) and key != "lr"}
             for group in self.param_groups
@@ -93,10 +132,14 @@ class Joined:
         """Whether the weight's optimizer updates all its tensors in one kernel."""
         return bool(self._owners[id(parameter)].defaults.get("fused"))
 
-    def step(self) -> None:
-        """Update all weights."""
+    def step(self, update: int = 0) -> None:
+        """Update all weights; `update` (from 0) keys what is drawn."""
         for optimizer in self.optimizers:
-            optimizer.step()
+            _step(optimizer, update)
+
+    def step_of(self, parameter: Tensor, update: int) -> None:
+        """Update a weight that has an optimizer of its own."""
+        _step(self._owners[id(parameter)], update)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop all gradients."""
@@ -127,6 +170,19 @@ class Joined:
             self.param_groups[index][key] = type(self._first[index][key])(value)
 
 
+def _weights(optimizer: "torch.optim.Optimizer | Rounded") -> list[Tensor]:
+    if isinstance(optimizer, Rounded):
+        return [optimizer.weight]
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def _step(optimizer: "torch.optim.Optimizer | Rounded", update: int) -> None:
+    if isinstance(optimizer, Rounded):
+        optimizer.step(update)
+    else:
+        optimizer.step()
+
+
 def optimizer_settings(run: RunConfig) -> OptimizerSettings:
     """Return the settings of the optimizer that the run names.
 
@@ -154,8 +210,15 @@ def described_optimizer(run: RunConfig) -> dict[str, Any]:
     return {"name": run.optimizer.get("name", "adamw"), **optimizer_settings(run).model_dump(mode="json")}
 
 
-def build_optimizer(player: "Player", settings: OptimizerSettings) -> Joined:
-    """Return the optimizer of a player's trainable parameters; those of fewer than two dimensions are not decayed."""
+def build_optimizer(player: "Player", settings: OptimizerSettings, seed: int = 0, *, alone: bool = False) -> Joined:
+    """Return the optimizer of a player's trainable parameters; those of fewer than two dimensions are not decayed.
+
+    Args:
+        player: whose weights it moves.
+        settings: of the optimizer.
+        seed: of the run, which keys the rounding of bfloat16 weights.
+        alone: give every weight an optimizer of its own.
+    """
     named = {name: p for name, p in player.named_parameters() if p.requires_grad}
     rates = player.learning_rates()
     others = [name for name in named if rates.get(name, settings.learning_rate) != settings.learning_rate]
@@ -164,6 +227,25 @@ def build_optimizer(player: "Player", settings: OptimizerSettings) -> Joined:
             f"learning_rate {rates[others[0]]:g} of {others[0]}: {settings.one_rate}; leave the learning rates of "
             f"rules and words out, or use another optimizer"
         )
+    own = {name: p for name, p in named.items() if alone or p.dtype == torch.bfloat16}
+    made: list[torch.optim.Optimizer | Rounded] = []
+    for name, p in own.items():
+        (group,) = _groups({name: p}, rates, settings)
+        if p.dtype == torch.bfloat16:
+            made.append(Rounded(p, name, seed, settings, group))
+        else:
+            made += _built([group], settings)
+    groups = _groups({name: p for name, p in named.items() if name not in own}, rates, settings)
+    return Joined([*made, *(_built(groups, settings) if groups else [])])
+
+
+def _built(groups: Groups, settings: OptimizerSettings) -> "Sequence[torch.optim.Optimizer | Rounded]":
+    made = settings.build(groups)
+    return made.optimizers if isinstance(made, Joined) else [made]
+
+
+def _groups(named: Mapping[str, Tensor], rates: Mapping[str, float], settings: OptimizerSettings) -> Groups:
+    """Return the groups of weights that share a learning rate and a decay."""
     groups: Groups = []
     for rate in dict.fromkeys(rates.get(name, settings.learning_rate) for name in named):
         of_rate = [p for name, p in named.items() if rates.get(name, settings.learning_rate) == rate]
@@ -171,8 +253,7 @@ def build_optimizer(player: "Player", settings: OptimizerSettings) -> Joined:
         share = rate / settings.learning_rate
         groups += [{"params": decayed, "weight_decay": settings.weight_decay, "share": share}] if decayed else []
         groups += [{"params": plain, "weight_decay": 0.0, "share": share}] if plain else []
-    made = settings.build(groups)
-    return made if isinstance(made, Joined) else Joined([made])
+    return groups
 
 
 def need_package(name: str, optimizer: str) -> Any:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from latent_diffusion.config import RunConfig
+from latent_diffusion.config import MemoryConfig, RunConfig
 from latent_diffusion.errors import DivergedError
 from latent_diffusion.runtime.cpu.training_kernels import PLAIN, TrainingKernels, install
 from latent_diffusion.runtime.precision import autocast, weight_dtype
@@ -24,13 +24,9 @@ from latent_diffusion.training.ema import MovingAverage
 from latent_diffusion.training.fsdp import check_sharding, distributed
 from latent_diffusion.training.numbers import sample_numbers
 from latent_diffusion.training.objective import Batch, Objective
-from latent_diffusion.training.optimizer import (
-    build_optimizer,
-    gradient_norm,
-    learning_rate,
-    optimizer_settings,
-    scale_gradients,
-)
+from latent_diffusion.training.optimizer import build_optimizer, learning_rate, optimizer_settings
+from latent_diffusion.training.updates.rounding import check_bfloat16_weights
+from latent_diffusion.training.updates.updates import Updates, UpdatesInBackward, check_update_in_backward
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -68,6 +64,11 @@ class Trainer:
         kernels: TrainingKernels = PLAIN,
     ):
         self.objective, self.run, self.accelerator = objective, run, accelerator
+        memory = run.memory or MemoryConfig()
+        if memory.weights == "bfloat16":
+            check_bfloat16_weights(run)
+        if memory.update_in_backward:
+            check_update_in_backward(run, accelerator.num_processes)
         objective.prepare(accelerator, weight_dtype(run.precision))
         self.players = objective.players
         check_sharding(objective, run, accelerator.num_processes)
@@ -80,7 +81,14 @@ class Trainer:
             for name, player in self.players.items()
         }
         settings = optimizer_settings(run)
-        self.optimizers = {name: build_optimizer(player, settings) for name, player in self.players.items()}
+        alone = memory.update_in_backward
+        self.optimizers = {
+            name: build_optimizer(player, settings, run.seed, alone=alone) for name, player in self.players.items()
+        }
+        kind = UpdatesInBackward if memory.update_in_backward else Updates
+        self.updates = {
+            name: kind(optimizer, self.trainable[name], run.clip_norm) for name, optimizer in self.optimizers.items()
+        }
         self.ema = MovingAverage(objective.ema_modules, run.ema) if run.ema else None
         objective.follow(self.ema)
         self.clock = Clock()
@@ -91,7 +99,8 @@ class Trainer:
         """Train from update `done` to the last, or until a process is asked to stop.
 
         Raises:
-            DivergedError: a loss or gradient is not finite; nothing was updated with it.
+            DivergedError: a loss or gradient is not finite; nothing was updated with it, unless the updates are made in
+                the backward pass.
         """
         numbers = sample_numbers(
             self.run, start=self.done, rank=self.accelerator.process_index, processes=self.accelerator.num_processes
@@ -126,13 +135,14 @@ class Trainer:
         for name, player in self.players.items():
             if not player.active(step):
                 continue
-            parameters = list(self.trainable[name].values())
+            updates = self.updates[name]
+            updates.begin(rate, step)
             with self.clock.timed("gradients"):
                 with self._only(name):
                     parts, of_pictures = self._backward(name, micro_batches, step)
                 for observer in observers:
                     observer.after_backward(name, step)
-                parts["gradient_norm"] = gradient_norm(parameters).double() / self.accelerator.num_processes
+                parts["gradient_norm"] = updates.norm().double() / self.accelerator.num_processes
                 parts["asked"] = torch.tensor(float(asked), dtype=torch.float64)
                 seen = self._sum_over_processes(parts)
             self._to_mean(seen, of_pictures)
@@ -141,22 +151,12 @@ class Trainer:
             if not (abs(loss) < float("inf") and norm < float("inf")):  # NaN compares false
                 raise DivergedError(self._describe(name, step, loss, norm, rate, micro_batches))
             with self.clock.timed("update"):
-                self._move(name, norm, rate)
+                updates.finish(norm)
             figures |= {f"{name}/{key}": value for key, value in seen.items()}
         with self.clock.timed("update"):
             if self.ema is not None:
                 self.ema.update(step)
         return figures
-
-    def _move(self, name: str, norm: float, rate: float) -> None:
-        """Clip the gradients of a player, whose norm is `norm`, update its weights and drop the gradients."""
-        if self.run.clip_norm is not None:
-            scale_gradients(list(self.trainable[name].values()), norm, self.run.clip_norm)
-        optimizer = self.optimizers[name]
-        for group in optimizer.param_groups:
-            group["lr"] = rate * group["share"]
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
 
     def _backward(self, name: str, micro_batches: list[Batch], step: int) -> tuple[dict[str, Tensor], set[str]]:
         """Add up the gradients of all micro-batches.
@@ -216,8 +216,8 @@ class Trainer:
         samples = [number for batch in micro_batches for number in batch.sample]
         return (
             f"diverged in update {step + 1}: {name} loss {loss}, gradient norm {norm}, learning rate {rate:g}, "
-            f"samples {samples[0]} .. {samples[-1]} of the run; no weight was changed by it; lower "
-            f"optimizer.learning_rate or set clip_norm, then run again to continue from the last checkpoint"
+            f"samples {samples[0]} .. {samples[-1]} of the run; no checkpoint was changed by it; lower "
+            f"optimizer.learning_rate or set clip_norm, then run again to continue from the last one"
         )
 
 

@@ -32,6 +32,7 @@ CLIP = {
 VAE = {"block_out_channels": [8, 16], "layers_per_block": 1, "latent_channels": 4, "norm_num_groups": 8}
 AUTOENCODER = {"name": "autoencoder", "perceptual": 0.0}
 CONCEPTS = {"name": "concepts", "init": "MODEL", "concepts": [{"prompt": "a red disc"}]}
+CONSISTENCY = {"name": "consistency", "init": "MODEL"}
 PARTS = {"vae": "MODEL/vae", "text_encoder": "MODEL"}
 SIZES = {
     "block_out_channels": [16, 16], "layers_per_block": 1, "cross_attention": [True, True],
@@ -92,6 +93,24 @@ COMBINATIONS: dict[str, dict[str, Any]] = {
         "sample": {"prompts": ["a cat"]},
     },
     "`sample: {prompts: [a [cat\\|dog]]}`": {"sample": {"prompts": ["a [cat|dog]"]}},
+    "`memory: {weights: bfloat16}`, `precision: float32`": {"memory": {"weights": "bfloat16"}},
+    "`memory: {weights: bfloat16}`, `ema`": {"memory": {"weights": "bfloat16"}, "precision": "bfloat16", "ema": {}},
+    "`memory: {weights: bfloat16}`, `optimizer: {name: schedule_free}`": {
+        "memory": {"weights": "bfloat16"},
+        "precision": "bfloat16",
+        "optimizer": {"name": "schedule_free"},
+    },
+    "`memory: {update_in_backward: true}`, `clip_norm: 1`": {"memory": {"update_in_backward": True}},
+    "`memory: {update_in_backward: true}`, `accumulation: 2`": {
+        "memory": {"update_in_backward": True},
+        "clip_norm": None,
+        "accumulation": 2,
+    },
+    "`memory: {update_in_backward: true}`, `optimizer: {name: prodigy}`": {
+        "memory": {"update_in_backward": True},
+        "clip_norm": None,
+        "optimizer": {"name": "prodigy"},
+    },
     "`memory: {drop_encoders: true}`, a trained text encoder": {
         **adapter(layers=["to_v", "v_proj"], parts=["unet", "text_encoder"]),
         "memory": {"drop_encoders": True},
@@ -115,6 +134,13 @@ COMBINATIONS: dict[str, dict[str, Any]] = {
         "objective": CONCEPTS | {"init": None, "parts": PARTS, "unet": "tiny"},
         "data": None,
     },
+    "`name: consistency` without `init`": {"objective": CONSISTENCY | {"init": None}},
+    "`name: consistency`, `target: average` without `ema`": {"objective": CONSISTENCY | {"target": "average"}},
+    "`name: consistency`, `memory: {base: int8}` without `adapter`": {
+        "objective": CONSISTENCY,
+        "memory": {"base": "int8"},
+    },
+    "`name: consistency`, a model that repaints": {"objective": CONSISTENCY | {"init": "REPAINTS"}},
     "`init`, `unet`": unet(unet="sd1"),
     "`unet: sd1`, a text encoder of width 32": unet(init=None, parts=PARTS, unet="sd1"),
     "`unet: {added_width: 100}`, a text encoder without pooled text": unet(
@@ -243,7 +269,9 @@ def places(tiny_folder, pictures, tmp_path_factory) -> dict[str, str]:
     (root / "out").mkdir()
     objective = build_objective(parsed({**adapter(rank=2), "output": str(root / "out" / "a")}, found))
     objective.export(root / "out", averaged=False)
-    return found | {"ADAPTER": str(root / "out" / "a.safetensors")}
+    (root / "repaints").mkdir()
+    build_objective(parsed(unet(inpainting={}), found)).export(root / "repaints", averaged=False)
+    return found | {"ADAPTER": str(root / "out" / "a.safetensors"), "REPAINTS": str(root / "repaints")}
 
 
 def parsed(changes: dict[str, Any], places: dict[str, str]) -> RunConfig:

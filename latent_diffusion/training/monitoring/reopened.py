@@ -68,7 +68,8 @@ def check_model(folder: Path, trained: Components, export_dtype: str) -> None:
     like = trained.unet.conv_in.weight
     bound = max(BOUNDS[export_dtype], 0.0 if like.device.type == "cpu" else ON_GPU)
     cond = _condition(trained)
-    wanted = outputs(trained, cond) | {"vae": _decoded(trained)}
+    with each_in_float32(trained.unet):
+        wanted = outputs(trained, cond) | {"vae": _decoded(trained)}
     found = outputs(read, cond.to("cpu", torch.float32)) | {"vae": _decoded(read)}
     check_agreement(folder, "latent_diffusion", {name: (wanted[name], found[name]) for name in wanted}, bound)
 

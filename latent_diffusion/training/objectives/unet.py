@@ -56,6 +56,7 @@ from latent_diffusion.training.networks.weight_rules import TrainSettings, choos
 from latent_diffusion.training.networks.weights_digest import weights_digest
 from latent_diffusion.training.networks.widening import widen
 from latent_diffusion.training.objective import Objective, Share
+from latent_diffusion.training.updates.rounding import round_trained
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -100,7 +101,7 @@ class UNetObjective(Objective):
     settings_type: ClassVar[type[ModelSettings]] = UNetSettings
     data_type = DataConfig
     writes_frozen: bool = True  # whether the result has the frozen weights too, which must then stay exact
-    memory = frozenset({"drop_encoders"})
+    memory = frozenset({"drop_encoders", "update_in_backward", "weights"})
     shards = True
     sample = Sheet.keys
     drawing: ClassVar[Drawing] = Drawing()
@@ -203,6 +204,8 @@ class UNetObjective(Objective):
         place(parts.unet, accelerator.device, dtype, self.run.precision)
         if self.run.precision == "bfloat16" and not self.writes_frozen:
             round_frozen(parts.unet)
+        if memory.weights == "bfloat16":
+            round_trained(parts.unet)
 
     def latents(self, stored: TensorCache | None, sharing: Sharing) -> Latents:
         """Return what gives the latents of a batch; those of all pictures are kept if they fit."""

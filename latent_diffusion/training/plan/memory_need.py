@@ -29,6 +29,7 @@ from latent_diffusion.training.networks.parts import freeze_lone_attention
 from latent_diffusion.training.networks.weight_rules import choose_weights
 from latent_diffusion.training.optimizer import optimizer_settings
 from latent_diffusion.training.plan.step_memory import encoding_peak, step_peak
+from latent_diffusion.training.updates.rounding import round_trained
 
 __all__ = ["MemoryNeed", "memory_need", "process_count"]
 
@@ -96,6 +97,8 @@ def memory_need(
     else:
         networks = choose_weights(parts, train)
     assert isinstance(parts.unet, UNet), "every model has one"
+    if (run.memory or MemoryConfig()).weights == "bfloat16":
+        round_trained(parts.unet)
     trained = sum(p.numel() for module in networks.values() for p in module.parameters() if p.requires_grad)
     passes = 2 if getattr(settings, "preserve", None) is not None else 1  # with the caption, and with the class's
     step = passes * _step(run, parts, cells)
@@ -154,7 +157,8 @@ def _step(run: RunConfig, parts: Components, cells: int) -> int:
     """Return the bytes of activations and gradients of one micro-batch."""
     pooled = parts.text_encoder.pooled_width if parts.unet.config.added_width else 0
     batch = max(1, run.batch_size // (run.accumulation * process_count()))
-    return step_peak(parts.unet, batch, cells, cells, pooled=pooled, precision=run.precision)
+    stay = not (run.memory or MemoryConfig()).update_in_backward
+    return step_peak(parts.unet, batch, cells, cells, pooled=pooled, precision=run.precision, gradients_stay=stay)
 
 
 def _prepared(unet: UNet, kernels: TrainingKernels) -> int:

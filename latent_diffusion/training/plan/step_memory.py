@@ -27,11 +27,13 @@ class LiveBytes(TorchDispatchMode):
 
     Args:
         known: tensors that are not counted: weights.
-        share: bytes of a value over those of float32; gradients of weights are float32 always.
+        share: bytes of a value over those of float32; gradients have the format of their weights.
+        gradients_stay: whether gradients of weights stay until all are there.
     """
 
-    def __init__(self, known: Iterable[Tensor], share: float = 1.0) -> None:
+    def __init__(self, known: Iterable[Tensor], share: float = 1.0, *, gradients_stay: bool = True) -> None:
         super().__init__()
+        self._stay = gradients_stay
         self._sizes: dict[int, int] = {tensor.untyped_storage()._cdata: 0 for tensor in known}
         self._share, self._values, self._gradients = share, 0, 0
         self.peak = 0.0
@@ -56,11 +58,14 @@ class LiveBytes(TorchDispatchMode):
         self._values -= self._sizes.pop(place, 0)
 
     def keep(self, weight: Tensor) -> None:
-        """Count the gradient of a weight, which has arrived, as float32."""
+        """Count the gradient of a weight, which has arrived, in the weight's format."""
         assert weight.grad is not None, "called by autograd when it is there"
         size = self._sizes.pop(weight.grad.untyped_storage()._cdata, 0)
         self._values -= size
-        self._gradients += size
+        if self._stay:
+            self._gradients += size
+        else:
+            weight.grad = None
 
 
 class Attended(torch.autograd.Function):
@@ -85,7 +90,9 @@ def attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return made
 
 
-def step_peak(unet: UNet, batch: int, height: int, width: int, *, pooled: int, precision: str) -> int:
+def step_peak(
+    unet: UNet, batch: int, height: int, width: int, *, pooled: int, precision: str, gradients_stay: bool = True
+) -> int:
     """Return the most bytes that activations and gradients of one micro-batch take at a time.
 
     Args:
@@ -95,13 +102,14 @@ def step_peak(unet: UNet, batch: int, height: int, width: int, *, pooled: int, p
         width: of the latents.
         pooled: channels of the pooled text states; 0 = none.
         precision: of the forward pass, "float32" or "bfloat16".
+        gradients_stay: whether gradients of weights stay until all are there.
     """
     for layer in unet.modules():
         if isinstance(layer, Attention):
             layer.kernel = attended
     half = precision == "bfloat16"
     trained = [weight for weight in unet.parameters() if weight.requires_grad]
-    counted = LiveBytes(unet.parameters(), 0.5 if half else 1.0)
+    counted = LiveBytes(unet.parameters(), 0.5 if half else 1.0, gradients_stay=gradients_stay)
     hooks = [weight.register_post_accumulate_grad_hook(counted.keep) for weight in trained]
     with torch.enable_grad(), counted, torch.device("meta"):
         x, times = torch.empty(batch, unet.config.in_channels, height, width), torch.empty(batch, dtype=torch.long)
@@ -115,7 +123,8 @@ def step_peak(unet: UNet, batch: int, height: int, width: int, *, pooled: int, p
     for hook, weight in zip(hooks, trained, strict=True):
         hook.remove()
         weight.grad = None
-    copies = 2 * sum(weight.numel() for weight in trained if weight.ndim > 1) if half else 0  # autocast's, rounded
+    wide = [weight for weight in trained if weight.ndim > 1 and weight.dtype != torch.bfloat16]
+    copies = 2 * sum(weight.numel() for weight in wide) if half else 0  # autocast's, rounded
     return int(counted.peak) + copies
 
 

@@ -61,10 +61,8 @@ class Audit:
             self._largest[player] = {}
         if self._trainer.ema is not None and self._average is None:
             self._average = {name: t.clone() for name, t in self._trainer.ema.tensors().items()}
-        with_gradient = {name: p.grad for name, p in weights.items() if p.grad is not None}
-        norms = [whole(norm) for norm in torch._foreach_norm(list(with_gradient.values()), float("inf"))]
         largest = self._largest[player]
-        for name, norm in zip(with_gradient, norms):
+        for name, norm in self._trainer.updates[player].largest().items():
             largest[name] = torch.maximum(largest[name], norm) if name in largest else norm
         self._seen[player] += 1
 

@@ -176,9 +176,9 @@ def _placed(saved: Tensor, parameter: Tensor, *, fused: bool) -> Any:
     Counts of steps are numbers of Python or tensors; a fused optimizer has the latter beside the weights, others on the
     CPU. A moment has the memory layout of its weight, also where the weight is one number (CLIP's temperature).
     """
-    moment = saved.shape == parameter.shape and saved.dtype == parameter.dtype
+    moment = saved.shape == parameter.shape and saved.dtype == torch.promote_types(parameter.dtype, torch.float32)
     if moment and (saved.ndim or saved.dtype == torch.float64):
-        return fill(torch.zeros_like(parameter), saved)
+        return fill(torch.zeros_like(parameter, dtype=saved.dtype), saved)
     if saved.ndim == 0 and saved.dtype in (torch.int64, torch.float64):
         return saved.item()
     if saved.ndim == 0:

@@ -197,7 +197,17 @@ def sections(tiny: Path, other: Path, places: dict[str, str]) -> dict[str, Secti
                 "seed": Change(1, draws),
             },
         ),
-        "MemoryConfig": Section("lora", "memory.", {"base": "bfloat16", "base_on_host": True, "drop_encoders": True}),
+        "MemoryConfig": Section(
+            "lora",
+            "memory.",
+            {
+                "base": "bfloat16",
+                "base_on_host": True,
+                "weights": Change("bfloat16", {"like": "unet", "precision": "bfloat16"}),
+                "update_in_backward": Change(True, {"like": "unet"}, "clip_norm 1.0"),
+                "drop_encoders": True,
+            },
+        ),
         "UNetSettings": Section(
             "unet",
             "objective.",
