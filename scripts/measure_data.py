@@ -1,12 +1,15 @@
-"""Measure how sources grow with their rows, and how fast pictures are decoded.
+"""Measure how sources grow with their rows, how fast pictures are decoded, and how long training waits for them.
 
     python scripts/measure_data.py growth FOLDER [ROWS ...]      seconds to open, MB above an empty process, row access
     python scripts/measure_data.py speed FOLDER [PICTURES]       pictures a second beside diffusers' scripts
+    python scripts/measure_data.py wait FOLDER [UPDATES [MODEL]] share of training that waits for 12-megapixel JPEGs
 
 FOLDER is filled with made-up pictures and may be removed afterwards.
 """
 
 import io
+import json
+import platform
 import subprocess
 import sys
 import tarfile
@@ -66,6 +69,54 @@ def growth(folder: Path, counts: list[int]) -> None:
             subprocess.run([sys.executable, "-c", OPEN, str(file)], check=True)
 
 
+def photographs(folder: Path, count: int) -> list[Path]:
+    """Write 12-megapixel JPEGs with their captions."""
+    draw = np.random.default_rng(0)
+    files = [folder / f"{k}.jpg" for k in range(count)]
+    for k, file in enumerate(files):
+        rough = Image.fromarray(draw.integers(0, 256, (75, 100, 3), dtype=np.uint8))
+        pixels = np.asarray(rough.resize((4000, 3000), Image.Resampling.BICUBIC)).astype(np.float32)
+        pixels += draw.normal(0, 3, (3000, 4000, 1))  # grain
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file, quality=90)
+        file.with_suffix(".txt").write_text(f"photograph {k}")
+    return files
+
+
+MODEL = """
+import sys, torch
+from benchmarks.model import ALL, open_model
+from latent_diffusion.checkpoint.folder.diffusers_folder import save_folder
+save_folder(open_model(sys.argv[1]).build(ALL, torch.float32), sys.argv[2], torch.float32)
+"""
+
+
+def wait(folder: Path, updates: int, family: str) -> None:
+    """Train a U-Net with random weights on 12-megapixel JPEGs that are decoded in every update, by two workers."""
+    root = Path(__file__).parents[1]
+    pictures, model, output = folder / "pictures", folder / "model", folder / "run"
+    pictures.mkdir(exist_ok=True)
+    photographs(pictures, 16)
+    if not (model / "model_index.json").exists():
+        subprocess.run([sys.executable, "-c", MODEL, family, str(model)], check=True, cwd=root)
+    for decode in ("exact", "fast"):
+        run = {
+            "output": str(output / decode), "steps": updates, "batch_size": 2, "log_every": 1, "trackers": [],
+            "objective": {"name": "unet", "init": str(model), "workers": 2},
+            "data": {"path": str(pictures), "size": 512, "check": "none", "fit": "random_crop", "decode": decode},
+        }  # fmt: skip
+        config = folder / f"{decode}.yaml"
+        config.write_text(json.dumps(run))
+        subprocess.run([sys.executable, "-m", "latent_diffusion.train", str(config)], check=True, cwd=root)
+        lines = [json.loads(line) for line in (output / decode / "log.jsonl").read_text().splitlines()]
+        shares = [line["time/data"] for line in lines if "time/data" in line][1:]
+        speeds = [line["images_per_second"] for line in lines if "images_per_second" in line][1:]
+        print(
+            f"{decode}: {100 * np.mean(shares):.2f} % of {len(shares)} updates after the first is waiting for data "
+            f"(most in one: {100 * max(shares):.2f} %), {np.mean(speeds):.2f} pictures/s",
+            flush=True,
+        )
+
+
 def speed(folder: Path, count: int) -> None:
     """Decode 12-megapixel JPEGs to 512 px with two threads, in turn with the transforms of diffusers' scripts."""
     from torchvision import transforms
@@ -73,13 +124,8 @@ def speed(folder: Path, count: int) -> None:
     from latent_diffusion.data.pictures.fitting import fit, reduction
     from latent_diffusion.data.pictures.images import decode_image, to_tensor
 
-    draw, size = np.random.default_rng(0), (512, 512)
-    files = [folder / f"{k}.jpg" for k in range(count)]
-    for file in files:
-        rough = Image.fromarray(draw.integers(0, 256, (75, 100, 3), dtype=np.uint8))
-        pixels = np.asarray(rough.resize((4000, 3000), Image.Resampling.BICUBIC)).astype(np.float32)
-        pixels += draw.normal(0, 3, (3000, 4000, 1))  # grain
-        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file, quality=90)
+    size = (512, 512)
+    files = photographs(folder, count)
     script = transforms.Compose(
         [
             transforms.Resize(512, transforms.InterpolationMode.LANCZOS),
@@ -115,11 +161,22 @@ def speed(folder: Path, count: int) -> None:
             )
 
 
+def processor() -> str:
+    """Return the name of the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
 if __name__ == "__main__":
     kind, place = sys.argv[1], Path(sys.argv[2])
     place.mkdir(parents=True, exist_ok=True)
-    print(f"{psutil.cpu_count()} cores")
+    print(f"{psutil.cpu_count()} hardware threads, {processor()}")
     if kind == "growth":
         growth(place, [int(one) for one in sys.argv[3:]] or [10_000, 100_000, 1_000_000])
+    elif kind == "wait":
+        wait(place, int(sys.argv[3]) if len(sys.argv) > 3 else 12, sys.argv[4] if len(sys.argv) > 4 else "emoji")
     else:
         speed(place, int(sys.argv[3]) if len(sys.argv) > 3 else 24)

@@ -78,6 +78,13 @@ def test_damaged_utf_16_is_named(written):
         read(written({"a.png": None, "a.txt": "a cat".encode("utf-16")[:-1]}))
 
 
+def test_all_captions_that_cannot_be_read_are_named_at_once(written):
+    files = {"a.png": None, "a.txt": "Käse".encode("latin-1"), "b.png": None, "b.txt": "a", "c.png": None}
+    folder = written(files | {"c.txt": "猫".encode("shift-jis")})
+    with pytest.raises(DataError, match=r"2 captions cannot be read: .*a\.txt: byte 1 .*; .*c\.txt: byte 0 .*UTF-8"):
+        read(folder)
+
+
 def test_pictures_of_other_formats_are_counted(written, caplog):
     files = {"a.png": None, "a.txt": "a", "b.gif": None, "c.GIF": "x", "d.psd": "x", "notes.md": "x"}
     read(written(files))

@@ -131,6 +131,7 @@ def _rows_beside(source: Files, names: list[str], where: str, captions: tuple[st
     masks = {stem: name for stem, name in masks.items() if stem in pictures}
     taken = set(masks.values())
     rows: list[Row] = []
+    unread: list[str] = []
     for name in names:
         stem = PurePosixPath(name).with_suffix("").as_posix()
         if _is_picture(name) and name not in taken:
@@ -139,10 +140,19 @@ def _rows_beside(source: Files, names: list[str], where: str, captions: tuple[st
                 raise DataError(f"{where}/{name}: {len(files)} captions, {_some(files)}; keep one")
             row: Row = {"file_name": name}
             if files:
-                row["text"] = read_utf8(source.read(files[0]), f"{where}/{files[0]}").strip()
+                data = source.read(files[0])
+                try:
+                    row["text"] = read_utf8(data, f"{where}/{files[0]}").strip()
+                except DataError as error:
+                    unread.append(str(error))
             if stem in masks:
                 row["mask_file"] = masks[stem]
             rows.append(row)
+    if len(unread) > 1:
+        shown = "; ".join(unread[:10]) + ("; ..." if len(unread) > 10 else "")
+        raise DataError(f"{where}: {len(unread)} captions cannot be read: {shown}")
+    if unread:
+        raise DataError(unread[0])
     return rows
 
 
