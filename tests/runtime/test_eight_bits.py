@@ -16,6 +16,7 @@ from latent_diffusion.runtime.cpu import eight_bit_layers, packing
 from latent_diffusion.runtime.cpu.eight_bit_layers import in_eight_bits
 from latent_diffusion.runtime.cpu.native import eight_bits
 from latent_diffusion.runtime.cpu.native.eight_bits import EightBits
+from latent_diffusion.runtime.cpu.packed_layers import phase_weights
 
 pytestmark = pytest.mark.skipif(not eight_bits.available(), reason="the kernels are not built")
 EIGHT = (eight_bit_layers.EightBitLinear, eight_bit_layers.EightBitPointwise, eight_bit_layers.EightBitConv2d)
@@ -57,6 +58,13 @@ def test_a_convolution_multiplies_the_rounded_numbers(size, stride):
     assert (found - wanted).norm() <= 1e-6 * wanted.norm()
     assert torch.equal(eight_bits.convolve(x, eight, stride, added=found), found + found)
     assert torch.equal(eight_bits.convolve(x[1:], eight, stride), found[1:])  # whatever the batch is
+
+
+def test_doubling_and_a_convolution_in_one():
+    x, weight, bias = draw(2, 20, 5, 7), draw(40, 20, 3, 3), draw(40)
+    found = eight_bits.double(x, [EightBits.of(part, bias) for part in phase_weights(weight)])
+    wanted = F.conv2d(F.interpolate(x, scale_factor=2.0), weight, bias, padding=1)
+    assert (found - wanted).norm() <= 0.015 * wanted.norm()
 
 
 def test_nan_and_infinity_reach_all_that_they_are_summed_into():
@@ -102,7 +110,8 @@ def test_layers_on_the_way_of_every_pixel_are_rounded_and_the_network_stays(netw
             if isinstance(module, nn.Linear | nn.Conv2d) and name not in rounded}  # fmt: skip
     assert left == {"conv_in", "linear_1", "linear_2", "time_emb_proj", "to_k", "to_v", "conv", "conv_out"}
     assert all(".attn2." in name for name in set(before) - rounded if name.endswith(("to_k", "to_v")))
-    assert {n for n in rounded if "upsamplers" in n} == set() and any("downsamplers" in name for name in rounded)
+    assert any("downsamplers" in name for name in rounded)
+    assert any(isinstance(module, eight_bit_layers.EightBitUpsample) for module in twin.modules())
     assert not any(isinstance(module, EIGHT[2]) for module in linear.modules())
     for made in (twin, linear):
         found = answer(made)

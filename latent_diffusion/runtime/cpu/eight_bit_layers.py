@@ -2,12 +2,13 @@
 
 Rounded are the layers that every token or pixel goes through: the 3x3 and 1x1 convolutions of residual blocks, the
 projections of the transformers and their feed-forward layers. Exact stay the first and the last convolution, the noise
-level's layers, the keys and values of the prompt (once a picture), the norms, and the convolutions after doubling.
+level's layers, the keys and values of the prompt (once a picture), and the norms.
 
 A weight is rounded once, and kept as long as the exact one is there.
 """
 
 import threading
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -16,7 +17,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from latent_diffusion.models.unet import UNet
 from latent_diffusion.nn.attention import Attention, KeysValues, join_heads, split_heads
-from latent_diffusion.nn.resnet import Downsample, ResnetBlock
+from latent_diffusion.nn.resnet import Downsample, ResnetBlock, Upsample
 from latent_diffusion.nn.shared_copy import shared_copy
 from latent_diffusion.nn.transformer import SpatialTransformer, TransformerBlock
 from latent_diffusion.runtime.cpu import packing
@@ -24,16 +25,20 @@ from latent_diffusion.runtime.cpu.native import eight_bits
 from latent_diffusion.runtime.cpu.native.eight_bits import EightBits, Rounded
 from latent_diffusion.runtime.cpu.packed_layers import (
     AddingConv2d,
+    DoublingConv2d,
     PackedConv2d,
     PackedLinear,
     PackedPointwise,
+    PhasesConv2d,
     WinogradConv2d,
+    phase_weights,
 )
 from latent_diffusion.runtime.cpu.self_timing import Trial, Ways, wins
 
 __all__ = ["in_eight_bits", "pays"]
 
 LINEAR = (nn.Linear, PackedLinear)
+DOUBLING = (nn.Conv2d, PackedConv2d, DoublingConv2d, PhasesConv2d)
 CONVOLUTIONS = (nn.Conv2d, PackedConv2d, PackedPointwise, WinogradConv2d)
 
 N = TypeVar("N", bound=UNet)
@@ -41,7 +46,9 @@ N = TypeVar("N", bound=UNet)
 FASTER = 0.9  # of the exact way's time, at most
 ERROR = 0.03  # relative, of products of random numbers; it is about 0.01
 
-_made = WeakIdKeyDictionary()  # EightBits with the version of what they were rounded from, by that
+Eight = EightBits | tuple[EightBits, ...]
+
+_made = WeakIdKeyDictionary()  # Eight with the version of what it was rounded from, by that
 _lock = threading.Lock()
 
 
@@ -89,6 +96,17 @@ class EightBitConv2d(AddingConv2d):
         return eight_bits.convolve(input, self.eight, self.stride[0], int(self.padding[0]), added)
 
 
+class EightBitUpsample(Upsample):
+    """Doubling and convolution in one: four convolutions of 2x2, as `PhasesConv2d` has them."""
+
+    eight: tuple[EightBits, ...]
+
+    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """Map (B, C, h, w) to (B, C, 2 h, 2 w), or exactly to another `size`."""
+        doubles = size is None or tuple(size) == (2 * x.shape[2], 2 * x.shape[3])
+        return eight_bits.double(x, self.eight) if doubles else super().forward(x, size)
+
+
 class EightBitAttention(Attention):
     """Attention whose tokens are rounded once for queries, keys and values."""
 
@@ -115,6 +133,11 @@ def in_eight_bits(network: N, *, convolutions: bool) -> N:
             inside = [module.conv1, module.conv2, module.conv_shortcut]
         elif isinstance(module, Downsample):
             inside = [module.conv]
+        elif isinstance(module, Upsample):
+            if convolutions and type(module.conv) in DOUBLING:
+                vars(module)["eight"] = _kept(module.conv, _phases)
+                module.__class__ = EightBitUpsample
+            continue
         elif isinstance(module, SpatialTransformer):
             inside = [module.proj_in, module.proj_out]
         elif isinstance(module, TransformerBlock):
@@ -184,12 +207,16 @@ def _round(layer: nn.Module | None, convolutions: bool) -> None:
     else:
         return
     assert layer is not None, "a layer of these kinds"
-    vars(layer)["eight"] = _eight_bits(layer)
+    vars(layer)["eight"] = _kept(layer, EightBits.of)
     object.__setattr__(layer, "__class__", kind)
 
 
-def _eight_bits(layer: nn.Module) -> EightBits:
-    """Return the rounded weight and bias of a layer, made once for each weight."""
+def _phases(weight: Tensor, bias: Tensor | None) -> tuple[EightBits, ...]:
+    return tuple(EightBits.of(part, bias) for part in phase_weights(weight))
+
+
+def _kept(layer: nn.Module, make: Callable[[Tensor, Tensor | None], Eight]) -> Eight:
+    """Return what `make` makes of weight and bias of a layer, once for each weight."""
     packed = vars(layer).get("packed")
     source = layer.get_parameter("weight") if packed is None else packed
     version = source._version if isinstance(source, Tensor) else 0
@@ -197,5 +224,5 @@ def _eight_bits(layer: nn.Module) -> EightBits:
         known = _made.get(source)
         if known is None or known[0] != version:
             weight = source if isinstance(source, Tensor) else source.plain()
-            known = _made[source] = version, EightBits.of(weight, layer._parameters["bias"])
+            known = _made[source] = version, make(weight, layer._parameters["bias"])
     return known[1]

@@ -33,7 +33,8 @@ typedef struct {
 typedef struct {
     int64_t batch, height, width;       /* of the input; a linear layer has one row of pixels */
     int64_t out_height, out_width;      /* of the result */
-    int64_t side, stride, padding;      /* of the kernel, side x side */
+    int64_t side, stride, top, left;    /* of the kernel, side x side, whose first pixel lies there (-1 = outside) */
+    int64_t apart, down, right;         /* pixels of the result lie 1 apart, or 2 from (down, right) on */
     int64_t depth, outputs;             /* of a row of numbers; channels of the result */
     int64_t each;                       /* rows of the result that share a scale */
     int bfloat16, threads;              /* y and added are bfloat16, else float32 */
@@ -45,17 +46,9 @@ INLINE void range_of(const void *x, int64_t at, int64_t rows, int64_t channels, 
     for (int64_t i = 0; i < rows; i++)
         for (int64_t c = 0; c < channels; c += LANES) {
             Vector v = load_numbers(x, at + i * channels + c, channels - c, bfloat16);
-            top = vmax(top, v), bottom = vmax(bottom, vsub(vall(0.0f), v));
-            finite = vadd(finite, vsub(v, v));
+            top = vmax(v, top), bottom = vmin(v, bottom), finite = vfma(v, vall(0.0f), finite);
         }
-    float tops[LANES], bottoms[LANES];
-    vstore(tops, top), vstore(bottoms, bottom);
-    out[0] = out[1] = 0.0f;
-    for (int l = 0; l < LANES; l++) {
-        out[0] = tops[l] > out[0] ? tops[l] : out[0];
-        out[1] = bottoms[l] > out[1] ? bottoms[l] : out[1];
-    }
-    out[0] += vsum(finite);
+    out[0] = vtop(top) + vsum(finite), out[1] = vtop(vsub(vall(0.0f), bottom));
 }
 
 /* scale and zero of a range */
@@ -71,7 +64,7 @@ INLINE void round_rows(const void *x, int64_t row, int64_t rows, const Rounding 
     for (int64_t i = row; i < row + rows; i++)
         for (int64_t c = 0; c < z->channels; c += LANES) {
             Vector v = load_numbers(x, i * z->channels + c, z->channels - c, bfloat16);
-            vstore_bytes(numbers + i * z->depth + c, vmax(none, vadd(vround(vmul(v, inverse)), shift)));
+            vstore_bytes(numbers + i * z->depth + c, vmax(none, vfma(v, inverse, shift)));
         }
 }
 
@@ -175,7 +168,7 @@ static void gather_rows(const uint8_t *numbers, const int32_t *zeros, const Prod
     for (int64_t t = 0; t < here; t++) {
         int64_t b = (first + t) / image, row = (first + t) % image / z->out_width, column = (first + t) % z->out_width;
         for (int64_t tap = 0; tap < z->side * z->side; tap++) {
-            int64_t y = row * z->stride - z->padding + tap / z->side, x = column * z->stride - z->padding + tap % z->side;
+            int64_t y = row * z->stride + z->top + tap / z->side, x = column * z->stride + z->left + tap % z->side;
             Number *at = to + (tap * z->depth * block) + t * CHUNK;
             if (y >= 0 && y < z->height && x >= 0 && x < z->width)
                 lay(numbers + ((b * z->height + y) * z->width + x) * z->depth, z->depth, at, block * CHUNK);
@@ -184,6 +177,13 @@ static void gather_rows(const uint8_t *numbers, const int32_t *zeros, const Prod
                     for (int i = 0; i < CHUNK; i++) at[c * block + i] = (Number)zeros[b];
         }
     }
+}
+
+/* which pixel of the result one of its rows is */
+INLINE int64_t place_of(int64_t row, const Product *z) {
+    if (z->apart == 1) return row;
+    int64_t y = row / z->out_width, x = row % z->out_width; /* y counts the rows of all images */
+    return (y * z->apart + z->down) * z->out_width * z->apart + x * z->apart + z->right;
 }
 
 /* one row of the result from its sums; `columns` are the sums of each output's weights */
@@ -231,7 +231,7 @@ int KERNEL(multiply_bytes)(const uint8_t *numbers, const float *row_scales, cons
                 }
                 int64_t o = p * PANEL;
                 for (int64_t t = 0; t < here; t++) {
-                    int64_t group = (first + t) / z->each, at = (first + t) * z->outputs + o;
+                    int64_t group = (first + t) / z->each, at = place_of(first + t, z) * z->outputs + o;
                     if (z->bfloat16)
                         finish_row(sums + t * PANEL, row_scales[group], zeros[group], scales + o, columns + o, bias + o,
                                    added, y, at, z->outputs - o, 1);

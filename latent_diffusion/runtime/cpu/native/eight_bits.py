@@ -8,6 +8,7 @@ Jacob et al. 2018, arXiv:1712.05877, section 2; a scale for each token: Dettmers
 """
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from latent_diffusion.runtime.cpu.native.library import address, find, kernel
 
-__all__ = ["EightBits", "Rounded", "available", "convolve", "multiply", "rounded", "takes"]
+__all__ = ["EightBits", "Rounded", "available", "convolve", "double", "multiply", "rounded", "takes"]
 
 FORMATS = (torch.float32, torch.bfloat16)
 CHUNK, PANEL, FOUR = 16, 32, 4  # inputs and outputs are rounded up to the first two; inputs are multiplied four at once
@@ -32,7 +33,8 @@ class _Rounding(ctypes.Structure):
 class _Product(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("batch", "height", "width", "out_height", "out_width")),
-        *((name, ctypes.c_int64) for name in ("side", "stride", "padding", "depth", "outputs", "each")),
+        *((name, ctypes.c_int64) for name in ("side", "stride", "top", "left", "apart", "down", "right")),
+        *((name, ctypes.c_int64) for name in ("depth", "outputs", "each")),
         *((name, ctypes.c_int) for name in ("bfloat16", "threads")),
     ]
 
@@ -101,7 +103,7 @@ def rounded(x: Tensor, each: int = 1) -> Rounded:
 def multiply(x: Rounded, weight: EightBits) -> Tensor:
     """Return the products (rows, outputs) of a linear layer, in the format that was rounded."""
     out = torch.empty(len(x.numbers), weight.outputs, dtype=x.dtype)
-    size = 1, 1, len(x.numbers), 1, len(x.numbers), 1, 1, 0
+    size = 1, 1, len(x.numbers), 1, len(x.numbers), 1, 1, 0, 0, 1, 0, 0
     _multiply(x, weight, None, out, size, 1)
     return out
 
@@ -123,8 +125,24 @@ def convolve(x: Tensor, weight: EightBits, stride: int = 1, padding: int = 1, ad
         added = added.contiguous(memory_format=torch.channels_last)
     numbers = rounded(x.permute(0, 2, 3, 1), height * width)
     out = torch.empty(size, dtype=x.dtype, memory_format=torch.channels_last)
-    form = batch, height, width, high, wide, weight.side, stride, padding
+    form = batch, height, width, high, wide, weight.side, stride, -padding, -padding, 1, 0, 0
     _multiply(numbers, weight, added, out, form, high * wide)
+    return out
+
+
+def double(x: Tensor, phases: Sequence[EightBits]) -> Tensor:
+    """Double `x` (B, inputs, H, W) by repeated pixels, and convolve it to (B, outputs, 2 H, 2 W), channels_last.
+
+    `phases` are four 2x2 weights: for even and odd rows of the result, each for even and odd columns.
+    """
+    batch, _, height, width = x.shape
+    numbers = rounded(x.permute(0, 2, 3, 1), height * width)
+    size = batch, phases[0].outputs, 2 * height, 2 * width
+    out = torch.empty(size, dtype=x.dtype, memory_format=torch.channels_last)
+    for index, weight in enumerate(phases):
+        down, right = divmod(index, 2)
+        form = batch, height, width, height, width, 2, 1, down - 1, right - 1, 2, down, right
+        _multiply(numbers, weight, None, out, form, height * width)
     return out
 
 

@@ -17,6 +17,7 @@ INLINE Vector vsub(Vector a, Vector b) { return BOTH(BINARY, _mm256_sub_ps, a, b
 INLINE Vector vmul(Vector a, Vector b) { return BOTH(BINARY, _mm256_mul_ps, a, b); }
 INLINE Vector vdiv(Vector a, Vector b) { return BOTH(BINARY, _mm256_div_ps, a, b); }
 INLINE Vector vmax(Vector a, Vector b) { return BOTH(BINARY, _mm256_max_ps, a, b); }
+INLINE Vector vmin(Vector a, Vector b) { return BOTH(BINARY, _mm256_min_ps, a, b); }
 INLINE Vector vfma(Vector a, Vector b, Vector c) { return BOTH(TERNARY, _mm256_fmadd_ps, a, b, c); } /* a b + c */
 INLINE Vector vfms(Vector a, Vector b, Vector c) { return BOTH(TERNARY, _mm256_fmsub_ps, a, b, c); } /* a b - c */
 
@@ -51,6 +52,12 @@ INLINE int vdiffer(Vector a, Vector b) {
     return _mm256_movemask_ps(_mm256_or_ps(low, high)) != 0;
 }
 
+INLINE float vtop(Vector a) { /* the largest lane */
+    __m256 eight = _mm256_max_ps(a.low, a.high);
+    __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
 INLINE float vsum(Vector a) {
     __m256 eight = _mm256_add_ps(a.low, a.high);
     __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
@@ -72,7 +79,7 @@ INLINE void vsums(const Vector v[SIDE * SIDE], float out[SIDE * SIDE]) {
     _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1)));
 }
 
-/* whole numbers of 32 bits as float32; float32 of 0 .. 255 as bytes, larger ones as 255 */
+/* whole numbers of 32 bits as float32; float32 >= 0 as the nearest byte, larger ones as 255 */
 INLINE __m256 whole_of(const int32_t *x) { return _mm256_cvtepi32_ps(_mm256_loadu_si256((const __m256i *)x)); }
 INLINE Vector vload_whole(const int32_t *x) { return (Vector){whole_of(x), whole_of(x + 8)}; }
 INLINE void vstore_bytes(uint8_t *x, Vector y) {

@@ -12,6 +12,7 @@ INLINE Vector vsub(Vector a, Vector b) { return _mm512_sub_ps(a, b); }
 INLINE Vector vmul(Vector a, Vector b) { return _mm512_mul_ps(a, b); }
 INLINE Vector vdiv(Vector a, Vector b) { return _mm512_div_ps(a, b); }
 INLINE Vector vmax(Vector a, Vector b) { return _mm512_max_ps(a, b); }
+INLINE Vector vmin(Vector a, Vector b) { return _mm512_min_ps(a, b); }
 INLINE Vector vabs(Vector a) { return _mm512_abs_ps(a); }
 INLINE Vector vfma(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }  /* a b + c */
 INLINE Vector vfms(Vector a, Vector b, Vector c) { return _mm512_fmsub_ps(a, b, c); }  /* a b - c */
@@ -29,6 +30,7 @@ INLINE Vector vnegative(Vector x, Vector a, Vector b) {
 /* whether a lane of the two differs, and neither is NaN */
 INLINE int vdiffer(Vector a, Vector b) { return _mm512_cmp_ps_mask(a, b, _CMP_NEQ_OQ) != 0; }
 
+INLINE float vtop(Vector a) { return _mm512_reduce_max_ps(a); } /* the largest lane */
 INLINE float vsum(Vector a) { return _mm512_reduce_add_ps(a); }
 
 #define SIDE 4 /* rows and columns of a block whose lanes are summed at once */
@@ -47,7 +49,7 @@ INLINE void vsums(const Vector v[SIDE * SIDE], float out[SIDE * SIDE]) {
     vstore(out, _mm512_add_ps(_mm512_shuffle_f32x4(c[0], c[1], 0x88), _mm512_shuffle_f32x4(c[0], c[1], 0xdd)));
 }
 
-/* whole numbers of 32 bits as float32; float32 of 0 .. 255 as bytes, larger ones as 255 */
+/* whole numbers of 32 bits as float32; float32 >= 0 as the nearest byte, larger ones as 255 */
 INLINE Vector vload_whole(const int32_t *x) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(x)); }
 INLINE void vstore_bytes(uint8_t *x, Vector y) {
     _mm_storeu_si128((__m128i *)x, _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(y)));
@@ -61,6 +63,9 @@ INLINE Vector vwide(__m256i bits) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
 }
 INLINE __m256i vnarrow(Vector y) { /* to the nearest bfloat16, halves to even */
+#ifdef __AVX512BF16__
+    return (__m256i)_mm512_cvtneps_pbh(y); /* numbers under 2^-126 become 0 */
+#endif
     __m512i bits = _mm512_castps_si512(y), odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
     __m512i near = _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
     return _mm512_cvtepi32_epi16(_mm512_mask_set1_epi32(near, _mm512_cmp_ps_mask(y, y, _CMP_UNORD_Q), 0x7fc0));

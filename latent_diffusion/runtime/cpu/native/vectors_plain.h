@@ -24,6 +24,7 @@ INLINE Vector vsub(Vector a, Vector b) { PARTS(a.part[p] - b.part[p]); }
 INLINE Vector vmul(Vector a, Vector b) { PARTS(a.part[p] * b.part[p]); }
 INLINE Vector vdiv(Vector a, Vector b) { PARTS(a.part[p] / b.part[p]); }
 INLINE Vector vmax(Vector a, Vector b) { PARTS(where(a.part[p] > b.part[p], a.part[p], b.part[p])); }
+INLINE Vector vmin(Vector a, Vector b) { PARTS(where(a.part[p] < b.part[p], a.part[p], b.part[p])); }
 INLINE Vector vabs(Vector a) { PARTS((Four)((Bits)a.part[p] & 0x7fffffff)); }
 #ifdef __FP_FAST_FMAF /* an instruction of its own, as on ARM */
 INLINE Four fma_of(Four a, Four b, Four c) {
@@ -64,6 +65,13 @@ INLINE int vdiffer(Vector a, Vector b) {
     return (any[0] | any[1] | any[2] | any[3]) != 0;
 }
 
+INLINE float vtop(Vector a) { /* the largest lane */
+    float all[LANES], top;
+    memcpy(all, &a, sizeof all), top = all[0];
+    for (int i = 1; i < LANES; i++) top = all[i] > top ? all[i] : top;
+    return top;
+}
+
 /* the order of the sums is that of the other levels */
 INLINE float vsum(Vector a) {
     Four x = (a.part[0] + a.part[2]) + (a.part[1] + a.part[3]);
@@ -83,7 +91,7 @@ INLINE void vsums(const Vector v[SIDE * SIDE], float out[SIDE * SIDE]) {
     }
 }
 
-/* whole numbers of 32 bits as float32; float32 of 0 .. 255 as bytes, larger ones as 255 */
+/* whole numbers of 32 bits as float32; float32 >= 0 as the nearest byte, larger ones as 255 */
 INLINE Vector vload_whole(const int32_t *x) {
     float all[LANES];
     for (int i = 0; i < LANES; i++) all[i] = (float)x[i];
@@ -91,7 +99,7 @@ INLINE Vector vload_whole(const int32_t *x) {
 }
 INLINE void vstore_bytes(uint8_t *x, Vector y) {
     float all[LANES];
-    vstore(all, y);
+    vstore(all, vround(y));
     for (int i = 0; i < LANES; i++) x[i] = all[i] < 255.0f ? (uint8_t)all[i] : 255;
 }
 
