@@ -50,6 +50,7 @@ class Encoders:
         if not self.dropped:
             yield
             return
+        give_back_free()  # what the updates left free in the heap; large weights are read beside it
         autoencoder, text_encoder = self._read()
         place(autoencoder, self._device, self._dtype)
         text_encoder.to(self._device, self._text_dtype)
