@@ -32,8 +32,6 @@ __all__ = ["Distillation", "DistillationSettings"]
 class DistillationSettings(Section):
     """What the student learns of its teacher."""
 
-    guidance_scale: float | None = Field(default=None, ge=0)
-    """Scale of the teacher's classifier-free guidance, which becomes part of the student; null: the teacher's own."""
     teacher_steps: int = Field(default=50, ge=1)
     """DDIM steps of the teacher from noise to picture, a divisor of its number of noise levels."""
     huber: float = Field(default=1e-3, gt=0)
@@ -90,21 +88,32 @@ class Distillation(Denoising):
         """Return the losses (B,) of pictures whose captions have equally many tokens."""
         assert self.held is not None, "prepare comes first"
         latents, conditions = self.held
-        like, (teacher,) = self.unet.conv_in.weight, self.teacher
+        like = self.unet.conv_in.weight
         x0, cond = latents(batch).to(like), self._wide(conditions(batch))
         t = self.times(batch.sample).to(x0.device)
         with torch.no_grad():
             alpha, sigma = (c.to(x0).view(-1, 1, 1, 1) for c in self.loss.schedule.alpha_sigma(t))
             x = add_noise(x0, self.noise(batch, x0), alpha, sigma)
-            estimate = self.function.x0(_network(teacher, cond), x, t)
-            if self.guidance_scale != 1.0:
-                empty = self._wide(conditions(replace(batch, captions=("",) * len(batch))))
-                estimate = guided(estimate, self.function.x0(_network(teacher, empty), x, t), self.guidance_scale)
-            before = self.function.back(x, estimate, t)
+            before = self.function.back(x, self.teaching(batch, cond)(x, t), t)
             target = self.function(self._target(cond), before, t - self.function.stride)
         torch.clear_autocast_cache()  # torch 2.10 would take weights from it that were rounded without gradients
         losses = pseudo_huber(self.function(self.network(cond), x, t) - target, self.huber)
         return losses if batch.weights is None else losses * batch.weights.to(losses)
+
+    def teaching(self, batch: Batch, cond: Conditioning) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return the teacher's guided estimate of x0 (B, C, h, w) as a function of x and integer times t (B,)."""
+        assert self.held is not None, "prepare comes first"
+        (teacher,) = self.teacher
+        with_caption = _network(teacher, cond)
+        if self.guidance_scale == 1.0:
+            return lambda x, t: self.function.x0(with_caption, x, t)
+        without = _network(teacher, self._wide(self.held[1](replace(batch, captions=("",) * len(batch)))))
+
+        def estimate(x: Tensor, t: Tensor) -> Tensor:
+            empty = self.function.x0(without, x, t)
+            return guided(self.function.x0(with_caption, x, t), empty, self.guidance_scale)
+
+        return estimate
 
     def _target(self, cond: Conditioning) -> Callable[[Tensor, Tensor], Tensor]:
         """Return the network that makes the target, with the captions `cond`."""

@@ -43,13 +43,12 @@ __all__ = ["ConsistencyObjective", "ConsistencySettings"]
 
 logger = logging.getLogger(__name__)
 
-STEPS = 4
-"""Sampling steps of the result where the user names none."""
 
+class StudentSettings(ModelSettings):
+    """The keys that objectives with a teacher and a student have in their `objective:` section."""
 
-class ConsistencySettings(ModelSettings, DistillationSettings):
-    """The `objective:` section."""
-
+    guidance_scale: float | None = Field(default=None, ge=0)
+    """Scale of the teacher's classifier-free guidance, which becomes part of the student; null: the teacher's own."""
     adapter: AdapterSettings | None = None
     """Train small changes of the teacher's layers and write an adapter's file; null: a whole U-Net. Keys below."""
     latent_cache_bytes: int = Field(default=4 * 2**30, ge=0)
@@ -68,6 +67,10 @@ class ConsistencySettings(ModelSettings, DistillationSettings):
     inpainting: ClassVar[None] = None
 
 
+class ConsistencySettings(StudentSettings, DistillationSettings):
+    """The `objective:` section."""
+
+
 class ConsistencyObjective(UNetObjective):
     """A teacher that stays as it is, and the student that starts as its copy."""
 
@@ -75,6 +78,9 @@ class ConsistencyObjective(UNetObjective):
     memory = frozenset({"base", "base_on_host", "drop_encoders"})
     shards = False
     drawing = Drawing(LCM(), "lcm")
+    player_type: ClassVar[type[Distillation]] = Distillation
+    scheduler: ClassVar[dict[str, Any]] = {"_class_name": "LCMScheduler"}  # of the result
+    steps = 4  # of the result where the user names none
     settings: ConsistencySettings
     player: Distillation
     adapter: AdaptedModel | None
@@ -124,7 +130,7 @@ class ConsistencyObjective(UNetObjective):
         if scale is None:
             scale = float(self.base.scheduler_config.get("_guidance_scale", 7.5))
         logger.info("distilling %s at guidance scale %g", self.base.name, scale)
-        return Distillation(
+        return self.player_type(
             self.components, trained, self.teacher, self.settings, scale, self.run.seed, self.run.batch_size
         )
 
@@ -149,16 +155,17 @@ class ConsistencyObjective(UNetObjective):
             return
         assert settings.adapter is not None, "it has the form of the changes"
         pictures, size = len(self.data), self.data.config.size
+        sampler = str(self.scheduler["_class_name"]).removesuffix("Scheduler")
         write_adapter(
             folder, self.base, self.adapter, settings.adapter, self.run, settings.export_dtype,
-            pictures=pictures, size=size, usage=f"sampler LCM, {STEPS} steps, guidance scale 1",
+            pictures=pictures, size=size, usage=f"sampler {sampler}, {self.steps} steps, guidance scale 1",
         )  # fmt: skip
 
     def _result(self) -> Components:
         """Return the student with its default sampler; changes of `objective.scheduler` come last."""
-        config = {**self.components.scheduler_config, "_class_name": "LCMScheduler"}
+        config = {**self.components.scheduler_config, **self.scheduler}
         config = {name: value for name, value in config.items() if name not in unread(config)}
-        config |= {"_num_inference_steps": STEPS, "_guidance_scale": 1.0, **self.settings.scheduler}
+        config |= {"_num_inference_steps": self.steps, "_guidance_scale": 1.0, **self.settings.scheduler}
         return replace(self.components, scheduler_config=config)
 
     def verify(self, folder: Path) -> None:

@@ -44,6 +44,7 @@ def bases(tiny: Path, places: dict[str, str]) -> dict[str, dict[str, Any]]:
         "unet": {**run, "objective": {"name": "unet", "init": str(tiny)}, "data": pictures},
         "lora": {**run, "objective": {"name": "lora", "init": str(tiny), "adapter": adapter}, "data": pictures},
         "consistency": {**run, "objective": {"name": "consistency", "init": str(tiny)}, "data": pictures},
+        "progressive": {**run, "objective": {"name": "progressive", "init": str(tiny)}, "data": pictures},
         "reflow": {
             **run,
             "objective": {"name": "reflow", "init": str(tiny), "pairs": {"steps": 2}},
@@ -302,6 +303,7 @@ def sections(tiny: Path, other: Path, places: dict[str, str]) -> dict[str, Secti
                 "workers": 0,
             },
         ),
+        "ProgressiveSettings": Section("progressive", "objective.", {"steps": 4}),
         "ReflowSettings": Section("reflow", "objective.", {"pairs": {"steps": 3}}),
         "PairSettings": Section(
             "reflow",

@@ -11,7 +11,11 @@ from processes import losses_of, state_of, train, train_together
 
 from latent_diffusion.registry import find, names
 
-OBJECTIVES = names("latent_diffusion.training.objectives")
+LIKE_OTHERS = ("bridge", "progressive", "reflow")  # their draws and their state are those of unet and consistency
+OBJECTIVES = [
+    pytest.param(name, marks=[pytest.mark.slow] if name in LIKE_OTHERS else [])
+    for name in names("latent_diffusion.training.objectives")
+]
 
 
 @pytest.fixture(scope="module")
