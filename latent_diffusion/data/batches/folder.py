@@ -97,7 +97,7 @@ class ImageFolder:
         self.seed = seed
         self.parts = open_parts(config, seed)
         self._cache: Tensor | None = None
-        self._content: list[bytes] = []
+        self._content: dict[int, bytes] = {}  # digests of picture files, as far as they were read
         if config.check == "all":
             check_captions(self.parts)
             self._scan()
@@ -152,7 +152,7 @@ class ImageFolder:
     def _scan(self) -> None:
         """Decode every picture once."""
         checked = check_pictures(self.parts, self.config, self._target, open_cache(self.config.cache))
-        self._sizes, self._content, self._cache = checked.sizes, checked.content, checked.pixels
+        self._sizes, self._content, self._cache = checked.sizes, dict(enumerate(checked.content)), checked.pixels
         self.digest = checked.digest
 
     def _trust(self) -> None:
@@ -265,10 +265,12 @@ class ImageFolder:
 
     def content(self, row: int) -> bytes:
         """Return the digest of a row's picture file."""
-        if self._content:
-            return self._content[row]
-        part, k = self.place(row)
-        return digest_of(part.read(k))
+        if row not in self._content:
+            part, k = self.place(row)
+            data = part.read(k)
+            self._content[row] = digest_of(data)
+            self._sizes[row] = upright_size(data, name=part.name(k))  # else the file is read again for it
+        return self._content[row]
 
     def mask(self, row: int) -> Image.Image | None:
         """Return the mask of a row as it is stored, 8-bit grey, or None."""

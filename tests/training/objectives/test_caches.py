@@ -9,6 +9,7 @@ import torch
 
 from latent_diffusion.data import tensor_cache
 from latent_diffusion.data.checks import checking
+from latent_diffusion.data.opening import Part
 from latent_diffusion.data.tensor_cache import TensorCache, key_of
 from latent_diffusion.training.networks.encoding_progress import with_progress
 from latent_diffusion.training.networks.frozen_states import Latents, TextStates
@@ -111,6 +112,18 @@ def test_what_is_damaged_is_made_again(trained, tmp_path, damage):
             data[-1] ^= 1
         file.write_bytes({"bit": bytes(data), "half": bytes(data[: len(data) // 2]), "empty": b""}[damage])
     assert torch.equal(trained(3, cache), wanted)
+
+
+def test_pictures_that_are_not_checked_are_read_once_for_their_keys_and_once_to_encode(trained, monkeypatch, tmp_path):
+    plain, reads = Part.read, []
+    monkeypatch.setattr(Part, "read", lambda part, k: (reads.append(k), plain(part, k))[1])
+    data = {"cache": {"folder": str(tmp_path / "cache")}, "check": "none", "flip": False}
+    first = trained(1, data)
+    most = max(reads.count(k) for k in set(reads))
+    assert most == 2, reads
+    reads.clear()
+    assert torch.equal(trained(1, data), first)
+    assert max(reads.count(k) for k in set(reads)) == 1, reads
 
 
 def test_what_is_new_is_written_after_two_minutes_however_small(tmp_path, monkeypatch):
