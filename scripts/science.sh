@@ -7,6 +7,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 runs=runs/science
 
+likelihood() { python -m experiments.science.likelihood --output $runs/likelihood; }
+repaint() { python -m experiments.science.repaint --output $runs/repaint; }
 score() { python -m experiments.science.score --output $runs/score; }
 
 trained() { [ -e $runs/$1/model/model_index.json ] || python -m latent_diffusion.train configs/science/$1.yaml; }
@@ -20,7 +22,7 @@ flow() {
   python -m experiments.science.flow $runs/reflow/model --output $runs/flow
 }
 
-pages=(score consistency flow)
+pages=(likelihood repaint score consistency flow)
 for page in "${@:-${pages[@]}}"; do
   [ "$(type -t "$page")" = function ] || { echo "science.sh: no page '$page'; there are ${pages[*]}" >&2; exit 2; }
   echo "== $page"

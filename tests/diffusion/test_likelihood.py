@@ -131,3 +131,20 @@ def test_no_gradient_is_left_behind():
     with torch.inference_mode():
         found = log_density(denoise, path_to_noise(LAWS["cosine"], 5), x, hutchinson([torch.ones_like(x)]))
     assert not found.requires_grad
+
+
+def test_what_a_batch_costs():
+    """64 latents, 5 steps: 2 evaluations a step and one for the picture, all in one batch; 1 backward pass for each."""
+    sizes, passes = [], []
+
+    def denoise(x, level):
+        sizes.append(len(x))
+        estimate = 0.5 * x
+        if estimate.requires_grad:
+            estimate.register_hook(lambda gradient: passes.append(len(gradient)))
+        return estimate
+
+    x0 = torch.ones(64, *SHAPE)
+    levels = path_to_noise(LAWS["cosine"], 5)
+    negative_log_likelihood(denoise, levels, x0, x0, hutchinson([x0]))
+    assert sizes == [64] * 11 and passes == [64] * 10
