@@ -21,15 +21,21 @@ __all__ = ["Diagnosis", "diagnose"]
 SHOWN = 5  # names in a line
 TAGS = 20  # most frequent tags that are named
 ROOM = 75  # tokens of a chunk of text
+STOPPED = ("the run cannot start", "the run does not fit in memory")
 
 
 @dataclass
 class Diagnosis:
-    """What was found: `facts` are good to know, `faults` should be mended; each has a heading and what to do."""
+    """What was found: `facts` are good to know, `faults` should be mended; each has a heading and what to do.
+
+    Attributes:
+        stopping: how many of the first faults keep the run from starting.
+    """
 
     findings: Findings
     facts: list[tuple[str, str]] = field(default_factory=list)
     faults: list[tuple[str, str, list[int]]] = field(default_factory=list)
+    stopping: int = 0
     plan: list[str] = field(default_factory=list)
     memory: list[str] = field(default_factory=list)
     measured: list[str] = field(default_factory=list)
@@ -41,7 +47,9 @@ class Diagnosis:
         found = [f"{head}: {what}{self.named(which)}" for head, what, which in self.faults]
         return [
             *(f"{head}: {what}" for head, what in self.facts),
-            *(["to mend:", *(f"  {line}" for line in found)] if found else ["nothing to mend in the data"]),
+            *_listed("to mend before the run can start", found[: self.stopping]),
+            *_listed("to look at, the run can start", found[self.stopping :]),
+            *([] if found else ["nothing to mend in the data"]),
             *self.plan,
             *self.memory,
             *self.measured,
@@ -64,6 +72,10 @@ class Diagnosis:
         return "\n".join(lines) + "\n"
 
 
+def _listed(head: str, lines: list[str]) -> list[str]:
+    return [f"{head}:", *(f"  {line}" for line in lines)] if lines else []
+
+
 def diagnose(
     run: RunConfig, progress: Callable[[str, int, int], None] | None = None, *, measure: bool = True
 ) -> Diagnosis:
@@ -84,8 +96,15 @@ def diagnose(
         try:
             _plan(told, kind, run.model_copy(update={"data": lenient}), measure=measure)
         except LatentDiffusionError as error:
-            told.faults.append(("the run cannot start", str(error), []))
+            _stop(told, STOPPED[0], str(error))
     return told
+
+
+def _stop(told: Diagnosis, head: str, what: str) -> None:
+    """Put what keeps the run from starting behind the last of its kind."""
+    told.faults.insert(told.stopping, (head, what, []))
+    told.twins = {k + (k >= told.stopping): twins for k, twins in told.twins.items()}
+    told.stopping += 1
 
 
 def _judge(told: Diagnosis, config: DataConfig) -> None:
@@ -106,27 +125,22 @@ def _judge(told: Diagnosis, config: DataConfig) -> None:
         told.facts.append(("masks", f"{masks} pictures have one"))
     copies = {k: group[0] for group in found.copies() for k in group[1:]}
     near = dict(sorted((b, a) for a, b in found.near()))
-    for head, what, which in (
-        ("broken", "cannot be trained on; repair them, or leave them out with --fix", found.broken),
-        (
-            "without a caption",
-            "write one, or set data.missing_captions=empty or data.default_caption",
-            found.uncaptioned,
-        ),
-        ("masks that do not fit", "draw them again at the size of their pictures", found.bad_masks),
-        ("copies", "are the same file as another; each is trained on as often as it is there", list(copies)),
-        ("near-duplicates", "look like another picture; keep the best of each", list(near)),
-        (
-            "small",
-            "are scaled up to the training size and get blurred; remove them, or lower data.size",
-            found.enlarged,
-        ),
-    ):
+    captioned = any(found.parts[found.pictures[k].part].config.missing_captions == "error" for k in found.uncaptioned)
+    write = "write one, or set data.missing_captions=empty or data.default_caption"
+    kinds = [  # whether the run cannot start with it, one, many, what to do, pictures, and what each is like
+        (config.on_bad == "error", "broken", "broken", "repair, or leave out with --fix", found.broken, None),
+        (captioned, "without a caption", "without a caption", write, found.uncaptioned, None),
+        (False, "mask that does not fit", "masks that do not fit", "draw at the picture's size", found.bad_masks, None),
+        (False, "copy", "copies", "of another file; trained on as often as it is there", [*copies], copies),
+        (False, "near-duplicate", "near-duplicates", "like another picture; keep the best of each", [*near], near),
+        (False, "small", "small", "scaled up and blurred; remove, or lower data.size", found.enlarged, None),
+    ]
+    for stops, one, many, what, which, twins in sorted(kinds, key=lambda kind: not kind[0]):
         if which:
-            others = {"copies": copies, "near-duplicates": near}.get(head)
-            if others is not None:
-                told.twins[len(told.faults)] = [others[k] for k in which]
-            told.faults.append((f"{len(which)} {head}", what, which))
+            if twins is not None:
+                told.twins[len(told.faults)] = [twins[k] for k in which]
+            told.faults.append((f"{len(which)} {one if len(which) == 1 else many}", what, which))
+            told.stopping += stops
 
 
 def _plan(told: Diagnosis, kind: type[Objective], run: RunConfig, *, measure: bool) -> None:
@@ -136,7 +150,7 @@ def _plan(told: Diagnosis, kind: type[Objective], run: RunConfig, *, measure: bo
     if memory is not None:
         told.memory = memory.lines()[:1]
         if not memory.fits:
-            told.faults.append(("the run does not fit in memory", memory.trouble(), []))
+            _stop(told, STOPPED[1], memory.trouble())
         if memory.missing:
             return
         run = memory.run

@@ -15,7 +15,7 @@ __all__ = ["report_page"]
 
 SIDE = 128  # px of the longer side of a picture on the page
 MOST = 24  # pictures of a kind
-FIX = "latent-diffusion doctor RUN.yaml --fix bad.txt\nlatent-diffusion train RUN.yaml data.quarantine=bad.txt"
+FIX = "latent-diffusion doctor {run} --fix bad.txt\nlatent-diffusion train {run} data.quarantine=bad.txt"
 STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}
 h1{font-size:1.5rem}h2{font-size:1.15rem;margin:2rem 0 .3rem}table{border-collapse:collapse}
@@ -28,19 +28,23 @@ img{max-width:128px;max-height:128px;border:1px solid #ccc}pre{background:#f4f4f
 """
 
 
-def report_page(told: Diagnosis, config: DataConfig, title: str) -> str:
-    """Return the page: what to mend first, then the pictures of each kind, then the plan."""
+def report_page(told: Diagnosis, config: DataConfig, run: str) -> str:
+    """Return the page: what to mend first, then the plan and the pictures of each kind; `run` names the run's file."""
+    title = f"Data of {run}"
     parts = [f"<h1>{html.escape(title)}</h1>"]
-    if told.faults:
-        parts.append(f'<p class="bad"><strong>{len(told.faults)} things to mend</strong></p><ol>')
-        parts += [
-            f'<li><a href="#k{k}">{html.escape(head)}</a>: {html.escape(what)}</li>'
-            for k, (head, what, _) in enumerate(told.faults)
-        ]
-        parts.append("</ol>")
-        if told.findings.broken:
-            parts.append(f"<p>To train without the broken pictures, which stay where they are:</p><pre>{FIX}</pre>")
-    else:
+    heads = [
+        f'<li><a href="#k{k}">{html.escape(head)}</a>: {html.escape(what)}</li>'
+        for k, (head, what, _) in enumerate(told.faults)
+    ]
+    must, may = heads[: told.stopping], heads[told.stopping :]
+    if must:
+        parts += ['<p class="bad"><strong>To mend before the run can start</strong></p><ol>', *must, "</ol>"]
+    if told.findings.broken:
+        fix = html.escape(FIX.format(run=run))
+        parts.append(f"<p>To train without the broken pictures, which stay where they are:</p><pre>{fix}</pre>")
+    if may:
+        parts += ["<p><strong>To look at; the run can start as it is</strong></p><ol>", *may, "</ol>"]
+    if not heads:
         parts.append('<p class="good"><strong>Nothing to mend in the data.</strong></p>')
     parts.append("<h2>The data</h2><table>")
     parts += [f"<tr><th>{html.escape(head)}</th><td>{html.escape(what)}</td></tr>" for head, what in told.facts]
@@ -77,7 +81,8 @@ def _figure(told: Diagnosis, config: DataConfig, place: int, note: str = "") -> 
     if one.size is not None:
         words.append(f"{one.size[0]}x{one.size[1]} px")
     mask = f"its mask: {one.mask_fault}" if one.mask_fault else ""
-    words += [html.escape(fault) for fault in (one.fault, mask, note) if fault]
+    fault = one.fault.removeprefix(f"{f'{one.where}/{one.name}'!r}: ").removeprefix(f"{one.name!r}: ")
+    words += [html.escape(line) for line in (fault, mask, note) if line]
     picture = ""
     if one.size is not None:
         part = told.findings.parts[one.part]

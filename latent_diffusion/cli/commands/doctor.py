@@ -42,7 +42,7 @@ def doctor(
     from latent_diffusion.data.settings import DataConfig
     from latent_diffusion.errors import ConfigError
     from latent_diffusion.registry import find
-    from latent_diffusion.training.doctor import diagnose
+    from latent_diffusion.training.doctor import STOPPED, diagnose
     from latent_diffusion.training.doctor_page import report_page
 
     run = read_config(config, overrides or [])
@@ -60,9 +60,9 @@ def doctor(
         fix.write_text(told.quarantine(), encoding="utf-8")
         typer.echo(f"wrote {fix}: {len(told.findings.broken)} pictures; set data.quarantine={fix}")
     if report is not None:
-        report.write_text(report_page(told, data, f"Data of {config}"), encoding="utf-8")
+        report.write_text(report_page(told, data, config), encoding="utf-8")
         typer.echo(f"wrote {report}")
-    cannot_start = any(head in ("the run cannot start", "the run does not fit in memory") for head, _, _ in told.faults)
+    cannot_start = any(head in STOPPED for head, _, _ in told.faults)
     return 1 if told.findings.broken or cannot_start else 0
 
 
