@@ -7,14 +7,22 @@ import weakref
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from latent_diffusion.families import tiny
 from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.nn.resnet import Upsample
 from latent_diffusion.nn.shared_copy import shared_copy
-from latent_diffusion.runtime.cpu import allocator, packing
-from latent_diffusion.runtime.cpu.packed_layers import PackedConv2d, PackedLinear, PackedPointwise, PhasesConv2d
+from latent_diffusion.runtime.cpu import allocator, packing, reordered
+from latent_diffusion.runtime.cpu.packed_layers import (
+    SAME,
+    PackedConv2d,
+    PackedLinear,
+    PackedPointwise,
+    PhasesConv2d,
+    reordered_weight,
+)
 from latent_diffusion.runtime.cpu.packing import pack, reorders, unpack
 from latent_diffusion.runtime.cpu.reordered import Reordered
 from latent_diffusion.runtime.residency import moved
@@ -284,3 +292,22 @@ def test_small_maps_have_the_same_bits_before_and_after(dtype, stride):
         x = torch.randn(1, 320, side, side).to(dtype).contiguous(memory_format=torch.channels_last)
         assert torch.equal(plain(x), kept(x)), side
         assert not plain.packed.kept
+
+
+def test_where_the_order_depends_on_the_map_it_follows_the_map(monkeypatch):
+    made = []
+
+    def reorder(weight, **how):
+        made.append(how.get("image"))
+        return reordered_weight(weight, 32, **how)
+
+    monkeypatch.setattr(reordered, "orders_by_size", lambda: True)
+    weight = torch.randn(48, 32, 3, 3, generator=torch.Generator().manual_seed(0))
+    packed = Reordered(weight, reorder)
+    small, large = (2, 8, 8), (2, 32, 32)
+    for size in (small, large, large, small):
+        x = torch.ones(size[0], 32, *size[1:]).contiguous(memory_format=torch.channels_last)
+        found = torch.ops.mkldnn._convolution_pointwise(x, packed.used(1024, size), None, *SAME, "none", [], "")
+        torch.testing.assert_close(found, F.conv2d(x, weight, padding=1), rtol=1e-4, atol=1e-4)
+    assert made == [small, large, small] and packed.kept
+    assert torch.equal(packed.copy(), weight)

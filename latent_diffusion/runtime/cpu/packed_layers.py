@@ -110,7 +110,8 @@ class PackedConv2d(_Packed, nn.Conv2d):
         if input.shape[2:] == (1, 1) and self.kernel_size == (3, 3) and self.padding == self.dilation == (1, 1):
             one = torch.ops.mkldnn._linear_pointwise(input.flatten(1), self.packed.middle(), self.bias, "none", [], "")
             return one[:, :, None, None]
-        weight = self.packed.used(len(input) * input.shape[-2:].numel())
+        height, width = input.shape[-2:]
+        weight = self.packed.used(len(input) * height * width, (IMAGE[0], height, width))
         return torch.ops.mkldnn._convolution_pointwise(
             input, weight, self.bias, self.padding, self.stride, self.dilation, self.groups, "none", [], ""
         )
@@ -282,9 +283,11 @@ def become(layer: nn.Module, kind: type[_Packed], packed: Reordered) -> None:
     vars(layer)["packed"] = packed
 
 
-def reordered_weight(weight: Tensor, inputs: int, form: tuple[Any, ...] = SAME) -> Tensor:
+def reordered_weight(
+    weight: Tensor, inputs: int, form: tuple[Any, ...] = SAME, image: tuple[int, int, int] = IMAGE
+) -> Tensor:
     """Return a convolution's weight in oneDNN's order; `form` is padding, stride, dilation and groups."""
-    batch, height, width = IMAGE
+    batch, height, width = image
     return torch.ops.mkldnn._reorder_convolution_weight(weight, *form, [batch, inputs, height, width])
 
 
