@@ -31,6 +31,7 @@ DATA, TEACHER = "assets/emoji-128.zip", "emoji"
 FEW, MANY = (2, 4), 15
 TEACHERS = (
     ("dpmpp_2m", "karras"), ("dpmpp_2m", "trailing"), ("unipc", "karras"), ("unipc", "trailing"), ("ddpm", "trailing"),
+    ("lcm", "lcm"),
 )  # fmt: skip
 SHOWN = (
     "a 3d render of a red apple", "a flat vector illustration of a red apple", "a black and white icon of a red apple",
