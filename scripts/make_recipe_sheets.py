@@ -68,7 +68,7 @@ def drawn(
 def real(chosen: Callable[[Picture], bool], style: str) -> list[Image.Image]:
     """Return the real pictures of a style that are chosen, 64 px."""
     pictures = read_pictures(PICTURES)
-    return to_pil(pictures.load([row for row in select(pictures.rows, {"style": style}) if chosen(row)], 64))
+    return to_pil(pictures.load([row for row in select(pictures.rows, {"style": [style]}) if chosen(row)], 64))
 
 
 def adapter(runs: Path, name: str) -> Path:
@@ -100,10 +100,13 @@ def textual_inversion(runs: Path) -> tuple[Sequence[str], Sequence[Row]]:
     start = [f"{form} {word}" for word in STARTS.values() for form in forms]
     seeds = list(range(len(prompts)))
     files = [runs / "textual_inversion" / "model" / f"{word}.safetensors" for word in STARTS]
-    shown = real(lambda row: row.table["name"] in OLD_WORDS, "fluent-3d")
-    flat = real(lambda row: row.table["name"] in OLD_WORDS, "fluent-flat")
+    blank = Image.new("RGB", (64, 64), "white")
+    pairs = [
+        [real(lambda row, old=old: row.table["name"] == old, f"fluent-{form}")[0] for form in ("3d", "flat")]
+        for old in OLD_WORDS
+    ]
     return prompts, [
-        ("trained on", [*shown, *flat]),
+        ("trained on", [picture for pair in pairs for picture in (*pair, blank)]),
         ("before: the words it starts from", drawn(start, seeds)),
         ("after", drawn(prompts, seeds, words=files)),
     ]
@@ -126,7 +129,7 @@ def words_lora(runs: Path) -> tuple[Sequence[str], Sequence[Row]]:
 def striped(folder: Path) -> None:
     """Write cats on green and yellow stripes, each with the mask of the cat."""
     pictures = read_pictures(PICTURES)
-    rows = [row for row in select(pictures.rows, {"style": "noto"}) if row.table["name"] in CATS]
+    rows = [row for row in select(pictures.rows, {"style": ["noto"]}) if row.table["name"] in CATS]
     stripes = np.zeros((128, 128, 3), np.uint8)
     across = (np.add.outer(np.arange(128), np.arange(128)) // 16 % 2).astype(bool)
     stripes[:], stripes[across] = (250, 220, 60), (20, 150, 70)
@@ -189,7 +192,7 @@ RECIPES: Mapping[str, Recipe] = {
     "dreambooth": Recipe(
         "lora",
         (
-            *SUBJECT, "steps=200", f"data.where={{style: noto, name: [{', '.join(CATS)}]}}",
+            *SUBJECT, "steps=80", f"data.where={{style: noto, name: [{', '.join(CATS)}]}}",
             "data.wording={replace: {a cartoon emoji of: a 3d render of, cat: my-cat cat}}",
             "objective.preserve={replace: {my-cat cat: cat}}",
         ),
@@ -226,7 +229,7 @@ RECIPES: Mapping[str, Recipe] = {
     "slider": Recipe(
         "concepts",
         (
-            "steps=100", "objective.draw_steps=8",
+            "steps=60", "objective.draw_steps=6",
             "objective.concepts=[{prompt: a 3d render of a grinning face, anchor: a 3d render of a grinning face, "
             "toward: a 3d render of a hot face, away: a 3d render of a cold face}]",
         ),
