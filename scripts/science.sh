@@ -7,6 +7,11 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 runs=runs/science
 
+classifier() {
+  python -m latent_diffusion.train configs/science/classifier.yaml
+  python -m latent_diffusion.train configs/science/classifier.yaml objective.times.high=0.001 steps=200 output=$runs/classifier-clean
+  python -m experiments.science.classifier --output $runs/classifier-figures
+}
 likelihood() { python -m experiments.science.likelihood --output $runs/likelihood; }
 repaint() { python -m experiments.science.repaint --output $runs/repaint; }
 score() { python -m experiments.science.score --output $runs/score; }
@@ -22,7 +27,7 @@ flow() {
   python -m experiments.science.flow $runs/reflow/model --output $runs/flow
 }
 
-pages=(likelihood repaint score consistency flow)
+pages=(classifier likelihood repaint score consistency flow)
 for page in "${@:-${pages[@]}}"; do
   [ "$(type -t "$page")" = function ] || { echo "science.sh: no page '$page'; there are ${pages[*]}" >&2; exit 2; }
   echo "== $page"

@@ -55,7 +55,7 @@ def _kept(
     parts = list[Features]()
     KEPT.mkdir(parents=True, exist_ok=True)
     for start in range(0, len(rows), AT_ONCE):
-        file = KEPT / f"{name}-{start}.safetensors".replace(" ", "-")
+        file = KEPT / f"{name}-{len(rows)}-{start}.safetensors".replace(" ", "-")
         if not file.exists():
             made = features_of(network, pictures, rows[start : start + AT_ONCE], how=how)
             write_tensors(file, {field.name: getattr(made, field.name).contiguous() for field in fields(Features)})
