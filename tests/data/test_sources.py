@@ -165,6 +165,16 @@ def test_every_layout_gives_the_same_batches(pictures, wanted, tmp_path, layout)
     assert same(made(unchecked, 8, 6), wanted[6:])  # one picture a process
 
 
+def test_draws_are_fresh_in_every_pass(make_folder):
+    captions = {"wording": {"shuffle": True, "prefix": "a, b, c, d, e,"}}
+    data = ImageFolder(DataConfig(path=str(make_folder(3)), size=16, flip=True, **captions), seed=3)
+    samples = [data.sample(number) for number in range(3 * 12)]
+    for row in range(3):
+        own = [sample for sample in samples if sample.row == row]
+        assert len(own) == 12 and {sample.flipped for sample in own} == {True, False}
+        assert len({sample.caption for sample in own}) > 6
+
+
 def test_a_remote_tar_is_read_through_fsspec(pictures, wanted, tmp_path):
     import fsspec
 
