@@ -229,7 +229,7 @@ RECIPES: Mapping[str, Recipe] = {
     "slider": Recipe(
         "concepts",
         (
-            "steps=60", "objective.draw_steps=6",
+            "steps=40", "objective.draw_steps=6",
             "objective.concepts=[{prompt: a 3d render of a grinning face, anchor: a 3d render of a grinning face, "
             "toward: a 3d render of a hot face, away: a 3d render of a cold face}]",
         ),
