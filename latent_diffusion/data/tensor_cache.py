@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import struct
 import time
 from collections.abc import Iterable
@@ -31,6 +32,7 @@ SHARD = 2**28
 """Bytes after which a shard is written."""
 AGE = 120.0
 """Seconds after which a shard is written, however small: what a killed run loses at most."""
+TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.\d+")  # what a shard is called until it is whole
 ABANDONED = 24 * 3600  # seconds without a change
 MOST_HEADER = 100_000_000  # bytes
 
@@ -161,6 +163,8 @@ class TensorCache:
     def _sweep(self) -> None:
         """Remove what killed runs were writing; a younger file may be another's, which writes it now."""
         for path in self.folder.glob(".*.*"):
+            if not TEMPORARY.fullmatch(path.name):  # no file of a cache
+                continue
             with contextlib.suppress(FileNotFoundError):
                 if path.stat().st_mtime < time.time() - ABANDONED:
                     path.unlink()

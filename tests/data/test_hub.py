@@ -7,6 +7,7 @@ import re
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from latent_diffusion.cli.main import main
 from latent_diffusion.config import RunConfig, read_config
 from latent_diffusion.data.batches.folder import DataConfig, ImageFolder
+from latent_diffusion.data.places.hub import on_hub
 from latent_diffusion.errors import ConfigError, DataError, ResourceError
 from latent_diffusion.training.state.pinned_data import with_pinned_data
 from latent_diffusion.training.state.training_state import newest_state
@@ -205,3 +207,16 @@ def test_every_source_has_a_commit(hub):
     run = RunConfig(output=Path("x"), objective={"name": "unet"}, data=data, steps=1, batch_size=1)
     paths = [one["path"] for one in with_pinned_data(run, None, first=True).data["sources"]]
     assert paths == [f"{NAME}@{OLD}", f"{NAME}@{NEW}", "here"]
+
+
+def test_two_revisions_of_one_data_set_keep_each_its_own_commit(hub):
+    data = {"download": True, "sources": [{"path": NAME}, {"path": f"{NAME}@v2"}], "size": 16}
+    run = RunConfig(output=Path("x"), objective={"name": "unet"}, data=data, steps=1, batch_size=1)
+    first = with_pinned_data(run, None, first=True)
+    state = SimpleNamespace(values={"config": first.model_dump(mode="json")})
+    assert with_pinned_data(run, state, first=True).data == first.data
+
+
+def test_the_url_of_a_file_of_the_hub_is_a_url_like_others():
+    assert not on_hub("https://huggingface.co/datasets/a/b/resolve/main/set-{000..127}.tar")
+    assert on_hub("https://huggingface.co/datasets/a/b")

@@ -19,6 +19,7 @@ __all__ = ["HubPath", "fetched", "on_hub", "pinned"]
 SPELLING = "hf://datasets/OWNER/NAME, with @REVISION and /FOLDER behind it if wanted"
 NAME = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)(?:@([^/@]+))?(?:/(.+))?")
 ELSEWHERE = ("hf://", "hub:", "https://huggingface.co/")
+FILE_URL = re.compile(r"https://huggingface\.co/.+/resolve/.+")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 SPLITS = ("train", "test", "validation", "valid", "val", "dev", "eval")
 TABLES = (".parquet", ".arrow", ".tar")
@@ -57,8 +58,8 @@ class HubPath:
 
 
 def on_hub(path: str) -> bool:
-    """Return whether a path names something on the hub, in whatever spelling."""
-    return path.startswith(ELSEWHERE) and not Path(path).exists()
+    """Return whether a path names something on the hub, in whatever spelling; the URL of a file is read as any URL."""
+    return path.startswith(ELSEWHERE) and not FILE_URL.match(path) and not Path(path).exists()
 
 
 def pinned(path: str, *, download: bool) -> str:

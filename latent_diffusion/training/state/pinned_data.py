@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from itertools import zip_longest
 from typing import Any
 
 from accelerate.utils import gather_object
@@ -19,8 +20,8 @@ logger = logging.getLogger(__name__)
 def with_pinned_data(run: RunConfig, state: TrainingState | None, *, first: bool) -> RunConfig:
     """Return the run with a commit in every path that names a data set of the hub.
 
-    The first process asks, all others are given its answer. The commit of a checkpoint stays, also where the hub has a
-    newer one by now.
+    The first process looks the commits up and shares them. Where the path has no revision, the commit of a checkpoint
+    stays, also where the hub has a newer one by now.
 
     Raises:
         ConfigError, DataError, ResourceError: as `pinned`.
@@ -28,11 +29,14 @@ def with_pinned_data(run: RunConfig, state: TrainingState | None, *, first: bool
     paths = [path for path in _paths(run.data) if on_hub(path)]
     if not paths:
         return run
-    known = {_bare(path): path for path in _paths(state.values["config"]["data"]) if on_hub(path)} if state else {}
+    before = [path for path in _paths(state.values["config"]["data"]) if on_hub(path)] if state else []
     found: dict[str, str] | LatentDiffusionError = {}
     if first:
+        download = bool(run.data.get("download"))
         try:
-            found = {path: _commit(path, known, download=bool(run.data.get("download"))) for path in paths}
+            found = {
+                path: _commit(path, old, download=download) for path, old in zip_longest(paths, before[: len(paths)])
+            }
         except LatentDiffusionError as fault:
             found = fault
     found = gather_object([found])[0]
@@ -43,9 +47,10 @@ def with_pinned_data(run: RunConfig, state: TrainingState | None, *, first: bool
     return run.model_copy(update={"data": _replaced(run.data, found)})
 
 
-def _commit(path: str, known: Mapping[str, str], *, download: bool) -> str:
-    if HubPath.parse(path).revision is None and _bare(path) in known:
-        return known[_bare(path)]
+def _commit(path: str, before: str | None, *, download: bool) -> str:
+    """Return the path with its commit; `before` is the path that the checkpoint has in the same place."""
+    if before is not None and HubPath.parse(path).revision is None and _bare(path) == _bare(before):
+        return before
     return pinned(path, download=download)
 
 

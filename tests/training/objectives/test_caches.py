@@ -189,9 +189,13 @@ def test_a_kill_in_mid_write_leaves_whole_shards_and_nothing_for_ever(tmp_path, 
     assert [key in again for key in keys] == [True, True, True, False, False] and again.get(keys[2])[0] == 2.0
     again.prune([])
     assert left.exists(), "another process may be writing it"
-    os.utime(left, (0, 0))
+    foreign = [tmp_path / ".gitlab-ci.yml", tmp_path / ".kept.d"]
+    foreign[0].touch()
+    foreign[1].mkdir()
+    for path in (left, *foreign):
+        os.utime(path, (0, 0))
     again.prune([])
-    assert not left.exists() and len(list(tmp_path.iterdir())) == 3
+    assert not left.exists() and all(path.exists() for path in foreign) and len(list(tmp_path.iterdir())) == 5
 
 
 def test_two_processes_prune_one_cache_at_once(tmp_path, monkeypatch, caplog):
