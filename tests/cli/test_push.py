@@ -105,3 +105,10 @@ def test_offline_is_respected(result, capsys, monkeypatch):
     monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
     assert main(["push", str(result), "me/style"]) == 6
     assert "HF_HUB_OFFLINE forbids the upload" in capsys.readouterr().err
+
+
+def test_no_connection_is_one_line(endpoint, result, capsys, monkeypatch):
+    real = hub.HfApi
+    monkeypatch.setattr(hub, "HfApi", lambda: real().__class__(endpoint="http://127.0.0.1:9", token="hf_secret"))
+    assert main(["push", str(result), "me/style"]) == 6
+    assert "the hub cannot be reached" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """`latent-diffusion push`: upload a model's folder to the Hugging Face Hub; nothing else here sends anything."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -50,9 +51,15 @@ def push(
         status = fault.response.status_code if fault.response is not None else 0
         advice = "; run `hf auth login`, or set HF_TOKEN to a token that may write" if status in (401, 403) else ""
         raise ResourceError(f"push: the hub refused {repository!r}: {_line(fault)}{advice}") from None
-    except OSError as fault:  # no connection
+    except (OSError, *_connection_faults()) as fault:
         raise ResourceError(f"push: the hub cannot be reached: {_line(fault)}; try again later") from None
     typer.echo(commit.commit_url)
+
+
+def _connection_faults() -> tuple[type[Exception], ...]:
+    """Return the errors of the library that huggingface_hub connects with: it has changed from release to release."""
+    found = (sys.modules.get(name) for name in ("httpx", "httpx2"))
+    return tuple(library.HTTPError for library in found if library is not None)
 
 
 def _line(fault: Exception) -> str:
