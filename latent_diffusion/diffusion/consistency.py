@@ -21,14 +21,12 @@ import torch
 from torch import Tensor
 
 from latent_diffusion.diffusion.denoiser import at_times
-from latent_diffusion.diffusion.level import CLEAN_TIME, Coefficient, NoiseSchedule
+from latent_diffusion.diffusion.level import CLEAN_TIME, NoiseSchedule
+from latent_diffusion.diffusion.path import ddim
 from latent_diffusion.diffusion.prediction import Prediction
 from latent_diffusion.errors import ConfigError
 
-__all__ = ["Consistency", "ddim", "guided", "pseudo_huber"]
-
-Noise = tuple[Coefficient, Coefficient]
-"""(alpha, sigma) of a level."""
+__all__ = ["Consistency", "between", "guided", "pseudo_huber"]
 
 
 @dataclass(frozen=True)
@@ -87,18 +85,13 @@ class Consistency:
 
     def back(self, x: Tensor, x0: Tensor, t: Tensor) -> Tensor:
         """Carry x (B, C, h, w) from times t (B,) of the grid to the times before by one step with the estimate x0."""
-        alpha, sigma, _ = at_times(self.schedule, t, x)
-        alpha_before, sigma_before, _ = at_times(self.schedule, (t - self.stride).clamp(min=int(CLEAN_TIME)), x)
-        return ddim(x, x0, (alpha, sigma), (alpha_before, sigma_before))
+        return between(self.schedule, x, x0, t, (t - self.stride).clamp(min=int(CLEAN_TIME)))
 
 
-def ddim(x: Tensor, x0: Tensor, level: Noise, after: Noise) -> Tensor:
-    """Carry x from `level` to `after` with the estimate x0; all (B, C, h, w).
-
-    Reference: Song et al. 2021, arXiv:2010.02502, eq. 12 with variance 0.
-    """
-    ratio = after[1] / level[1]
-    return ratio * x + (after[0] - ratio * level[0]) * x0
+def between(schedule: NoiseSchedule, x: Tensor, x0: Tensor, t: Tensor, after: Tensor) -> Tensor:
+    """Carry x (B, C, h, w) from times t (B,) to times `after` (B,) by one step of DDIM with the estimate x0."""
+    (alpha, sigma, _), (alpha_after, sigma_after, _) = (at_times(schedule, time, x) for time in (t, after))
+    return ddim(x, x0, (alpha, sigma), (alpha_after, sigma_after))
 
 
 def pseudo_huber(error: Tensor, c: float) -> Tensor:

@@ -21,24 +21,36 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from latent_diffusion.diffusion.forward import forward_step
-from latent_diffusion.diffusion.level import Level
+from latent_diffusion.diffusion.level import Coefficient, Level
 
 __all__ = [
-    "FEW_STEPS", "Coordinates", "Draw", "ancestor", "exponential", "last_is_plain", "noised", "towards", "weighted_sum",
+    "FEW_STEPS", "Coordinates", "Draw", "ancestor", "ddim", "exponential", "last_is_plain", "noised", "towards",
+    "weighted_sum",
 ]  # fmt: skip
 
 Draw = Callable[[Sequence[int]], Tensor]
 """(C, h, w) -> standard normal (B, C, h, w): `NoiseSource.draw`."""
 
+Noise = tuple[Coefficient, Coefficient]
+"""(alpha, sigma) of a level."""
+
 
 def towards(x: Tensor, x0: Tensor, level: Level, after: Level) -> Tensor:
     """Carry x (B, C, h, w) from `level` to `after` along the path on which the estimate x0 does not change.
 
-    This is Euler's step in either coordinates, DDIM's (arXiv:2010.02502, eq. 12 with variance 0), and the first-order
-    exponential integrator of DPM-Solver++ (arXiv:2211.01095, eq. 9). Exact where x0 is; x0 itself at the clean level.
+    This is Euler's step in either coordinates, DDIM's, and the first-order exponential integrator of DPM-Solver++
+    (arXiv:2211.01095, eq. 9). Exact where x0 is; x0 itself at the clean level.
     """
-    ratio = after.sigma / level.sigma
-    return ratio * x + (after.alpha - ratio * level.alpha) * x0
+    return ddim(x, x0, (level.alpha, level.sigma), (after.alpha, after.sigma))
+
+
+def ddim(x: Tensor, x0: Tensor, level: Noise, after: Noise) -> Tensor:
+    """Carry x from `level` to `after` with the estimate x0; all (B, C, h, w), or host floats for the levels.
+
+    Reference: Song et al. 2021, arXiv:2010.02502, eq. 12 with variance 0.
+    """
+    ratio = after[1] / level[1]
+    return ratio * x + (after[0] - ratio * level[0]) * x0
 
 
 def exponential(x: Tensor, x0: Tensor, level: Level, after: Level, eta: float, draw: Draw) -> Tensor:

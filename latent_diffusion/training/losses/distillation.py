@@ -21,6 +21,7 @@ from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.config import Section
 from latent_diffusion.data.batches.loader import Batch
 from latent_diffusion.diffusion.consistency import Consistency, guided, pseudo_huber
+from latent_diffusion.diffusion.denoiser import at_times
 from latent_diffusion.diffusion.forward import add_noise
 from latent_diffusion.models.unet import UNet
 from latent_diffusion.training.losses.denoising import Denoising, LossSettings
@@ -92,7 +93,7 @@ class Distillation(Denoising):
         x0, cond = latents(batch).to(like), self._wide(conditions(batch))
         t = self.times(batch.sample).to(x0.device)
         with torch.no_grad():
-            alpha, sigma = (c.to(x0).view(-1, 1, 1, 1) for c in self.loss.schedule.alpha_sigma(t))
+            alpha, sigma, _ = at_times(self.loss.schedule, t, x0)
             x = add_noise(x0, self.noise(batch, x0), alpha, sigma)
             before = self.function.back(x, self.teaching(batch, cond)(x, t), t)
             target = self.function(self._target(cond), before, t - self.function.stride)

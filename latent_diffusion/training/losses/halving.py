@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from latent_diffusion.data.batches.loader import Batch
-from latent_diffusion.diffusion.consistency import ddim
+from latent_diffusion.diffusion.consistency import between
 from latent_diffusion.diffusion.denoiser import at_times
 from latent_diffusion.diffusion.forward import add_noise
 from latent_diffusion.diffusion.level import NoiseSchedule
@@ -53,8 +53,7 @@ class Halving:
 
     def step(self, x: Tensor, x0: Tensor, t: Tensor, after: Tensor) -> Tensor:
         """Carry x (B, C, h, w) from times t (B,) to times `after` (B,) with the estimate x0."""
-        (alpha, sigma, _), (alpha_after, sigma_after, _) = (at_times(self.schedule, time, x) for time in (t, after))
-        return ddim(x, x0, (alpha, sigma), (alpha_after, sigma_after))
+        return between(self.schedule, x, x0, t, after)
 
     def weight(self, t: Tensor) -> Tensor:
         """Return max(SNR, 1) at times t (B,), float64."""
