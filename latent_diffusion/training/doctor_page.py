@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import shlex
 
 from PIL import Image
 
@@ -40,7 +41,7 @@ def report_page(told: Diagnosis, config: DataConfig, run: str) -> str:
     if must:
         parts += ['<p class="bad"><strong>To mend before the run can start</strong></p><ol>', *must, "</ol>"]
     if told.findings.broken:
-        fix = html.escape(FIX.format(run=run))
+        fix = html.escape(FIX.format(run=shlex.quote(run)))
         parts.append(f"<p>To train without the broken pictures, which stay where they are:</p><pre>{fix}</pre>")
     if may:
         parts += ["<p><strong>To look at; the run can start as it is</strong></p><ol>", *may, "</ol>"]

@@ -1,5 +1,6 @@
 """The examination of a run: a folder with every fault, named; a report page; a list that the run then reads."""
 
+import html
 import re
 
 import numpy as np
@@ -40,7 +41,7 @@ def run(tiny_folder, tmp_path):
     (folder / "g.png").write_bytes((folder / "b.png").read_bytes()[:500])
     (folder / "g.txt").write_text("broken")
     Image.new("L", (30, 60)).save(folder / "a.mask.png")
-    file = tmp_path / "run.yaml"
+    file = tmp_path / "my run.yaml"
     file.write_text(RUN.format(root=tmp_path, model=tiny_folder))
     return file
 
@@ -61,7 +62,8 @@ def test_every_fault_is_named_and_the_list_leaves_out_what_is_broken(run, tmp_pa
     assert page.count("<img ") >= 5 and "data:image/jpeg;base64," in page and "http" not in page
     before, _, after = page.partition("To look at; the run can start as it is")
     assert re.findall(r'<a href="#k\d">([^<]*)</a>', before) == ["1 broken", "1 without a caption"]
-    assert after.count("<li>") == 4 and f"latent-diffusion train {run} data.quarantine=bad.txt" in before
+    assert after.count("<li>") == 4
+    assert f"latent-diffusion train '{run}' data.quarantine=bad.txt" in html.unescape(before)
     assert "<figcaption>g.png<br>damaged: " in page, "a name is there once"
     assert not re.search(r"(src|href)=[\"'](?!data:|#)|url\(|@import|<script|<link", page)  # nothing is fetched
     assert re.search(r"f\.png<br>.*\n<figure>.*b\.png<br>.*the same file as the one before", page)

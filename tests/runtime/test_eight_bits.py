@@ -1,5 +1,7 @@
 """Layers with 8-bit weights and inputs: their numbers, what stays exact, and what is refused."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,6 +14,7 @@ from latent_diffusion.diffusion.approximation import Scope
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.families import tiny
 from latent_diffusion.models.unet import UNet
+from latent_diffusion.nn.resnet import Upsample
 from latent_diffusion.runtime.cpu import eight_bit_layers, packing
 from latent_diffusion.runtime.cpu.eight_bit_layers import in_eight_bits
 from latent_diffusion.runtime.cpu.native import eight_bits
@@ -86,6 +89,19 @@ def test_constant_inputs_and_zero_weights():
     assert eight_bits.multiply(eight_bits.rounded(draw(2, 16)), EightBits.of(torch.zeros(32, 16), None)).eq(0).all()
 
 
+def test_no_rows_give_no_rows():
+    assert eight_bits.multiply(eight_bits.rounded(draw(0, 16)), EightBits.of(draw(40, 16), None)).shape == (0, 40)
+
+
+@pytest.mark.parametrize("value", [1.0, -1.0])
+def test_the_longest_sum_is_exact_and_a_longer_one_is_refused(value):
+    x, weight = torch.full((1, eight_bits.MOST), value), torch.ones(1, eight_bits.MOST)
+    found = eight_bits.multiply(eight_bits.rounded(x), EightBits.of(weight, None))
+    torch.testing.assert_close(found, torch.full((1, 1), value * eight_bits.MOST), rtol=1e-6, atol=0.0)
+    with pytest.raises(ValueError, match=r"66312 products .* more than 66311"):
+        EightBits.of(torch.ones(1, eight_bits.MOST + 1), None)
+
+
 @pytest.fixture
 def network():
     torch.manual_seed(0)
@@ -130,6 +146,40 @@ def test_a_weight_is_rounded_once_and_again_when_it_was_changed(network):
     with torch.no_grad():
         network.down_blocks[0].attentions[0].proj_in.weight.neg_()
     assert torch.equal(panels(convolutions=True), -first)
+
+
+def test_a_bias_of_its_own_and_a_changed_one_are_used(network):
+    transformer = network.down_blocks[0].attentions[0]
+    transformer.proj_out.weight = transformer.proj_in.weight
+
+    def biases():
+        twin = in_eight_bits(network, convolutions=False).down_blocks[0].attentions[0]
+        return [vars(layer)["eight"].bias for layer in (twin.proj_in, twin.proj_out)]
+
+    layers = (transformer.proj_in, transformer.proj_out)
+    for _ in range(2):
+        for found, layer in zip(biases(), layers, strict=True):
+            assert torch.equal(found[: layer.bias.numel()], layer.bias)
+        transformer.proj_out.bias.add_(1)
+
+
+def test_a_network_that_was_made_in_inference_mode_is_rounded():
+    with torch.inference_mode():
+        twin: Any = in_eight_bits(UNet(tiny.UNET), convolutions=True)
+    assert isinstance(twin.down_blocks[0].attentions[0].proj_in, EIGHT)
+
+
+def test_layers_of_a_form_that_the_kernel_does_not_compute_stay_exact(network):
+    resnet, transformer = network.down_blocks[0].resnets[0], network.down_blocks[0].attentions[0]
+    upsample = next(module for module in network.modules() if isinstance(module, Upsample))
+    resnet.conv1.padding_mode = upsample.conv.padding_mode = "circular"
+    resnet.conv2.padding = (1, 0)
+    transformer.proj_in = nn.Linear(eight_bits.MOST + 1, 1)
+    twin = in_eight_bits(network, convolutions=True)
+    resnet, transformer = twin.down_blocks[0].resnets[0], twin.down_blocks[0].attentions[0]
+    assert not isinstance(resnet.conv1, EIGHT) and not isinstance(resnet.conv2, EIGHT)
+    assert not isinstance(transformer.proj_in, EIGHT) and isinstance(transformer.proj_out, EIGHT)
+    assert not all(isinstance(m, eight_bit_layers.EightBitUpsample) for m in twin.modules() if isinstance(m, Upsample))
 
 
 def test_what_cannot_be_is_refused_with_its_reason(network, monkeypatch):

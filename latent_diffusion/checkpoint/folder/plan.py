@@ -126,7 +126,9 @@ def assemble(
 
     unet = on_meta(UNet, plan.unet)
     large, small = _dtypes(dtype, unet)
-    unet = filled("unet", unet, large, partial(fill, at_once=large is not None))  # in its file's formats it waits
+    unet = filled(
+        "unet", unet, large, partial(fill, at_once=large is not None)
+    )  # kept in the file's formats, it is read later
     autoencoder = filled("vae", on_meta(AutoencoderKL, plan.autoencoder), small)
     towers = [tower.encoder(filled(tower.part, tower.model, small, fill_text_model), source) for tower in plan.towers]
     components = Components(

@@ -4,7 +4,7 @@ Rounded are the layers that every token or pixel goes through: the 3x3 and 1x1 c
 projections of the transformers and their feed-forward layers. Exact stay the first and the last convolution, the noise
 level's layers, the keys and values of the prompt (once a picture), and the norms.
 
-A weight is rounded once, and kept as long as the exact one is there.
+A weight is rounded once, with its bias, and kept as long as the exact one is there.
 """
 
 import threading
@@ -48,7 +48,7 @@ ERROR = 0.03  # relative, of products of random numbers; it is about 0.01
 
 Eight = EightBits | tuple[EightBits, ...]
 
-_made = WeakIdKeyDictionary()  # Eight with the version of what it was rounded from, by that
+_made = WeakIdKeyDictionary()  # by the weight: the bias, how and from which versions it was made, and Eight
 _lock = threading.Lock()
 
 
@@ -134,7 +134,7 @@ def in_eight_bits(network: N, *, convolutions: bool) -> N:
         elif isinstance(module, Downsample):
             inside = [module.conv]
         elif isinstance(module, Upsample):
-            if convolutions and type(module.conv) in DOUBLING:
+            if convolutions and type(module.conv) in DOUBLING and _doubles(module.conv):
                 vars(module)["eight"] = _kept(module.conv, _phases)
                 module.__class__ = EightBitUpsample
             continue
@@ -195,10 +195,9 @@ def _round(layer: nn.Module | None, convolutions: bool) -> None:
     if type(layer) in LINEAR:
         kind: type[nn.Module] = EightBitLinear
     elif type(layer) in CONVOLUTIONS and isinstance(layer, nn.Conv2d):
-        square = layer.kernel_size[0] == layer.kernel_size[1] and layer.stride[0] == layer.stride[1]
-        if not square or layer.groups != 1 or layer.dilation != (1, 1) or isinstance(layer.padding, str):
+        if not _regular(layer):
             return
-        if layer.kernel_size == layer.stride == (1, 1):
+        if layer.kernel_size == layer.stride == (1, 1) and layer.padding == (0, 0):
             kind = EightBitPointwise
         elif convolutions:
             kind = EightBitConv2d
@@ -206,9 +205,31 @@ def _round(layer: nn.Module | None, convolutions: bool) -> None:
             return
     else:
         return
-    assert layer is not None, "a layer of these kinds"
+    assert isinstance(layer, nn.Linear | nn.Conv2d), "a layer of these kinds"
+    if _summed(layer) > eight_bits.MOST:
+        return
     vars(layer)["eight"] = _kept(layer, EightBits.of)
     object.__setattr__(layer, "__class__", kind)
+
+
+def _regular(layer: nn.Conv2d) -> bool:
+    """Whether the kernel computes convolutions of this form: square, dense, and with zeros around."""
+    if layer.groups != 1 or layer.dilation != (1, 1) or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+        return False
+    return all(down == right for down, right in (layer.kernel_size, layer.stride, layer.padding))
+
+
+def _doubles(layer: nn.Conv2d) -> bool:
+    """Whether a convolution after doubling is of the form that `eight_bits.double` computes."""
+    usual = layer.kernel_size == (3, 3) and layer.stride == layer.padding == (1, 1)
+    return usual and _regular(layer) and _summed(layer) <= eight_bits.MOST
+
+
+def _summed(layer: nn.Linear | nn.Conv2d) -> int:
+    """Return how many products are summed for each output."""
+    if isinstance(layer, nn.Linear):
+        return layer.in_features
+    return layer.in_channels * layer.kernel_size[0] * layer.kernel_size[1]
 
 
 def _phases(weight: Tensor, bias: Tensor | None) -> tuple[EightBits, ...]:
@@ -216,13 +237,19 @@ def _phases(weight: Tensor, bias: Tensor | None) -> tuple[EightBits, ...]:
 
 
 def _kept(layer: nn.Module, make: Callable[[Tensor, Tensor | None], Eight]) -> Eight:
-    """Return what `make` makes of weight and bias of a layer, once for each weight."""
+    """Return what `make` makes of weight and bias of a layer, again only where one of the two was changed."""
     packed = vars(layer).get("packed")
     source = layer.get_parameter("weight") if packed is None else packed
-    version = source._version if isinstance(source, Tensor) else 0
+    bias = layer._parameters["bias"]
+    how = make, _version(source), _version(bias)
     with _lock:
         known = _made.get(source)
-        if known is None or known[0] != version:
+        if known is None or known[0] is not bias or known[1] != how:
             weight = source if isinstance(source, Tensor) else source.plain()
-            known = _made[source] = version, make(weight, layer._parameters["bias"])
-    return known[1]
+            known = _made[source] = bias, how, make(weight, bias)
+    return known[2]
+
+
+def _version(source: object) -> int:
+    """Return a number that grows as a tensor is written to; 0 where there is none."""
+    return source._version if isinstance(source, Tensor) and not source.is_inference() else 0

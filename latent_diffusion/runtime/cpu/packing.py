@@ -65,7 +65,7 @@ def pack(module: nn.Module) -> None:
         elif type(layer) is nn.Linear and _packable(layer) and linear_packs(layer.weight.dtype):
             become(layer, PackedLinear, _linear(layer.weight))
         elif type(layer) is nn.Conv2d and _packable(layer) and _plain(layer) and conv_packs(layer.weight.dtype):
-            if layer.kernel_size == layer.stride == (1, 1):
+            if layer.kernel_size == layer.stride == (1, 1) and layer.padding == (0, 0):
                 become(layer, PackedPointwise, _linear(layer.weight.flatten(1)))
             else:
                 become(layer, _kind(layer, layer in doubling), _reordered(layer))

@@ -18,16 +18,16 @@ from latent_diffusion.runtime.precision import layout
 __all__ = ["is_stored", "store_base"]
 
 AS_THEY_ARE = ("conv_in", "conv_out")
-"""Layers at the two ends of a U-Net, few weights of which every output is made."""
+"""The first and the last layer of a U-Net are not stored: they have few weights, and every output depends on them."""
 
 
 def store_base(
     models: Sequence[Components], parts: Sequence[str], memory: MemoryConfig, precision: str, device: torch.device
 ) -> None:
-    """Store the frozen layers as `memory` has it, in place; nothing changes where it names no format and no host.
+    """Replace the frozen layers by stored ones, in the format and the place that `memory` names, if it names any.
 
     Args:
-        models: the model, and the one that computes, which shares its tensors.
+        models: the model of the file, and the model that computes; the two share their tensors.
         parts: the networks by diffusers' names: "unet", and text encoders that compute in every update.
         memory: the format and the place.
         precision: of the run.
@@ -40,7 +40,7 @@ def store_base(
     place = torch.device("cpu") if memory.base_on_host else device
     sharing = _frozen(models, parts)
     while sharing:
-        weight, layers = sharing.popitem()  # the weight is gone before the next one is read
+        weight, layers = sharing.popitem()  # freed before the next one is read
         if weight.ndim == 4:
             weight.data = weight.data.contiguous(memory_format=layout(device, precision))
         store(layers, form, place)
@@ -49,7 +49,7 @@ def store_base(
 
 
 def _frozen(models: Sequence[Components], parts: Sequence[str]) -> dict[Tensor, list[nn.Linear | nn.Conv2d]]:
-    """Return the frozen layers by their weight: those of an adapted model are the base's, or share its weights."""
+    """Return the frozen layers by their weight; several layers, each of another model, can share one."""
     found: dict[Tensor, dict[nn.Linear | nn.Conv2d, None]] = {}
     for model in models:
         for network in (network for part, network in parts_of(model).items() if part in parts):

@@ -13,7 +13,8 @@ __all__ = ["weights_digest"]
 def weights_digest(*modules: nn.Module, stay: bool = True) -> str:
     """Return the digest of all tensors of `modules`, their names, shapes and bytes.
 
-    Without `stay`, pieces of a file leave memory as soon as they are read: they are not used as they are.
+    With `stay` false, weights that are mapped from a file leave memory as soon as they are read. This is for runs that
+    compute with copies of them.
     """
     digest = hashlib.blake2b(digest_size=16)
     for module in modules:

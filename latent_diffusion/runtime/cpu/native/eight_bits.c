@@ -3,7 +3,8 @@
  *     y = s t (q - z) w + bias + added       q = round(x / s) + z,  0 .. 255      w = round(W / t),  -127 .. 127
  *
  * s and z belong to a group of rows of x: one row (a token), or an image, whose pixels a 3x3 kernel sums over; t to an
- * output. Sums of products are exact in 32 bits, so they are the same at every level, for any threads and any batch.
+ * output. Sums of products are exact in 32 bits, so they are the same at every level, for any threads and any batch: q w,
+ * z w and (q - z) w are 255 x 127 at most, which 66311 inputs x taps can reach before a sum overflows.
  *
  * Each thread takes a block of rows and lays what a row is multiplied with, all pixels under its kernel, side by side;
  * then PANEL outputs at a time, DEPTH inputs at a time, whose weights stay in the first-level cache.
@@ -203,6 +204,7 @@ int KERNEL(multiply_bytes)(const uint8_t *numbers, const float *row_scales, cons
                            const float *scales, const int32_t *columns, const float *bias, const void *added, void *y,
                            const Product *z) {
     int64_t depth = z->side * z->side * z->depth, rows = z->batch * z->out_height * z->out_width;
+    if (!rows) return 0;
     int64_t most = SPACE / depth < MOST ? SPACE / depth : MOST;
     if (most < 2 * TILE_ROWS) most = 2 * TILE_ROWS;
     int64_t turns = (rows + z->threads * most - 1) / (z->threads * most);

@@ -21,6 +21,7 @@ __all__ = ["EightBits", "Rounded", "available", "convolve", "double", "multiply"
 
 FORMATS = (torch.float32, torch.bfloat16)
 CHUNK, PANEL, FOUR = 16, 32, 4  # inputs and outputs are rounded up to the first two; inputs are multiplied four at once
+MOST = (2**31 - 1) // (255 * 127)  # products of one output: sums of 32 bits hold any so many
 
 
 class _Rounding(ctypes.Structure):
@@ -52,9 +53,15 @@ class EightBits:
 
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor | None) -> "EightBits":
-        """Round a weight (outputs, inputs) or (outputs, inputs, side, side)."""
+        """Round a weight (outputs, inputs) or (outputs, inputs, side, side).
+
+        Raises:
+            ValueError: more than `MOST` products for each output.
+        """
         weight = weight.detach().flatten(2).transpose(1, 2) if weight.dim() > 2 else weight.detach()[:, None]
         outputs, taps, inputs = weight.shape
+        if taps * inputs > MOST:
+            raise ValueError(f"8 bits: {taps * inputs} products for each output, more than {MOST} may overflow 32 bits")
         more = (0, -inputs % CHUNK, 0, 0, 0, -outputs % PANEL)
         scales = weight.abs().amax((1, 2)).float().clamp(min=1e-30) / 127
         whole = F.pad((weight.float() / scales[:, None, None]).round_().to(torch.int8), more)

@@ -2,7 +2,8 @@
  *
  * hatch_build.py compiles every kernel once per level, with the compiler's flags for it: AVX-512 holds a Vector in one
  * register, AVX2 in two, and plain C in four of 128 bits (SSE2, NEON). A Vector has sixteen lanes at every level, so
- * sums run in the same order: AVX2 and AVX-512 give the same bits. Plain C rounds between a product and its sum.
+ * sums run in the same order: AVX2 and AVX-512 give the same bits, but for bfloat16 under 2^-126, which AVX-512 with
+ * bfloat16 makes 0. Plain C rounds between a product and its sum.
  *
  * On NaN: vmax(a, b) gives b where one of the two is NaN, as the instruction does; everything else passes NaN on.
  */

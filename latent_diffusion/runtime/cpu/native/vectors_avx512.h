@@ -65,10 +65,11 @@ INLINE Vector vwide(__m256i bits) {
 INLINE __m256i vnarrow(Vector y) { /* to the nearest bfloat16, halves to even */
 #ifdef __AVX512BF16__
     return (__m256i)_mm512_cvtneps_pbh(y); /* numbers under 2^-126 become 0 */
-#endif
+#else
     __m512i bits = _mm512_castps_si512(y), odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
     __m512i near = _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
     return _mm512_cvtepi32_epi16(_mm512_mask_set1_epi32(near, _mm512_cmp_ps_mask(y, y, _CMP_UNORD_Q), 0x7fc0));
+#endif
 }
 INLINE Vector vload_bf16(const uint16_t *x) { return vwide(_mm256_loadu_si256((const __m256i *)x)); }
 INLINE void vstore_bf16(uint16_t *x, Vector y) { _mm256_storeu_si256((__m256i *)x, vnarrow(y)); }
