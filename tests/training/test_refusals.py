@@ -33,6 +33,9 @@ VAE = {"block_out_channels": [8, 16], "layers_per_block": 1, "latent_channels": 
 AUTOENCODER = {"name": "autoencoder", "perceptual": 0.0}
 CONCEPTS = {"name": "concepts", "init": "MODEL", "concepts": [{"prompt": "a red disc"}]}
 CONSISTENCY = {"name": "consistency", "init": "MODEL"}
+REFLOW = {"name": "reflow", "init": "MODEL", "pairs": {"steps": 1}}
+BRIDGE = {"name": "bridge", "init": "MODEL", "start": {"split": "val"}, "match": "turn"}
+CLASSIFIER = {"name": "classifier", "model": "MODEL", "fields": ["turn"], "channels": [8], "groups": 4}
 PARTS = {"vae": "MODEL/vae", "text_encoder": "MODEL"}
 SIZES = {
     "block_out_channels": [16, 16], "layers_per_block": 1, "cross_attention": [True, True],
@@ -58,6 +61,14 @@ def adapter(**settings) -> dict[str, Any]:
 
 def autoencoder(*, data=None, **settings) -> dict[str, Any]:
     return {"objective": AUTOENCODER | {"model": VAE} | settings, "data": ALONE | (data or {})}
+
+
+def reflow(*, data=None, **settings) -> dict[str, Any]:
+    return {"objective": REFLOW | settings, "data": {"captions": ["text"]} | (data or {})}
+
+
+def bridge(*, data=None, **settings) -> dict[str, Any]:
+    return {"objective": BRIDGE | settings, "data": {"where": {"split": "train"}} | (data or {})}
 
 
 def clip(*, data=None, **settings) -> dict[str, Any]:
@@ -141,6 +152,25 @@ COMBINATIONS: dict[str, dict[str, Any]] = {
         "memory": {"base": "int8"},
     },
     "`name: consistency`, a model that repaints": {"objective": CONSISTENCY | {"init": "REPAINTS"}},
+    "`name: reflow` without `init`": reflow(init=None, parts=PARTS, unet="tiny"),
+    "`name: reflow`, `train: {parts: [unet, text_encoder]}`": reflow(train={"parts": ["unet", "text_encoder"]}),
+    "`name: reflow`, `offset_noise: 0.1`": reflow(offset_noise=0.1),
+    "`name: reflow`, `data.captions: [text, text_alt]`": reflow(data={"captions": ["text", "text_alt"]}),
+    "`name: reflow`, `data.flip: true`": reflow(data={"flip": True}),
+    "`name: reflow`, `data.buckets`": reflow(data={"buckets": {"step": 16, "min_side": 16}}),
+    "`name: reflow`, `memory: {weights: bfloat16}`": {
+        **reflow(),
+        "memory": {"weights": "bfloat16"},
+        "precision": "bfloat16",
+    },
+    "`name: bridge`, `data.flip: true`": bridge(data={"flip": True}),
+    "`name: bridge`, `data.buckets`": bridge(data={"buckets": {"step": 16, "min_side": 16}}),
+    "`name: bridge`, `latent_cache_bytes: 0`": bridge(latent_cache_bytes=0),
+    "`name: classifier`, `gradient_checkpointing: true`": {
+        "objective": CLASSIFIER,
+        "data": ALONE,
+        "gradient_checkpointing": True,
+    },
     "`init`, `unet`": unet(unet="sd1"),
     "`unet: sd1`, a text encoder of width 32": unet(init=None, parts=PARTS, unet="sd1"),
     "`unet: {added_width: 100}`, a text encoder without pooled text": unet(

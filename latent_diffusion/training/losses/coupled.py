@@ -27,6 +27,7 @@ from latent_diffusion.diffusion.denoiser import Denoiser
 from latent_diffusion.diffusion.noise import NoiseSource
 from latent_diffusion.diffusion.spacing import levels
 from latent_diffusion.diffusion.straight import far_end
+from latent_diffusion.errors import DataError
 from latent_diffusion.guidance.cfg import CFG
 from latent_diffusion.models.unet import UNet
 from latent_diffusion.randomness import normal, uniform
@@ -39,7 +40,9 @@ __all__ = ["Coupled", "DrawnPairs", "Partners"]
 
 logger = logging.getLogger(__name__)
 
-CHUNK = 32  # pairs that are drawn together, always the same ones: their bits do not depend on who draws them
+CHUNK = (
+    32  # pairs that are drawn together, always the same ones: their bits do not depend on the process that draws them
+)
 WRITTEN = 16  # chunks in a file
 UNBOUNDED = 2**60  # bytes that the folder of pairs may take: none is ever dropped
 
@@ -81,7 +84,15 @@ class DrawnPairs:
     """
 
     def __init__(
-        self, parts: Components, data: ImageFolder, seed: int, folder: Path, per_picture: int, steps: int, scale: float
+        self,
+        parts: Components,
+        data: ImageFolder,
+        seed: int,
+        folder: Path,
+        per_picture: int,
+        steps: int,
+        scale: float,
+        caption_chunks: int,
     ) -> None:
         """Take the teacher and how it draws; nothing is drawn yet."""
         self._data, self._seed, self._per_picture = data, seed, per_picture
@@ -90,7 +101,7 @@ class DrawnPairs:
         self._shape = (parts.autoencoder.config.latent_channels, side, side)
         self._stored = TensorCache(folder, UNBOUNDED)
         self._teacher = weights_digest(parts.unet, parts.text_encoder)
-        self._law = repr((parts.schedule, parts.prediction.name))
+        self._law = repr((parts.schedule, parts.prediction.name, caption_chunks))
         self._drawn: Tensor | None = None  # (pairs, C, h, w)
 
     @property
@@ -117,10 +128,13 @@ class DrawnPairs:
             teacher: the U-Net, with the weights that the digest was made of.
             encode: captions -> their conditioning.
             sharing: how processes share the work.
+
+        Raises:
+            DataError: pairs that were drawn cannot be read.
         """
-        self._law = f"{self._law} {teacher.conv_in.weight.dtype}"
+        self._law = f"{self._law} {teacher.conv_in.weight.dtype} {encode(['']).context.dtype}"
         chunks = [range(start, min(start + CHUNK, len(self))) for start in range(0, len(self), CHUNK)]
-        missing = [chunk for chunk in chunks if any(self._key(k) not in self._stored for k in chunk)]
+        missing = [chunk for chunk in chunks if any(self._stored.get(self._key(k)) is None for k in chunk)]
         logger.info("%d of %d pairs are in %s", len(self) - sum(map(len, missing)), len(self), self._stored.folder)
         like = teacher.conv_in.weight
         denoiser = Denoiser(teacher, parts.schedule, parts.prediction, like.dtype)
@@ -140,8 +154,13 @@ class DrawnPairs:
         sharing.wait()
         self._stored.look_again()
         found = [self._stored.get(self._key(k)) for k in range(len(self))]
-        self._drawn = torch.stack([one for one in found if one is not None])
-        assert len(self._drawn) == len(self), "every pair was drawn"
+        there = [one for one in found if one is not None]
+        if len(there) < len(self):
+            raise DataError(
+                f"objective.pairs.folder: {len(self) - len(there)} of {len(self)} pairs in {self._stored.folder} are "
+                f"damaged or were removed since they were drawn; run again, which draws them anew"
+            )
+        self._drawn = torch.stack(there)
 
     def __call__(self, batch: Batch) -> Tensor:
         """Return the drawn ends (B, C, h, w) of a batch."""

@@ -8,14 +8,15 @@ The student's N times are every second one of the teacher's 2 N.
 Reference: Salimans & Ho 2022, arXiv:2202.00512, algorithm 2 and section 4 (the weight: "truncated SNR").
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.data.batches.loader import Batch
 from latent_diffusion.diffusion.consistency import between
 from latent_diffusion.diffusion.denoiser import at_times
@@ -23,6 +24,7 @@ from latent_diffusion.diffusion.forward import add_noise
 from latent_diffusion.diffusion.level import NoiseSchedule
 from latent_diffusion.diffusion.loss import LARGEST_SNR
 from latent_diffusion.diffusion.spacing import times
+from latent_diffusion.models.unet import UNet
 from latent_diffusion.training.losses.distillation import Distillation
 
 __all__ = ["Halving", "Progressive"]
@@ -64,9 +66,18 @@ class Halving:
 class Progressive(Distillation):
     """A student of half its teacher's steps."""
 
-    def __init__(self, parts: Any, trained: Any, teacher: Any, settings: Any, *rest: Any) -> None:
+    def __init__(
+        self,
+        parts: Components,
+        trained: Mapping[str, nn.Module],
+        teacher: UNet,
+        settings: Any,  # `DistillationSettings` with `steps`: those of the objective `progressive`
+        guidance_scale: float,
+        seed: int,
+        batch_size: int,
+    ) -> None:
         """Take what `Distillation` takes; `settings.steps` are the student's."""
-        super().__init__(parts, trained, teacher, settings, *rest)
+        super().__init__(parts, trained, teacher, settings, guidance_scale, seed, batch_size)
         self.halving = Halving(parts.schedule, settings.steps)
 
     def places(self, samples: Sequence[int]) -> Tensor:

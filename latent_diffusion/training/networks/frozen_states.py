@@ -10,9 +10,10 @@ in the last bit.
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from latent_diffusion.conditioning import Conditioning
@@ -26,6 +27,9 @@ from latent_diffusion.randomness import normal
 from latent_diffusion.training.networks.caption_rows import CaptionRows
 from latent_diffusion.training.networks.encoding_progress import with_progress
 from latent_diffusion.training.networks.weights_digest import weights_digest
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 __all__ = ["ALONE", "Latents", "LiveTextStates", "Sharing", "TextStates"]
 
@@ -49,6 +53,11 @@ class Sharing:
     processes: int
     wait: Callable[[], None]
     gather: Callable[[list[Any]], list[Any]]
+
+    @classmethod
+    def between(cls, accelerator: "Accelerator") -> "Sharing":
+        """Return the sharing between the processes of a run."""
+        return cls(accelerator.process_index, accelerator.num_processes, accelerator.wait_for_everyone, gather_object)
 
     def of(self, items: Sequence[T]) -> Sequence[T]:
         """Return this process's share."""

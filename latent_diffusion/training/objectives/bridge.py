@@ -9,11 +9,11 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate.utils import gather_object
 from pydantic import Field
 from torch import nn
 
 from latent_diffusion.data.batches.folder import DataConfig, ImageFolder
+from latent_diffusion.data.rows.metadata import values_of
 from latent_diffusion.errors import ConfigError, DataError
 from latent_diffusion.training.losses.coupled import Coupled, Partners
 from latent_diffusion.training.losses.denoising import Denoising
@@ -53,7 +53,7 @@ class BridgeObjective(UNetObjective):
 
         Raises:
             ConfigError: pictures that are mirrored, cropped at random or of several sizes.
-            DataError: no picture has a partner.
+            DataError: no picture has a partner, a picture has several values of `match`, or two starts share one.
         """
         for part in data.parts():
             if part.flip or part.fit == "random_crop":
@@ -62,11 +62,17 @@ class BridgeObjective(UNetObjective):
             raise ConfigError("data.buckets: a bridge is trained on squares of data.size; leave it out")
         super().__init__(settings, data, run)
         self.started = ImageFolder(data.held_out(settings.start), run.seed)
-        by_value = {}
-        for row in range(len(self.started)):
-            by_value.setdefault(self.started.rows[row].get(settings.match), row)
-        values = {row: self.data.rows[row].get(settings.match) for row in range(len(self.data))}
-        self.rows = {row: by_value[v] for row, v in values.items() if v is not None and v in by_value}
+        starts: dict[str, int] = {}
+        for row, value in _values(self.started, settings.match).items():
+            if value in starts:
+                first, second = (self.started.rows[one]["file_name"] for one in (starts[value], row))
+                raise DataError(
+                    f"objective.match: {first!r} and {second!r} of objective.start both have {settings.match} "
+                    f"{value!r}; a start is found by a value of its own: name another field, or filter objective.start"
+                )
+            starts[value] = row
+        values = _values(self.data, settings.match)
+        self.rows = {row: starts[value] for row, value in values.items() if value in starts}
         if not self.rows:
             raise DataError(
                 f"objective.match: no picture of data.where shares its {settings.match!r} with one of objective.start"
@@ -81,9 +87,7 @@ class BridgeObjective(UNetObjective):
     def prepare(self, accelerator: "Accelerator", dtype: torch.dtype) -> None:
         """Move the parts and encode both sets of pictures."""
         starts = Latents(self.components.autoencoder.to(accelerator.device, dtype), self.started, self.run.seed)
-        sharing = Sharing(
-            accelerator.process_index, accelerator.num_processes, accelerator.wait_for_everyone, gather_object
-        )
+        sharing = Sharing.between(accelerator)
         starts.fill(self.settings.latent_cache_bytes, sharing)
         if not starts.cached:
             raise ConfigError("objective.latent_cache_bytes: the latents of the starts are kept in memory; raise it")
@@ -93,3 +97,22 @@ class BridgeObjective(UNetObjective):
     def fingerprint(self) -> dict[str, str]:
         """Return the digests of both sets of pictures and of the model the run starts from."""
         return super().fingerprint() | {"objective.start": self.started.digest}
+
+
+def _values(data: ImageFolder, field: str) -> dict[int, str]:
+    """Return the value of `field` of each row that has one.
+
+    Raises:
+        DataError: a row with several.
+    """
+    found: dict[int, str] = {}
+    for row in range(len(data)):
+        values = sorted(values_of(data.rows[row], field))
+        if len(values) > 1:
+            raise DataError(
+                f"objective.match: {data.rows[row]['file_name']!r} has {len(values)} values of {field!r} "
+                f"({', '.join(values)}), where one is read; name a field with one value"
+            )
+        if values:
+            found[row] = values[0]
+    return found

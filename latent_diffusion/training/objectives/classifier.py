@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate.utils import gather_object
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -96,7 +95,10 @@ class Classes:
             values = [_value(data, row, field) for row in rows]
             strange = sorted({*values} - {*known})
             if strange:
-                raise DataError(f"held-out pictures have {field} {strange[0]!r}, which no training picture has")
+                raise DataError(
+                    f"objective.validation: held-out pictures have {field} {strange[0]!r}, which no training picture "
+                    f"has; those have {', '.join(known)}"
+                )
             found[field] = torch.tensor([known.index(value) for value in values])
         return found
 
@@ -164,6 +166,8 @@ class ClassifierObjective(Objective):
         check_sizes(self.data, self.parts.autoencoder.factor)
         warn_of_unused_masks(self.data)
         self.classes = Classes(settings.fields, self.data)
+        if self.held_out is not None:
+            self.classes.of(self.held_out, range(len(self.held_out)))
         config = LatentClassifierConfig(
             fields=self.classes.known,
             in_channels=self.parts.autoencoder.config.latent_channels,
@@ -184,9 +188,7 @@ class ClassifierObjective(Objective):
         """Move the parts, then encode the pictures."""
         place(self.parts.autoencoder, accelerator.device, dtype)
         self.network.to(accelerator.device, dtype)
-        sharing = Sharing(
-            accelerator.process_index, accelerator.num_processes, accelerator.wait_for_everyone, gather_object
-        )
+        sharing = Sharing.between(accelerator)
         latents = Latents(self.parts.autoencoder, self.data, self.run.seed, open_cache(self.data.config.cache))
         logger.info("encoding %d pictures", len(self.data))
         latents.fill(MOST_LATENTS, sharing)

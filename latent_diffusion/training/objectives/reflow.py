@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate.utils import gather_object
 from pydantic import Field, model_validator
 from torch import nn
 
@@ -66,6 +65,7 @@ class ReflowObjective(UNetObjective):
     """A model that is trained on what it draws."""
 
     settings_type = ReflowSettings
+    memory = frozenset({"drop_encoders", "update_in_backward"})  # the pairs are drawn with exact weights
     shards = False
     settings: ReflowSettings
     player: Coupled
@@ -98,8 +98,8 @@ class ReflowObjective(UNetObjective):
         """Return the pairs, which are drawn once the captions are encoded."""
         chosen = self.settings.pairs
         folder = Path(chosen.folder) if chosen.folder is not None else Path(self.run.output) / "pairs"
-        size = (chosen.per_picture, chosen.steps, chosen.guidance_scale)
-        self.pairs = DrawnPairs(self.components, self.data, self.run.seed, folder, *size)
+        how = (chosen.per_picture, chosen.steps, chosen.guidance_scale, self.settings.caption_chunks)
+        self.pairs = DrawnPairs(self.components, self.data, self.run.seed, folder, *how)
         return self.pairs
 
     def prepare(self, accelerator: "Accelerator", dtype: torch.dtype) -> None:
@@ -107,9 +107,7 @@ class ReflowObjective(UNetObjective):
         super().prepare(accelerator, dtype)
         assert self.player.held is not None, "made just now"
         texts = self.player.held[1].texts
-        sharing = Sharing(
-            accelerator.process_index, accelerator.num_processes, accelerator.wait_for_everyone, gather_object
-        )
+        sharing = Sharing.between(accelerator)
         self.pairs.draw(self.components, self.components.unet, texts, sharing)
         self.player.coupling = self.pairs
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
-from accelerate.utils import gather_object
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -180,8 +179,7 @@ class UNetObjective(Objective):
         place(parts.autoencoder, accelerator.device, dtype)
         parts.text_encoder.to(accelerator.device)
         stored = open_cache(self.data.config.cache)
-        processes = accelerator.num_processes
-        sharing = Sharing(accelerator.process_index, processes, accelerator.wait_for_everyone, gather_object)
+        sharing = Sharing.between(accelerator)
         latents = self.latents(stored, sharing)
         if self.player.trains_text:
             parts.text_encoder.to(dtype)

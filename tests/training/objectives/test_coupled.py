@@ -32,10 +32,12 @@ def first_batch(trainer) -> Any:
 def make_reflow(tiny_folder, make_run, tmp_path):
     """Return a function that makes a reflow run on the captions of the discs."""
 
-    def make(data=None, pairs=None, **values):
+    def make(data=None, pairs=None, settings=None, **values):
         chosen = {"folder": str(tmp_path / "pairs"), "steps": 3, "guidance_scale": 2.0, **(pairs or {})}
         return make_run(
-            {"name": "reflow", "init": str(tiny_folder), "pairs": chosen}, {**TEXT, **(data or {})}, **values
+            {"name": "reflow", "init": str(tiny_folder), "pairs": chosen, **(settings or {})},
+            {**TEXT, **(data or {})},
+            **values,
         )
 
     return make
@@ -74,6 +76,22 @@ def test_pairs_are_drawn_once_and_read_again(make_reflow, monkeypatch):
     kept = first.objective.pairs._drawn
     monkeypatch.setattr(coupled.DPMpp2M, "__call__", None)
     assert torch.equal(prepared(make_reflow()).objective.pairs._drawn, kept)
+
+
+def test_a_damaged_pair_is_drawn_again(make_reflow, tmp_path):
+    kept = prepared(make_reflow()).objective.pairs._drawn
+    (shard,) = (tmp_path / "pairs").glob("*.safetensors")
+    held = bytearray(shard.read_bytes())
+    held[-1] ^= 1
+    shard.write_bytes(held)
+    assert torch.equal(prepared(make_reflow()).objective.pairs._drawn, kept)
+    assert shard.read_bytes()[-1] == held[-1] ^ 1
+
+
+def test_a_pairs_key_has_how_its_caption_is_read(make_reflow):
+    one = prepared(make_reflow()).objective.pairs._key(0)
+    assert prepared(make_reflow(settings={"caption_chunks": 1})).objective.pairs._key(0) != one
+    assert prepared(make_reflow(precision="bfloat16")).objective.pairs._key(0) != one
 
 
 @pytest.mark.parametrize(
@@ -137,6 +155,14 @@ def test_a_bridge_without_partners_or_with_mirrored_pictures_is_refused(tiny_fol
     data = {**TEXT, "path": str(two_styles), "where": {"style": "filled"}}
     with pytest.raises(DataError, match=r"no picture of data\.where shares"):
         build_objective(make_run({**objective, "match": "text"}, data))
+    with pytest.raises(DataError, match=r"'outline-1.png' and 'outline-2.png' of objective.start both have style 'out"):
+        build_objective(make_run({**objective, "match": "style"}, data))
+    rows = [json.loads(line) for line in (two_styles / "metadata.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["tags"] = [row["name"]] if row["style"] == "outline" else [row["name"], "drawn"]
+    (two_styles / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DataError, match=r"'filled-0.png' has 2 values of 'tags' \(drawn, thing 0\), where one is read"):
+        build_objective(make_run({**objective, "match": "tags"}, data))
     with pytest.raises(ConfigError, match="leave flip and random_crop out"):
         build_objective(make_run(objective, {**data, "flip": True}))
 

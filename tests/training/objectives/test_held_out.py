@@ -7,7 +7,10 @@ import real
 from PIL import Image, ImageChops
 from processes import losses_of, train, train_together
 
+from latent_diffusion.errors import DataError
 from latent_diffusion.registry import find, names
+from latent_diffusion.training.objectives.reflow import CoupledSettings
+from latent_diffusion.training.run import build_objective
 
 
 def printed(output) -> str:
@@ -27,7 +30,10 @@ def files_of(folder) -> set[str]:
 
 
 PACKAGE = "latent_diffusion.training.objectives"
-MEASURED = [name for name in names(PACKAGE) if "validation" in find(PACKAGE, name).settings_type.model_fields]
+KINDS = {name: find(PACKAGE, name).settings_type for name in names(PACKAGE)}
+MEASURED = [
+    name for name, kind in KINDS.items() if "validation" in kind.model_fields and not issubclass(kind, CoupledSettings)
+]
 
 
 @pytest.mark.parametrize("name", MEASURED)
@@ -61,3 +67,11 @@ def test_every_objective_measures_held_out_pictures_alike_on_one_and_two_process
                 difference = ImageChops.difference(alone, shared).getextrema()
                 assert alone.getextrema() != ((255, 255),) * 3 and max(high for _, high in difference) <= 2
         assert "copy test: 0 of 3 sample pictures" in printed(one) and figures(one, "copies") == {4: 0.0}
+
+
+def test_held_out_pictures_of_a_class_that_no_training_picture_has_are_refused_at_the_start(make_run, tiny_objective):
+    objective = {**tiny_objective("classifier"), "fields": ["text"], "validation": {"split": "val"}}
+    with pytest.raises(
+        DataError, match=r"held-out pictures have text 'a black disc', .*; those have a blue disc, a gr"
+    ):
+        build_objective(make_run(objective, {"captions": []}))
