@@ -1,4 +1,4 @@
-"""A classifier of noisy latents: residual blocks that know the noise level, an average over the picture, one layer.
+"""A classifier of noisy latents: residual blocks with the noise level as input, an average over the picture, one layer.
 
 It names several fields of a picture at once ("style", "group"), each with classes of its own.
 Reference: Dhariwal & Nichol 2021, arXiv:2105.05233, section 4.1 (the downsampling half of a U-Net, with the level).
@@ -71,7 +71,7 @@ class LatentClassifier(nn.Module):
                 self.blocks.append(ResnetBlock(before, channels, groups=config.groups, eps=EPS, time_width=width))
                 before = channels
         self.norm_out = nn.GroupNorm(config.groups, last, EPS)
-        self.heads = nn.ModuleDict({field: nn.Linear(last, len(names)) for field, names in config.fields.items()})
+        self.heads = nn.ModuleList(nn.Linear(last, len(names)) for names in config.fields.values())  # a field each
 
     def forward(self, x: Tensor, t: Tensor) -> dict[str, Tensor]:
         """Return log-probabilities (B, classes) of each field for x (B, C, h, w) and network times t (B,)."""
@@ -80,4 +80,5 @@ class LatentClassifier(nn.Module):
         for block in self.blocks:
             x = block(x, time) if isinstance(block, ResnetBlock) else block(x)
         seen = F.silu(self.norm_out(x)).mean(dim=(2, 3))
-        return {field: head(seen).log_softmax(dim=1) for field, head in self.heads.items()}
+        heads = zip(self.config.fields, self.heads, strict=True)
+        return {field: head(seen).log_softmax(dim=1) for field, head in heads}

@@ -43,6 +43,18 @@ def test_what_is_read_back_is_what_was_saved(folder):
     assert torch.allclose(found["group"].exp().sum(1), torch.ones(2))
 
 
+def test_fields_may_have_any_name(tiny_pipeline, tmp_path):
+    """Those of attributes of a network too, and dots; outputs stay with their field."""
+    names = ("type", "keys", "training", "float", "a.b", "")
+    fields = {name: tuple(f"{name} {k}" for k in range(place)) for place, name in enumerate(names, 2)}
+    network = LatentClassifier(LatentClassifierConfig(fields, 4, (8,), groups=4))
+    save_classifier(network, tiny_pipeline.components, tmp_path)
+    x, t = torch.randn(2, 4, 5, 7), torch.tensor([0.0, 900.0])
+    wanted, found = network(x, t), load_classifier(tmp_path).network(x, t)
+    assert list(found) == list(names) and all(torch.equal(wanted[name], found[name]) for name in names)
+    assert [one.shape[1] for one in found.values()] == [2, 3, 4, 5, 6, 7]
+
+
 def test_a_picture_is_recorded_and_made_again_bit_for_bit(tiny_pipeline, folder):
     guidance = f"classifier:model={folder},label=sky,scale=40,stop=0.8"
     out = tiny_pipeline("a red disc", guidance=["pag", guidance], **SMALL)
