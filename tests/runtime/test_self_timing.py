@@ -62,6 +62,15 @@ def test_a_busy_moment_does_not_decide():
     assert wins(Trial("test", torch.float32), lambda dtype: (new, lambda: X * 1.0), at_most=50)
 
 
+@pytest.mark.timeout(20)
+def test_a_way_may_be_made_of_a_part_that_is_tried_itself():
+    def ways(dtype):
+        assert wins(Trial("part", dtype), lambda dtype: (lambda: X, slow))
+        return lambda: X, slow
+
+    assert wins(Trial("whole", torch.float32), ways)
+
+
 def in_the_next_run(monkeypatch, new, plain=slow):
     monkeypatch.setattr(self_timing, "_answers", {})
     kept_trials._machine.cache_clear()

@@ -23,7 +23,7 @@ TRIES = 6  # until the new way wins: it loses only when it loses them all, so a 
 SLOWER = 1.25  # times as long as the plain way is clearly slower
 
 _answers: dict["Trial", bool] = {}
-_lock = threading.Lock()
+_lock = threading.RLock()  # a way may be made of parts that are tried themselves
 
 Ways = tuple[Callable[[], Tensor], Callable[[], Tensor]]
 """The new way and the plain one, each a call on inputs of its own."""
