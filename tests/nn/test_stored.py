@@ -30,7 +30,7 @@ def drawn(layer: str):
 def test_products_are_those_of_the_weight_that_is_kept(form, layer):
     stored, x = drawn(layer)
     exact = stored.weight.clone()
-    store(stored, form, torch.device("cpu"), {})
+    store([stored], form, torch.device("cpu"))
     assert isinstance(stored, StoredLayer) and "weight" not in dict(stored.named_parameters())
     weight = stored.weight
     largest = exact.abs() if "float" in form else exact.abs().max()
@@ -51,13 +51,13 @@ def test_four_bits_are_the_nearest_values_of_their_table():
     """Against bitsandbytes 0.50.2, which rounds to the same 16 values: its code for these weights."""
     stored: Any = nn.Linear(64, 1, bias=False).requires_grad_(False)
     stored.weight.data = torch.linspace(-2, 2, 64)[None]
-    store(stored, "nf4", torch.device("cpu"), {})
+    store([stored], "nf4", torch.device("cpu"))
     assert bytes(stored.stored["bits"].tolist()).hex() == CODE
 
 
 def test_products_in_float64_and_under_autocast_have_their_format():
     stored, x = drawn("linear")
-    store(stored, "int8", torch.device("cpu"), {})
+    store([stored], "int8", torch.device("cpu"))
     assert stored.double()(x.double()).dtype == torch.float64
     with torch.autocast("cpu", torch.bfloat16):
         assert stored.float()(x).dtype == torch.bfloat16

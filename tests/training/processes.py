@@ -21,10 +21,10 @@ import toy
 from latent_diffusion.checkpoint.files.safetensors_file import read_tensors
 from latent_diffusion.registry import names
 from latent_diffusion.training import run as runs
-from latent_diffusion.training import trainer
 from latent_diffusion.training.adapters import adapter_files
 from latent_diffusion.training.monitoring import log
 from latent_diffusion.training.state import signals
+from latent_diffusion.training.updates import updates
 
 _context = multiprocessing.get_context("forkserver")
 # torch imports its compiler with the first optimizer: several seconds that each fork would pay again, as for the others
@@ -228,7 +228,7 @@ FAULTS: dict[str, Callable[[int], None]] = {
     "disk full": _at("write_tensors", _disk_full),
     "out of memory in forward": lambda after: _instead(toy.Maker, "forward", after, _no_memory),
     "out of memory in backward": lambda after: _instead(torch.Tensor, "backward", after, _no_memory),
-    "out of memory in update": lambda after: _instead(trainer.Trainer, "_move", after, _no_memory),
+    "out of memory in update": lambda after: _instead(updates.Updates, "finish", after, _no_memory),
     "out of memory in save": _at("write_tensors", _no_memory),
     "one process fails": lambda after: _instead(toy.Maker, "forward", after, _fail),
     "killed in an evaluation": lambda after: _instead(toy.ToyObjective, "evaluate", after),
