@@ -17,6 +17,7 @@ __all__ = [
     "LatentDiffusionWarning",
     "ResourceError",
     "describe",
+    "first_line",
     "warn",
 ]
 
@@ -69,6 +70,11 @@ def warn(message: str) -> None:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _INSIDE:
         frame, depth = frame.f_back, depth + 1
     warnings.warn(message, LatentDiffusionWarning, stacklevel=depth)
+
+
+def first_line(fault: Exception) -> str:
+    """Return the first line of another library's message, or the name of its class where it has none."""
+    return next(iter(str(fault).strip().splitlines()), type(fault).__name__)
 
 
 def describe(error: Exception, *, out_of_memory: str) -> tuple[int, str]:

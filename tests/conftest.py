@@ -1,5 +1,6 @@
 """A tiny model with random weights, built once a session: every part is real, only small."""
 
+import ast
 import atexit
 import logging
 import os
@@ -276,3 +277,19 @@ def tiny_objective(tiny_folder):
         return {"name": name, **sections.get(name, default)}
 
     return section
+
+
+@pytest.fixture(scope="session")
+def source_of():
+    """Return a function of a file and a name that returns the source text of the function, class or method."""
+
+    def source_of(file: str, name: str) -> str:
+        text = (Path(__file__).parent.parent / file).read_text()
+        node: ast.AST = ast.parse(text)
+        for part in name.split("."):  # dotted for methods
+            found = [n for n in ast.iter_child_nodes(node) if getattr(n, "name", None) == part]
+            assert found, f"{file} has no {name}"
+            node = found[0]
+        return ast.get_source_segment(text, node) or ""
+
+    return source_of

@@ -1,6 +1,5 @@
 """docs/mathematics.md names code and tests: each of them exists, and each quoted line is in the function named."""
 
-import ast
 import re
 from pathlib import Path
 
@@ -13,24 +12,13 @@ QUOTED = re.findall(r"^- Code: `([\w/]+\.py)::([\w.]+)`, `(.+)`$", PAGE, re.MULT
 FILES = sorted(set(re.findall(r"`((?:latent_diffusion|tests|docs|scripts)/[\w/]+\.\w+)", PAGE)))
 
 
-def source_of(file: str, name: str) -> str:
-    """Source text of a function, class or method; the name is dotted for methods."""
-    text = (ROOT / file).read_text()
-    node: ast.AST = ast.parse(text)
-    for part in name.split("."):
-        found = [n for n in ast.iter_child_nodes(node) if getattr(n, "name", None) == part]
-        assert found, f"{file} has no {name}"
-        node = found[0]
-    return ast.get_source_segment(text, node) or ""
-
-
 @pytest.mark.parametrize("file,name", NAMED)
-def test_what_the_page_names_exists(file, name):
+def test_what_the_page_names_exists(source_of, file, name):
     assert source_of(file, name)
 
 
 @pytest.mark.parametrize("file,name,line", QUOTED)
-def test_quoted_lines_are_there(file, name, line):
+def test_quoted_lines_are_there(source_of, file, name, line):
     assert line in " ".join(source_of(file, name).split())
 
 

@@ -1,6 +1,5 @@
 """docs/science/: every page names code, tests and pictures that exist, is in the index, and has a command."""
 
-import ast
 import re
 from pathlib import Path
 
@@ -12,19 +11,8 @@ PAGES = sorted(page.stem for page in FOLDER.glob("*.md") if page.stem != "README
 MOST_BYTES = 60_000
 
 
-def source_of(file: str, name: str) -> str:
-    """Source text of a function, class or method; the name is dotted for methods."""
-    text = (ROOT / file).read_text()
-    node: ast.AST = ast.parse(text)
-    for part in name.split("."):
-        found = [n for n in ast.iter_child_nodes(node) if getattr(n, "name", None) == part]
-        assert found, f"{file} has no {name}"
-        node = found[0]
-    return ast.get_source_segment(text, node) or ""
-
-
 @pytest.mark.parametrize("page", PAGES)
-def test_what_a_page_names_exists(page):
+def test_what_a_page_names_exists(source_of, page):
     text = (FOLDER / f"{page}.md").read_text()
     quoted = re.findall(r"^- Code: `([\w/]+\.py)::([\w.]+)`, `(.+)`$", text, re.MULTILINE)
     assert quoted and len(quoted) == text.count("- Code: ") and "- Proof: `" in text

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from latent_diffusion.errors import CheckpointError, ConfigError, ResourceError
+from latent_diffusion.errors import CheckpointError, ConfigError, ResourceError, first_line
 
 __all__ = ["push"]
 
@@ -44,15 +44,15 @@ def push(
             repo_id=repository, folder_path=folder, commit_message=message, ignore_patterns=[".tmp-*"]
         )
     except HFValidationError as fault:
-        raise ConfigError(f"{repository!r} is not the name of a repository (owner/name): {_line(fault)}") from None
+        raise ConfigError(f"{repository!r} is not the name of a repository (owner/name): {first_line(fault)}") from None
     except OfflineModeIsEnabled:
         raise ResourceError("push: HF_HUB_OFFLINE forbids the upload; unset it for this command") from None
     except HfHubHTTPError as fault:
         status = fault.response.status_code if fault.response is not None else 0
         advice = "; run `hf auth login`, or set HF_TOKEN to a token that may write" if status in (401, 403) else ""
-        raise ResourceError(f"push: the hub refused {repository!r}: {_line(fault)}{advice}") from None
+        raise ResourceError(f"push: the hub refused {repository!r}: {first_line(fault)}{advice}") from None
     except (OSError, *_connection_faults()) as fault:
-        raise ResourceError(f"push: the hub cannot be reached: {_line(fault)}; try again later") from None
+        raise ResourceError(f"push: the hub cannot be reached: {first_line(fault)}; try again later") from None
     typer.echo(commit.commit_url)
 
 
@@ -60,7 +60,3 @@ def _connection_faults() -> tuple[type[Exception], ...]:
     """Return the errors of the library that huggingface_hub connects with: it has changed from release to release."""
     found = (sys.modules.get(name) for name in ("httpx", "httpx2"))
     return tuple(library.HTTPError for library in found if library is not None)
-
-
-def _line(fault: Exception) -> str:
-    return str(fault).strip().splitlines()[0] if str(fault).strip() else type(fault).__name__

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote, unquote
 
-from latent_diffusion.errors import ConfigError, DataError, LatentDiffusionError, ResourceError
+from latent_diffusion.errors import ConfigError, DataError, LatentDiffusionError, ResourceError, first_line
 
 __all__ = ["HubPath", "fetched", "on_hub", "pinned"]
 
@@ -200,7 +200,7 @@ def _refused(one: HubPath, fault: Exception) -> LatentDiffusionError:
         return DataError(
             f"{name}: the hub has no such data set, or not for you; check the name, or run `hf auth login`"
         )
-    line = next(iter(str(fault).strip().splitlines()), type(fault).__name__)
+    line = first_line(fault)
     if isinstance(fault, HfHubHTTPError):
         return ResourceError(f"{name}: the hub refused: {line}")
     if isinstance(fault, OSError) and fault.errno is not None and fault.filename:

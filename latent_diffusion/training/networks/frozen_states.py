@@ -259,13 +259,15 @@ class TextStates:
             logger.info("text states are computed in every step: keeping them takes %.1f GB", needed / 1e9)
             return
         if self.stored is None:
-            mine = with_progress(sharing.of(distinct), len(sharing.of(distinct)), lambda _: 1, "captions")
-            made = [(caption, self._encode([caption]).to("cpu")) for caption in mine]
+            mine = sharing.of(distinct)
+            counted = with_progress(mine, len(mine), lambda _: 1, "captions")
+            made = [(caption, self._encode([caption]).to("cpu")) for caption in counted]
             self._kept = dict(sharing.gather(made))
             return
         keys = dict(zip(distinct, self._keys(distinct), strict=True))
         missing = [caption for caption in distinct if keys[caption] not in self.stored]
-        for caption in with_progress(sharing.of(missing), len(sharing.of(missing)), lambda _: 1, "captions"):
+        mine = sharing.of(missing)
+        for caption in with_progress(mine, len(mine), lambda _: 1, "captions"):
             self.stored.put(keys[caption], _flat(self._encode([caption])))
         self.stored.flush()
         sharing.wait()
