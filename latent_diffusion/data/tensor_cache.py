@@ -61,7 +61,7 @@ class TensorCache:
         self.folder, self.most = folder, most
         self._shards: dict[str, Path] = {}  # key -> shard
         self._read: set[Path] = set()
-        self._open: dict[Path, safe_open] = {}
+        self._open: dict[Path, tuple[safe_open, dict[str, str]]] = {}  # with its checksums, read once
         self._new: dict[str, Tensor] = {}
         self._held, self._flushed = 0, time.monotonic()
         self.damaged = 0
@@ -91,11 +91,12 @@ class TensorCache:
             return None
         try:
             if path not in self._open:
-                self._open[path] = safe_open(path, "pt")
+                opened = safe_open(path, "pt")
+                self._open[path] = opened, opened.metadata() or {}
                 with contextlib.suppress(OSError):
                     os.utime(path)  # used now
-            file = self._open[path]
-            tensor, wanted = file.get_tensor(key), (file.metadata() or {}).get(key)
+            file, sums = self._open[path]
+            tensor, wanted = file.get_tensor(key), sums.get(key)
         except (SafetensorError, OSError) as error:
             logger.warning("%s: cannot be read (%s): what it held is made again", path, error)
             self._shards = {name: shard for name, shard in self._shards.items() if shard != path}

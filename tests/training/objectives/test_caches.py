@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from latent_diffusion.data import tensor_cache
 from latent_diffusion.data.checks import checking
@@ -135,6 +136,30 @@ def test_what_is_new_is_written_after_two_minutes_however_small(tmp_path, monkey
         cache.put(key, torch.ones(2))
     others = TensorCache(tmp_path, 10**9)  # what a run after a kill finds
     assert [key in others for key in "abc"] == [True, True, False]
+
+
+def test_the_checksums_of_a_shard_are_read_once_however_many_tensors_it_has(tmp_path, monkeypatch):
+    # safetensors makes a dict of all of them at every call: reading n tensors took n * n steps
+    calls = []
+
+    class Counted:
+        def __init__(self, *place):
+            self.file = safe_open(*place)
+
+        def metadata(self):
+            calls.append(1)
+            return self.file.metadata()
+
+        def get_tensor(self, key):
+            return self.file.get_tensor(key)
+
+    monkeypatch.setattr(tensor_cache, "safe_open", Counted)
+    cache = TensorCache(tmp_path, 10**9)
+    for key in "abcde":
+        cache.put(key, torch.ones(2))
+    cache.flush()
+    assert all(torch.equal(cache.get(key), torch.ones(2)) for key in "abcde")
+    assert len(calls) == 1
 
 
 def test_encoding_logs_its_progress_and_the_time_left(monkeypatch, caplog):
