@@ -28,7 +28,7 @@ def test_files_exist():
 
 def test_every_section_has_code_and_proof():
     sections = re.split(r"^## (?=\d+\. )", PAGE, flags=re.MULTILINE)[1:]
-    assert len(sections) == 11
+    assert len(sections) == 12
     for section in sections:
         assert "- Code: `" in section and "- Proof: `" in section, section.splitlines()[0]
 
