@@ -299,9 +299,9 @@ def places(tiny_folder, pictures, tmp_path_factory) -> dict[str, str]:
     (root / "out").mkdir()
     objective = build_objective(parsed({**adapter(rank=2), "output": str(root / "out" / "a")}, found))
     objective.export(root / "out", averaged=False)
-    (root / "repaints").mkdir()
-    build_objective(parsed(unet(inpainting={}), found)).export(root / "repaints", averaged=False)
-    return found | {"ADAPTER": str(root / "out" / "a.safetensors"), "REPAINTS": str(root / "repaints")}
+    (root / "sd-inpaint").mkdir()
+    build_objective(parsed(unet(inpainting={}), found)).export(root / "sd-inpaint", averaged=False)
+    return found | {"ADAPTER": str(root / "out" / "a.safetensors"), "REPAINTS": str(root / "sd-inpaint")}
 
 
 def parsed(changes: dict[str, Any], places: dict[str, str]) -> RunConfig:
