@@ -1,5 +1,6 @@
 """Layers with 8-bit weights and inputs: their numbers, what stays exact, and what is refused."""
 
+import os
 from typing import Any
 
 import pytest
@@ -9,9 +10,10 @@ from torch import nn
 
 from latent_diffusion.approximations import int8
 from latent_diffusion.approximations.int8 import Int8
+from latent_diffusion.checkpoint.files import safetensors_file, weights
 from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.diffusion.approximation import Scope
-from latent_diffusion.errors import ConfigError
+from latent_diffusion.errors import CheckpointError, ConfigError
 from latent_diffusion.families import tiny
 from latent_diffusion.models.unet import UNet
 from latent_diffusion.nn.resnet import Upsample
@@ -109,9 +111,10 @@ def network():
 
 
 def answer(network):
-    cond = Conditioning(draw(2, 5, 32))
+    dtype = network.conv_in.bias.dtype
+    cond = Conditioning(draw(2, 5, 32).to(dtype))
     with torch.no_grad():
-        return network(draw(2, 4, 8, 8), torch.tensor([500, 500]), network.project(cond))
+        return network(draw(2, 4, 8, 8).to(dtype), torch.tensor([500, 500]), network.project(cond))
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -198,3 +201,61 @@ def test_what_cannot_be_is_refused_with_its_reason(network, monkeypatch):
     monkeypatch.setattr(eight_bits, "available", lambda: False)
     with pytest.raises(ConfigError, match=r"needs the compiled kernels"):
         Int8.from_values({}, lambda _: None).check(network)
+
+
+@pytest.fixture
+def stored(tmp_path, network, monkeypatch):
+    """What reads the same network from a file, in a number format, and the file; each weight can be read again."""
+    monkeypatch.setattr(safetensors_file, "LARGE", 1)
+    file = tmp_path / "unet.safetensors"
+    safetensors_file.write_tensors(file, network.state_dict())
+
+    def read(dtype):
+        with torch.device("meta"):
+            empty = UNet(tiny.UNET)
+        return weights.fill(empty, weights.Weights(file, safetensors_file.open_tensors(file)), dtype)
+
+    return read, file
+
+
+def rounded_and_held(network, twin):
+    """Whether memory holds the exact weight or what was made of it, for each layer that `twin` has rounded."""
+    pairs = zip(network.modules(), twin.modules(), strict=True)
+    exact = [each.conv if isinstance(each, Upsample) else each for each, near in pairs if "eight" in vars(near)]
+    return [vars(layer)["packed"].held or "panels" in vars(layer) for layer in exact]
+
+
+@pytest.mark.parametrize("dtype", eight_bits.FORMATS)
+def test_memory_holds_no_exact_weight_until_it_is_used_again(stored, dtype, chosen):
+    network = stored[0](dtype).requires_grad_(False)
+    packing.pack(network)
+    wanted = answer(network)
+    twin = in_eight_bits(network, convolutions=True)
+    assert len(held := rounded_and_held(network, twin)) > 20 and not any(held)
+    near = answer(twin)
+    assert 1e-4 < (near - wanted).norm() / wanted.norm() < 0.05 and not any(rounded_and_held(network, twin))
+    assert torch.equal(answer(network), wanted) and any(rounded_and_held(network, twin))
+    again = in_eight_bits(network, convolutions=True)
+    assert torch.equal(answer(again), near) and not any(rounded_and_held(network, again))
+    found = network.state_dict()
+    assert all(torch.equal(found[name], weight) for name, weight in stored[0](dtype).state_dict().items())
+
+
+def test_a_weight_that_is_not_as_in_its_file_stays_in_memory(stored, network, chosen):
+    changed = stored[0](torch.float32).requires_grad_(False)
+    for weight in changed.parameters():
+        weight.neg_()
+    packing.pack(changed)
+    packing.pack(network)  # from no file
+    for each in (changed, network):
+        assert all(rounded_and_held(each, in_eight_bits(each, convolutions=True)))
+
+
+def test_a_file_that_was_written_to_is_not_read_again(stored, chosen):
+    read, file = stored
+    network = read(torch.float32).requires_grad_(False)
+    packing.pack(network)
+    in_eight_bits(network, convolutions=True)
+    os.utime(file, ns=(1, 1))
+    with pytest.raises(CheckpointError, match=r"unet.safetensors: .*written to since; load the model again"):
+        answer(network)

@@ -86,6 +86,7 @@ def open_file(path: Path | str) -> tuple[dict[str, Stored], dict[str, str]]:
     path = Path(path)
     file = _opened(path)
     header, metadata, start = _header(path, file)
+    written = os.fstat(file.fileno()).st_mtime_ns
 
     def stored(name: str, entry: dict[str, Any]) -> Stored:
         dtype, shape = DTYPES[entry["dtype"]], tuple(entry["shape"])
@@ -95,7 +96,7 @@ def open_file(path: Path | str) -> tuple[dict[str, Stored], dict[str, str]]:
             if first == last:
                 return torch.empty(shape, dtype=dtype)
             if mapped:
-                _check_size(path, file, name, start + last)
+                _check_unchanged(path, file, name, start + last, written)
                 piece = map_piece(file.fileno(), start + first, last - first)
                 if piece is not None:
                     return torch.frombuffer(piece[0], dtype=dtype, offset=piece[1]).reshape(shape)
@@ -117,14 +118,17 @@ def _opened(path: Path) -> BinaryIO:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
-def _check_size(path: Path, file: BinaryIO, name: str, end: int) -> None:
+def _check_unchanged(path: Path, file: BinaryIO, name: str, end: int, written: int) -> None:
     """Check that an open file still reaches to byte `end`: looking at a mapping beyond it would kill the process.
 
     Raises:
-        CheckpointError: it has become shorter.
+        CheckpointError: it has become shorter, or was written to since the time `written` (ns).
     """
-    if os.fstat(file.fileno()).st_size < end:
+    now = os.fstat(file.fileno())
+    if now.st_size < end:
         raise CheckpointError(f"{path}: {name} cannot be read: the file became shorter while it was read")
+    if now.st_mtime_ns != written:
+        raise CheckpointError(f"{path}: {name} cannot be read: the file was written to since; load the model again")
 
 
 def _read_into(path: Path, file: BinaryIO, name: str, room: memoryview, start: int) -> None:

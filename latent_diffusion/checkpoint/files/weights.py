@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from latent_diffusion.checkpoint.files.mapping import LARGE, own_pages
 from latent_diffusion.errors import CheckpointError
+from latent_diffusion.nn.reread import note_reader
 
 __all__ = ["Stored", "Weights", "dtype_name", "fill"]
 
@@ -85,6 +87,9 @@ def fill(model: Network, weights: Weights, dtype: torch.dtype | None, *, at_once
     if nothing:
         raise CheckpointError(f"{weights.source}: every weight is 0: the file was never filled")
     model.load_state_dict(state, assign=True)
+    for name, weight in model.named_parameters():
+        if (stored := weights.tensors[name]).mapped:
+            note_reader(weight, partial(_read, stored, dtype))
     logger.debug("%s: %d tensors", weights.source, len(state))
     return model.eval()
 
@@ -119,7 +124,7 @@ def _cast(source: Path, name: str, tensor: Tensor, dtype: torch.dtype | None) ->
     Raises:
         CheckpointError: it holds NaN, infinity or a number beyond the range of `dtype`.
     """
-    cast = tensor if dtype in (None, tensor.dtype) else _cast_to(tensor, dtype)
+    cast = _cast_to(tensor, dtype)
     largest = _largest(cast)
     if not math.isfinite(largest):
         if math.isfinite(_largest(tensor)):
@@ -130,8 +135,14 @@ def _cast(source: Path, name: str, tensor: Tensor, dtype: torch.dtype | None) ->
     return cast, largest
 
 
-def _cast_to(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+def _read(stored: Stored, dtype: torch.dtype | None) -> Tensor:
+    return _cast_to(stored.fetch(), dtype)
+
+
+def _cast_to(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     """Return `tensor` in `dtype`; a large one outside the heap, for it may be packed into another order soon."""
+    if dtype in (None, tensor.dtype):
+        return tensor
     size = tensor.numel() * dtype.itemsize
     if size < LARGE:
         return tensor.to(dtype)

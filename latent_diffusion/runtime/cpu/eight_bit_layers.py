@@ -4,7 +4,9 @@ Rounded are the layers that every token or pixel goes through: the 3x3 and 1x1 c
 projections of the transformers and their feed-forward layers. Exact stay the first and the last convolution, the noise
 level's layers, the keys and values of the prompt (once a picture), and the norms.
 
-A weight is rounded once, with its bias, and kept as long as the exact one is there.
+A weight is rounded once, with its bias, and kept as long as its layer is there. Memory does not hold the exact one
+beside it, until an exact network uses it again, where its file gives the same bits when it is read again. Weights that
+are in no file, such as those an adapter changed, stay.
 """
 
 import threading
@@ -20,7 +22,7 @@ from latent_diffusion.nn.attention import Attention, KeysValues, join_heads, spl
 from latent_diffusion.nn.resnet import Downsample, ResnetBlock, Upsample
 from latent_diffusion.nn.shared_copy import shared_copy
 from latent_diffusion.nn.transformer import SpatialTransformer, TransformerBlock
-from latent_diffusion.runtime.cpu import packing
+from latent_diffusion.runtime.cpu import packing, pages
 from latent_diffusion.runtime.cpu.native import eight_bits
 from latent_diffusion.runtime.cpu.native.eight_bits import EightBits, Rounded
 from latent_diffusion.runtime.cpu.packed_layers import (
@@ -128,6 +130,7 @@ def in_eight_bits(network: N, *, convolutions: bool) -> N:
         convolutions: 3x3 convolutions too, not only linear layers and 1x1 convolutions.
     """
     twin = shared_copy(network)
+    exact = dict(zip(twin.modules(), network.modules(), strict=True))
     for module in twin.modules():
         if isinstance(module, ResnetBlock):
             inside = [module.conv1, module.conv2, module.conv_shortcut]
@@ -137,6 +140,7 @@ def in_eight_bits(network: N, *, convolutions: bool) -> N:
             if convolutions and type(module.conv) in DOUBLING and _doubles(module.conv):
                 vars(module)["eight"] = _kept(module.conv, _phases)
                 module.__class__ = EightBitUpsample
+                _give_back(exact[module.conv], module.conv)
             continue
         elif isinstance(module, SpatialTransformer):
             inside = [module.proj_in, module.proj_out]
@@ -145,8 +149,20 @@ def in_eight_bits(network: N, *, convolutions: bool) -> N:
         else:
             continue
         for layer in inside:
-            _round(layer, convolutions)
+            if layer is not None and _round(layer, convolutions):
+                _give_back(exact[layer], layer)
     return twin
+
+
+def _give_back(exact: nn.Module, twin: nn.Module) -> None:
+    """Hold the weight that two layers share, and what was made of it, no longer, where it can be read again."""
+    for layer in (exact, twin):
+        vars(layer).pop("panels", None)
+    packed = vars(exact).get("packed")
+    if packed is None:
+        pages.give_back(exact)
+    else:
+        packed.give_back()
 
 
 def pays(*, convolutions: bool) -> bool:
@@ -190,26 +206,27 @@ def _of_transformer(block: TransformerBlock) -> list[nn.Module]:
     return [module for module in block.modules() if isinstance(module, nn.Linear) and module not in context]
 
 
-def _round(layer: nn.Module | None, convolutions: bool) -> None:
-    """Give a layer of a known kind a class that computes with 8 bits."""
+def _round(layer: nn.Module, convolutions: bool) -> bool:
+    """Give a layer of a known kind a class that computes with 8 bits; return whether it has it."""
     if type(layer) in LINEAR:
         kind: type[nn.Module] = EightBitLinear
     elif type(layer) in CONVOLUTIONS and isinstance(layer, nn.Conv2d):
         if not _regular(layer):
-            return
+            return False
         if layer.kernel_size == layer.stride == (1, 1) and layer.padding == (0, 0):
             kind = EightBitPointwise
         elif convolutions:
             kind = EightBitConv2d
         else:
-            return
+            return False
     else:
-        return
+        return False
     assert isinstance(layer, nn.Linear | nn.Conv2d), "a layer of these kinds"
     if _summed(layer) > eight_bits.MOST:
-        return
+        return False
     vars(layer)["eight"] = _kept(layer, EightBits.of)
     object.__setattr__(layer, "__class__", kind)
+    return True
 
 
 def _regular(layer: nn.Conv2d) -> bool:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from latent_diffusion.nn.reread import Read, reader_of
 from latent_diffusion.nn.resnet import ResnetBlock, Upsample
 from latent_diffusion.nn.shared_copy import shared_copy
 from latent_diffusion.nn.transformer import GatedLinear
@@ -63,10 +64,10 @@ def pack(module: nn.Module) -> None:
         elif type(layer) is GatedLinear and gated.pays(layer.proj.bias.dtype):
             layer.__class__ = OncePassedGate
         elif type(layer) is nn.Linear and _packable(layer) and linear_packs(layer.weight.dtype):
-            become(layer, PackedLinear, _linear(layer.weight))
+            become(layer, PackedLinear, _linear(layer.weight, reader_of(layer.weight)))
         elif type(layer) is nn.Conv2d and _packable(layer) and _plain(layer) and conv_packs(layer.weight.dtype):
             if layer.kernel_size == layer.stride == (1, 1) and layer.padding == (0, 0):
-                become(layer, PackedPointwise, _linear(layer.weight.flatten(1)))
+                become(layer, PackedPointwise, _linear(layer.weight.flatten(1), _flat(reader_of(layer.weight))))
             else:
                 become(layer, _kind(layer, layer in doubling), _reordered(layer))
 
@@ -94,8 +95,12 @@ def _plain(layer: nn.Conv2d) -> bool:
     return layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
 
 
-def _linear(weight: Tensor) -> Reordered:
-    return Reordered(weight, _reordered_linear, either=_same_in_either_order(weight.dtype))
+def _linear(weight: Tensor, read: Read | None) -> Reordered:
+    return Reordered(weight, _reordered_linear, either=_same_in_either_order(weight.dtype), read=read)
+
+
+def _flat(read: Read | None) -> Read | None:
+    return None if read is None else lambda: read().flatten(1)
 
 
 def _reordered_linear(weight: Tensor) -> Tensor:
@@ -113,7 +118,8 @@ def _same_in_either_order(dtype: torch.dtype) -> bool:
 
 def _reordered(layer: nn.Conv2d) -> Reordered:
     form = (layer.padding, layer.stride, layer.dilation, layer.groups)
-    return Reordered(layer.weight, functools.partial(reordered_weight, inputs=layer.in_channels, form=form))
+    reorder = functools.partial(reordered_weight, inputs=layer.in_channels, form=form)
+    return Reordered(layer.weight, reorder, read=reader_of(layer.weight))
 
 
 def reorders(dtype: torch.dtype) -> bool:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from latent_diffusion.nn.reread import Read
 from latent_diffusion.runtime.cpu.allocator import large_blocks_apart
 
 __all__ = ["Reordered"]
@@ -31,9 +32,19 @@ def orders_by_size() -> bool:
 class Reordered:
     """One weight, shared by the layers that share it."""
 
-    def __init__(self, weight: Tensor, reorder: Callable[..., Tensor], *, either: bool = False) -> None:
-        """Take the weight as it is, and what reorders it; `either`: products with both have the same bits."""
-        self._weight, self._reorder, self._either, self._rows = weight.detach(), reorder, either, 0
+    def __init__(
+        self, weight: Tensor, reorder: Callable[..., Tensor], *, either: bool = False, read: Read | None = None
+    ) -> None:
+        """Take the weight as it is, and what reorders it.
+
+        Args:
+            weight: nobody writes to it any more.
+            reorder: returns it in oneDNN's order.
+            either: products with both have the same bits.
+            read: returns it again, perhaps, from where it was read.
+        """
+        self._reorder, self._either, self._rows, self._read, self._compared = reorder, either, 0, read, False
+        self._weight: Tensor | None = weight.detach()  # None = given back
         self._middle: Tensor | None = None
         self._size: tuple[int, int, int] | None = None  # of the map that the weight is ordered for
         self.dtype = weight.dtype
@@ -41,7 +52,12 @@ class Reordered:
     @property
     def kept(self) -> bool:
         """Whether the weight lies in oneDNN's order."""
-        return self._weight.is_mkldnn
+        return self._weight is not None and self._weight.is_mkldnn
+
+    @property
+    def held(self) -> bool:
+        """Whether the weight lies in memory."""
+        return self._weight is not None
 
     def used(self, rows: int, size: tuple[int, int, int] | None = None) -> Tensor:
         """Return what gives the product with so many rows (or pixels); `size` (B, H, W) is that of a map."""
@@ -52,6 +68,8 @@ class Reordered:
         if not self.kept and self._earned(rows):
             self.keep(size)
         weight = self._weight  # threads that come here together make the same, or each its own size's
+        if weight is None:
+            weight = self._weight = self.plain()
         return weight if weight.is_mkldnn or self._either else self._ordered(weight, size)
 
     def middle(self) -> Tensor:
@@ -73,16 +91,32 @@ class Reordered:
     def keep(self, size: tuple[int, int, int] | None = None) -> None:
         """Put the reordered weight in place of the one it was, in memory of its own: when freed it leaves no hole."""
         weight = self._weight
-        if not weight.is_mkldnn:
+        if weight is None or not weight.is_mkldnn:
+            weight = self.plain()
             with large_blocks_apart():
                 self._weight, self._size = self._ordered(weight, size), size
 
     def plain(self) -> Tensor:
         """Return the weight as it was, bit for bit, to be read: it may lie in memory that others have."""
         weight = self._weight
+        if weight is None:
+            assert self._read is not None, "only what can be read again is given back"
+            return self._read()
         return weight.to_dense() if weight.is_mkldnn else weight
 
     def copy(self) -> Tensor:
         """Return the weight as it was, bit for bit, as a new tensor."""
         weight = self._weight
-        return weight.to_dense() if weight.is_mkldnn else weight.clone()
+        return self.plain() if weight is None or weight.is_mkldnn else weight.clone()
+
+    def give_back(self) -> None:
+        """Hold the weight no longer, until it is used again, where it can be read again with the same bits."""
+        if self._weight is None or self._read is None:
+            return
+        if not self._compared:
+            again, held = self._read(), self.plain()
+            if again.dtype != held.dtype or not torch.equal(again, held):
+                self._read = None
+                return
+            self._compared = True
+        self._weight = self._middle = None

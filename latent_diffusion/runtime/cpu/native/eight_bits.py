@@ -62,14 +62,19 @@ class EightBits:
         outputs, taps, inputs = weight.shape
         if taps * inputs > MOST:
             raise ValueError(f"8 bits: {taps * inputs} products for each output, more than {MOST} may overflow 32 bits")
-        more = (0, -inputs % CHUNK, 0, 0, 0, -outputs % PANEL)
-        scales = weight.abs().amax((1, 2)).float().clamp(min=1e-30) / 127
-        whole = F.pad((weight.float() / scales[:, None, None]).round_().to(torch.int8), more)
-        panels = whole.unflatten(0, (-1, PANEL)).unflatten(3, (-1, FOUR)).permute(0, 2, 3, 1, 4).contiguous()
+        count, depth = -(-outputs // PANEL), -(-inputs // CHUNK) * CHUNK
+        panels = torch.empty(count, taps, depth // FOUR, PANEL, FOUR, dtype=torch.int8)
+        scales, columns = torch.empty(count * PANEL), torch.empty(count * PANEL, dtype=torch.int32)
+        for k in range(count):  # one panel at a time: memory never holds the weight once more
+            here = slice(k * PANEL, (k + 1) * PANEL)
+            part = weight[here].float()
+            scale = part.abs().amax((1, 2)).clamp(min=1e-30) / 127
+            whole = (part / scale[:, None, None]).round_().to(torch.int8)
+            whole = F.pad(whole, (0, depth - inputs, 0, 0, 0, PANEL - len(part)))
+            panels[k] = whole.unflatten(2, (-1, FOUR)).permute(1, 2, 0, 3)
+            scales[here], columns[here] = F.pad(scale, (0, PANEL - len(part))), whole.sum((1, 2), dtype=torch.int32)
         bias = torch.zeros(outputs) if bias is None else bias.detach().float()
-        above = (0, -outputs % PANEL)
-        columns = whole.sum((1, 2), dtype=torch.int32)
-        return cls(panels, F.pad(scales, above), columns, F.pad(bias, above), outputs, round(taps**0.5))
+        return cls(panels, scales, columns, F.pad(bias, (0, -outputs % PANEL)), outputs, round(taps**0.5))
 
 
 @dataclass(frozen=True, eq=False)
