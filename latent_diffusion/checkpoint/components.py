@@ -5,7 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from latent_diffusion.checkpoint.prompt_forms import PromptForms
+from latent_diffusion.diffusion.denoiser import Denoiser, Network
 from latent_diffusion.diffusion.level import NoiseSchedule
 from latent_diffusion.diffusion.prediction import Prediction
 from latent_diffusion.errors import CheckpointError, ConfigError
@@ -14,6 +17,9 @@ from latent_diffusion.models.text_encoder import TextEncoder, TextEncoders
 from latent_diffusion.models.unet import UNet
 
 __all__ = ["Applied", "Components", "Overrides"]
+
+LEARNED = ("learned", "learned_range")
+"""Values of diffusers' `variance_type` for a U-Net with twice the output channels."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,15 @@ class Components:
         """Whether the U-Net reads a mask and the latents of the masked picture beside the noisy latents."""
         return self.unet.config.in_channels == 2 * self.autoencoder.config.latent_channels + 1
 
+    @property
+    def learned_variance(self) -> bool:
+        """Whether the U-Net also writes where the variance of each step lies (`diffusion/variance.py`)."""
+        return self.unet.config.out_channels == 2 * self.autoencoder.config.latent_channels
+
+    def denoiser(self, unet: Network, dtype: torch.dtype = torch.float32) -> Denoiser:
+        """Return the estimator of x0 that `unet`, this model's or a changed one, is with this noise law."""
+        return Denoiser(unet, self.schedule, self.prediction, dtype, self.learned_variance)
+
     def check_unmasked(self) -> None:
         """Refuse a U-Net that reads more than the noisy latents, for the tasks that give it nothing else.
 
@@ -102,9 +117,17 @@ class Components:
                 f"{source}: text states have {text.width} channels, "
                 f"the U-Net's cross_attention_dim is {unet.cross_attention_dim}"
             )
-        if unet.out_channels != latents:
+        if unet.out_channels not in (latents, 2 * latents):
             raise CheckpointError(
                 f"{source}: the U-Net has {unet.out_channels} output channels, the autoencoder's latents have {latents}"
+            )
+        kind = self.scheduler_config.get("variance_type")
+        read = kind if self.scheduler_config.get("_class_name") == "DDPMScheduler" else None  # other classes ignore it
+        if self.learned_variance != ((kind if self.learned_variance else read) in LEARNED) or kind == "learned":
+            raise CheckpointError(
+                f"{source}: the U-Net has {unet.out_channels} output channels for latents of {latents}, and "
+                f"scheduler_config.json has variance_type {kind!r:.40}; a U-Net with a learned variance has "
+                f"{2 * latents} and 'learned_range', any other has {latents} and a fixed variance"
             )
         sizes = (unet.added_width or 0) - text.pooled_width
         if unet.added_width is not None and sizes not in (5 * unet.size_width, 6 * unet.size_width):

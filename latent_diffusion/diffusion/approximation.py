@@ -5,7 +5,7 @@ from one step for the next belongs to one bound denoiser: calls do not share it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.diffusion.denoiser import Denoiser, Network
 from latent_diffusion.diffusion.level import Denoise, Level
+from latent_diffusion.diffusion.variance import estimate, like
 
 __all__ = ["Approximated", "Approximation", "Enter", "Scope", "approximated"]
 
@@ -82,14 +83,14 @@ class Approximated(Denoiser):
         for approximation in self.approximations:
             network, enter = approximation.change(network, self.scope)
             told += [] if enter is None else [enter]
-        exact = Denoiser(network, self.schedule, self.prediction, self.dtype).bind(cond)
+        exact = Denoiser(network, self.schedule, self.prediction, self.dtype, self.learned_variance).bind(cond)
 
-        def denoise(x: Tensor, level: Level) -> Tensor:
+        def entering(x: Tensor, level: Level) -> tuple[Tensor, Tensor | None]:
             for enter in told:
                 enter(level)
-            return exact(x, level)
+            return estimate(exact, x, level)
 
-        return denoise
+        return like(exact, entering)
 
 
 def approximated(denoiser: Denoiser, approximations: Sequence[Approximation], scope: Scope) -> Denoiser:
@@ -100,4 +101,5 @@ def approximated(denoiser: Denoiser, approximations: Sequence[Approximation], sc
     if not approximations:
         return denoiser
     ordered = tuple(sorted(approximations, key=lambda a: a.place))
-    return Approximated(denoiser.network, denoiser.schedule, denoiser.prediction, denoiser.dtype, ordered, scope)
+    own = {field.name: getattr(denoiser, field.name) for field in fields(Denoiser)}
+    return Approximated(**own, approximations=ordered, scope=scope)

@@ -19,13 +19,17 @@ and has four functions here, equal in expectation, dearest first:
                         expectation over x_{t-1} is taken in closed form; one network evaluation
     bound_one_sample    one random t per picture, x_t alone, the KL in closed form ("Rao-Blackwellised", section 2)
 
+Of a model with learned variance, `denoise` returns (x0, v), and p(x_{t-1} | x_t) has the variance of `variance.py`. The
+decoder's then lies between that of the posterior one step of the same length up and sigma^2 (the authors' code).
+
 T, two and one count the noisy latents of a picture; why fewer is better: Luo 2022, arXiv:2208.11970, eq. 45 and 58.
 The decoder is Gaussian because latents are continuous; the paper's own (eq. 13) is for 8-bit pixels. x0's dtype is the
 dtype of all sums: in float64 the trajectory's large terms cancel without loss.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -49,39 +53,63 @@ Draw = Callable[[], Tensor]
 """Returns fresh standard normal noise shaped as x0 (B, C, h, w)."""
 
 
-def prior_term(schedule: NoiseSchedule, x0: Tensor) -> Tensor:
-    """Return KL(q(x_{T-1} | x0) || N(0, I)), (B,) nats: no network in it. Reference: arXiv:2006.11239, eq. 5, L_T."""
-    last = schedule.level(schedule.num_train_timesteps - 1)
+def prior_term(schedule: NoiseSchedule, x0: Tensor, t: int | None = None) -> Tensor:
+    """Return KL(q(x_t | x0) || N(0, I)), (B,) nats, t None = T - 1: no network in it.
+
+    Reference: arXiv:2006.11239, eq. 5, L_T.
+    """
+    last = schedule.level(schedule.num_train_timesteps - 1 if t is None else t)
     per_value = (last.alpha * x0) ** 2 + last.sigma**2 - 1.0 - 2.0 * math.log(last.sigma)
     return 0.5 * per_value.flatten(1).sum(1)
 
 
-def level_term(schedule: NoiseSchedule, x0: Tensor, estimate: Tensor, t: Tensor) -> Tensor:
+def level_term(
+    schedule: NoiseSchedule,
+    x0: Tensor,
+    estimate: Tensor,
+    t: Tensor,
+    v: Tensor | None = None,
+    before: Tensor | None = None,
+) -> Tensor:
     """Return the term of eq. 5 at times t (B,), (B,) nats, where `estimate` is the network's x0 at x_t.
 
-    For t > 0 the two Gaussians share their variance, so the KL is |difference of means|^2 / (2 variance), which is
-    (SNR(t - 1) - SNR(t)) |x0 - estimate|^2 / 2; for t = 0 it is the decoder's negative log-likelihood.
+    With a fixed variance the two Gaussians share it for t > 0, so the KL is |difference of means|^2 / (2 variance),
+    which is (SNR(t - 1) - SNR(t)) |x0 - estimate|^2 / 2; for t = 0 it is the decoder's negative log-likelihood.
+
+    Args:
+        schedule: the noise law.
+        x0: clean latents (B, C, h, w).
+        estimate: the network's, as x0.
+        t: times (B,) int64.
+        v: of a learned variance, as x0; None = the posterior's.
+        before: the times that the steps lead to, -1 the clean latent, (B,) int64; None = t - 1.
 
     Reference: arXiv:2006.11239, eq. 8; Kingma et al. 2021, arXiv:2107.00630, section 4.
     """
-    alpha, sigma, before = at_times(schedule, t, x0)
-    step = posterior(alpha, sigma, *before)
-    decoding = (t == 0).reshape(alpha.shape)
-    variance = torch.where(decoding, sigma**2, step.variance)
+    alpha, sigma, earlier = at_times(schedule, t, x0, before)
+    step = posterior(alpha, sigma, *earlier)
+    decoding = (earlier[1] == 0.0).expand_as(alpha)
+    variance, ratio = _variances(schedule, t, v, (alpha, sigma), earlier, before)
     error = step.of_x0 * (x0 - estimate)  # at t = 0: of_x = 0 and of_x0 = 1
-    constant = torch.where(decoding, torch.log(2.0 * math.pi * variance), 0.0)
+    apart = torch.log(ratio) + 1.0 / ratio - 1.0  # of two Gaussians with one mean, twice the KL: 0 at a ratio of 1
+    constant = torch.where(decoding, torch.log(2.0 * math.pi * variance), apart)
     return 0.5 * (error**2 / variance + constant).flatten(1).sum(1)
 
 
-def bound_all_levels(denoise: DenoiseAt, schedule: NoiseSchedule, x0: Tensor, draw: Draw) -> Tensor:
+def bound_all_levels(
+    denoise: DenoiseAt, schedule: NoiseSchedule, x0: Tensor, draw: Draw, times: Sequence[int] | None = None
+) -> Tensor:
     """Return the bound (B,) nats with every term of eq. 5, each at one draw of its x_t.
+
+    With `times`, rising, it is the bound of the shorter chain that ancestral sampling at these times is.
 
     Reference: arXiv:2006.11239, eq. 5.
     """
-    total = prior_term(schedule, x0)
-    for time in range(schedule.num_train_timesteps):
-        t = torch.full((x0.shape[0],), time, dtype=torch.int64, device=x0.device)
-        total = total + _closed_form_at(denoise, schedule, x0, t, draw)
+    visited = range(schedule.num_train_timesteps) if times is None else times
+    total = prior_term(schedule, x0, visited[-1])
+    for earlier, time in pairwise([-1, *visited]):
+        t, before = (torch.full((x0.shape[0],), k, dtype=torch.int64, device=x0.device) for k in (time, earlier))
+        total = total + _closed_form_at(denoise, schedule, x0, t, draw, before)
     return total
 
 
@@ -89,7 +117,7 @@ def bound_one_sample(denoise: DenoiseAt, schedule: NoiseSchedule, x0: Tensor, t:
     """Return an unbiased estimate of the bound (B,) nats from one x_t per picture.
 
     Args:
-        denoise: (x, t) -> x0.
+        denoise: (x, t) -> x0, or (x0, v) with a learned variance.
         schedule: the noise law.
         x0: clean latents (B, C, h, w).
         t: times (B,) int64 drawn uniformly from 0 .. T - 1 by the caller.
@@ -112,14 +140,14 @@ def bound_two_samples(denoise: DenoiseAt, schedule: NoiseSchedule, x0: Tensor, t
     alpha, sigma, before = at_times(schedule, t, x0)
     x_before = add_noise(x0, draw(), *before)
     x = forward_step(x_before, draw(), before, (alpha, sigma))
-    estimate = denoise(x, t)
+    estimate, v = _estimated(denoise(x, t))
     step = posterior(alpha, sigma, *before)
     decoding = (t == 0).reshape(alpha.shape)
-    variance = torch.where(decoding, sigma**2, step.variance)
+    variance, ratio = _variances(schedule, t, v, (alpha, sigma), before)
     missed = (x_before - posterior_mean(x, estimate, step)) ** 2
     unavoidable = torch.where(decoding, 0.0, (x_before - posterior_mean(x, x0, step)) ** 2)
-    constant = torch.where(decoding, torch.log(2.0 * math.pi * variance), 0.0)
-    term = 0.5 * ((missed - unavoidable) / variance + constant).flatten(1).sum(1)
+    constant = torch.where(decoding, torch.log(2.0 * math.pi * variance), torch.log(ratio))
+    term = 0.5 * ((missed - ratio * unavoidable) / variance + constant).flatten(1).sum(1)
     return prior_term(schedule, x0) + schedule.num_train_timesteps * term
 
 
@@ -136,19 +164,55 @@ def bound_trajectory(denoise: DenoiseAt, schedule: NoiseSchedule, x0: Tensor, dr
         x_before, x = x, forward_step(x, draw(), *ends)
         ratio, added = transition(*ends[0], *ends[1])
         total = total + log_normal(x, ratio * x_before, float(added))  # log q(x_t | x_{t-1})
-        estimate = denoise(x, torch.full((x0.shape[0],), time, dtype=torch.int64, device=x0.device))
+        t = torch.full((x0.shape[0],), time, dtype=torch.int64, device=x0.device)
+        estimate, v = _estimated(denoise(x, t))
         step = posterior(*ends[1], *ends[0])
         variance = float(step.variance) if time > 0 else level.sigma**2
+        if v is not None:
+            alpha, sigma, earlier = at_times(schedule, t, x0)
+            variance, _ = _variances(schedule, t, v, (alpha, sigma), earlier)
         total = total - log_normal(x_before, posterior_mean(x, estimate, step), variance)
     return total - log_normal(x, torch.zeros_like(x), 1.0)
 
 
-def _closed_form_at(denoise: DenoiseAt, schedule: NoiseSchedule, x0: Tensor, t: Tensor, draw: Draw) -> Tensor:
+def _closed_form_at(
+    denoise: DenoiseAt, schedule: NoiseSchedule, x0: Tensor, t: Tensor, draw: Draw, before: Tensor | None = None
+) -> Tensor:
     alpha, sigma, _ = at_times(schedule, t, x0)
-    return level_term(schedule, x0, denoise(add_noise(x0, draw(), alpha, sigma), t), t)
+    estimate, v = _estimated(denoise(add_noise(x0, draw(), alpha, sigma), t))
+    return level_term(schedule, x0, estimate, t, v, before)
 
 
-def log_normal(x: Tensor, mean: Tensor, variance: float) -> Tensor:
-    """Return log N(x; mean, variance), (B,) nats, summed over each picture; x and mean (B, C, h, w)."""
-    per_value = (x - mean) ** 2 / variance + math.log(2.0 * math.pi * variance)
+def _estimated(made: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor | None]:
+    return made if isinstance(made, tuple) else (made, None)
+
+
+def _variances(
+    schedule: NoiseSchedule,
+    t: Tensor,
+    v: Tensor | None,
+    here: tuple[Tensor, Tensor],
+    earlier: tuple[Tensor, Tensor],
+    before: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return the variance of the reverse step, and its ratio to the posterior's, 1 where it is fixed.
+
+    A step to the clean latent is the decoder, whose ratio has no meaning.
+    """
+    decoding = earlier[1] == 0.0
+    exact = posterior(*here, *earlier).variance
+    if v is None:
+        return torch.where(decoding, here[1] ** 2, exact), torch.ones_like(here[0])
+    above = (2 * t - (t - 1 if before is None else before)).clamp(max=schedule.num_train_timesteps - 1)
+    alpha, sigma, _ = at_times(schedule, above, v)
+    least = torch.where(decoding, posterior(alpha, sigma, *here).variance, exact)
+    most = torch.where(decoding, here[1] ** 2, exact * (here[1] / earlier[1]) ** 2)
+    variance = least * (most / least) ** (0.5 * (1.0 + v))
+    return variance, variance / least
+
+
+def log_normal(x: Tensor, mean: Tensor, variance: float | Tensor) -> Tensor:
+    """Return log N(x; mean, variance), (B,) nats, summed over each picture; x, mean and variance (B, C, h, w)."""
+    spread = 2.0 * math.pi * variance
+    per_value = (x - mean) ** 2 / variance + (torch.log(spread) if isinstance(spread, Tensor) else math.log(spread))
     return -0.5 * per_value.flatten(1).sum(1)

@@ -14,11 +14,14 @@ from torch import Tensor
 from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.diffusion.level import CLEAN_TIME, Denoise, Level, NoiseSchedule
 from latent_diffusion.diffusion.prediction import Prediction, check_prediction
+from latent_diffusion.diffusion.variance import Ranged, mean_and_range
 
 __all__ = ["DenoiseAt", "Denoiser", "Network"]
 
-DenoiseAt = Callable[[Tensor, Tensor], Tensor]
-"""(x (B, C, h, w), t (B,) int64) -> x0 (B, C, h, w): a denoiser whose images may be at different levels."""
+DenoiseAt = Callable[[Tensor, Tensor], Tensor | tuple[Tensor, Tensor]]
+"""(x (B, C, h, w), t (B,) int64) -> x0 (B, C, h, w): a denoiser whose images may be at different levels.
+
+One of a model with learned variance returns x0 and v (`variance.py`), the same shape each."""
 
 
 class Network(Protocol):
@@ -29,7 +32,7 @@ class Network(Protocol):
         ...
 
     def __call__(self, x: Tensor, t: Tensor, projected: Any) -> Tensor:
-        """Return the output (B, C, h, w) at x (B, C, h, w) and times t (B,)."""
+        """Return the output (B, C, h, w) at x (B, C, h, w) and times t (B,); with learned variance, of 2 C channels."""
         ...
 
 
@@ -41,19 +44,27 @@ class Denoiser:
     schedule: NoiseSchedule
     prediction: Prediction
     dtype: torch.dtype = torch.float32  # what the network computes in
+    learned_variance: bool = False  # whether the network's output has a second half, which chooses the variance
 
     def __post_init__(self) -> None:
         check_prediction(self.prediction, self.schedule.level(self.schedule.num_train_timesteps - 1).alpha)
 
     def bind(self, cond: Conditioning) -> Denoise:
-        """Fix the condition (B rows) and return `denoise(x, level) -> x0` for batches of B."""
+        """Fix the condition (B rows) and return `denoise(x, level) -> x0` for batches of B.
+
+        With a learned variance it is `Ranged`.
+        """
         projected = self.network.project(cond.to(dtype=self.dtype))
 
-        def denoise(x: Tensor, level: Level) -> Tensor:
+        def output(x: Tensor, level: Level) -> Tensor:
             t = torch.full((x.shape[0],), self.schedule.network_time(level.t), dtype=torch.float32, device=x.device)
-            return self.x0(self.network(x.to(self.dtype), t, projected).to(x.dtype), x, level)
+            return self.network(x.to(self.dtype), t, projected).to(x.dtype)
 
-        return denoise
+        def both(x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
+            mean, v = mean_and_range(output(x, level))
+            return self.x0(mean, x, level), v
+
+        return Ranged(both) if self.learned_variance else lambda x, level: self.x0(output(x, level), x, level)
 
     def x0(self, output: Tensor, x: Tensor, level: Level) -> Tensor:
         """Return the x0 that the network's `output` (B, C, h, w) at `x` stands for."""
@@ -68,19 +79,26 @@ class Denoiser:
         return before.alpha, before.sigma
 
     def bind_times(self, cond: Conditioning) -> DenoiseAt:
-        """Fix the condition and return `denoise(x, t) -> x0` with one training time per image (for `bound.py`)."""
+        """Fix the condition and return `denoise(x, t)` with one training time per image (for `bound.py`)."""
         projected = self.network.project(cond.to(dtype=self.dtype))
 
-        def denoise(x: Tensor, t: Tensor) -> Tensor:
+        def denoise(x: Tensor, t: Tensor) -> Tensor | tuple[Tensor, Tensor]:
             output = self.network(x.to(self.dtype), self.schedule.network_time(t).float(), projected).to(x.dtype)
+            mean, v = mean_and_range(output) if self.learned_variance else (output, None)
             alpha, sigma, before = at_times(self.schedule, t, x)
-            return self.prediction.x0(output, x, alpha, sigma, before)
+            x0 = self.prediction.x0(mean, x, alpha, sigma, before)
+            return x0 if v is None else (x0, v)
 
         return denoise
 
 
-def at_times(schedule: NoiseSchedule, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
-    """Return alpha, sigma and (alpha, sigma) one step earlier at integer times t (B,), shaped (B, 1, 1, 1) as x."""
+def at_times(
+    schedule: NoiseSchedule, t: Tensor, x: Tensor, before: Tensor | None = None
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """Return alpha, sigma and (alpha, sigma) earlier at integer times t (B,), shaped (B, 1, 1, 1) as x.
+
+    Earlier is one training step, or the times `before` (B,), -1 being the clean latent.
+    """
     shape = (-1, *[1] * (x.dim() - 1))
 
     def shaped(time: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,4 +106,4 @@ def at_times(schedule: NoiseSchedule, t: Tensor, x: Tensor) -> tuple[Tensor, Ten
         return alpha.to(x).reshape(shape), sigma.to(x).reshape(shape)
 
     alpha, sigma = shaped(t)
-    return alpha, sigma, shaped(t - 1)
+    return alpha, sigma, shaped(t - 1 if before is None else before)

@@ -23,8 +23,9 @@ import torch
 from torch import Tensor
 
 from latent_diffusion.conditioning import Blend, Conditioning
+from latent_diffusion.diffusion import variance
 from latent_diffusion.diffusion.denoiser import Denoiser
-from latent_diffusion.diffusion.known import Keep
+from latent_diffusion.diffusion.known import Keep, kept_range
 from latent_diffusion.diffusion.level import Denoise, Level
 from latent_diffusion.errors import ConfigError
 
@@ -225,22 +226,30 @@ class Guidance(ABC):
         stages = sorted(self.stages(context), key=lambda stage: stage.order)
         _check_one_weighs(stages, levels)
         bound: dict[tuple[Branch, ...], Denoise] = {}  # projections are made once a call
+        own = context.prompt.terms[0][0]  # whose v is the guided model's, as in diffusers
 
-        def denoise(x: Tensor, level: Level) -> Tensor:
+        def guided_at(x: Tensor, level: Level) -> tuple[Tensor, Tensor | None]:
             running = [stage for stage in stages if stage.active(level)]
             wanted = [estimate for stage in running for estimate in stage.needs] + [context.prompt]
             answers: dict[Branch, Tensor] = {}
+            ranges: dict[Branch, Tensor] = {}
             for group in _batches(branch for estimate in wanted for branch, _ in estimate.terms):
                 if group not in bound:
                     bound[group] = _bind(group, slicing=slicing)
-                rows = bound[group](x if len(group) == 1 else torch.cat([x] * len(group)), level)
+                rows, v = variance.estimate(bound[group], x if len(group) == 1 else torch.cat([x] * len(group)), level)
                 answers.update(zip(group, rows.chunk(len(group)), strict=True))
+                if v is not None:
+                    ranges.update(zip(group, v.chunk(len(group)), strict=True))
             plain = guided = context.prompt.of(answers)
             for stage in running:
                 guided = stage.apply(StepState(x, level, plain, guided, answers))
-            return guided if keep is None else keep(guided, level)
+            if keep is None:
+                return guided, ranges.get(own)
+            return keep(guided, level), kept_range(keep, ranges.get(own), level)
 
-        return denoise
+        if own.denoiser.learned_variance:
+            return variance.Ranged(guided_at)  # pyright: ignore[reportArgumentType]  # the prompt's v is there
+        return lambda x, level: guided_at(x, level)[0]
 
     @final
     def __add__(self, other: "Guidance") -> "Combined":
@@ -299,10 +308,11 @@ def _bind(group: tuple[Branch, ...], *, slicing: bool) -> Denoise:
 def _row_by_row(denoiser: Denoiser, cond: Conditioning) -> Denoise:
     rows = [denoiser.bind(cond[k : k + 1]) for k in range(len(cond))]
 
-    def denoise(x: Tensor, level: Level) -> Tensor:
-        return torch.cat([row(x[k : k + 1], level) for k, row in enumerate(rows)])
+    def joined(x: Tensor, level: Level) -> tuple[Tensor, Tensor | None]:
+        x0s, vs = zip(*(variance.estimate(row, x[k : k + 1], level) for k, row in enumerate(rows)), strict=True)
+        return torch.cat(x0s), None if vs[0] is None else torch.cat(vs)
 
-    return denoise
+    return variance.like(rows[0], joined)
 
 
 def _shapes(cond: Conditioning) -> tuple:

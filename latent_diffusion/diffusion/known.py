@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 from latent_diffusion.diffusion.level import Denoise, Level
+from latent_diffusion.diffusion.variance import estimate, like
 
-__all__ = ["Keep", "keep_known", "kept", "release_known", "released"]
+__all__ = ["Keep", "keep_known", "kept", "kept_range", "release_known", "released"]
 
 ROUNDING = 1e-6  # of a share of steps; 0.29 * 100 is a hair below 29
 
@@ -75,5 +76,17 @@ def release_known(denoise: Denoise, known: Tensor, strength: Tensor, levels: Seq
     return _then(denoise, released(known, strength, levels))
 
 
+def kept_range(keep: Keep, v: Tensor | None, level: Level) -> Tensor | None:
+    """Return v of a learned variance with -1 in known places: where x0 is known the posterior's variance is right."""
+    if v is None:
+        return None
+    free = keep(torch.ones_like(v), level) - keep(torch.zeros_like(v), level)  # 1 where x0 is the network's
+    return free * (v + 1.0) - 1.0
+
+
 def _then(denoise: Denoise, keep: Keep) -> Denoise:
-    return lambda x, level: keep(denoise(x, level), level)
+    def both(x: Tensor, level: Level) -> tuple[Tensor, Tensor | None]:
+        x0, v = estimate(denoise, x, level)
+        return keep(x0, level), kept_range(keep, v, level)
+
+    return like(denoise, both)

@@ -26,7 +26,10 @@ def latent_likelihood(pipe: LatentDiffusionPipeline, steps: int = STEPS, probes:
         probes: random directions for the divergence; each costs one backward pass an evaluation.
     """
     parts = pipe.components
-    if parts.unet.config.added_width is not None or parts.unet.config.in_channels != parts.unet.config.out_channels:
+    if (
+        parts.unet.config.added_width is not None
+        or parts.unet.config.in_channels != parts.autoencoder.config.latent_channels
+    ):
         return None
     side, channels = pipe.defaults.height // parts.autoencoder.factor, parts.autoencoder.config.latent_channels
     levels = path_to_noise(parts.schedule, steps)

@@ -3,8 +3,8 @@
     x_s = mean(x_t, x0) + sqrt(variance) * noise
 
 Reference: Ho et al. 2020, arXiv:2006.11239, algorithm 2 with eq. 7; the variance is the posterior's (diffusers:
-`variance_type="fixed_small"`). Between levels further apart than one training step this is the sampler of
-Nichol & Dhariwal 2021, arXiv:2102.09672, section 4.
+`variance_type="fixed_small"`), or the model's own where that is learned (`diffusion/variance.py`). Between levels
+further apart than one training step this is the sampler of Nichol & Dhariwal 2021, arXiv:2102.09672, section 4.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,6 +17,7 @@ from torch import Tensor
 from latent_diffusion.diffusion.level import Denoise, Level, Step
 from latent_diffusion.diffusion.noise import NoiseSource
 from latent_diffusion.diffusion.posterior import posterior, posterior_mean
+from latent_diffusion.diffusion.variance import estimate, interpolated
 
 __all__ = ["DDPM"]
 
@@ -33,9 +34,10 @@ class DDPM:
     def __call__(self, denoise: Denoise, x: Tensor, levels: Sequence[Level], noise: NoiseSource) -> Iterator[Step]:
         """Yield a `Step` per pair of levels; x (B, C, h, w) float32 is at levels[0]."""
         for index, (level, after) in enumerate(pairwise(levels)):
-            x0 = denoise(x, level)
+            x0, v = estimate(denoise, x, level)
             step = posterior(level.alpha, level.sigma, after.alpha, after.sigma)
             x = posterior_mean(x, x0, step)
             if step.variance > 0.0:
-                x = x + step.variance**0.5 * noise.draw(x.shape[1:]).to(x)
+                variance = step.variance if v is None else interpolated(step.variance, level.sigma, after.sigma, v)
+                x = x + variance**0.5 * noise.draw(x.shape[1:]).to(x)
             yield Step(index, x, x0)

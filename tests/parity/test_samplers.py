@@ -3,6 +3,8 @@
 What remains is float32: diffusers keeps its tables and its coefficients in it, we keep ours in float64.
 """
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -92,6 +94,35 @@ def test_ddpm(name, prediction, spacing, offset):
 
     scheduler = DDPMScheduler(clip_sample=False, **config(name, prediction, spacing, offset))
     compare(ours(DDPM(), SCHEDULES[name][0], prediction, spacing, steps_offset=offset), theirs(scheduler))
+
+
+@each_prediction
+@each_spacing
+def test_a_step_of_ddpm_with_learned_variance(prediction, spacing, offset):
+    """Each step but the last from the same x, relative error 1e-6; diffusers reads our table, its own is float32."""
+    from diffusers import DDPMScheduler
+
+    class Wide(Network):
+        def __call__(self, x, t, projected):
+            return torch.cat([super().__call__(x, t, projected), 1.3 * torch.sin(x)], dim=1)
+
+    schedule, shape = SCHEDULES["scaled_linear"][0], (len(SEEDS), *SHAPE)
+    scheduler = DDPMScheduler(
+        clip_sample=False, variance_type="learned_range", **config("scaled_linear", prediction, spacing, offset)
+    )
+    scheduler.alphas_cumprod = torch.from_numpy(schedule.alphas_cumprod)
+    scheduler.set_timesteps(STEPS)
+    denoiser = Denoiser(Wide(), schedule, prediction_named(prediction), learned_variance=True)
+    denoise = denoiser.bind(Conditioning(torch.zeros(len(SEEDS), 1, 1)))
+    visited = levels(schedule, spacing, STEPS, steps_offset=offset)
+    assert [level.t for level in visited[:-1]] == scheduler.timesteps.tolist()
+    for level, after in pairwise(visited[:-1]):
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(int(level.t)))
+        (step,) = DDPM()(denoise, x, [level, after], NoiseSource(SEEDS))
+        output = Wide()(x, torch.full((len(SEEDS),), level.t), None)
+        generators = [torch.Generator().manual_seed(seed) for seed in SEEDS]
+        wanted = scheduler.step(output, int(level.t), x, generator=generators)[0]
+        assert ((step.x - wanted).norm() / wanted.norm()).item() <= 1e-6, level.t
 
 
 def ddim_scheduler(**options):

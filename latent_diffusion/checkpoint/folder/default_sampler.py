@@ -134,6 +134,8 @@ def _unfollowed(kind: str, config: Mapping[str, Any], read: Mapping[str, Any], t
     found = []
     for field, value in read.items():
         default = SCHEDULERS.get(kind, {}).get(field)
+        if (field, value) == ("variance_type", "learned_range"):
+            continue  # DDPM follows it; other samplers leave out the second half of the output
         if not (field in FOLLOWED or field in taken or field in idle or field.startswith("_") or value == default):
             found.append(f"{field} {value!r:.40} is not followed" + ("" if default is None else f"; {default!r} is"))
     if kind == "PNDMScheduler" and not read["skip_prk_steps"]:

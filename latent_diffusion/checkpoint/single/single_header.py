@@ -77,7 +77,7 @@ def _architecture(components: Components) -> str | None:
 
 def unet_sizes(config: Any) -> tuple[Any, ...]:
     """Return the sizes by which U-Nets of two families differ."""
-    return config.in_channels, config.block_out_channels, config.cross_attention_dim
+    return config.in_channels, config.out_channels, config.block_out_channels, config.cross_attention_dim
 
 
 def plan_of(metadata: Mapping[str, str], path: Path) -> ModelPlan | None:

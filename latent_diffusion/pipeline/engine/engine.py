@@ -116,7 +116,7 @@ class Engine:
     def denoiser(self, components: Components | None = None) -> Denoiser:
         """Return the U-Net of `components`, or its own, as an estimator of x0 on the device."""
         parts = self.components if components is None else components
-        return Denoiser(self.machine.at_work(parts.unet), parts.schedule, parts.prediction, self.dtype)
+        return parts.denoiser(self.machine.at_work(parts.unet), self.dtype)
 
     def start(
         self,

@@ -15,6 +15,7 @@ from torch import Tensor
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.conditioning import Blend, Conditioning
 from latent_diffusion.diffusion.level import Denoise, Level
+from latent_diffusion.diffusion.variance import estimate, like
 from latent_diffusion.prompts.script import Key, Line, Terms
 from latent_diffusion.prompts.terms import AdapterTag
 
@@ -126,10 +127,10 @@ def change_at(parts: Sequence[Denoise], timeline: Sequence[tuple[int, int]], lev
         return parts[0]
     starts = [levels[min(first, len(levels) - 1)].log_snr for first, _ in timeline[1:]]
 
-    def denoise(x: Tensor, level: Level) -> Tensor:
-        return parts[timeline[bisect_right(starts, level.log_snr)][1]](x, level)
+    def there(x: Tensor, level: Level) -> tuple[Tensor, Tensor | None]:
+        return estimate(parts[timeline[bisect_right(starts, level.log_snr)][1]], x, level)
 
-    return denoise
+    return like(parts[0], there)
 
 
 def join_rows(parts: Sequence[tuple[tuple[int, ...], Denoise]], device: torch.device) -> Denoise:
@@ -138,10 +139,12 @@ def join_rows(parts: Sequence[tuple[tuple[int, ...], Denoise]], device: torch.de
         return parts[0][1]
     places = [(torch.tensor(rows, device=device), part) for rows, part in parts]
 
-    def denoise(x: Tensor, level: Level) -> Tensor:
-        x0 = torch.empty_like(x)
+    def joined(x: Tensor, level: Level) -> tuple[Tensor, Tensor | None]:
+        x0, ranges = torch.empty_like(x), torch.empty_like(x)
         for rows, part in places:
-            x0[rows] = part(x[rows], level)
-        return x0
+            x0[rows], v = estimate(part, x[rows], level)
+            if v is not None:
+                ranges[rows] = v
+        return x0, ranges
 
-    return denoise
+    return like(parts[0][1], joined)

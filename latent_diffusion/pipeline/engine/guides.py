@@ -33,8 +33,12 @@ class Guides:
             CheckpointError: no such model.
         """
         other = load_model(model, torch.float32)
-        for name in ("cross_attention_dim", "in_channels", "out_channels", "added_width"):
-            ours, theirs = getattr(self.components.unet.config, name), getattr(other.unet.config, name)
+        latents = tuple(model.autoencoder.config.latent_channels for model in (self.components, other))
+        pairs = {"latent_channels": latents} | {
+            name: (getattr(self.components.unet.config, name), getattr(other.unet.config, name))
+            for name in ("cross_attention_dim", "in_channels", "added_width")
+        }
+        for name, (ours, theirs) in pairs.items():
             if ours != theirs:
                 raise ConfigError(f"{other.name} cannot guide {self.components.name}: {name} is {theirs}, not {ours}")
         return self.placed(replace(other, unet=self.machine.place_unet(other.unet)))

@@ -13,7 +13,6 @@ from latent_diffusion.checkpoint.files.weights import dtype_name
 from latent_diffusion.checkpoint.model_hash import model_hash
 from latent_diffusion.conditioning import Blend, Conditioning
 from latent_diffusion.diffusion.approximation import Scope, approximated
-from latent_diffusion.diffusion.denoiser import Denoiser
 from latent_diffusion.diffusion.known import Keep
 from latent_diffusion.diffusion.level import Denoise, Level, OnStep, Sampler
 from latent_diffusion.diffusion.noise import NoiseSource
@@ -117,7 +116,7 @@ class Job:
     def _bind(self, group: Group, unet: UNet) -> Denoise:
         """Return the estimator for the images of one group."""
         parts, settings = group.components, self.settings
-        exact = Denoiser(unet, parts.schedule, parts.prediction, self.machine.dtype)
+        exact = parts.denoiser(unet, self.machine.dtype)
         scope = Scope(self.levels, self.latent_size, self.machine.device)
         denoiser = approximated(exact, settings.approximate.parts, scope)
         bound = []

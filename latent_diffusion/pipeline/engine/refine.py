@@ -94,12 +94,15 @@ def _check_fit(base: Components, refiner: Components) -> None:
     Raises:
         ConfigError: other latents, another noise law, or a U-Net that wants a picture.
     """
+    for model in (base, refiner):
+        if model.learned_variance:
+            raise ConfigError(f"{model.name} has a learned variance, which two models cannot share; leave refiner out")
     ours, theirs = base.autoencoder.config, refiner.autoencoder.config
     pairs = {
         "latent_channels": (ours.latent_channels, theirs.latent_channels),
         "scaling_factor": (ours.scaling_factor, theirs.scaling_factor),
         "noise schedule": (base.schedule, refiner.schedule),
-        "input channels": (base.unet.config.out_channels, refiner.unet.config.in_channels),
+        "input channels": (ours.latent_channels, refiner.unet.config.in_channels),
     }
     for name, (wanted, found) in pairs.items():
         if wanted != found:

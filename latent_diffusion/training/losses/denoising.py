@@ -127,7 +127,7 @@ class Denoising(TrainedNetworks):
         noised = self.loss.noised(x0, t, noise, perturbed)
         areas = None if self.areas is None else self.areas(batch)
         output = self.network(cond)(noised.x, noised.time)
-        losses = self.loss.compared(output, noised.target, t, None if areas is None else areas.weights)
+        losses = self.compared(x0, noised, t, output, None if areas is None else areas.weights)
         if self.prior is not None:
             losses = losses + self._distance_to_base(self.prior, batch, noised, t, output, areas)
         if self.mean_weight is not None:  # the times are drawn by weight, so the loss has the mean weight
@@ -135,6 +135,10 @@ class Denoising(TrainedNetworks):
         if batch.weights is not None:
             losses = losses * batch.weights.to(losses)
         return losses
+
+    def compared(self, x0: Tensor, noised: Noised, t: Tensor, output: Tensor, area: Tensor | None = None) -> Tensor:
+        """Return the losses (B,) of the network's outputs; `area` as in `DiffusionLoss.compared`."""
+        return self.loss.compared(output, noised.target, t, area)
 
     def _wide(self, cond: Conditioning) -> Conditioning:
         """Return `cond` in float64 where the network computes in it."""
@@ -207,10 +211,10 @@ class HeldOutLoss:
                 with autocast(self.run.precision, x0.device):
                     noised = self.player.loss.noised(x0, t, noise)
                     output = self.player.network(cond)(noised.x, noised.time)
-                losses.append(self.player.loss.compared(output, noised.target, t).view(1, -1))
+                losses.append(self.player.compared(x0, noised, t, output).view(1, -1))
                 if cond.concat is not None:
                     hole = cond.concat[:, :1]
-                    of_holes.append(self.player.loss.compared(output, noised.target, t, hole).view(1, -1))
+                    of_holes.append(self.player.compared(x0, noised, t, output, hole).view(1, -1))
         if not losses:
             return {}
 

@@ -11,7 +11,6 @@ from PIL import Image, ImageDraw, ImageFont
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.prompt_forms import PromptForms
 from latent_diffusion.data.pictures.images import to_pil
-from latent_diffusion.diffusion.denoiser import Denoiser
 from latent_diffusion.diffusion.level import Sampler
 from latent_diffusion.diffusion.noise import NoiseSource
 from latent_diffusion.diffusion.spacing import levels
@@ -102,9 +101,7 @@ class Sheet:
             if parts.zeros_for_empty_prompt:
                 empty = without_text(empty)
             with autocast(self.precision, device):
-                denoise = CFG(wanted.guidance_scale).bind(
-                    Denoiser(parts.unet, parts.schedule, parts.prediction, like.dtype), prompt, empty
-                )
+                denoise = CFG(wanted.guidance_scale).bind(parts.denoiser(parts.unet, like.dtype), prompt, empty)
                 for step in sampler(denoise, x, visited, noise):
                     x = step.x
             image = parts.autoencoder.to_images(x.to(next(parts.autoencoder.parameters()).dtype)).float().cpu()

@@ -200,7 +200,7 @@ def outputs(model: Components, cond: Conditioning) -> dict[str, Tensor]:
 
 def _noisy(model: Components) -> tuple[Tensor, Tensor]:
     like = model.unet.conv_in.weight
-    shape = (len(PROMPTS), model.unet.config.out_channels, CELLS, CELLS)
+    shape = (len(PROMPTS), model.autoencoder.config.latent_channels, CELLS, CELLS)
     last = model.schedule.num_train_timesteps
     t = torch.tensor([last // 3, last // 2], dtype=torch.float32, device=like.device)
     return torch.randn(*shape, generator=torch.Generator().manual_seed(1)).to(like), t

@@ -150,10 +150,20 @@ def _sizes(unet: str | dict[str, Any] | None) -> tuple[UNetConfig, dict[str, Any
         raise ConfigError(f"objective.unet: {error}") from error
 
 
-def check_fit(parts: Components, size: int) -> None:
-    """Refuse parts that do not belong together, before anything is computed."""
+def check_fit(parts: Components, size: int, *, learned_variance: bool = False) -> None:
+    """Refuse parts that do not belong together, before anything is computed.
+
+    Args:
+        parts: the model.
+        size: of the pictures, px.
+        learned_variance: whether the objective trains the second half of an output that also chooses the variance.
+    """
     unet, latent = parts.unet.config, parts.autoencoder.config.latent_channels
-    if unet.out_channels != latent or not (unet.in_channels == latent or parts.for_inpainting):
+    if parts.learned_variance and not learned_variance:
+        raise ConfigError(f"{parts.name} has a learned variance, which only objective.name=learned_variance trains")
+    if unet.out_channels != latent * (1 + parts.learned_variance) or not (
+        unet.in_channels == latent or parts.for_inpainting
+    ):
         raise ConfigError(
             f"the U-Net reads {unet.in_channels} and writes {unet.out_channels} channels, latents have {latent}; it "
             f"must read {latent}, or {2 * latent + 1} with a mask and a masked picture, and write {latent}"

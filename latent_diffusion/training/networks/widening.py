@@ -1,7 +1,10 @@
-"""A U-Net that reads a mask and the picture around it, made of one that reads noisy latents alone.
+"""A U-Net with more channels made of one with fewer: for inpainting, and for a learned variance.
 
-The weights of the new channels are zero, so that at first it draws what the other draws (the start of the published
-inpainting models: huggingface.co/runwayml/stable-diffusion-inpainting, "Training").
+widen        reads a mask and the picture around it. The weights of the new channels are zero, so that at first it
+             draws what the other draws (the start of the published inpainting models:
+             huggingface.co/runwayml/stable-diffusion-inpainting, "Training")
+widen_head   writes v, which chooses the variance. New weights are zero and their biases -1, so that at first every
+             variance is the posterior's, "fixed_small"
 """
 
 from dataclasses import replace
@@ -10,8 +13,9 @@ import torch
 from torch import nn
 
 from latent_diffusion.checkpoint.components import Components
+from latent_diffusion.checkpoint.folder.default_sampler import unread
 
-__all__ = ["widen"]
+__all__ = ["widen", "widen_head"]
 
 
 @torch.no_grad()
@@ -26,3 +30,25 @@ def widen(parts: Components) -> None:
         new.bias.copy_(old.bias)
     unet.conv_in = new
     unet.config = replace(unet.config, in_channels=2 * channels + 1)
+
+
+@torch.no_grad()
+def widen_head(parts: Components) -> Components:
+    """Change the U-Net of `parts`, which writes C channels, so that it writes 2 C, and return the model it makes.
+
+    Its default sampler is DDPM, the one that follows a learned variance.
+    """
+    unet, old = parts.unet, parts.unet.conv_out
+    channels = parts.autoencoder.config.latent_channels
+    new = nn.Conv2d(old.in_channels, 2 * channels, old.kernel_size, padding=old.padding)  # type: ignore[arg-type]
+    assert new.bias is not None and old.bias is not None, "the last convolution has a bias"
+    new.weight.zero_()
+    new.bias.fill_(-1.0)
+    new.weight[:channels] = old.weight
+    new.bias[:channels] = old.bias
+    unet.conv_out = new
+    unet.config = replace(unet.config, out_channels=2 * channels)
+    config = {**parts.scheduler_config, "_class_name": "DDPMScheduler", "variance_type": "learned_range"}
+    return replace(
+        parts, scheduler_config={name: value for name, value in config.items() if name not in unread(config)}
+    )

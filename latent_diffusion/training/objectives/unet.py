@@ -109,8 +109,7 @@ class UNetObjective(Objective):
         """Load or build the parts and read the pictures."""
         self.settings, self.run = settings, run
         self.as_stored = (run.memory or MemoryConfig()).base is not None
-        parts = build_parts(settings, as_stored=self.as_stored)
-        check_fit(parts, data.size)
+        parts = self.build(settings, data.size)
         if settings.inpainting is not None and not parts.for_inpainting:
             if not isinstance(settings, UNetSettings):
                 raise ConfigError(
@@ -151,6 +150,12 @@ class UNetObjective(Objective):
         self.ema_modules: dict[str, nn.Module] = dict(trained)
         everything = {"vae": parts.autoencoder, **parts_of(parts)}
         self.frozen: dict[str, nn.Module] = {k: v for k, v in everything.items() if v not in trained.values()}
+
+    def build(self, settings: DenoisingSettings, size: int) -> Components:
+        """Return the model as training starts; `size` is that of the pictures, px."""
+        parts = build_parts(settings, as_stored=self.as_stored)
+        check_fit(parts, size)
+        return parts
 
     def _scenes(self) -> list[Scene]:
         """Return the pictures with holes that sample pictures repaint: held-out ones, or else those trained on."""

@@ -11,7 +11,12 @@ from processes import losses_of, state_of, train, train_together
 
 from latent_diffusion.registry import find, names
 
-LIKE_OTHERS = ("bridge", "progressive", "reflow")  # their draws and their state are those of unet and consistency
+LIKE_OTHERS = (
+    "bridge",
+    "learned_variance",
+    "progressive",
+    "reflow",
+)  # their draws and their state are those of unet and consistency
 OBJECTIVES = [
     pytest.param(name, marks=[pytest.mark.slow] if name in LIKE_OTHERS else [])
     for name in names("latent_diffusion.training.objectives")

@@ -1,0 +1,55 @@
+"""The learned variance of the reverse step: a second half of the network's channels chooses it within its bounds.
+
+The variance of p(x_s | x_t) lies between that of the posterior, beta~, which is right where x0 is known, and that of
+the forward step, beta, which is right for data of unit variance (Ho et al. 2020, arXiv:2006.11239, section 3.2). The
+network's v, -1 to 1 between the two, interpolates their logarithms (Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 15):
+
+    variance = exp(f log beta + (1 - f) log beta~) = beta~ (sigma_t / sigma_s)^(1 + v),      f = (1 + v) / 2
+
+since beta / beta~ = sigma_t^2 / sigma_s^2 (`posterior.py`). v is not clipped, as there. Such a model is
+`variance_type: learned_range` in diffusers. Samplers other than ancestral sampling have no use for v and drop it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from latent_diffusion.diffusion.level import Coefficient, Denoise, Level
+
+__all__ = ["Ranged", "estimate", "interpolated", "like", "mean_and_range"]
+
+
+@dataclass(frozen=True)
+class Ranged:
+    """The denoiser of a model with learned variance; called as every denoiser is, it returns x0 alone."""
+
+    both: Callable[[Tensor, Level], tuple[Tensor, Tensor]]  # (x, level) -> x0 and v, (B, C, h, w) each
+
+    def __call__(self, x: Tensor, level: Level) -> Tensor:
+        """Return x0 (B, C, h, w)."""
+        return self.both(x, level)[0]
+
+
+def estimate(denoise: Denoise, x: Tensor, level: Level) -> tuple[Tensor, Tensor | None]:
+    """Return x0 (B, C, h, w), and v of the same shape, or None where the model has no learned variance."""
+    return denoise.both(x, level) if isinstance(denoise, Ranged) else (denoise(x, level), None)
+
+
+def like(model: Denoise, both: Callable[[Tensor, Level], tuple[Tensor, Tensor | None]]) -> Denoise:
+    """Return the denoiser of what `both` gives: x0, with v where `model` gives it too."""
+    return Ranged(both) if isinstance(model, Ranged) else lambda x, level: both(x, level)[0]  # pyright: ignore[reportArgumentType]  # v is there
+
+
+def mean_and_range(output: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the two halves of a network's output (B, 2 C, h, w): that of the mean, and v."""
+    mean, v = output.chunk(2, dim=1)
+    return mean, v
+
+
+def interpolated(variance: Coefficient, sigma: Coefficient, sigma_before: Coefficient, v: Tensor) -> Tensor:
+    """Return the variance (B, C, h, w) of p(x_s | x_t), where the posterior's is `variance`; above 0, as sigma_s.
+
+    Reference: arXiv:2102.09672, eq. 15.
+    """
+    return variance * (sigma / sigma_before) ** (1.0 + v)

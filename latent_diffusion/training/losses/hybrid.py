@@ -1,0 +1,67 @@
+"""The player that learns the variance of the reverse process beside its mean.
+
+    L = L_simple + weight L_vlb
+
+L_simple trains the first half of the network's output as ever. L_vlb is the variational bound in bits per dimension,
+whose gradient reaches the second half alone: in it the mean is held fixed.
+Reference: Nichol & Dhariwal 2021, arXiv:2102.09672, section 3.1, eq. 16.
+"""
+
+import math
+from collections.abc import Mapping
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from latent_diffusion.checkpoint.components import Components
+from latent_diffusion.config import Section
+from latent_diffusion.diffusion.bound import level_term
+from latent_diffusion.diffusion.denoiser import at_times
+from latent_diffusion.diffusion.loss import Noised
+from latent_diffusion.diffusion.variance import mean_and_range
+from latent_diffusion.training.losses.denoising import Denoising, LossSettings
+
+__all__ = ["Hybrid", "VarianceSettings"]
+
+
+class VarianceSettings(Section):
+    """How the variance is learned."""
+
+    bound_weight: float = Field(default=0.001, gt=0)
+    """Weight of the variational bound, in bits per dimension, beside the loss of the mean."""
+    levels: int | None = Field(default=None, ge=2)
+    """Steps of the ancestral chain whose bound it is, evenly spaced; null: one for each noise level (the paper)."""
+
+
+class Hybrid(Denoising):
+    """A U-Net whose output is the mean and, in as many channels, what chooses the variance."""
+
+    def __init__(
+        self,
+        parts: Components,
+        trained: Mapping[str, nn.Module],
+        settings: LossSettings,
+        variance: VarianceSettings,
+        seed: int,
+        batch_size: int,
+    ) -> None:
+        """Take the model, as `Denoising` does, and how the variance is learned."""
+        super().__init__(parts, trained, settings, seed, batch_size)
+        self.bound_weight = variance.bound_weight
+        total = parts.schedule.num_train_timesteps
+        self.stride = 1 if variance.levels is None else max(1, round(total / variance.levels))
+
+    def compared(self, x0: Tensor, noised: Noised, t: Tensor, output: Tensor, area: Tensor | None = None) -> Tensor:
+        """Return the losses (B,) of outputs (B, 2 C, h, w), L_simple and the weighted bound."""
+        mean, v = mean_and_range(output.to(noised.target.dtype))
+        return super().compared(x0, noised, t, mean, area) + self.bound_weight * self.bound(x0, noised, t, mean, v)
+
+    def bound(self, x0: Tensor, noised: Noised, t: Tensor, mean: Tensor, v: Tensor) -> Tensor:
+        """Return an estimate of the bound, (B,) bits per dimension, less its constant; no gradient reaches `mean`."""
+        schedule = self.loss.schedule
+        alpha, sigma, earlier = at_times(schedule, t, noised.x)
+        estimate = self.loss.prediction.x0(mean.detach(), noised.x, alpha, sigma, earlier)
+        before = (t - self.stride).clamp(min=-1)
+        nats = level_term(schedule, x0.to(estimate), estimate, t, v, before)
+        steps = schedule.num_train_timesteps / self.stride
+        return steps * nats / (x0[0].numel() * math.log(2.0))
