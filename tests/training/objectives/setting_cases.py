@@ -92,6 +92,7 @@ def bases(tiny: Path, places: dict[str, str]) -> dict[str, dict[str, Any]]:
             },
             "data": pictures | {"captions": []},
         },
+        "plane": {**run, "objective": {"name": "plane", "width": 8, "layers": 1}, "data": {}},
         "clip": {
             **run,
             "objective": {
@@ -135,6 +136,7 @@ def sections(tiny: Path, other: Path, places: dict[str, str]) -> dict[str, Secti
     plays = {"objective.adversarial": {"start": 0, "width": 8, "layers": 1}}
     whole = {"objective.inpainting": {"whole": 1.0}}
     drawn = {"objective.inpainting": {"whole": 0.0}}
+    gan = {"objective.process": "gan"}
     loss = {
         "weighting": "p2",
         "gamma": Change(1.0, {"objective.weighting": "min_snr"}),
@@ -311,6 +313,27 @@ def sections(tiny: Path, other: Path, places: dict[str, str]) -> dict[str, Secti
         "BridgeSettings": Section(
             "bridge", "objective.", {"start": {"text": "a purple disc"}, "match": Change("text", refused="shares its")}
         ),
+        "PlaneSettings": Section(
+            "plane",
+            "objective.",
+            {
+                "process": "damped",
+                "width": 16,
+                "layers": 2,
+                "gan": Change({"steps": 2}, {"objective.process": "gan"}),
+            },
+        ),
+        "GanSettings": Section(
+            "plane",
+            "objective.gan.",
+            {
+                "steps": Change(2, gan),
+                "latents": Change(3, gan),
+                "r1": Change(1.0, gan),
+                "r1_every": Change(4, gan),
+            },
+        ),
+        "PlanePoints": Section("plane", "data.", {"side": 3, "distance": 1.0, "spread": 0.1}),
         "PreserveSettings": Section(
             "lora",
             "objective.preserve.",

@@ -1,0 +1,208 @@
+"""Other processes than diffusion, on data whose law is known: docs/science/processes.md.
+
+    python -m experiments.science.processes [--runs FOLDER] [--output FOLDER]
+
+First, without a network: errors of the samplers of critically damped Langevin diffusion with the exact score of a
+Gaussian, exactly (the helpers of tests/diffusion/test_critically_damped.py). Then the networks that
+configs/science/plane_*.yaml train on 25 Gaussians in the plane: how many are found, how many points lie on one, and the
+distance of the drawn points from the law (sliced Wasserstein-1), of 10,000 points and three seeds each.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from experiments.measure_samplers import load
+from experiments.science.figures import PAGES, Found, chart, fill, save_picture
+from latent_diffusion.diffusion.critically_damped import Damped
+from latent_diffusion.diffusion.damped_steps import EulerMaruyama, Splitting, falling_times
+from latent_diffusion.diffusion.denoising_gan import draw_pictures, large_steps
+from latent_diffusion.diffusion.level import Level
+from latent_diffusion.diffusion.noise import NoiseSource
+from latent_diffusion.diffusion.prediction import V
+from latent_diffusion.diffusion.spacing import levels
+from latent_diffusion.samplers.ddim import DDIM
+from latent_diffusion.samplers.ddpm import DDPM
+from latent_diffusion.samplers.dpmpp_2m import DPMpp2M
+from latent_diffusion.schedules.linear import LinearSchedule
+from latent_diffusion.training.objectives.plane import PlanePoints, load_plane
+
+PAGE = PAGES / "processes.md"
+COUNT = 10_000
+SEEDS = (0, 1, 2)
+EXACT = (25, 50, 100, 200, 400)
+DAMPED = {"euler": (EulerMaruyama(), 1), "splitting": (Splitting(), 1), "splitting, midpoint": (Splitting(2), 2)}
+DIFFUSION = {"ddim": DDIM(), "ddpm": DDPM(), "dpmpp_2m": DPMpp2M()}
+BUDGETS = (25, 50, 100, 200)
+SMALL = (1, 2, 4, 8, 25, 50)
+NEAR = 4  # deviations: within them a point is on a Gaussian
+DIRECTIONS = 64
+
+
+def exact(found: Found) -> None:
+    """Measure the samplers' errors with the exact score of N(.7, .5^2)."""
+    law = load("tests/diffusion/test_critically_damped.py")
+    for name, (sampler, each) in DAMPED.items():
+        for evaluations in EXACT:
+            key = f"exact, {name}, {evaluations}"
+            if key not in found:
+                found[key] = law.errors_of_data(sampler, falling_times(evaluations // each), law.SPREAD)
+
+
+class ManyPoints(NoiseSource):
+    """Noise of many points from one stream."""
+
+    def draw(self, shape: Sequence[int]) -> Tensor:
+        """Draw standard normal numbers (COUNT, *shape)."""
+        return super().draw((COUNT, *shape))[0]
+
+
+def true_points(data: PlanePoints, seed: int) -> Tensor:
+    """Return points of the law itself, (COUNT, 2)."""
+    random = np.random.default_rng([2, seed])
+    kinds = random.integers(data.side**2, size=COUNT)
+    return data.centres()[kinds] + data.spread * torch.from_numpy(random.standard_normal((COUNT, 2)))
+
+
+def judged(points: Tensor, data: PlanePoints, seed: int) -> dict[str, float]:
+    """Return how many Gaussians are found, the share of points on one, and the distance from the law."""
+    off = (points.double()[:, None] - data.centres()).norm(dim=2).min(1)
+    on = off.values < NEAR * data.spread
+    counts = torch.bincount(off.indices[on], minlength=data.side**2)
+    angles = torch.arange(DIRECTIONS, dtype=torch.float64) * torch.pi / DIRECTIONS
+    ways = torch.stack([angles.cos(), angles.sin()])
+    wanted, made = ((p.double() @ ways).sort(0).values for p in (true_points(data, 100 + seed), points))
+    return {
+        "found": float((counts > COUNT / data.side**2 / 5).sum()),
+        "on": float(on.double().mean()),
+        "distance": float((wanted - made).abs().mean()),
+    }
+
+
+def measure(found: Found, key: str, data: PlanePoints, output: Path, draw: Callable[[int], Tensor]) -> None:
+    """Draw with each seed, and keep what was found and the first points."""
+    if key in found:
+        return
+    drawn = [draw(seed) for seed in SEEDS]
+    np.save(output / f"{key}.npy", drawn[0].float().numpy())
+    rows = [judged(points, data, seed) for points, seed in zip(drawn, SEEDS, strict=True)]
+    found[key] = {name: [row[name] for row in rows] for name in rows[0]}
+    print(key, found[key], file=sys.stderr, flush=True)
+
+
+def plane(found: Found, runs: Path, output: Path) -> None:
+    """Measure the three trained networks."""
+    network, settings, data = load_plane(runs / "plane_gan" / "model")
+    gan = settings.gan_settings
+
+    def generated(seed: int) -> Tensor:
+        noise = ManyPoints([seed])
+        *_, last = draw_pictures(network, noise.draw((2,)), gan.latents, large_steps(gan.steps), noise.draw)
+        return last.x
+
+    measure(found, "truth", data, output, lambda seed: true_points(data, seed))
+    measure(found, f"gan, {gan.steps}", data, output, generated)
+
+    denoising, _, _ = load_plane(runs / "plane_diffusion" / "model")
+    schedule = LinearSchedule()
+
+    def denoise(x: Tensor, level: Level) -> Tensor:
+        t = torch.full((len(x),), level.t)
+        return V.x0(denoising(x, t), x, level.alpha, level.sigma)
+
+    for name, sampler in DIFFUSION.items():
+        for steps in SMALL:
+
+            def drawn(seed: int, sampler=sampler, steps=steps) -> Tensor:
+                noise = ManyPoints([seed])
+                visited = levels(schedule, "trailing", steps)
+                *_, last = sampler(denoise, noise.draw((2,)), visited, noise)
+                return last.x
+
+            measure(found, f"diffusion, {name}, {steps}", data, output, drawn)
+
+    damped, _, _ = load_plane(runs / "plane_damped" / "model")
+    score = Damped().score(damped)
+    for name, (sampler, each) in DAMPED.items():
+        for evaluations in BUDGETS:
+
+            def fallen(seed: int, sampler=sampler, steps=evaluations // each) -> Tensor:
+                noise = ManyPoints([seed])
+                *_, u = sampler(score, noise.draw((4,)), falling_times(steps), noise.draw)
+                return u[:, :2]
+
+            measure(found, f"damped, {name}, {evaluations}", data, output, fallen)
+
+
+def cell(values: Sequence[float], digits: int) -> str:
+    """Return mean and deviation over seeds."""
+    return f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=1):.{digits}f}"
+
+
+def write(found: Found, output: Path) -> None:
+    """Put tables, chart and picture on the page."""
+    lines = ["| sampler | " + " | ".join(map(str, EXACT)) + " |", "|---" * (len(EXACT) + 1) + "|"]
+    for name in DAMPED:
+        pairs = [found[f"exact, {name}, {n}"] for n in EXACT]
+        lines.append(f"| {name} | " + " | ".join(f"{mean:.4f}, {variance:.4f}" for mean, variance in pairs) + " |")
+    fill(PAGE, "exact", lines)
+
+    head = ["| process | sampler | evaluations | Gaussians found | points on one | distance x1000 |", "|---" * 6 + "|"]
+    rows = {
+        "gan": [("gan, 4", "denoising GAN", "", 4)]
+        + [(f"diffusion, {s}, {n}", "diffusion", f"`{s}`", n) for n in (4, 8, 50) for s in DIFFUSION]
+        + [("truth", "the law itself", "", 0)],
+        "damped": [(f"damped, {s}, {n}", "damped", s, n) for n in BUDGETS for s in DAMPED],
+    }
+    for mark, of in rows.items():
+        lines = list(head)
+        for key, process, sampler, n in of:
+            one = found[key]
+            seen = f"{cell(one['found'], 1)} | {cell([100 * share for share in one['on']], 1)} % | "
+            seen += cell([1000 * distance for distance in one["distance"]], 1)
+            lines.append(f"| {process} | {sampler} | {n or ''} | {seen} |")
+        fill(PAGE, mark, lines)
+
+    curves = {
+        name: [(n, float(np.mean(found[f"damped, {name}, {n}"]["distance"]))) for n in BUDGETS] for name in DAMPED
+    }
+    of_diffusion = {
+        name: [(n, float(np.mean(found[f"diffusion, {name}, {n}"]["distance"]))) for n in SMALL] for name in DIFFUSION
+    } | {"denoising GAN": [(4, float(np.mean(found["gan, 4"]["distance"])))]}
+    panels = {"damped: distance from the law": curves, "diffusion and GAN": of_diffusion}
+    (PAGES / "processes.svg").write_text(chart(panels, "evaluations", even=True))
+    shown = ("truth", "gan, 4", "diffusion, dpmpp_2m, 4", "damped, splitting, 50")
+    sheet = Image.new("L", (4 * 204 - 4, 200), 255)
+    for place, key in enumerate(shown):
+        points = np.load(output / f"{key}.npy")
+        counts, _, _ = np.histogram2d(-points[:, 1], points[:, 0], bins=200, range=[[-2, 2], [-2, 2]])
+        tone = (255 * (1 - np.minimum(counts / 3, 1))).astype(np.uint8)
+        sheet.paste(Image.fromarray(tone), (204 * place, 0))
+    save_picture(sheet.convert("RGB"), PAGES / "processes.webp")
+
+
+def main() -> int:
+    """Measure what is not measured yet, and write the page's tables and figures."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--runs", type=Path, default=Path("runs/science"))
+    parser.add_argument("--output", type=Path, default=Path("runs/science/processes"))
+    asked = parser.parse_args()
+    found, began = Found(asked.output / "found.json"), time.process_time()
+    asked.output.mkdir(parents=True, exist_ok=True)
+    exact(found)
+    plane(found, asked.runs, asked.output)
+    write(found, asked.output)
+    found["minutes"] = found.values.get("minutes", 0) + round((time.process_time() - began) / 60, 1)
+    return 0
+
+
+if __name__ == "__main__":
+    with torch.no_grad():
+        sys.exit(main())

@@ -1,0 +1,1 @@
+"""Players of processes on samples of any shape, which need no model around them."""

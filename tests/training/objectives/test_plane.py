@@ -1,0 +1,105 @@
+"""Processes on points in the plane: one update against the formula, and runs that go on bit for bit."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from pydantic import ValidationError
+from torch import nn
+
+from latent_diffusion.checkpoint.files.safetensors_file import read_tensors
+from latent_diffusion.config import RunConfig
+from latent_diffusion.errors import ConfigError
+from latent_diffusion.training.losses.points.denoising_gan import (
+    DenoisingDiscriminator,
+    DenoisingGenerator,
+    GanSettings,
+    LargeSteps,
+)
+from latent_diffusion.training.objectives.plane import PlanePoints, PlaneSettings, load_plane
+from latent_diffusion.training.run import build_objective, train
+
+PROCESSES = ("diffusion", "damped", "gan")
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """Return a function that makes a small run of a process."""
+
+    def make(process: str, folder: str = "run", **values: Any) -> RunConfig:
+        section = {"name": "plane", "process": process, "width": 16, "layers": 1}
+        defaults = {"output": str(tmp_path / folder), "steps": 4, "batch_size": 8, "threads": 1, "precision": "float32"}
+        return RunConfig.model_validate({**defaults, "objective": section, "data": {}, **values})
+
+    return make
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_a_run_that_goes_on_ends_bit_equal(process, make_run):
+    values = {"ema": {"decay": 0.9}, "checkpoint": {"every": 2}}
+    whole, parted = make_run(process, "whole", **values), make_run(process, "parted", **values)
+    assert train(whole) == 0
+    assert train(parted.model_copy(update={"steps": 2})) == 0
+    assert train(parted.model_copy(update={"allow_drift": True})) == 0
+    one, two = (read_tensors(run.output / "model" / "model.safetensors") for run in (whole, parted))
+    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+    network, settings, data = load_plane(whole.output / "model")
+    assert (settings.process, data.side) == (process, 5) and not network.training
+
+
+def test_points_are_those_of_the_grid(make_run):
+    objective: Any = build_objective(make_run("diffusion"))
+    (points,) = objective.batches([range(2000)])
+    off = points.values[:, None] - objective.centres.float()
+    nearest = off.norm(dim=2).min(1)
+    assert torch.bincount(nearest.indices, minlength=25).min() > 40  # 80 are expected
+    assert abs(off[torch.arange(2000), nearest.indices].std() - 0.05) < 3 * 0.05 / 8000**0.5
+    again = next(objective.batches([[7]]))
+    assert torch.equal(again.values[0], points.values[7])
+
+
+class Line(nn.Module):
+    """A discriminator whose gradient by x_s is its weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([0.3, -0.8], dtype=torch.float64))
+
+    def forward(self, before, after, t):
+        return before @ self.weight + 0.5 * after.sum(1) + t
+
+
+def test_one_update_of_both_players_is_the_papers():
+    settings = GanSettings(steps=4, latents=2, r1=0.2, r1_every=3)
+    process, judge = LargeSteps(settings, seed=5), Line()
+
+    def generate(x, z, t):
+        return 0.5 * x + 0.1 * z
+
+    values = torch.randn(12, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    batch = SimpleNamespace(sample=tuple(range(12)), values=values)
+    player = DenoisingDiscriminator(judge, generate, process, settings)
+    pair = process.pair(values, batch.sample, "discriminator")
+    made = process.undone(generate(pair.after, pair.z, pair.t), pair)
+    plain = F.softplus(-judge(pair.before, pair.after, pair.t)) + F.softplus(judge(made, pair.after, pair.t))
+    penalty = 0.5 * 0.2 * 3 * judge.weight.square().sum()
+    torch.testing.assert_close(player(batch, 1).total, plain)
+    torch.testing.assert_close(player(batch, 3).total, plain + penalty)
+    (slope,) = torch.autograd.grad((player(batch, 3).total - player(batch, 1).total).sum(), judge.weight)
+    torch.testing.assert_close(slope, 12 * 0.2 * 3 * judge.weight.detach())
+    pair = process.pair(values, batch.sample, "generator")
+    made = process.undone(0.5 * pair.after + 0.1 * pair.z, pair)
+    wanted = F.softplus(-judge(made, pair.after, pair.t))
+    network = nn.Module()
+    network.forward = generate
+    torch.testing.assert_close(DenoisingGenerator(network, judge, process)(batch, 0).total, wanted)
+
+
+def test_what_has_no_meaning_is_refused(make_run):
+    with pytest.raises(ValidationError, match="is for the process gan, and process is damped"):
+        PlaneSettings.model_validate({"process": "damped", "gan": {}})
+    with pytest.raises(ConfigError, match="gradient_checkpointing"):
+        build_objective(make_run("damped", gradient_checkpointing=True))
+    assert PlanePoints(side=2, distance=1.0).centres().tolist() == [[-0.5, -0.5], [-0.5, 0.5], [0.5, -0.5], [0.5, 0.5]]
