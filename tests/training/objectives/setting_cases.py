@@ -45,6 +45,7 @@ def bases(tiny: Path, places: dict[str, str]) -> dict[str, dict[str, Any]]:
         "lora": {**run, "objective": {"name": "lora", "init": str(tiny), "adapter": adapter}, "data": pictures},
         "consistency": {**run, "objective": {"name": "consistency", "init": str(tiny)}, "data": pictures},
         "progressive": {**run, "objective": {"name": "progressive", "init": str(tiny)}, "data": pictures},
+        "learned_schedule": {**run, "objective": {"name": "learned_schedule", "init": str(tiny)}, "data": pictures},
         "learned_variance": {**run, "objective": {"name": "learned_variance", "init": str(tiny)}, "data": pictures},
         "reflow": {
             **run,
@@ -298,6 +299,7 @@ def sections(tiny: Path, other: Path, places: dict[str, str]) -> dict[str, Secti
             },
         ),
         "ProgressiveSettings": Section("progressive", "objective.", {"steps": 4}),
+        "LearnedScheduleSettings": Section("learned_schedule", "objective.", {"width": 8}),
         "LearnedVarianceSettings": Section("learned_variance", "objective.", {"bound_weight": 1.0, "levels": 10}),
         "ReflowSettings": Section("reflow", "objective.", {"pairs": {"steps": 3}}),
         "PairSettings": Section(
