@@ -26,8 +26,13 @@ flow() {
   trained bridge
   python -m experiments.science.flow $runs/reflow/model --output $runs/flow
 }
+variance() {
+  trained learned_variance
+  [ -e $runs/learned_schedule/model/schedule.json ] || python -m latent_diffusion.train configs/science/learned_schedule.yaml
+  python -m experiments.science.variance --output $runs/variance
+}
 
-pages=(classifier likelihood repaint score consistency flow)
+pages=(classifier likelihood repaint score consistency flow variance)
 for page in "${@:-${pages[@]}}"; do
   [ "$(type -t "$page")" = function ] || { echo "science.sh: no page '$page'; there are ${pages[*]}" >&2; exit 2; }
   echo "== $page"

@@ -3,8 +3,8 @@
     python -m experiments.science.variance [--learned FOLDER] [--schedule FILE] [--pictures 64] [--output FOLDER]
 
 Variance: the variational bound of held-out pictures for the chain of the model's own 15 steps, with each choice of the
-variance from the same noise. Schedule: mean and variance of the bound's estimate from one level, at uniform times of the
-model's law and on the learned schedule, of the same pictures.
+variance from the same noise. Schedule: mean and variance of the bound's estimate from one level, at uniform times of
+the model's law and on the learned schedule, of the same pictures.
 """
 
 import argparse
@@ -137,7 +137,7 @@ def write_variance(found: Found) -> None:
     names = [name for name in (*FIXED, *LEARNED) if name in found]
     base = np.array(found[names[0]])
     lines = [
-        "| mean and variance | bits per dimension | difference to the first, picture by picture |",
+        "| mean and variance | bits per dimension | difference to the first row, by picture |",
         "|---|---|---|",
     ]
     for name in names:
