@@ -65,6 +65,8 @@ INNER = {
 """Rows inside a folder that has folders, lowest first."""
 MOST_FILES = {"data": 10, "pipeline": 12, "server": 10, "training": 13}
 """Most files of each flat folder in a part of the package."""
+REGISTRY = PACKAGE / "training" / "objectives"
+"""A folder that is a list of names, which grows by one file for each and has no count."""
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -180,7 +182,7 @@ def test_folders_and_files_stay_small():
     lines = {path: len(path.read_text().splitlines()) for path in FILES}
     wrong = [f"{path}: {count} lines, it holds a second idea" for path, count in lines.items() if count > 400]
     for part, most in MOST_FILES.items():
-        for folder in {path.parent for path in FILES if (PACKAGE / part) in path.parents}:
+        for folder in {path.parent for path in FILES if (PACKAGE / part) in path.parents} - {REGISTRY}:
             count = len([path for path in folder.glob("*.py") if path.name != "__init__.py"])
             if count > most:
                 wrong.append(f"{folder}: {count} files; at most {most}")
