@@ -1,8 +1,8 @@
 """8-bit weights and activations (W8A8) in the U-Net's linear layers and convolutions, on CPUs.
 
 Weights are rounded with a scale for each output, activations with one for each token, or image where a kernel sums over
-pixels. Which layers stay exact: see `runtime.cpu.eight_bit_layers`. The integer sums are exact, so the numbers do not
-depend on the number of threads, and AVX2, AVX-512 and VNNI give the same. Plain C gives others: it rounds
+pixels. Which layers stay exact, and why: see `runtime.cpu.eight_bit_layers`. The integer sums are exact, so the numbers
+do not depend on the number of threads, and AVX2, AVX-512 and VNNI give the same. Plain C gives others: it rounds
 between a product and its sum where inputs are rounded and sums are scaled.
 Reference: Jacob et al. 2018, arXiv:1712.05877.
 """
@@ -21,7 +21,7 @@ from latent_diffusion.runtime.cpu.native import eight_bits
 
 __all__ = ["Int8"]
 
-ALL, LINEAR, NONE = LAYERS = "all", "linear", "none"
+MOST, ALL, LINEAR, NONE = LAYERS = "most", "all", "linear", "none"
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Int8(Approximation):
 
     neutral: ClassVar[Mapping[str, Any]] = {"layers": NONE}
 
-    layers: str = ALL  # "all"; "linear": no 3x3 convolutions; "none"
+    layers: str = MOST  # "most": all but the most sensitive ones; "all"; "linear": no 3x3 convolutions either; "none"
 
     def __post_init__(self) -> None:
         check_name("int8: layers", self.layers, LAYERS)
@@ -47,9 +47,9 @@ class Int8(Approximation):
         if not eight_bit_layers.pays(convolutions=False):
             raise ConfigError(
                 "approximation 'int8' is no faster than the exact way on this processor, by a short trial; "
-                f"leave it out, or use int8:layers={ALL} to draw with it all the same"
+                f"leave it out, or use int8:layers={MOST} to draw with it all the same"
             )
-        return cls(ALL if eight_bit_layers.pays(convolutions=True) else LINEAR)
+        return cls(MOST if eight_bit_layers.pays(convolutions=True) else LINEAR)
 
     def check(self, network: Network) -> None:
         """Refuse an installation or a number format without kernels.
@@ -77,4 +77,5 @@ class Int8(Approximation):
             return network, None
         if scope.device.type != "cpu":
             raise ConfigError(f"approximation 'int8' works on CPUs, not on {scope.device.type}; leave it out")
-        return eight_bit_layers.in_eight_bits(network, convolutions=self.layers == ALL), None
+        convolutions, outermost = self.layers in (MOST, ALL), self.layers == ALL
+        return eight_bit_layers.in_eight_bits(network, convolutions=convolutions, outermost=outermost), None

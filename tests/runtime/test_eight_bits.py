@@ -25,6 +25,7 @@ from latent_diffusion.runtime.cpu.packed_layers import phase_weights
 
 pytestmark = pytest.mark.skipif(not eight_bits.available(), reason="the kernels are not built")
 EIGHT = (eight_bit_layers.EightBitLinear, eight_bit_layers.EightBitPointwise, eight_bit_layers.EightBitConv2d)
+WEIGHT = eight_bit_layers.EightBitWeight
 
 
 def draw(*size, dtype=torch.float32):
@@ -127,8 +128,9 @@ def test_layers_on_the_way_of_every_pixel_are_rounded_and_the_network_stays(netw
     rounded = {name for name, module in twin.named_modules() if isinstance(module, EIGHT)}
     left = {name.rpartition(".")[2] for name, module in twin.named_modules()
             if isinstance(module, nn.Linear | nn.Conv2d) and name not in rounded}  # fmt: skip
-    assert left == {"conv_in", "linear_1", "linear_2", "time_emb_proj", "to_k", "to_v", "conv", "conv_out"}
-    assert all(".attn2." in name for name in set(before) - rounded if name.endswith(("to_k", "to_v")))
+    assert left == {"conv_in", "linear_1", "linear_2", "to_k", "to_v", "conv", "conv_out"}
+    weights_only = {name for name, module in twin.named_modules() if isinstance(module, WEIGHT)}
+    assert weights_only == {name for name in before if name.endswith(("attn2.to_k", "attn2.to_v"))} != set()
     assert any("downsamplers" in name for name in rounded)
     assert any(isinstance(module, eight_bit_layers.EightBitUpsample) for module in twin.modules())
     assert not any(isinstance(module, EIGHT[2]) for module in linear.modules())
@@ -137,6 +139,24 @@ def test_layers_on_the_way_of_every_pixel_are_rounded_and_the_network_stays(netw
         assert 1e-4 < (found - wanted).norm() / wanted.norm() < 0.05
     assert before == {name: type(module) for name, module in network.named_modules()}
     torch.testing.assert_close(answer(network), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_layer_with_a_rounded_weight_multiplies_exact_inputs():
+    layer = nn.Linear(20, 40)
+    eight = EightBits.of(layer.weight, layer.bias)
+    x = draw(3, 20)
+    wanted = F.linear(x.double(), restored(eight)[:, :20, 0], layer.bias.double())
+    vars(layer)["eight"], layer.__class__ = eight, WEIGHT
+    torch.testing.assert_close(layer(x).double(), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_the_outermost_convolutions_beside_residual_blocks_stay_exact_on_demand(network):
+    outer = {"down_blocks.0.resnets.0.conv_shortcut", "up_blocks.1.resnets.0.conv_shortcut"}
+    outer.add("up_blocks.1.resnets.1.conv_shortcut")
+    twins = [in_eight_bits(network, convolutions=True, outermost=outermost) for outermost in (False, True)]
+    few, every = ({name for name, module in twin.named_modules() if "eight" in vars(module)} for twin in twins)
+    left = every - few
+    assert left and left <= outer and left == {name for name in every if "conv_shortcut" in name and name in outer}
 
 
 def test_a_weight_is_rounded_once_and_again_when_it_was_changed(network):
@@ -193,7 +213,7 @@ def test_what_cannot_be_is_refused_with_its_reason(network, monkeypatch):
     with pytest.raises(ConfigError, match=r"int8: layers 'al'.*all"):
         Int8("al")
     monkeypatch.setattr(int8.eight_bit_layers, "pays", lambda *, convolutions: False)
-    with pytest.raises(ConfigError, match=r"no faster .* use int8:layers=all"):
+    with pytest.raises(ConfigError, match=r"no faster .* use int8:layers=most"):
         Int8.from_values({}, lambda _: None)
     assert Int8.from_values({"layers": "all"}, lambda _: None) == Int8("all")
     monkeypatch.setattr(int8.eight_bit_layers, "pays", lambda *, convolutions: not convolutions)

@@ -76,6 +76,11 @@ class EightBits:
         bias = torch.zeros(outputs) if bias is None else bias.detach().float()
         return cls(panels, scales, columns, F.pad(bias, (0, -outputs % PANEL)), outputs, round(taps**0.5))
 
+    def whole(self) -> Tensor:
+        """Return the rounded weight of a linear layer (outputs, inputs), float32; inputs are rounded up to CHUNK."""
+        numbers = self.panels[:, 0].permute(0, 2, 1, 3).flatten(2).flatten(0, 1)
+        return (numbers * self.scales[:, None])[: self.outputs]
+
 
 @dataclass(frozen=True, eq=False)
 class Rounded:
