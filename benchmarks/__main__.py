@@ -19,7 +19,7 @@ __all__ = ["bench", "main"]
 
 WORK, SPEED = "What is done", "How it is measured"
 CASES = tuple(name.replace("_", "-") for name in names("benchmarks.cases"))
-PEERS = ("ours-plain", "diffusers", "diffusers-checkpointed", "diffusers-best", "compile", "openvino")
+PEERS = ("ours-plain", "diffusers", "diffusers-checkpointed", "diffusers-best", "compile", "openvino", "openvino-int8")
 USUAL_MODEL = {"train-step": "small", "lora-step": "small"}
 FORMATS = ("float32", "bfloat16", "auto")
 

@@ -6,27 +6,53 @@ take is predicted from the cell of its kind before it, by pixels and pictures; o
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from benchmarks.plan import Plan
 
-__all__ = ["Cell", "cells"]
+__all__ = ["Cell", "Figures", "Measure", "cells", "shown"]
 
-Cell = tuple[Plan, dict[str, Any] | None]
+Figures = dict[str, Any]
+Measure = Callable[[Plan], Figures]
+Cell = tuple[Plan, Figures | None]
 """A plan and its figures; None = there was no time for it."""
 
 GROWTH = 1.25  # power of the pixels that a cell's time grows with: attention's part has the power 2
 SLACK = 1.2  # times the prediction is set aside
 
 
+def shown(
+    plans: Sequence[Plan],
+    file: Path | None,
+    minutes: float | None,
+    measure: Measure,
+    row: Callable[[Plan, Figures], str],
+) -> tuple[list[tuple[Plan, Figures]], int]:
+    """Print the row of each cell as soon as it is measured; return the cells that were, and how many were not.
+
+    Arguments are those of `cells`; `row` returns a line of the table.
+    """
+    rows = []
+    for plan, found in cells(plans, file, minutes, measure):
+        if found is not None:
+            rows.append((plan, found))
+            typer.echo(row(plan, found))
+    left = len(plans) - len(rows)
+    if left:
+        typer.echo(f"no time for {left} of {len(plans)} cells; the same command continues with --json FILE")
+    return rows, left
+
+
 def cells(
     plans: Iterable[Plan],
     file: Path | None,
     minutes: float | None,
-    measure: Callable[[Plan], dict[str, Any]],
+    measure: Measure,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Cell]:
     """Yield each plan with its figures, the least work first.

@@ -10,12 +10,12 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from benchmarks.case import OURS
-from benchmarks.cells import cells
+from benchmarks.cells import Figures, shown
 from benchmarks.command import command
 from benchmarks.curves import Panel, drawing
 from benchmarks.facts import machine_facts
@@ -33,7 +33,7 @@ ROUNDS = 2  # timed calls of each; the largest take minutes
 COLUMNS = ("px", "pictures", "{0}, s", "ours, s", "times as fast", "{0}, GiB", "ours, GiB", "disturbed")
 
 
-def measure(plan: Plan, peer: str) -> dict[str, Any]:
+def measure(plan: Plan, peer: str) -> Figures:
     """Race one cell, and return seconds and memory of both.
 
     Raises:
@@ -82,16 +82,8 @@ def growth(
     """
     grid = dict.fromkeys([(side, 1) for side in size or SIZES] + [(batch_size, count) for count in batch or BATCHES])
     plans = [Plan(case, model, dtype, "cpu", side, count) for side, count in grid]
-    rows, left = [], 0
     typer.echo(_table([], peer))
-    for plan, found in cells(plans, file, minutes, lambda plan: measure(plan, peer)):
-        if found is None:
-            left += 1
-            continue
-        rows.append((plan, found))
-        typer.echo(_row(plan, found))
-    if left:
-        typer.echo(f"no time for {left} of {len(plans)} cells; the same command continues with --json FILE")
+    rows, left = shown(plans, file, minutes, lambda plan: measure(plan, peer), _row)
     if write and rows:
         title = f"{model}, {case}, {dtype}; {_machine()}."
         CURVES.write_text(drawing(_panels(rows, peer, batch_size)))
@@ -107,7 +99,7 @@ def with_growth(page: str, found: str) -> str:
     return re.sub(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: made, page, flags=re.DOTALL)
 
 
-def _panels(rows: Sequence[tuple[Plan, dict[str, Any]]], peer: str, batch_size: int) -> list[Panel]:
+def _panels(rows: Sequence[tuple[Plan, Figures]], peer: str, batch_size: int) -> list[Panel]:
     """Return seconds and memory over the size of one picture, and over the number of pictures."""
     one = [(plan.size or 0, found) for plan, found in rows if plan.batch == 1]
     many = [(plan.batch or 0, found) for plan, found in rows if plan.size == batch_size]
@@ -124,12 +116,12 @@ def _panels(rows: Sequence[tuple[Plan, dict[str, Any]]], peer: str, batch_size: 
     ]
 
 
-def _table(rows: Sequence[tuple[Plan, dict[str, Any]]], peer: str) -> str:
+def _table(rows: Sequence[tuple[Plan, Figures]], peer: str) -> str:
     head = f"| {' | '.join(COLUMNS).format(peer)} |\n|{'---|' * len(COLUMNS)}"
     return "\n".join([head, *(_row(plan, found) for plan, found in rows)])
 
 
-def _row(plan: Plan, found: dict[str, Any]) -> str:
+def _row(plan: Plan, found: Figures) -> str:
     if found["absent"]:
         theirs, faster, memory = found["absent"], "", ""
     else:

@@ -12,12 +12,12 @@ import itertools
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from benchmarks.case import OURS, PLAIN
-from benchmarks.cells import cells
+from benchmarks.cells import Figures, shown
 from benchmarks.command import command
 from benchmarks.plan import Plan
 from benchmarks.race import race, ratio
@@ -30,13 +30,13 @@ TRIES = 2  # of a cell that is disturbed
 COLUMNS = ("case", "size", "batch", "dtype", "plain, s", "ours, s", "ratio", "95 %", "verdict")
 
 
-def measure(plan: Plan) -> dict[str, Any]:
+def measure(plan: Plan) -> Figures:
     """Race one cell, and return its figures: seconds of both, their ratio with its interval, the verdict.
 
     Raises:
         ResourceError: a side cannot run.
     """
-    found: dict[str, Any] = {}
+    found: Figures = {}
     for _ in range(TRIES):
         ours, plain = list(race(plan, (OURS, PLAIN), None))[-1]
         if absent := ours.absent or plain.absent:
@@ -80,19 +80,11 @@ def guard(
     )  # fmt: skip
     typer.echo(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
     plans = [Plan(case, model, form, device, side, count) for case, side, count, form in grid]
-    failed, left = False, 0
-    for plan, found in cells(plans, file, minutes, measure):
-        if found is None:
-            left += 1
-            continue
-        typer.echo(_row(plan, found))
-        failed |= found["verdict"] == "slower"
-    if left:
-        typer.echo(f"no time for {left} of {len(plans)} cells; the same command continues with --json FILE")
-    return 1 if failed or left else 0
+    rows, left = shown(plans, file, minutes, measure, _row)
+    return 1 if left or any(found["verdict"] == "slower" for _, found in rows) else 0
 
 
-def _row(plan: Plan, found: dict[str, Any]) -> str:
+def _row(plan: Plan, found: Figures) -> str:
     times = f"{found['plain']:.4g}", f"{found['ours']:.4g}", f"{found['value']:.2f}x"
     span = f"{found['low']:.2f} to {found['high']:.2f}"
     cells = plan.case, str(plan.size), str(plan.batch), plan.dtype, *times, span, found["verdict"]

@@ -1,4 +1,4 @@
-"""The others: diffusers as it comes, in its best plain setting, compiled, and converted to OpenVINO."""
+"""The others: diffusers as it comes, in its best plain setting, compiled, and converted to OpenVINO, also in 8 bits."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from benchmarks.plan import AbsentError, Plan, Ready, half_or_full
 __all__ = ["PEERS", "Twin", "build_peer", "check_peer", "compiled", "peer_dtype"]
 
 
-PEERS = ("diffusers", "diffusers-best", "compile", "openvino")
+PEERS = ("diffusers", "diffusers-best", "compile", "openvino", "openvino-int8")
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ def build_peer(tool: str, plan: Plan, twin: Twin) -> Ready:
         AbsentError: the peer is not here.
     """
     check_peer(tool)
-    if tool == "openvino":
-        return _openvino(plan, twin)
+    if tool.startswith("openvino"):
+        return _openvino(plan, twin, eight_bits=tool == "openvino-int8")
     dtype = peer_dtype(plan, tool)
     module = twin.module.to(plan.device, dtype)
     if tool != "diffusers":
@@ -75,8 +75,8 @@ def compiled(module: nn.Module, plan: Plan) -> nn.Module:
     return made
 
 
-def _openvino(plan: Plan, twin: Twin) -> Ready:
+def _openvino(plan: Plan, twin: Twin, *, eight_bits: bool) -> Ready:
     seconds: dict[str, float] = {}
-    run = converted(twin.module, twin.inputs, plan, seconds)
+    run = converted(twin.module, twin.inputs, plan, seconds, eight_bits=eight_bits)
     inputs = twin.inputs
     return Ready(lambda: {"output": run(*inputs)}, run.dtype, seconds)

@@ -70,10 +70,11 @@ class Generate(Case):
 
     def _prepare(self, pipe: Any, tool: str, dtype: torch.dtype, seconds: dict[str, float]) -> torch.dtype:
         """Put the parts in their formats and places; return what they compute in."""
-        if tool == "openvino":
+        if tool.startswith("openvino"):
             side = self.size // 2 ** (len(pipe.vae.config.block_out_channels) - 1)
             twin = UNetStep(self.plan, self.model).twin(pipe.unet)
-            step = converted(twin.module, twin.inputs, self.plan, seconds)
+            eight_bits = tool == "openvino-int8"
+            step = converted(twin.module, twin.inputs, self.plan, seconds, eight_bits=eight_bits)
             pipe.unet = _Stub(pipe.unet, step)
             z = drawn("z", self.batch, pipe.vae.config.latent_channels, side, side)
             pipe.vae.decoder = _Decoder(converted(pipe.vae.decoder, (z,), self.plan, seconds))

@@ -92,8 +92,8 @@ class TrainStep(Case):
         """Return the loop, ready to make updates."""
         if tool not in (OURS, PLAIN):
             check_peer(tool)
-        if tool == "openvino":
-            raise AbsentError("openvino does not train")
+        if tool.startswith("openvino"):
+            raise AbsentError(f"{tool} does not train")
         if self.plan.dtype == "auto":
             raise AbsentError("train-step: no tool chooses a number format by itself; use float32 or bfloat16")
         seconds: dict[str, float] = {}
