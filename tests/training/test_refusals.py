@@ -33,6 +33,7 @@ VAE = {"block_out_channels": [8, 16], "layers_per_block": 1, "latent_channels": 
 AUTOENCODER = {"name": "autoencoder", "perceptual": 0.0}
 CONCEPTS = {"name": "concepts", "init": "MODEL", "concepts": [{"prompt": "a red disc"}]}
 CONSISTENCY = {"name": "consistency", "init": "MODEL"}
+SCHEDULE, VARIANCE = ({"name": name, "init": "MODEL"} for name in ("learned_schedule", "learned_variance"))
 REFLOW = {"name": "reflow", "init": "MODEL", "pairs": {"steps": 1}}
 BRIDGE = {"name": "bridge", "init": "MODEL", "start": {"split": "val"}, "match": "turn"}
 CLASSIFIER = {"name": "classifier", "model": "MODEL", "fields": ["turn"], "channels": [8], "groups": 4}
@@ -152,6 +153,12 @@ COMBINATIONS: dict[str, dict[str, Any]] = {
         "memory": {"base": "int8"},
     },
     "`name: consistency`, a model that repaints": {"objective": CONSISTENCY | {"init": "REPAINTS"}},
+    "`name: learned_variance`, `offset_noise: 0.1`": {"objective": VARIANCE | {"offset_noise": 0.1}},
+    "`name: unet`, a model with a learned variance": unet(init="LEARNED"),
+    "`name: learned_schedule` without `init`": {"objective": SCHEDULE | {"init": None, "parts": PARTS, "unet": "tiny"}},
+    "`name: learned_schedule`, a model that ends on pure noise": {
+        "objective": SCHEDULE | {"scheduler": ZERO_SNR | {"prediction_type": "v_prediction"}}
+    },
     "`name: reflow` without `init`": reflow(init=None, parts=PARTS, unet="tiny"),
     "`name: reflow`, `train: {parts: [unet, text_encoder]}`": reflow(train={"parts": ["unet", "text_encoder"]}),
     "`name: reflow`, `offset_noise: 0.1`": reflow(offset_noise=0.1),
@@ -301,6 +308,9 @@ def places(tiny_folder, pictures, tmp_path_factory) -> dict[str, str]:
     objective.export(root / "out", averaged=False)
     (root / "sd-inpaint").mkdir()
     build_objective(parsed(unet(inpainting={}), found)).export(root / "sd-inpaint", averaged=False)
+    (root / "learned").mkdir()
+    build_objective(parsed({"objective": VARIANCE}, found)).export(root / "learned", averaged=False)
+    found |= {"LEARNED": str(root / "learned")}
     return found | {"ADAPTER": str(root / "out" / "a.safetensors"), "REPAINTS": str(root / "sd-inpaint")}
 
 
