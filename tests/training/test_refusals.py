@@ -44,6 +44,7 @@ SIZES = {
 }  # fmt: skip
 PICTURES = {"path": "PICTURES", "size": 32}
 ALONE = {"captions": []}
+POINTS = {"side": 5}  # data of points in place of pictures, with its defaults
 NO_TIME = {"law": "logit_normal", "mean": 50.0, "high": 0.5}
 ZERO_SNR = {"rescale_betas_zero_snr": True}
 
@@ -173,6 +174,12 @@ COMBINATIONS: dict[str, dict[str, Any]] = {
     "`name: bridge`, `data.flip: true`": bridge(data={"flip": True}),
     "`name: bridge`, `data.buckets`": bridge(data={"buckets": {"step": 16, "min_side": 16}}),
     "`name: bridge`, `latent_cache_bytes: 0`": bridge(latent_cache_bytes=0),
+    "`name: plane`, `gan` with another process": {"objective": {"name": "plane", "gan": {}}, "data": POINTS},
+    "`name: plane`, `gradient_checkpointing: true`": {
+        "objective": {"name": "plane"},
+        "data": POINTS,
+        "gradient_checkpointing": True,
+    },
     "`name: classifier`, `gradient_checkpointing: true`": {
         "objective": CLASSIFIER,
         "data": ALONE,
@@ -316,6 +323,7 @@ def places(tiny_folder, pictures, tmp_path_factory) -> dict[str, str]:
 
 def parsed(changes: dict[str, Any], places: dict[str, str]) -> RunConfig:
     data = PICTURES | (changes.get("data") or {}) if changes.get("data", {}) is not None else {"size": 32}
+    data = {} if changes.get("data") is POINTS else data
     values = {"output": "x", "objective": UNET, "batch_size": 2, "steps": 2, "trackers": [], "threads": 1}
     text = json.dumps({**values, **copy.deepcopy(changes), "data": data})
     for name, place in places.items():
