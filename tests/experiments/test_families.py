@@ -6,14 +6,17 @@ import pytest
 import torch
 from torch import nn
 
+from experiments.science.families import diffusion as diffusion_file
 from experiments.science.families.blocks import Encoder, fold, unfold
-from experiments.science.families.diffusion import Diffusion
+from experiments.science.families.diffusion import Diffusion, empty
 from experiments.science.families.family import Draws, bits, spread, to_values
 from experiments.science.families.flow import Flow
 from experiments.science.families.gan import GAMMA, GAN, LAZY
 from experiments.science.families.hierarchical_vae import HierarchicalVAE
 from experiments.science.families.training import Training
 from experiments.science.families.vae import VAE, kl, log_likelihood
+from latent_diffusion.diffusion.bound import bound_all_levels
+from latent_diffusion.schedules.cosine import CosineSchedule
 
 WIDTHS = (8, 8, 8)
 SMALL = {
@@ -250,3 +253,19 @@ def test_drawings_are_pictures_that_a_seed_repeats(name):
 
 def test_the_encoder_halves_its_way_down():
     assert [x.shape[2:] for x in Encoder(WIDTHS, 1).features(torch.zeros(1, 3, 32, 32))] == [(16, 16), (8, 8), (4, 4)]
+
+
+def test_the_bound_by_some_terms_has_every_term_once(monkeypatch):
+    monkeypatch.setattr(diffusion_file, "SINGLE", 4)
+    monkeypatch.setattr(diffusion_file, "STRATA", 3)
+    diffusion = shaken(Diffusion(WIDTHS))
+    diffusion.schedule = CosineSchedule(7)
+    x, draws, numbers = torch.rand(2, 3, 32, 32) * 2 - 1, Draws(0, 0, 0), iter(range(7))
+    with torch.no_grad():
+        some = diffusion.bits_per_dimension(x, draws)
+        denoise = diffusion.denoiser().bind_times(empty(2))
+        noise = draws.normal
+        every = bound_all_levels(
+            denoise, diffusion.schedule, fold(x), lambda: noise(f"bound noise {next(numbers)}", fold(x))
+        )
+    torch.testing.assert_close(some, bits(every))

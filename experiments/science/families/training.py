@@ -21,8 +21,8 @@ from latent_diffusion.randomness import generator, permutation
 
 __all__ = ["BATCH", "Progress", "Training"]
 
-BATCH = 32
-WARM_UP = 50  # updates in which the learning rate rises
+BATCH = 16
+WARM_UP = 20  # updates in which the learning rate rises
 AVERAGE = 0.995  # decay of the moving average of the weights, at its slowest
 
 
@@ -97,13 +97,6 @@ class Training:
         """Return the longest gradient that is not shortened: three times the usual length of the last updates."""
         lengths = self.progress.gradients.get(player, [])[-50:]
         return 3 * sorted(lengths)[len(lengths) // 2] if len(lengths) >= 10 else float("inf")
-
-    def averaged(self) -> Family:
-        """Return the family with the averaged weights, which is what is drawn from and judged."""
-        with torch.no_grad():
-            for name, weight in self.family.named_parameters():
-                weight.copy_(self.average[name])
-        return self.family.eval()
 
     def save(self, path: Path) -> None:
         """Write a checkpoint; the file is the old or the whole new one at every moment."""
