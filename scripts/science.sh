@@ -14,6 +14,7 @@ classifier() {
 }
 likelihood() { python -m experiments.science.likelihood --output $runs/likelihood; }
 repaint() { python -m experiments.science.repaint --output $runs/repaint; }
+families() { python -m experiments.science.five_families --output $runs/families; }
 score() { python -m experiments.science.score --output $runs/score; }
 
 trained() { [ -e $runs/$1/model/model_index.json ] || python -m latent_diffusion.train configs/science/$1.yaml; }
@@ -32,7 +33,7 @@ variance() {
   python -m experiments.science.variance --output $runs/variance
 }
 
-pages=(classifier likelihood repaint score consistency flow variance)
+pages=(classifier likelihood repaint score consistency flow variance families)
 for page in "${@:-${pages[@]}}"; do
   [ "$(type -t "$page")" = function ] || { echo "science.sh: no page '$page'; there are ${pages[*]}" >&2; exit 2; }
   echo "== $page"

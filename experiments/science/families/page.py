@@ -14,6 +14,7 @@ from latent_diffusion.data.pictures.images import to_pil
 __all__ = ["write_chart", "write_sheet", "write_tables"]
 
 PAGE = PAGES / "families.md"
+MOST_POINTS = 25  # of a line, about
 
 
 def write_tables(run: Run) -> None:
@@ -76,19 +77,14 @@ def drawn_cells(drawn: Sequence[dict[str, float]]) -> list[str]:
 def write_chart(run: Run) -> None:
     """Put KID and losses against minutes on the page."""
     found, seed, minutes = run.found, run.asked.seeds[0], run.asked.minutes
-    panels: dict[str, dict[str, list[tuple[float, float]]]] = {
-        "EffLite-KID x1000": {
-            name: [
-                *(
-                    (at, found[early])
-                    for at in marks(run)[:-1]
-                    if (early := f"{name}, {seed}, KID at {at:g} min") in found
-                ),
-                (minutes, found[f"{key(run, name, seed)}, drawings"]["kid"]),
-            ]
+    panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    early = [at for at in marks(run)[:-1] if all(f"{name}, {seed}, KID at {at:g} min" in found for name in FAMILIES)]
+    if early:
+        last = {name: found[f"{key(run, name, seed)}, drawings"]["kid"] for name in FAMILIES}
+        panels["EffLite-KID x1000"] = {
+            name: [*((at, found[f"{name}, {seed}, KID at {at:g} min"]) for at in early), (minutes, last[name])]
             for name in FAMILIES
         }
-    }
     titles = {"VAE": "loss: bits a number", "diffusion": "loss: square error of v", "GAN": "losses of the game"}
     titles |= dict.fromkeys(("hierarchical VAE", "flow"), titles["VAE"])
     for name in ("VAE", "hierarchical VAE", "flow", "diffusion", "GAN"):
@@ -96,6 +92,7 @@ def write_chart(run: Run) -> None:
         for player, losses in training["losses"].items():
             times = np.linspace(training["seconds"][0], training["seconds"][-1], len(losses)) / 60
             points = [(round(float(t), 2), y) for t, y in zip(times, losses, strict=True)][2:]
+            points = points[:: max(1, len(points) // MOST_POINTS)]
             title = "GAN's critic" if player == "critic" else name
             panels.setdefault(titles[name], {})[title] = points
     (PAGES / "families.svg").write_text(chart(panels, "processor minutes"))
