@@ -187,16 +187,49 @@ INLINE int64_t place_of(int64_t row, const Product *z) {
     return (y * z->apart + z->down) * z->out_width * z->apart + x * z->apart + z->right;
 }
 
-/* one row of the result from its sums; `columns` are the sums of each output's weights */
-INLINE void finish_row(int32_t *sums, float scale, int32_t zero, const float *scales, const int32_t *columns,
-                       const float *bias, const void *added, void *y, int64_t at, int64_t outputs, int bfloat16) {
-    for (int o = 0; o < PANEL; o++) sums[o] -= zero * columns[o];
-    for (int64_t o = 0; o < PANEL && o < outputs; o += LANES) {
-        Vector v = vfma(vmul(vload_whole(sums + o), vall(scale)), vload(scales + o), vload(bias + o));
-        if (added) v = vadd(v, load_numbers(added, at + o, outputs - o, bfloat16));
-        store_numbers(y, at + o, outputs - o, v, bfloat16);
+/* what a panel's sums become numbers with: of its outputs, of which there are `outputs` */
+typedef struct {
+    const float *scales, *bias;
+    const int32_t *columns; /* the sums of each output's weights */
+    const void *added;
+    void *y;
+    int64_t outputs;
+} Panel;
+
+/* one row of the result from its sums */
+INLINE void finish_row(const int32_t *sums, float scale, int32_t zero, const Panel *p, int64_t at, int whole, int added,
+                       int bfloat16) {
+    UNROLL for (int64_t o = 0; o < PANEL; o += LANES) {
+        if (!whole && o >= p->outputs) break;
+        int64_t left = whole ? LANES : p->outputs - o;
+        int32_t part[LANES];
+        for (int i = 0; i < LANES; i++) part[i] = sums[o + i] - zero * p->columns[o + i];
+        Vector v = vfma(vmul(vload_whole(part), vall(scale)), vload(p->scales + o), vload(p->bias + o));
+        if (added) v = vadd(v, load_numbers(p->added, at + o, left, bfloat16));
+        store_numbers(p->y, at + o, left, v, bfloat16);
     }
 }
+
+/* rows of the result from `row` on, from their sums */
+INLINE void finish_rows(const int32_t *sums, int64_t row, int64_t rows, const float *row_scales, const int32_t *zeros,
+                        const Panel *p, int64_t output, const Product *z, int whole, int added, int bfloat16) {
+    int64_t group = row / z->each, next = (group + 1) * z->each;
+    for (int64_t t = row; t < row + rows; t++, sums += PANEL) {
+        if (t == next) group++, next += z->each;
+        int64_t at = place_of(t, z) * z->outputs + output;
+        finish_row(sums, row_scales[group], zeros[group], p, at, whole, added, bfloat16);
+    }
+}
+#define FINISH(FORMAT, BFLOAT16)                                                                                      \
+    static void finish_##FORMAT(const int32_t *sums, int64_t row, int64_t rows, const float *row_scales,              \
+                                const int32_t *zeros, const Panel *p, int64_t output, const Product *z) {             \
+        if (p->outputs < PANEL)                                                                                       \
+            finish_rows(sums, row, rows, row_scales, zeros, p, output, z, 0, p->added != NULL, BFLOAT16);             \
+        else if (p->added) finish_rows(sums, row, rows, row_scales, zeros, p, output, z, 1, 1, BFLOAT16);             \
+        else finish_rows(sums, row, rows, row_scales, zeros, p, output, z, 1, 0, BFLOAT16);                           \
+    }
+FINISH(f32, 0)
+FINISH(bf16, 1)
 
 /* y of numbers, with the scale and zero of each of their groups; added is like y, or NULL; weights in panels, with
  * scales, columns and bias of as many outputs; returns 1 where there is no memory */
@@ -224,22 +257,18 @@ int KERNEL(multiply_bytes)(const uint8_t *numbers, const float *row_scales, cons
             int64_t here = rows - first < block ? rows - first : block;
             gather_rows(numbers, zeros, z, first, here, block, laid);
             for (int64_t p = share * panels / shares; p < (share + 1) * panels / shares; p++) {
+                int64_t o = p * PANEL;
+                Panel panel = {scales + o, bias + o, columns + o, added, y, z->outputs - o};
                 for (int64_t c = 0; c < depth; c += DEPTH) {
                     int64_t chunks = (depth - c < DEPTH ? depth - c : DEPTH) / CHUNK;
-                    for (int64_t t = 0; t < here; t += TILE_ROWS)
-                        MULTIPLY_ROWS[here - t < TILE_ROWS ? here - t : TILE_ROWS](
-                            laid + c * block + t * CHUNK, block * CHUNK, weights + (p * depth + c) * PANEL, chunks,
-                            sums + t * PANEL, c > 0);
-                }
-                int64_t o = p * PANEL;
-                for (int64_t t = 0; t < here; t++) {
-                    int64_t group = (first + t) / z->each, at = place_of(first + t, z) * z->outputs + o;
-                    if (z->bfloat16)
-                        finish_row(sums + t * PANEL, row_scales[group], zeros[group], scales + o, columns + o, bias + o,
-                                   added, y, at, z->outputs - o, 1);
-                    else
-                        finish_row(sums + t * PANEL, row_scales[group], zeros[group], scales + o, columns + o, bias + o,
-                                   added, y, at, z->outputs - o, 0);
+                    for (int64_t t = 0; t < here; t += TILE_ROWS) {
+                        int64_t tile = here - t < TILE_ROWS ? here - t : TILE_ROWS;
+                        MULTIPLY_ROWS[tile](laid + c * block + t * CHUNK, block * CHUNK,
+                                            weights + (p * depth + c) * PANEL, chunks, sums + t * PANEL, c > 0);
+                        if (c + DEPTH >= depth)
+                            (z->bfloat16 ? finish_bf16 : finish_f32)(sums + t * PANEL, first + t, tile, row_scales, zeros,
+                                                                     &panel, o, z);
+                    }
                 }
             }
         }
