@@ -2,29 +2,39 @@
 
     python -m experiments.science.variance [--learned FOLDER] [--schedule FILE] [--pictures 64] [--output FOLDER]
 
-Variance: the variational bound of held-out pictures for the chain of the model's own 15 steps, with each choice of the
-variance from the same noise. Schedule: mean and variance of the bound's estimate from one level, at uniform times of
-the model's law and on the learned schedule, of the same pictures.
+First both on a mixture of Gaussians with the exact denoiser (that of tests/diffusion/test_learned_schedule.py), then
+with the bundled model. Variance: the variational bound of held-out pictures for the chain of the model's own 15 steps,
+with each choice of the variance from the same noise. Schedule: mean and variance of the bound's estimate from one
+level, at uniform times of the model's law and on the learned schedule, of the same pictures.
 """
 
 import argparse
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from experiments.measure_samplers import load
 from experiments.science.figures import PAGES, Found, chart, fill
 from experiments.science.pictures import held_out, pictures_of_the_model
 from latent_diffusion import LatentDiffusionPipeline
 from latent_diffusion.diffusion.bound import bound_all_levels
 from latent_diffusion.diffusion.denoiser import DenoiseAt
-from latent_diffusion.diffusion.learned_schedule import Rising, diffusion_term, noise_error, own_schedule
+from latent_diffusion.diffusion.learned_schedule import (
+    Rising,
+    diffusion_term,
+    ends,
+    mean_square,
+    noise_error,
+    own_schedule,
+)
 from latent_diffusion.diffusion.spacing import times
+from latent_diffusion.models.monotone import MonotoneNetwork
 from latent_diffusion.randomness import normal, uniform
 
 PAGE = PAGES / "variance.md"
@@ -32,8 +42,77 @@ BATCH = 16
 STEPS = 15
 BITS = 1024 * math.log(2.0)
 DRAWS = 4  # of u for each picture
-FIXED = {"bundled, posterior's": ("bundled", -1.0), "bundled, forward step's": ("bundled", 1.0)}
-LEARNED = {"trained, posterior's": ("trained", -1.0), "trained, learned": ("trained", None)}
+PARTS = ("known", "fixed", "learned", "schedule")
+FIXED = {"bundled, posterior's": -1.0, "bundled, forward step's": 1.0}
+LEARNED = {"trained, posterior's": -1.0, "trained, learned": None}
+"""Each model's mean with one v for all numbers, or with its own."""
+
+
+def known(found: Found) -> None:
+    """Learn one v for each of 15 steps, and a schedule, on a mixture of Gaussians with the exact denoiser."""
+    data = load("tests/diffusion/test_learned_schedule.py")
+    law = data.LAW
+    visited = sorted(int(t) for t in times("trailing", STEPS, law.num_train_timesteps))
+    place = {time: k for k, time in enumerate(visited)}
+
+    def made(count: int, seed: int, v: Tensor) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+
+        def draw() -> Tensor:
+            return torch.randn(count, 4, 2, 2, generator=generator, dtype=torch.float64)
+
+        x0 = data.MEANS[0, torch.randint(3, (count,), generator=generator)] + data.SPREAD * draw()
+
+        def denoise(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+            return data.mixture(x, t), v[place[int(t[0])]].expand_as(x)
+
+        return bound_all_levels(denoise, law, x0, draw, visited) / (x0[0].numel() * math.log(2.0))
+
+    v = torch.full((STEPS,), -1.0, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.Adam([v], 0.1)
+    for update in range(100):
+        optimizer.zero_grad()
+        made(64, update, v).mean().backward()
+        optimizer.step()
+    rising = MonotoneNetwork(*ends(law)).double()
+    optimizer = torch.optim.Adam(rising.parameters(), 0.05)
+    for update in range(150):
+        optimizer.zero_grad()
+        mean_square(rising, data.evenly(64, update), lambda gamma, k=update: data.errors(gamma, k)).mean().backward()
+        optimizer.step()
+    u = torch.rand(6000, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    with torch.no_grad():
+        for name, values in (
+            ("posterior's", torch.full_like(v, -1)),
+            ("forward step's", torch.full_like(v, 1)),
+            ("learned", v),
+        ):
+            found[f"mixture, {name}"] = made(2000, 1000, values).tolist()
+        for name, schedule in (("own", own_schedule(law)), ("learned", rising)):
+            gamma, slope = schedule(u)
+            found[f"mixture, estimates, {name}"] = (
+                diffusion_term(data.errors(gamma, 9), slope) / (16 * math.log(2.0))
+            ).tolist()
+        found["mixture, shares"] = [(time, (1 + float(value)) / 2) for time, value in zip(visited, v, strict=True)]
+        grid = torch.linspace(0, 1, 26, dtype=torch.float64)
+        for name, schedule in (("own", own_schedule(law)), ("learned", rising)):
+            found[f"mixture, gamma, {name}"] = list(zip(grid.tolist(), schedule(grid)[0].tolist(), strict=True))
+
+
+def write_known(found: Found) -> None:
+    """Put the tables and the chart of known data on the page."""
+    _write_variance(
+        found, "known variance", [f"mixture, {name}" for name in ("posterior's", "forward step's", "learned")]
+    )
+    _write_schedule(found, "known schedule", "mixture, estimates")
+    curves = {
+        "-log SNR over u": {
+            title: found[f"mixture, gamma, {name}"]
+            for name, title in (("own", "uniform times"), ("learned", "learned schedule"))
+        },
+        "share f by time": {"learned variance": found["mixture, shares"]},
+    }
+    (PAGES / "variance.svg").write_text(chart(curves, ""))
 
 
 class Pictures:
@@ -132,44 +211,26 @@ def read_schedule(file: Path) -> Rising:
     return rising
 
 
-def write_variance(found: Found) -> None:
-    """Put the bounds and the shares on the page."""
-    names = [name for name in (*FIXED, *LEARNED) if name in found]
+def _write_variance(found: Found, mark: str, names: Sequence[str]) -> None:
+    """Put bounds on the page; the first is what the others are compared with."""
     base = np.array(found[names[0]])
-    lines = [
-        "| mean and variance | bits per dimension | difference to the first row, by picture |",
-        "|---|---|---|",
-    ]
+    lines = ["| variance | bits per dimension | difference to the first row, by picture |", "|---|---|---|"]
     for name in names:
         values = np.array(found[name])
         apart = "" if name == names[0] else mean_and_error(values - base)
         lines.append(f"| {name} | {mean_and_error(values)} | {apart} |")
-    fill(PAGE, "variance", lines)
+    fill(PAGE, mark, lines)
 
 
-def write_schedule(found: Found) -> None:
+def _write_schedule(found: Found, mark: str, stem: str) -> None:
     """Put the estimates on the page."""
-    own = np.array(found["estimates, own"])
+    own = np.array(found[f"{stem}, own"])
     lines = ["| levels | bits per dimension | variance | in that of the law |", "|---|---|---|---|"]
-    for name in ("own", "learned"):
-        values = np.array(found[f"estimates, {name}"])
+    for name, title in (("own", "uniform times of the law"), ("learned", "learned schedule")):
+        values = np.array(found[f"{stem}, {name}"])
         ratio = values.var(ddof=1) / own.var(ddof=1)
-        title = "uniform times of the law" if name == "own" else "learned schedule"
-        lines.append(f"| {title} | {mean_and_error(values)} | {values.var(ddof=1):.3f} | {ratio:.2f} |")
-    fill(PAGE, "schedule", lines)
-
-
-def draw_chart(found: Found, schedule: Rising, own: Rising) -> None:
-    """Write the chart of the two schedules and of the learned shares."""
-    u = torch.linspace(0, 1, 26, dtype=torch.float64)
-    curves = {
-        "-log SNR over u": {
-            name: list(zip(u.tolist(), each(u)[0].tolist(), strict=True))
-            for name, each in (("uniform times", own), ("learned schedule", schedule))
-        },
-        "share f by time": {"learned variance": [(time, share) for time, share in found["shares"]]},
-    }
-    (PAGES / "variance.svg").write_text(chart(curves, ""))
+        lines.append(f"| {title} | {mean_and_error(values)} | {values.var(ddof=1):.3f} | {ratio:.4f} |")
+    fill(PAGE, mark, lines)
 
 
 def mean_and_error(values: np.ndarray) -> str:
@@ -183,28 +244,45 @@ def main() -> int:
     parser.add_argument("--learned", default="runs/science/learned_variance/model")
     parser.add_argument("--schedule", type=Path, default=Path("runs/science/learned_schedule/model/schedule.json"))
     parser.add_argument("--pictures", type=int, default=64)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--output", type=Path, default=Path("runs/science/variance"))
     asked = parser.parse_args()
     found = Found(asked.output / "found.json")
-    models = {"bundled": "emoji", "trained": asked.learned}
-    pipes = {name: LatentDiffusionPipeline.from_pretrained(model, dtype="float32") for name, model in models.items()}
-    pictures, bundled = Pictures(pipes["bundled"], asked.pictures), pipes["bundled"]
-    for name, (model, v) in (FIXED | LEARNED).items():
-        if name not in found:
-            found[name] = bound(pipes[model], pictures, v)
-        print(name, mean_and_error(np.array(found[name])), file=sys.stderr, flush=True)
-    if "shares" not in found:
-        found["shares"] = by_level(pipes["trained"], pictures)
-    write_variance(found)
-    own, learned = own_schedule(bundled.components.schedule), read_schedule(asked.schedule)
-    for name, rising in (("own", own), ("learned", learned)):
-        if f"estimates, {name}" not in found:
-            found[f"estimates, {name}"] = estimates(bundled, pictures, rising)
-    write_schedule(found)
-    draw_chart(found, learned, own)
+    if "known" in asked.parts:
+        if "mixture, shares" not in found:
+            known(found)
+        write_known(found)
+    if asked.parts == ["known"]:
+        return 0
+    with torch.no_grad():
+        return bundled(asked, found)
+
+
+def bundled(asked: argparse.Namespace, found: Found) -> int:
+    """Measure the bundled model with what was trained on from it."""
+    pipe = LatentDiffusionPipeline.from_pretrained("emoji", dtype="float32")
+    pictures, own = Pictures(pipe, asked.pictures), own_schedule(pipe.components.schedule)
+    if "fixed" in asked.parts:
+        for name, v in FIXED.items():
+            if name not in found:
+                found[name] = bound(pipe, pictures, v)
+        if "estimates, own" not in found:
+            found["estimates, own"] = estimates(pipe, pictures, own)
+    if "learned" in asked.parts:
+        trained = LatentDiffusionPipeline.from_pretrained(asked.learned, dtype="float32")
+        for name, v in LEARNED.items():
+            if name not in found:
+                found[name] = bound(trained, pictures, v)
+        if "shares" not in found:
+            found["shares"] = by_level(trained, pictures)
+        _write_variance(found, "variance", [*FIXED, *LEARNED])
+    if "schedule" in asked.parts:
+        learned = read_schedule(asked.schedule)
+        if "estimates, learned" not in found:
+            found["estimates, learned"] = estimates(pipe, pictures, learned)
+        _write_schedule(found, "schedule", "estimates")
     return 0
 
 
 if __name__ == "__main__":
-    with torch.no_grad():
-        sys.exit(main())
+    sys.exit(main())
