@@ -35,7 +35,15 @@ from latent_diffusion.training.losses.points.denoising_gan import (
     LargeSteps,
 )
 from latent_diffusion.training.losses.points.diffusions import DampedPlayer, DiffusionPlayer
+from latent_diffusion.training.losses.points.latent_score import (
+    BoundTimes,
+    LatentModel,
+    LatentPlayer,
+    LatentSettings,
+    PriorPlayer,
+)
 from latent_diffusion.training.monitoring.reopened import BOUNDS, check_agreement
+from latent_diffusion.training.networks.weights_digest import weights_digest
 from latent_diffusion.training.objective import Objective, Player
 
 if TYPE_CHECKING:
@@ -66,25 +74,33 @@ class PlanePoints(Section):
 class PlaneSettings(Section):
     """The `objective:` section."""
 
-    process: Literal["diffusion", "damped", "gan"] = "diffusion"
-    """diffusion, critically damped Langevin diffusion, or a denoising-diffusion GAN."""
+    process: Literal["diffusion", "damped", "gan", "latent"] = "diffusion"
+    """diffusion, critically damped Langevin diffusion, a denoising-diffusion GAN, or an autoencoder and its prior."""
     width: int = Field(default=128, ge=1)
     """Width of each network's layers."""
     layers: int = Field(default=3, ge=1)
     """Layers of each network before the last."""
     gan: GanSettings | None = None
     """Settings of the process gan. Keys below."""
+    latent: LatentSettings | None = None
+    """Settings of the process latent. Keys below."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "PlaneSettings":
-        if self.gan is not None and self.process != "gan":
-            raise ValueError(f"`gan` is for the process gan, and process is {self.process}; leave it out")
+        for name in ("gan", "latent"):
+            if getattr(self, name) is not None and self.process != name:
+                raise ValueError(f"`{name}` is for the process {name}, and process is {self.process}; leave it out")
         return self
 
     @property
     def gan_settings(self) -> GanSettings:
         """Return the settings of the process gan, given or not."""
         return self.gan or GanSettings()
+
+    @property
+    def latent_settings(self) -> LatentSettings:
+        """Return the settings of the process latent, given or not."""
+        return self.latent or LatentSettings()
 
 
 @dataclass(frozen=True)
@@ -99,9 +115,11 @@ class Points:
         return replace(self, values=self.values.to(device))
 
 
-def drawing_network(settings: PlaneSettings) -> PlaneNetwork:
-    """Return the network that draws, with weights that are not trained."""
+def drawing_network(settings: PlaneSettings) -> PlaneNetwork | LatentModel:
+    """Return what draws, with weights that are not trained."""
     width, layers = settings.width, settings.layers
+    if settings.process == "latent":
+        return LatentModel(LinearSchedule(), DIMENSIONS, width, layers, settings.latent_settings.mix)
     if settings.process == "damped":
         return PlaneNetwork(2 * DIMENSIONS, DIMENSIONS, width, layers, END)
     if settings.process == "gan":
@@ -124,12 +142,40 @@ class PlaneObjective(Objective):
         self.settings, self.data, self.run = settings, data, run
         self.centres = data.centres()
         self.network = drawing_network(settings)
+        latent = settings.latent_settings
+        if settings.process == "latent" and latent.init is not None:
+            self._go_on(Path(latent.init))
         self.players: dict[str, Player] = self._players(run.seed, run.batch_size)
         self.ema_modules: dict[str, nn.Module] = {"network": self.network}
         self.frozen: dict[str, nn.Module] = {}
+        if isinstance(self.network, LatentModel):
+            self.ema_modules = dict(self.players)
+            idle = {"vae": ["prior"], "prior": ["encoder", "decoder"], "joint": []}[latent.stage]
+            self.frozen = {name: self.network.get_submodule(name).requires_grad_(False) for name in idle}
+
+    def _go_on(self, folder: Path) -> None:
+        """Take the weights of a model that an earlier stage made.
+
+        Raises:
+            ConfigError: it is another process, or of another size.
+        """
+        read, settings, _ = load_plane(folder)
+        sizes = (settings.process, settings.width, settings.layers)
+        if sizes != (self.settings.process, self.settings.width, self.settings.layers):
+            raise ConfigError(
+                f"objective.latent.init: {folder} has process, width and layers {sizes}, and this run others; use those"
+            )
+        self.network.load_state_dict(read.state_dict())
 
     def _players(self, seed: int, batch_size: int) -> dict[str, Player]:
         settings = self.settings
+        if isinstance(self.network, LatentModel):
+            stage, schedule = settings.latent_settings.stage, self.network.schedule
+            times = BoundTimes(schedule, seed, batch_size) if stage == "joint" else None
+            coder, prior = LatentPlayer(self.network, times, seed), PriorPlayer(self.network, seed, batch_size)
+            return {"vae": {"coder": coder}, "prior": {"prior": prior}, "joint": {"coder": coder, "prior": prior}}[
+                stage
+            ]
         if settings.process == "damped":
             return {"damped": DampedPlayer(self.network, Damped(), seed, batch_size)}
         if settings.process == "gan":
@@ -149,7 +195,7 @@ class PlaneObjective(Objective):
 
     def batches(self, numbers: Iterable[Sequence[int]]) -> Iterator[Points]:
         """Yield points, keyed with the sample numbers."""
-        like = self.network.last.weight
+        like = next(self.network.parameters())
         for chosen in numbers:
             yield Points(tuple(chosen), torch.stack([self.point(n) for n in chosen]).to(like.dtype))
 
@@ -158,6 +204,10 @@ class PlaneObjective(Objective):
         random = generator(self.run.seed, "point", number)
         centre = self.centres[int(random.integers(len(self.centres)))]
         return centre + self.data.spread * torch.from_numpy(random.standard_normal(DIMENSIONS))
+
+    def fingerprint(self) -> dict[str, str]:
+        """Return the digest of the weights that the run starts from, where it goes on from others."""
+        return {"objective.latent.init": weights_digest(self.network)} if self.settings.latent_settings.init else {}
 
     def export(self, folder: Path, *, averaged: bool) -> None:
         """Write config.json and model.safetensors."""
@@ -168,14 +218,14 @@ class PlaneObjective(Objective):
     def verify(self, folder: Path) -> None:
         """Open the folder and compare what the network makes of some numbers."""
         read, _, _ = load_plane(folder)
-        like = self.network.last.weight
+        like = next(self.network.parameters())
         values = normal(0, "verify", range(8), (self.network.inputs,))
         time = torch.linspace(0, 1, 8) * self.network.end
         pair = (self.network(values.to(like), time.to(like.device)), read(values, time))
         check_agreement(folder, "latent_diffusion", {"the network": pair}, BOUNDS["float32"])
 
 
-def load_plane(folder: Path) -> tuple[PlaneNetwork, PlaneSettings, PlanePoints]:
+def load_plane(folder: Path) -> tuple[PlaneNetwork | LatentModel, PlaneSettings, PlanePoints]:
     """Return the network that draws, float32, with the settings of its process and of its data.
 
     Raises:

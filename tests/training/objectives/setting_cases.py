@@ -137,7 +137,7 @@ def sections(tiny: Path, other: Path, places: dict[str, str]) -> dict[str, Secti
     plays = {"objective.adversarial": {"start": 0, "width": 8, "layers": 1}}
     whole = {"objective.inpainting": {"whole": 1.0}}
     drawn = {"objective.inpainting": {"whole": 0.0}}
-    gan = {"objective.process": "gan"}
+    gan, latent = {"objective.process": "gan"}, {"objective.process": "latent"}
     loss = {
         "weighting": "p2",
         "gamma": Change(1.0, {"objective.weighting": "min_snr"}),
@@ -323,6 +323,16 @@ def sections(tiny: Path, other: Path, places: dict[str, str]) -> dict[str, Secti
                 "width": 16,
                 "layers": 2,
                 "gan": Change({"steps": 2}, {"objective.process": "gan"}),
+                "latent": Change({"mix": 0.2}, {"objective.process": "latent", "export": True}),
+            },
+        ),
+        "LatentSettings": Section(
+            "plane",
+            "objective.latent.",
+            {
+                "stage": Change("joint", latent, "go on from the folder"),
+                "init": Change("elsewhere", latent, "go on from the folder"),
+                "mix": Change(0.2, latent | {"export": True}),
             },
         ),
         "GanSettings": Section(

@@ -12,16 +12,18 @@ from torch import nn
 from latent_diffusion.checkpoint.files.safetensors_file import read_tensors
 from latent_diffusion.config import RunConfig
 from latent_diffusion.errors import ConfigError
+from latent_diffusion.schedules.linear import LinearSchedule
 from latent_diffusion.training.losses.points.denoising_gan import (
     DenoisingDiscriminator,
     DenoisingGenerator,
     GanSettings,
     LargeSteps,
 )
+from latent_diffusion.training.losses.points.latent_score import BoundTimes, LatentModel, PriorPlayer
 from latent_diffusion.training.objectives.plane import PlanePoints, PlaneSettings, load_plane
 from latent_diffusion.training.run import build_objective, train
 
-PROCESSES = ("diffusion", "damped", "gan")
+PROCESSES = ("diffusion", "damped", "gan", "latent")
 
 
 @pytest.fixture
@@ -95,6 +97,55 @@ def test_one_update_of_both_players_is_the_papers():
     network = nn.Module()
     network.forward = generate
     torch.testing.assert_close(DenoisingGenerator(network, judge, process)(batch, 0).total, wanted)
+
+
+def latent_run(make_run, folder: str, stage: str, init: RunConfig | None = None) -> RunConfig:
+    section = {"name": "plane", "process": "latent", "width": 16, "layers": 1, "latent": {"stage": stage}}
+    if init is not None:
+        section["latent"]["init"] = str(init.output / "model")
+    return make_run("latent", folder, objective=section, optimizer={"learning_rate": 1e-2})
+
+
+def test_the_stages_of_a_latent_model_train_what_they_name(make_run):
+    vae = latent_run(make_run, "vae", "vae")
+    prior, joint = latent_run(make_run, "prior", "prior", vae), latent_run(make_run, "joint", "joint", vae)
+    tensors = {}
+    for run in (vae, prior, joint):
+        assert train(run) == 0
+        tensors[run.output.name] = read_tensors(run.output / "model" / "model.safetensors")
+    moved = {
+        stage: {name.split(".")[0] for name in tensors["vae"] if not torch.equal(tensors["vae"][name], after[name])}
+        for stage, after in tensors.items()
+    }
+    assert moved["prior"] == {"prior", "mix"}
+    assert moved["joint"] == {"prior", "mix", "encoder", "decoder", "log_scale"}
+    with pytest.raises(ConfigError, match=r"objective\.latent\.init: .* width and layers \('latent', 16, 1\)"):
+        changed = {**joint.objective, "width": 8}
+        build_objective(joint.model_copy(update={"objective": changed}))
+
+
+def test_without_its_network_the_prior_is_the_normal_law():
+    """With m = 0 the bound of a latent model is that of its VAE, up to the steps of the chain; here .02 nats."""
+    torch.manual_seed(0)
+    model, count = LatentModel(LinearSchedule(), 2, 16, 1, 1e-9).double(), 2000
+    times = BoundTimes(LinearSchedule(), 0, count)
+    draws = torch.randn(count, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    x, noise = draws[:, :2], draws[:, 2:]
+    with torch.no_grad():
+        whole, plain = (
+            model.negative_bound(x, noise, *times(tuple(range(count)))),
+            model.negative_bound(x, noise, None, None),
+        )
+    off = whole - plain
+    assert abs(off.mean()) < 3 * off.std() / count**0.5 + 0.02
+
+
+def test_the_prior_leaves_the_encoder_alone():
+    torch.manual_seed(0)
+    model = LatentModel(LinearSchedule(), 2, 16, 1, 0.5)
+    batch = SimpleNamespace(sample=tuple(range(8)), values=torch.randn(8, 2))
+    PriorPlayer(model, 0, 8)(batch, 0).total.sum().backward()
+    assert {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None} == {"prior", "mix"}
 
 
 def test_what_has_no_meaning_is_refused(make_run):
