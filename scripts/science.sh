@@ -32,8 +32,15 @@ variance() {
   [ -e $runs/learned_schedule/model/schedule.json ] || python -m latent_diffusion.train configs/science/learned_schedule.yaml
   python -m experiments.science.variance --output $runs/variance
 }
+processes() {
+  local latent="configs/science/plane_latent.yaml objective.latent.init=$runs/plane_latent/model"
+  for process in damped gan diffusion latent; do python -m latent_diffusion.train configs/science/plane_$process.yaml; done
+  python -m latent_diffusion.train $latent objective.latent.stage=prior output=$runs/plane_latent_prior
+  python -m latent_diffusion.train $latent objective.latent.stage=joint output=$runs/plane_latent_joint
+  python -m experiments.science.processes --output $runs/processes
+}
 
-pages=(classifier likelihood repaint score consistency flow variance families)
+pages=(classifier likelihood repaint score consistency flow variance families processes)
 for page in "${@:-${pages[@]}}"; do
   [ "$(type -t "$page")" = function ] || { echo "science.sh: no page '$page'; there are ${pages[*]}" >&2; exit 2; }
   echo "== $page"

@@ -1,14 +1,16 @@
 """Other processes than diffusion, on data whose law is known: docs/science/processes.md.
 
-    python -m experiments.science.processes [--runs FOLDER] [--output FOLDER]
+    python -m experiments.science.processes [--only PART] [--runs FOLDER] [--output FOLDER]
 
 First, without a network: errors of the samplers of critically damped Langevin diffusion with the exact score of a
 Gaussian, exactly (the helpers of tests/diffusion/test_critically_damped.py). Then the networks that
 configs/science/plane_*.yaml train on 25 Gaussians in the plane: how many are found, how many points lie on one, and the
-distance of the drawn points from the law (sliced Wasserstein-1), of 10,000 points and three seeds each.
+distance of the drawn points from the law (sliced Wasserstein-1), of 10,000 points and three seeds each. Of the latent
+score model, the bound on 100,000 points.
 """
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -32,6 +34,7 @@ from latent_diffusion.samplers.ddim import DDIM
 from latent_diffusion.samplers.ddpm import DDPM
 from latent_diffusion.samplers.dpmpp_2m import DPMpp2M
 from latent_diffusion.schedules.linear import LinearSchedule
+from latent_diffusion.training.losses.points.latent_score import BoundTimes, LatentModel
 from latent_diffusion.training.objectives.plane import PlanePoints, load_plane
 
 PAGE = PAGES / "processes.md"
@@ -40,7 +43,12 @@ SEEDS = (0, 1, 2)
 EXACT = (25, 50, 100, 200, 400)
 DAMPED = {"euler": (EulerMaruyama(), 1), "splitting": (Splitting(), 1), "splitting, midpoint": (Splitting(2), 2)}
 DIFFUSION = {"ddim": DDIM(), "ddpm": DDPM(), "dpmpp_2m": DPMpp2M()}
-BUDGETS = (25, 50, 100, 200)
+LATENT = {
+    "autoencoder": "plane_latent",
+    "prior of its frozen latents": "plane_latent_prior",
+    "both together": "plane_latent_joint",
+}
+BUDGETS = (25, 50, 100)
 SMALL = (1, 2, 4, 8, 25, 50)
 NEAR = 4  # deviations: within them a point is on a Gaussian
 DIRECTIONS = 64
@@ -97,18 +105,33 @@ def measure(found: Found, key: str, data: PlanePoints, output: Path, draw: Calla
     print(key, found[key], file=sys.stderr, flush=True)
 
 
-def plane(found: Found, runs: Path, output: Path) -> None:
-    """Measure the three trained networks."""
+def damped(found: Found, runs: Path, output: Path) -> None:
+    """Measure critically damped Langevin diffusion by its samplers, all with one network."""
+    network, _, data = load_plane(runs / "plane_damped" / "model")
+    score = Damped().score(network)
+    measure(found, "truth", data, output, lambda seed: true_points(data, seed))
+    for name, (sampler, each) in DAMPED.items():
+        for evaluations in BUDGETS:
+
+            def drawn(seed: int, sampler=sampler, steps=evaluations // each) -> Tensor:
+                noise = ManyPoints([seed])
+                *_, u = sampler(score, noise.draw((4,)), falling_times(steps), noise.draw)
+                return u[:, :2]
+
+            measure(found, f"damped, {name}, {evaluations}", data, output, drawn)
+
+
+def gan(found: Found, runs: Path, output: Path) -> None:
+    """Measure the denoising GAN, and diffusion of as much training time."""
     network, settings, data = load_plane(runs / "plane_gan" / "model")
-    gan = settings.gan_settings
+    values = settings.gan_settings
 
     def generated(seed: int) -> Tensor:
         noise = ManyPoints([seed])
-        *_, last = draw_pictures(network, noise.draw((2,)), gan.latents, large_steps(gan.steps), noise.draw)
+        *_, last = draw_pictures(network, noise.draw((2,)), values.latents, large_steps(values.steps), noise.draw)
         return last.x
 
-    measure(found, "truth", data, output, lambda seed: true_points(data, seed))
-    measure(found, f"gan, {gan.steps}", data, output, generated)
+    measure(found, f"gan, {values.steps}", data, output, generated)
 
     denoising, _, _ = load_plane(runs / "plane_diffusion" / "model")
     schedule = LinearSchedule()
@@ -128,17 +151,27 @@ def plane(found: Found, runs: Path, output: Path) -> None:
 
             measure(found, f"diffusion, {name}, {steps}", data, output, drawn)
 
-    damped, _, _ = load_plane(runs / "plane_damped" / "model")
-    score = Damped().score(damped)
-    for name, (sampler, each) in DAMPED.items():
-        for evaluations in BUDGETS:
 
-            def fallen(seed: int, sampler=sampler, steps=evaluations // each) -> Tensor:
-                noise = ManyPoints([seed])
-                *_, u = sampler(score, noise.draw((4,)), falling_times(steps), noise.draw)
-                return u[:, :2]
-
-            measure(found, f"damped, {name}, {evaluations}", data, output, fallen)
+def latent(found: Found, runs: Path, output: Path) -> None:
+    """Measure the negative bound of the three stages of a latent score model, on points that no run has seen."""
+    of_one = math.log(2 * math.pi * math.e * PlanePoints().spread ** 2)
+    found["latent, entropy"] = math.log(PlanePoints().side ** 2) + of_one
+    times = BoundTimes(LinearSchedule(), 7, 0)
+    for stage, folder in LATENT.items():
+        if f"latent, {stage}" in found:
+            continue
+        model, _, data = load_plane(runs / folder / "model")
+        assert isinstance(model, LatentModel), "the configuration trains one"
+        bounds = list[Tensor]()
+        for part in range(10):
+            x = true_points(data, 200 + part).float()
+            noise = ManyPoints([part]).draw((4,))
+            t, probability = times(tuple(range(part * COUNT, (part + 1) * COUNT)))
+            given = (None, None) if stage == "autoencoder" else (t, probability)
+            bounds.append(model.negative_bound(x, noise, *given).double())
+        values = torch.cat(bounds)
+        found[f"latent, {stage}"] = [float(values.mean()), float(values.std() / len(values) ** 0.5)]
+        print(stage, found[f"latent, {stage}"], file=sys.stderr, flush=True)
 
 
 def cell(values: Sequence[float], digits: int) -> str:
@@ -146,46 +179,71 @@ def cell(values: Sequence[float], digits: int) -> str:
     return f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=1):.{digits}f}"
 
 
-def write(found: Found, output: Path) -> None:
-    """Put tables, chart and picture on the page."""
+HEAD = ["| process | sampler | evaluations | Gaussians found | points on one | distance x1000 |", "|---" * 6 + "|"]
+
+
+def row(found: Found, key: str, process: str, sampler: str, evaluations: int) -> str:
+    """Return a row of a table of drawn points."""
+    one = found[key]
+    seen = f"{cell(one['found'], 1)} | {cell([100 * share for share in one['on']], 1)} % | "
+    seen += cell([1000 * distance for distance in one["distance"]], 1)
+    return f"| {process} | {sampler} | {evaluations or ''} | {seen} |"
+
+
+def curve(found: Found, kind: str, name: str, budgets: Sequence[int], figure: str) -> list[tuple[float, float]]:
+    """Return the mean of a figure by evaluations."""
+    return [(n, float(np.mean(found[f"{kind}, {name}, {n}"][figure]))) for n in budgets]
+
+
+def write_exact(found: Found) -> None:
+    """Put the table of errors with the exact score on the page."""
     lines = ["| sampler | " + " | ".join(map(str, EXACT)) + " |", "|---" * (len(EXACT) + 1) + "|"]
     for name in DAMPED:
         pairs = [found[f"exact, {name}, {n}"] for n in EXACT]
         lines.append(f"| {name} | " + " | ".join(f"{mean:.4f}, {variance:.4f}" for mean, variance in pairs) + " |")
     fill(PAGE, "exact", lines)
 
-    head = ["| process | sampler | evaluations | Gaussians found | points on one | distance x1000 |", "|---" * 6 + "|"]
-    rows = {
-        "gan": [("gan, 4", "denoising GAN", "", 4)]
-        + [(f"diffusion, {s}, {n}", "diffusion", f"`{s}`", n) for n in (4, 8, 50) for s in DIFFUSION]
-        + [("truth", "the law itself", "", 0)],
-        "damped": [(f"damped, {s}, {n}", "damped", s, n) for n in BUDGETS for s in DAMPED],
-    }
-    for mark, of in rows.items():
-        lines = list(head)
-        for key, process, sampler, n in of:
-            one = found[key]
-            seen = f"{cell(one['found'], 1)} | {cell([100 * share for share in one['on']], 1)} % | "
-            seen += cell([1000 * distance for distance in one["distance"]], 1)
-            lines.append(f"| {process} | {sampler} | {n or ''} | {seen} |")
-        fill(PAGE, mark, lines)
 
-    curves = {
-        name: [(n, float(np.mean(found[f"damped, {name}, {n}"]["distance"]))) for n in BUDGETS] for name in DAMPED
-    }
-    of_diffusion = {
-        name: [(n, float(np.mean(found[f"diffusion, {name}, {n}"]["distance"]))) for n in SMALL] for name in DIFFUSION
-    } | {"denoising GAN": [(4, float(np.mean(found["gan, 4"]["distance"])))]}
-    panels = {"damped: distance from the law": curves, "diffusion and GAN": of_diffusion}
+def write_damped(found: Found, output: Path) -> None:
+    """Put table, chart and picture of critically damped Langevin diffusion on the page."""
+    rows = [row(found, f"damped, {s}, {n}", "damped", s, n) for n in BUDGETS for s in DAMPED]
+    fill(PAGE, "damped", [*HEAD, *rows, row(found, "truth", "the law itself", "", 0)])
+    on = {name: curve(found, "damped", name, BUDGETS, "on") for name in DAMPED}
+    distance = {name: curve(found, "damped", name, BUDGETS, "distance") for name in DAMPED}
+    panels = {"share of points on a Gaussian": on, "distance from the law": distance}
     (PAGES / "processes.svg").write_text(chart(panels, "evaluations", even=True))
-    shown = ("truth", "gan, 4", "diffusion, dpmpp_2m, 4", "damped, splitting, 50")
-    sheet = Image.new("L", (4 * 204 - 4, 200), 255)
-    for place, key in enumerate(shown):
+    show(("truth", "damped, euler, 25", "damped, splitting, 25"), output, PAGES / "processes.webp")
+
+
+def write_gan(found: Found, output: Path) -> None:
+    """Put table and picture of the denoising GAN on the page."""
+    listed = [("gan, 4", "denoising GAN", "", 4)]
+    listed += [(f"diffusion, {s}, {n}", "diffusion", f"`{s}`", n) for n in (4, 8, 25, 50) for s in DIFFUSION]
+    fill(PAGE, "gan", [*HEAD, *(row(found, *one) for one in listed if one[0] in found)])
+    shown = ("truth", "gan, 4", "diffusion, ddpm, 4", "diffusion, dpmpp_2m, 4")
+    show([key for key in shown if key in found], output, PAGES / "processes-gan.webp")
+
+
+def write_latent(found: Found) -> None:
+    """Put the table of the latent score model on the page."""
+    lines = ["| stage | negative bound on log p(x), nats |", "|---|---|"]
+    lines += [
+        "| {} | {:.4f} ± {:.4f} |".format(stage, *found[f"latent, {stage}"])
+        for stage in LATENT
+        if f"latent, {stage}" in found
+    ]
+    fill(PAGE, "latent", [*lines, f"| the law's entropy | {found['latent, entropy']:.4f} |"])
+
+
+def show(keys: Sequence[str], output: Path, path: Path) -> None:
+    """Write the drawn points of some runs side by side."""
+    sheet = Image.new("L", (len(keys) * 204 - 4, 200), 255)
+    for place, key in enumerate(keys):
         points = np.load(output / f"{key}.npy")
         counts, _, _ = np.histogram2d(-points[:, 1], points[:, 0], bins=200, range=[[-2, 2], [-2, 2]])
         tone = (255 * (1 - np.minimum(counts / 3, 1))).astype(np.uint8)
         sheet.paste(Image.fromarray(tone), (204 * place, 0))
-    save_picture(sheet.convert("RGB"), PAGES / "processes.webp")
+    save_picture(sheet.convert("RGB"), path)
 
 
 def main() -> int:
@@ -193,12 +251,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--runs", type=Path, default=Path("runs/science"))
     parser.add_argument("--output", type=Path, default=Path("runs/science/processes"))
+    parser.add_argument("--only", choices=["exact", "damped", "gan", "latent"])
     asked = parser.parse_args()
     found, began = Found(asked.output / "found.json"), time.process_time()
     asked.output.mkdir(parents=True, exist_ok=True)
-    exact(found)
-    plane(found, asked.runs, asked.output)
-    write(found, asked.output)
+    if asked.only in (None, "exact"):
+        exact(found)
+        write_exact(found)
+    if asked.only in (None, "damped"):
+        damped(found, asked.runs, asked.output)
+        write_damped(found, asked.output)
+    if asked.only in (None, "gan"):
+        gan(found, asked.runs, asked.output)
+        write_gan(found, asked.output)
+    if asked.only in (None, "latent"):
+        latent(found, asked.runs, asked.output)
+        write_latent(found)
     found["minutes"] = found.values.get("minutes", 0) + round((time.process_time() - began) / 60, 1)
     return 0
 
