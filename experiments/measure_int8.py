@@ -5,7 +5,7 @@
 The exact network draws a few pictures; then some of its calls are made again with one layer rounded at a time, first
 and last convolution included. The error is that of the network's outputs, relative, over all of these calls. Errors of
 single layers add up by their squares, so a layer's share of the sum of squares is what the picture gains where it stays
-exact. The rule of `int8:layers=most`: the fewest kinds of layers that make half of the squares stay exact.
+exact. By this, `int8:layers=most` keeps the kind of layer exact that makes most of the squares.
 """
 
 from collections.abc import Sequence
