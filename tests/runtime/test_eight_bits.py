@@ -271,6 +271,16 @@ def test_a_weight_that_is_not_as_in_its_file_stays_in_memory(stored, network, ch
         assert all(rounded_and_held(each, in_eight_bits(each, convolutions=True)))
 
 
+def test_weights_of_a_file_that_was_written_to_stay_in_memory(stored, chosen):
+    read, file = stored
+    network = read(torch.float32).requires_grad_(False)
+    packing.pack(network)
+    wanted = answer(network)
+    os.utime(file, ns=(1, 1))
+    assert all(rounded_and_held(network, in_eight_bits(network, convolutions=True)))
+    assert torch.equal(answer(network), wanted)
+
+
 def test_a_file_that_was_written_to_is_not_read_again(stored, chosen):
     read, file = stored
     network = read(torch.float32).requires_grad_(False)
