@@ -4,6 +4,7 @@ import ast
 import copy
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,8 +14,11 @@ from accelerate import Accelerator
 from pydantic import ValidationError
 
 import latent_diffusion
+from latent_diffusion.checkpoint.folder.diffusers_folder import load_folder, save_folder
 from latent_diffusion.config import RunConfig, parse_section
+from latent_diffusion.diffusion.prediction import FLOW
 from latent_diffusion.errors import ConfigError
+from latent_diffusion.schedules.rectified_flow import RectifiedFlow
 from latent_diffusion.training.plan.run_plan import with_steps
 from latent_diffusion.training.run import build_objective
 from latent_diffusion.training.trainer import Trainer
@@ -155,6 +159,15 @@ COMBINATIONS: dict[str, dict[str, Any]] = {
     },
     "`name: consistency`, a model that repaints": {"objective": CONSISTENCY | {"init": "REPAINTS"}},
     "`name: learned_variance`, `offset_noise: 0.1`": {"objective": VARIANCE | {"offset_noise": 0.1}},
+    "`name: learned_variance`, `times: {low: 0.5}`": {"objective": VARIANCE | {"times": {"low": 0.5}}},
+    "`name: learned_variance`, `times: {law: logit_normal}`": {
+        "objective": VARIANCE | {"times": {"law": "logit_normal"}}
+    },
+    "`name: learned_variance`, `scheduler: {_class_name: DDIMScheduler}`": {
+        "objective": VARIANCE | {"scheduler": {"_class_name": "DDIMScheduler"}}
+    },
+    "`name: learned_variance`, `levels: 700` of 1000": {"objective": VARIANCE | {"levels": 700}},
+    "`name: learned_variance`, a rectified flow": {"objective": VARIANCE | {"init": "FLOW"}},
     "`name: unet`, a model with a learned variance": unet(init="LEARNED"),
     "`name: learned_schedule` without `init`": {"objective": SCHEDULE | {"init": None, "parts": PARTS, "unet": "tiny"}},
     "`name: learned_schedule`, a model that ends on pure noise": {
@@ -317,7 +330,10 @@ def places(tiny_folder, pictures, tmp_path_factory) -> dict[str, str]:
     build_objective(parsed(unet(inpainting={}), found)).export(root / "sd-inpaint", averaged=False)
     (root / "learned").mkdir()
     build_objective(parsed({"objective": VARIANCE}, found)).export(root / "learned", averaged=False)
-    found |= {"LEARNED": str(root / "learned")}
+    config = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
+    flow = replace(load_folder(tiny_folder), schedule=RectifiedFlow(), prediction=FLOW, scheduler_config=config)
+    save_folder(flow, root / "flow")
+    found |= {"LEARNED": str(root / "learned"), "FLOW": str(root / "flow")}
     return found | {"ADAPTER": str(root / "out" / "a.safetensors"), "REPAINTS": str(root / "sd-inpaint")}
 
 

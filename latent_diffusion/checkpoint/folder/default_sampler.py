@@ -12,7 +12,7 @@ from latent_diffusion.diffusion.spacing import SPACINGS, Final
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.registry import find, names
 
-__all__ = ["DefaultSampler", "default_sampler", "final_level", "unread", "with_class_defaults"]
+__all__ = ["DefaultSampler", "default_sampler", "final_level", "unread", "with_changes", "with_class_defaults"]
 
 PACKAGE = "latent_diffusion.samplers"
 FALLBACK = "dpmpp_2m"
@@ -60,6 +60,13 @@ def unread(config: Mapping[str, Any]) -> list[str]:
     """Return the fields of a configuration that its class does not read, in diffusers as here."""
     known = SCHEDULERS.get(str(config.get("_class_name", "")))
     return [] if known is None else [name for name in config if name in KNOWN and name not in known]
+
+
+def with_changes(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration with other fields, less those that its class, now perhaps another, does not read."""
+    changed = {**config, **changes}
+    idle = unread(changed)
+    return {name: value for name, value in changed.items() if name not in idle}
 
 
 def default_sampler(config: Mapping[str, Any]) -> DefaultSampler:

@@ -19,6 +19,7 @@ from latent_diffusion.diffusion.bound import level_term
 from latent_diffusion.diffusion.denoiser import at_times
 from latent_diffusion.diffusion.loss import Noised
 from latent_diffusion.diffusion.variance import mean_and_range
+from latent_diffusion.errors import ConfigError
 from latent_diffusion.training.losses.denoising import Denoising, LossSettings
 
 __all__ = ["Hybrid", "VarianceSettings"]
@@ -45,11 +46,21 @@ class Hybrid(Denoising):
         seed: int,
         batch_size: int,
     ) -> None:
-        """Take the model, as `Denoising` does, and how the variance is learned."""
+        """Take the model, as `Denoising` does, and how the variance is learned.
+
+        Raises:
+            ConfigError: a number of steps that no whole stride over the noise levels gives.
+        """
         super().__init__(parts, trained, settings, seed, batch_size)
         self.bound_weight = variance.bound_weight
         total = parts.schedule.num_train_timesteps
-        self.stride = 1 if variance.levels is None else max(1, round(total / variance.levels))
+        self.stride = 1 if variance.levels is None else math.ceil(total / variance.levels)
+        steps = math.ceil(total / self.stride)
+        if variance.levels not in (None, steps):
+            raise ConfigError(
+                f"objective.levels: {total} noise levels have no chain of {variance.levels} equal steps; the next "
+                f"shorter one has {steps}"
+            )
 
     def compared(self, x0: Tensor, noised: Noised, t: Tensor, output: Tensor, area: Tensor | None = None) -> Tensor:
         """Return the losses (B,) of outputs (B, 2 C, h, w), L_simple and the weighted bound."""

@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import nn
 
 from latent_diffusion.checkpoint.components import Components
-from latent_diffusion.checkpoint.folder.default_sampler import unread
+from latent_diffusion.checkpoint.folder.default_sampler import with_changes
 from latent_diffusion.checkpoint.folder.diffusers_folder import save_folder
 from latent_diffusion.config import MemoryConfig
 from latent_diffusion.data.batches.folder import DataConfig
@@ -163,8 +163,7 @@ class ConsistencyObjective(UNetObjective):
 
     def _result(self) -> Components:
         """Return the student with its default sampler; changes of `objective.scheduler` come last."""
-        config = {**self.components.scheduler_config, **self.scheduler}
-        config = {name: value for name, value in config.items() if name not in unread(config)}
+        config = with_changes(self.components.scheduler_config, self.scheduler)
         config |= {"_num_inference_steps": self.steps, "_guidance_scale": 1.0, **self.settings.scheduler}
         return replace(self.components, scheduler_config=config)
 

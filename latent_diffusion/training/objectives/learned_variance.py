@@ -14,7 +14,7 @@ from torch import nn
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.training.losses.hybrid import Hybrid, VarianceSettings
 from latent_diffusion.training.networks.parts import build_parts, check_fit
-from latent_diffusion.training.networks.widening import widen_head
+from latent_diffusion.training.networks.widening import LEARNED_RANGE, widen_head
 from latent_diffusion.training.objectives.unet import DenoisingSettings, UNetObjective, UNetSettings
 
 __all__ = ["LearnedVarianceObjective", "LearnedVarianceSettings"]
@@ -28,6 +28,16 @@ class LearnedVarianceSettings(UNetSettings, VarianceSettings):
         for name in ("offset_noise", "input_perturbation", "masked", "inpainting"):
             if getattr(self, name):
                 raise ValueError(f"{name}: the bound is that of whole pictures and plain noise; leave it out")
+        if self.times.law == "logit_normal" or (self.times.low, self.times.high) != (0.0, 1.0):
+            raise ValueError(
+                "times: the bound counts every noise level; take law uniform or importance, and leave low and high out"
+            )
+        for name, value in LEARNED_RANGE.items():
+            if self.scheduler.get(name, value) != value:
+                raise ValueError(
+                    f"scheduler.{name}: the result is always of DDPMScheduler, which follows a learned variance; leave "
+                    "it out"
+                )
         return self
 
 
