@@ -197,7 +197,8 @@ def _variances(
 ) -> tuple[Tensor, Tensor]:
     """Return the variance of the reverse step, and its ratio to the posterior's, 1 where it is fixed.
 
-    A step to the clean latent is the decoder, whose ratio has no meaning.
+    A step to the clean latent is the decoder, whose ratio has no meaning. Its variance is fixed where no step is above
+    it: in a chain of one step.
     """
     decoding = earlier[1] == 0.0
     exact = posterior(*here, *earlier).variance
@@ -205,8 +206,9 @@ def _variances(
         return torch.where(decoding, here[1] ** 2, exact), torch.ones_like(here[0])
     above = (2 * t - (t - 1 if before is None else before)).clamp(max=schedule.num_train_timesteps - 1)
     alpha, sigma, _ = at_times(schedule, above, v)
-    least = torch.where(decoding, posterior(alpha, sigma, *here).variance, exact)
     most = torch.where(decoding, here[1] ** 2, exact * (here[1] / earlier[1]) ** 2)
+    least = torch.where(decoding, posterior(alpha, sigma, *here).variance, exact)
+    least = torch.where((above == t).reshape(here[1].shape) & decoding, most, least)
     variance = least * (most / least) ** (0.5 * (1.0 + v))
     return variance, variance / least
 

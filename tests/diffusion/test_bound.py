@@ -44,6 +44,10 @@ def denoise(x, t):
 MODEL = denoise
 
 
+def zeros():
+    return torch.zeros_like(PICTURE)
+
+
 def exact_bound(v=None):
     """Eq. 5 with the expectation over noise done by hand: E|x0 - k x - c|^2 = (x0 - k alpha x0 - c)^2 + (k sigma)^2."""
     last = SCHEDULE.level(STEPS - 1)
@@ -178,8 +182,20 @@ def test_level_term_of_a_learned_variance_is_the_kl_of_two_gaussians(v):
     torch.testing.assert_close(found, kl_divergence(exact, made).sum()[None], rtol=1e-12, atol=0)
 
 
+def test_a_chain_of_one_step_has_the_fixed_variance_whatever_v_is():
+    """No step above it gives the lower end of the decoder's range."""
+    values = [
+        bound_all_levels(
+            lambda x, t, v=v: (denoise(x, t), torch.full_like(x, v)), SCHEDULE, PICTURE, zeros, [STEPS - 1]
+        )
+        for v in (-1.0, 0.4)
+    ]
+    wanted = bound_all_levels(denoise, SCHEDULE, PICTURE, zeros, [STEPS - 1])
+    torch.testing.assert_close(torch.stack(values), wanted.expand(2, -1), rtol=1e-12, atol=0)
+
+
 def test_the_bound_of_a_shorter_chain_is_that_of_the_law_with_its_levels_alone():
-    times, zero = [1, 4, 8, 11], lambda: torch.zeros_like(PICTURE)
+    times = [1, 4, 8, 11]
     kept = SCHEDULE.alphas_cumprod[times]
 
     @dataclass(frozen=True)
@@ -190,8 +206,8 @@ def test_the_bound_of_a_shorter_chain_is_that_of_the_law_with_its_levels_alone()
     def told(x, t):
         return denoise(x, torch.tensor(times)[t])
 
-    wanted = bound_all_levels(told, Shorter(num_train_timesteps=4), PICTURE, zero)
-    torch.testing.assert_close(bound_all_levels(denoise, SCHEDULE, PICTURE, zero, times), wanted, rtol=1e-12, atol=0)
+    wanted = bound_all_levels(told, Shorter(num_train_timesteps=4), PICTURE, zeros)
+    torch.testing.assert_close(bound_all_levels(denoise, SCHEDULE, PICTURE, zeros, times), wanted, rtol=1e-12, atol=0)
 
 
 def test_prior_term_vanishes_at_zero_terminal_snr():
