@@ -4,7 +4,7 @@
 
 VAE, hierarchical VAE, GAN, normalising flow and diffusion, of about 1.15 million weights each, learn the same 1,413
 icons of 32 px for the same processor time. Then each draws 500 pictures, which are compared with the real ones by
-features of EfficientNet-Lite0, and is asked how many bits 74 held-out icons have. A run that is stopped goes on where
+features of EfficientNet-Lite0, and the bits of 74 held-out icons are measured. A run that is stopped goes on where
 it was; `--turn` ends it after so many minutes by the clock.
 """
 

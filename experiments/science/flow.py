@@ -14,7 +14,6 @@ import torch
 from experiments.science.few_steps import SHOWN, Case, judge, table
 from experiments.science.figures import Found
 from latent_diffusion import LatentDiffusionPipeline
-from latent_diffusion.diffusion.denoiser import Denoiser
 from latent_diffusion.diffusion.noise import NoiseSource
 from latent_diffusion.diffusion.spacing import levels
 from latent_diffusion.diffusion.straight import straightness
@@ -30,7 +29,7 @@ def measure(pipe: LatentDiffusionPipeline, scale: float) -> list[float]:
     """Return the straightness of the path of each prompt, from the noise of seeds 0 .. 7."""
     parts = pipe.components
     prompt, empty = (parts.text_encoder(texts) for texts in (list(SHOWN), [""] * len(SHOWN)))
-    denoise = CFG(scale).bind(Denoiser(parts.unet, parts.schedule, parts.prediction), prompt, empty)
+    denoise = CFG(scale).bind(parts.denoiser(parts.unet), prompt, empty)
     side = parts.unet.config.sample_size
     x = NoiseSource(list(range(len(SHOWN)))).draw((parts.autoencoder.config.latent_channels, side, side))
     return straightness(denoise, x, levels(parts.schedule, "linspace", FINE)).tolist()

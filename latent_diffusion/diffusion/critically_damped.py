@@ -23,7 +23,7 @@ from torch import Tensor
 __all__ = ["END", "SPREAD", "Damped", "Kernel", "VelocityScore", "carried", "kernel"]
 
 END = 8.0
-"""The last time: E(8) has entries below .003."""
+"""The last time: E(8) has entries of .003 at most."""
 SPREAD = 0.04
 """Variance of the first velocities; the paper's gamma."""
 

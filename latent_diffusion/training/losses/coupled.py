@@ -23,7 +23,6 @@ from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.data.batches.folder import ImageFolder
 from latent_diffusion.data.batches.loader import Batch
 from latent_diffusion.data.tensor_cache import TensorCache, key_of
-from latent_diffusion.diffusion.denoiser import Denoiser
 from latent_diffusion.diffusion.noise import NoiseSource
 from latent_diffusion.diffusion.spacing import levels
 from latent_diffusion.diffusion.straight import far_end
@@ -137,7 +136,7 @@ class DrawnPairs:
         missing = [chunk for chunk in chunks if any(self._stored.get(self._key(k)) is None for k in chunk)]
         logger.info("%d of %d pairs are in %s", len(self) - sum(map(len, missing)), len(self), self._stored.folder)
         like = teacher.conv_in.weight
-        denoiser = Denoiser(teacher, parts.schedule, parts.prediction, like.dtype)
+        denoiser = parts.denoiser(teacher, like.dtype)
         last = parts.schedule.level(parts.schedule.num_train_timesteps - 1)
         visited = levels(parts.schedule, "karras" if last.alpha > 0 else "trailing", self._steps)
         for done, chunk in enumerate(sharing.of(missing), 1):

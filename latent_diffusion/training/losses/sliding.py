@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.config import Section
-from latent_diffusion.diffusion.denoiser import Denoiser
 from latent_diffusion.diffusion.noise import NoiseSource
 from latent_diffusion.diffusion.spacing import levels
 from latent_diffusion.guidance.cfg import CFG
@@ -163,7 +162,7 @@ class Sliding(TrainedNetworks):
         x = normal(self.seed, "noise", samples, shape).to(like)
         left = torch.tensor(steps, device=x.device).view(-1, 1, 1, 1)
         guided = CFG(self.settings.draw_guidance_scale).bind(
-            Denoiser(parts.unet, parts.schedule, parts.prediction, like.dtype), cond, self._kept([""] * len(samples))
+            parts.denoiser(parts.unet, like.dtype), cond, self._kept([""] * len(samples))
         )
         on_their_way: Iterator[Tensor] = (step.x for step in DDIM()(guided, x, self.levels, NoiseSource([0])))
         for done in range(1, max(steps) + 1):
