@@ -6,13 +6,8 @@ Of the layers that make the prompt's keys and values only weights are rounded: s
 are often many times as large as all others, and would take the steps of a token for themselves. Exact stay the first
 and the last convolution, the embedding of the noise level, and the norms.
 
-<<<<<<< HEAD
 Which layers stay exact was chosen by measuring each alone (`experiments/measure_int8.py`): in the bundled model the
 outermost level's 1x1 convolutions beside residual blocks make .39 of the squared error.
-=======
-Which layers stay exact was chosen by measuring each alone (`experiments/measure_int8.py`): the outermost level's 1x1
-convolutions beside residual blocks make 39 % of the squared error, for a hundredth of the time.
->>>>>>> 824a591 (The share of squares that int8:layers=most saves is 39 %, not half; one place makes a model's denoiser)
 
 A weight is rounded once, with its bias, and kept as long as its layer is there. Memory does not hold the exact one
 beside it, until an exact network uses it again, where its file gives the same bits when it is read again. Weights that
