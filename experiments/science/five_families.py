@@ -23,7 +23,19 @@ from torch.utils.flop_counter import FlopCounterMode
 from experiments.science.families.diffusion import Diffusion
 from experiments.science.families.family import Draws, Family, spread, to_values
 from experiments.science.families.page import write_chart, write_sheet, write_tables
-from experiments.science.families.run import FAMILIES, OTHER_WAYS, SHOWN, Run, TurnIsOver, averaged, key, marks, place
+from experiments.science.families.run import (
+    FAMILIES,
+    OTHER_WAYS,
+    SHOWN,
+    Run,
+    TurnIsOver,
+    averaged,
+    drawings_key,
+    key,
+    marks,
+    place,
+    real_key,
+)
 from experiments.science.families.training import Training
 from latent_diffusion.checkpoint.files.safetensors_file import write_tensors
 from latent_diffusion.evaluation.kid import kid
@@ -72,8 +84,9 @@ def judge(run: Run, name: str, seed: int, training: Training) -> None:
             "held out": likelihood(family, run.held_out),
             "train": likelihood(family, run.train[:: len(run.train) // len(run.held_out)][: len(run.held_out)]),
         }
-    if f"{of}, drawings" not in found:
-        found[f"{of}, drawings"] = drawings(run, family, place(run, name, seed) / f"{of}.npy", {})
+    title = drawings_key(run, name, seed)
+    if title not in found:
+        found[title] = drawings(run, family, place(run, name, seed) / f"{of}.npy", {})
     run.check_turn()
 
 
@@ -92,9 +105,10 @@ def judge_further(run: Run, name: str, seed: int) -> None:
         found[f"{of}, ODE"] = torch.cat(parts).tolist()
         run.check_turn()
     for way, options in OTHER_WAYS.get(name, {}).items() if seed == run.asked.seeds[0] else ():
-        one = key(run, way, seed)
-        if f"{one}, drawings" not in found:
-            found[f"{one}, drawings"] = drawings(run, family, place(run, name, seed) / f"{one}.npy", options)
+        title = drawings_key(run, way, seed)
+        if title not in found:
+            file = place(run, name, seed) / f"{key(run, way, seed)}.npy"
+            found[title] = drawings(run, family, file, options)
             run.check_turn()
 
 
@@ -149,12 +163,13 @@ def compared(run: Run, features: Tensor) -> dict[str, float]:
 
 def reference(run: Run) -> None:
     """Measure what a perfect model would have: one half of the real pictures beside the other, in place of drawings."""
-    if "real" not in run.found:
+    name = real_key(run)
+    if name not in run.found:
         real, count = run.real, run.asked.pictures
         among = precision_and_recall(real[:count], real[-count:])
         held_out = kid(run.judge(run.held_out), real)
         halves = kid(real[: len(real) // 2], real[len(real) // 2 :])
-        run.found["real"] = {"kid": halves, "precision": among.precision, "recall": among.recall, "held out": held_out}
+        run.found[name] = {"kid": halves, "precision": among.precision, "recall": among.recall, "held out": held_out}
 
 
 def write(run: Run) -> None:

@@ -1,6 +1,7 @@
 """The five families of docs/science/families.md, at small sizes: their densities, bounds, players and training."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from experiments.science.families.gan import GAMMA, GAN, LAZY
 from experiments.science.families.hierarchical_vae import HierarchicalVAE
 from experiments.science.families.training import Training
 from experiments.science.families.vae import VAE, kl, log_likelihood
+from experiments.science.five_families import reference
 from latent_diffusion.diffusion.bound import bound_all_levels
 from latent_diffusion.schedules.cosine import CosineSchedule
 
@@ -269,3 +271,12 @@ def test_the_bound_by_some_terms_has_every_term_once(monkeypatch):
             denoise, diffusion.schedule, fold(x), lambda: noise(f"bound noise {next(numbers)}", fold(x))
         )
     torch.testing.assert_close(some, bits(every))
+
+
+def test_a_run_with_more_drawings_has_a_reference_of_its_own():
+    run = SimpleNamespace(found={}, real=torch.randn(40, 3), held_out=None, judge=lambda values: torch.randn(6, 3))
+    for pictures in (5, 20):
+        run.asked = SimpleNamespace(pictures=pictures)
+        reference(run)
+    few, many = (values["precision"] for values in run.found.values())
+    assert few != many

@@ -7,7 +7,18 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from experiments.science.families.run import FAMILIES, OTHER_WAYS, SHOWN, Run, as_images, key, marks, place
+from experiments.science.families.run import (
+    FAMILIES,
+    OTHER_WAYS,
+    SHOWN,
+    Run,
+    as_images,
+    drawings_key,
+    key,
+    marks,
+    place,
+    real_key,
+)
 from experiments.science.figures import PAGES, chart, fill, save_picture
 from latent_diffusion.data.pictures.images import to_pil
 
@@ -33,10 +44,10 @@ def write_tables(run: Run) -> None:
         exact = "" if name == "flow" else "≤ "
         for kind in ("held out", "train"):
             cells.append("none" if name == "GAN" else exact + figure([float(np.mean(one[kind])) for one in bits], 2))
-        lines.append(row([*cells, *drawn_cells([found[f"{key(run, name, seed)}, drawings"] for seed in seeds])]))
-    for way in (way for ways in OTHER_WAYS.values() for way in ways if f"{key(run, way, seeds[0])}, drawings" in found):
-        lines.append(row([way, "", "", "", "", *drawn_cells([found[f"{key(run, way, seeds[0])}, drawings"]])]))
-    real = found["real"]
+        lines.append(row([*cells, *drawn_cells([found[drawings_key(run, name, seed)] for seed in seeds])]))
+    for way in (way for ways in OTHER_WAYS.values() for way in ways if drawings_key(run, way, seeds[0]) in found):
+        lines.append(row([way, "", "", "", "", *drawn_cells([found[drawings_key(run, way, seeds[0])]])]))
+    real = found[real_key(run)]
     cells = ["real pictures", "", "", "", "", f"{real['kid']:.0f}", f"{real['precision']:.2f}", f"{real['recall']:.2f}"]
     fill(PAGE, "families", [*lines, row([*cells, "", ""])])
     ode = [float(np.mean(found[name])) for seed in seeds if (name := f"{key(run, 'diffusion', seed)}, ODE") in found]
@@ -80,7 +91,7 @@ def write_chart(run: Run) -> None:
     panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
     early = [at for at in marks(run)[:-1] if all(f"{name}, {seed}, KID at {at:g} min" in found for name in FAMILIES)]
     if early:
-        last = {name: found[f"{key(run, name, seed)}, drawings"]["kid"] for name in FAMILIES}
+        last = {name: found[drawings_key(run, name, seed)]["kid"] for name in FAMILIES}
         panels["EffLite-KID x1000"] = {
             name: [*((at, found[f"{name}, {seed}, KID at {at:g} min"]) for at in early), (minutes, last[name])]
             for name in FAMILIES

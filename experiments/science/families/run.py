@@ -22,7 +22,10 @@ from latent_diffusion.evaluation.features import extract
 from latent_diffusion.evaluation.pictures import read_pictures
 from latent_diffusion.models.efficientnet_lite import load_efficientnet_lite0
 
-__all__ = ["FAMILIES", "OTHER_WAYS", "SHOWN", "Run", "TurnIsOver", "as_images", "averaged", "key", "marks", "place"]
+__all__ = [
+    "FAMILIES", "OTHER_WAYS", "SHOWN", "Run", "TurnIsOver", "as_images", "averaged", "drawings_key", "key", "marks",
+    "place", "real_key",
+]  # fmt: skip
 
 STYLE = "fluent-flat"
 FAMILIES: dict[str, Callable[[], Family]] = {
@@ -105,3 +108,13 @@ def averaged(run: Run, name: str, seed: int, minutes: float) -> Family:
 def key(run: Run, name: str, seed: int) -> str:
     """Return the name of a training among the figures."""
     return f"{name}, {seed}, {run.asked.minutes:g} min"
+
+
+def drawings_key(run: Run, name: str, seed: int) -> str:
+    """Return the name of a training's drawings among the figures: precision and recall depend on their number."""
+    return f"{key(run, name, seed)}, {run.asked.pictures} drawings"
+
+
+def real_key(run: Run) -> str:
+    """Return the name of the real pictures' own figures, in place of as many drawings."""
+    return f"real, {run.asked.pictures} drawings"
