@@ -188,6 +188,14 @@ COMBINATIONS: dict[str, dict[str, Any]] = {
     "`name: bridge`, `data.buckets`": bridge(data={"buckets": {"step": 16, "min_side": 16}}),
     "`name: bridge`, `latent_cache_bytes: 0`": bridge(latent_cache_bytes=0),
     "`name: plane`, `gan` with another process": {"objective": {"name": "plane", "gan": {}}, "data": POINTS},
+    "`name: plane`, `latent.stage: joint` without `latent.init`": {
+        "objective": {"name": "plane", "process": "latent", "latent": {"stage": "joint"}},
+        "data": POINTS,
+    },
+    "`name: plane`, `latent.init` of another width": {
+        "objective": {"name": "plane", "process": "latent", "latent": {"stage": "joint", "init": "LATENT"}},
+        "data": POINTS,
+    },
     "`name: plane`, `gradient_checkpointing: true`": {
         "objective": {"name": "plane"},
         "data": POINTS,
@@ -333,7 +341,10 @@ def places(tiny_folder, pictures, tmp_path_factory) -> dict[str, str]:
     config = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
     flow = replace(load_folder(tiny_folder), schedule=RectifiedFlow(), prediction=FLOW, scheduler_config=config)
     save_folder(flow, root / "flow")
-    found |= {"LEARNED": str(root / "learned"), "FLOW": str(root / "flow")}
+    latent = tmp_path_factory.mktemp("latent")
+    points = {"objective": {"name": "plane", "process": "latent", "width": 8, "layers": 1}, "data": POINTS}
+    build_objective(parsed(points, found)).export(latent, averaged=False)
+    found |= {"LEARNED": str(root / "learned"), "FLOW": str(root / "flow"), "LATENT": str(latent)}
     return found | {"ADAPTER": str(root / "out" / "a.safetensors"), "REPAINTS": str(root / "sd-inpaint")}
 
 
