@@ -226,7 +226,7 @@ class Guidance(ABC):
         stages = sorted(self.stages(context), key=lambda stage: stage.order)
         _check_one_weighs(stages, levels)
         bound: dict[tuple[Branch, ...], Denoise] = {}  # projections are made once a call
-        own = context.prompt.terms[0][0]  # whose v is the guided model's, as in diffusers
+        own = context.prompt.terms[0][0]  # whose v is kept, as in diffusers' IFPipeline
 
         def guided_at(x: Tensor, level: Level) -> tuple[Tensor, Tensor | None]:
             running = [stage for stage in stages if stage.active(level)]

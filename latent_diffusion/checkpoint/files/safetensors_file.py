@@ -85,8 +85,8 @@ def open_file(path: Path | str) -> tuple[dict[str, Stored], dict[str, str]]:
     """
     path = Path(path)
     file = _opened(path)
-    header, metadata, start = _header(path, file)
     written = os.fstat(file.fileno()).st_mtime_ns
+    header, metadata, start = _header(path, file)
 
     def stored(name: str, entry: dict[str, Any]) -> Stored:
         dtype, shape = DTYPES[entry["dtype"]], tuple(entry["shape"])

@@ -103,7 +103,7 @@ def test_the_result_is_a_folder_that_draws_with_every_sampler(learned, tmp_path)
 
 
 def test_diffusers_draws_what_this_package_draws(learned):
-    """Without guidance, which diffusers applies to the variance too."""
+    """Without guidance, which diffusers' StableDiffusionPipeline applies to v too."""
     pipe = LatentDiffusionPipeline.from_pretrained(learned)
     theirs = pipe.to_diffusers()
     made = theirs(
