@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.diffusion.denoiser import Denoiser, Network
 from latent_diffusion.diffusion.level import Denoise, Level
-from latent_diffusion.diffusion.variance import estimate, like
+from latent_diffusion.diffusion.variance import Estimate, Ranged, ranged, with_range
 
 __all__ = ["Approximated", "Approximation", "Enter", "Scope", "approximated"]
 
@@ -85,12 +85,12 @@ class Approximated(Denoiser):
             told += [] if enter is None else [enter]
         exact = Denoiser(network, self.schedule, self.prediction, self.dtype, self.learned_variance).bind(cond)
 
-        def entering(x: Tensor, level: Level) -> tuple[Tensor, Tensor | None]:
+        def entering(x: Tensor, level: Level) -> Estimate:
             for enter in told:
                 enter(level)
-            return estimate(exact, x, level)
+            return with_range(exact)(x, level)
 
-        return like(exact, entering)
+        return ranged(entering, learned=isinstance(exact, Ranged))
 
 
 def approximated(denoiser: Denoiser, approximations: Sequence[Approximation], scope: Scope) -> Denoiser:

@@ -56,15 +56,17 @@ class Denoiser:
         """
         projected = self.network.project(cond.to(dtype=self.dtype))
 
-        def output(x: Tensor, level: Level) -> Tensor:
-            t = torch.full((x.shape[0],), self.schedule.network_time(level.t), dtype=torch.float32, device=x.device)
-            return self.network(x.to(self.dtype), t, projected).to(x.dtype)
+        def times(x: Tensor, level: Level) -> Tensor:
+            return torch.full((len(x),), self.schedule.network_time(level.t), dtype=torch.float32, device=x.device)
+
+        def denoise(x: Tensor, level: Level) -> Tensor:
+            return self.x0(self.network(x.to(self.dtype), times(x, level), projected).to(x.dtype), x, level)
 
         def both(x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
-            mean, v = mean_and_range(output(x, level))
+            mean, v = mean_and_range(self.network(x.to(self.dtype), times(x, level), projected).to(x.dtype))
             return self.x0(mean, x, level), v
 
-        return Ranged(both) if self.learned_variance else lambda x, level: self.x0(output(x, level), x, level)
+        return Ranged(both) if self.learned_variance else denoise
 
     def x0(self, output: Tensor, x: Tensor, level: Level) -> Tensor:
         """Return the x0 that the network's `output` (B, C, h, w) at `x` stands for."""

@@ -225,31 +225,31 @@ class Guidance(ABC):
         context = GuidanceContext.of(denoiser, prompt, negative, empty, levels)
         stages = sorted(self.stages(context), key=lambda stage: stage.order)
         _check_one_weighs(stages, levels)
-        bound: dict[tuple[Branch, ...], Denoise] = {}  # projections are made once a call
+        bound: dict[
+            tuple[Branch, ...], Callable[[Tensor, Level], variance.Estimate]
+        ] = {}  # projections are made once a call
         own = context.prompt.terms[0][0]  # whose v is kept, as in diffusers' IFPipeline
 
-        def guided_at(x: Tensor, level: Level) -> tuple[Tensor, Tensor | None]:
+        def denoise(x: Tensor, level: Level) -> variance.Estimate:
             running = [stage for stage in stages if stage.active(level)]
             wanted = [estimate for stage in running for estimate in stage.needs] + [context.prompt]
             answers: dict[Branch, Tensor] = {}
             ranges: dict[Branch, Tensor] = {}
             for group in _batches(branch for estimate in wanted for branch, _ in estimate.terms):
                 if group not in bound:
-                    bound[group] = _bind(group, slicing=slicing)
-                rows, v = variance.estimate(bound[group], x if len(group) == 1 else torch.cat([x] * len(group)), level)
+                    bound[group] = variance.with_range(_bind(group, slicing=slicing))
+                rows, v = variance.parted(bound[group](x if len(group) == 1 else torch.cat([x] * len(group)), level))
                 answers.update(zip(group, rows.chunk(len(group)), strict=True))
                 if v is not None:
                     ranges.update(zip(group, v.chunk(len(group)), strict=True))
             plain = guided = context.prompt.of(answers)
             for stage in running:
                 guided = stage.apply(StepState(x, level, plain, guided, answers))
-            if keep is None:
-                return guided, ranges.get(own)
-            return keep(guided, level), kept_range(keep, ranges.get(own), level)
+            x0 = guided if keep is None else keep(guided, level)
+            v = ranges.get(own) if keep is None else kept_range(keep, ranges.get(own), level)
+            return x0 if v is None else (x0, v)
 
-        if own.denoiser.learned_variance:
-            return variance.Ranged(guided_at)  # pyright: ignore[reportArgumentType]  # the prompt's v is there
-        return lambda x, level: guided_at(x, level)[0]
+        return variance.ranged(denoise, learned=own.denoiser.learned_variance)
 
     @final
     def __add__(self, other: "Guidance") -> "Combined":
@@ -306,13 +306,14 @@ def _bind(group: tuple[Branch, ...], *, slicing: bool) -> Denoise:
 
 
 def _row_by_row(denoiser: Denoiser, cond: Conditioning) -> Denoise:
-    rows = [denoiser.bind(cond[k : k + 1]) for k in range(len(cond))]
+    rows = [variance.with_range(denoiser.bind(cond[k : k + 1])) for k in range(len(cond))]
 
-    def joined(x: Tensor, level: Level) -> tuple[Tensor, Tensor | None]:
-        x0s, vs = zip(*(variance.estimate(row, x[k : k + 1], level) for k, row in enumerate(rows)), strict=True)
-        return torch.cat(x0s), None if vs[0] is None else torch.cat(vs)
+    def denoise(x: Tensor, level: Level) -> variance.Estimate:
+        parts = [variance.parted(row(x[k : k + 1], level)) for k, row in enumerate(rows)]
+        x0, vs = torch.cat([part for part, _ in parts]), [v for _, v in parts if v is not None]
+        return (x0, torch.cat(vs)) if vs else x0
 
-    return variance.like(rows[0], joined)
+    return variance.ranged(denoise, learned=denoiser.learned_variance)
 
 
 def _shapes(cond: Conditioning) -> tuple:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from latent_diffusion.diffusion.level import Denoise, Level
-from latent_diffusion.diffusion.variance import estimate, like
+from latent_diffusion.diffusion.variance import Estimate, Ranged, parted, ranged, with_range
 
 __all__ = ["Keep", "keep_known", "kept", "kept_range", "release_known", "released"]
 
@@ -85,8 +85,11 @@ def kept_range(keep: Keep, v: Tensor | None, level: Level) -> Tensor | None:
 
 
 def _then(denoise: Denoise, keep: Keep) -> Denoise:
-    def both(x: Tensor, level: Level) -> tuple[Tensor, Tensor | None]:
-        x0, v = estimate(denoise, x, level)
-        return keep(x0, level), kept_range(keep, v, level)
+    estimate = with_range(denoise)
 
-    return like(denoise, both)
+    def kept(x: Tensor, level: Level) -> Estimate:
+        x0, v = parted(estimate(x, level))
+        v = kept_range(keep, v, level)
+        return keep(x0, level) if v is None else (keep(x0, level), v)
+
+    return ranged(kept, learned=isinstance(denoise, Ranged))

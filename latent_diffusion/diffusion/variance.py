@@ -17,28 +17,36 @@ from torch import Tensor
 
 from latent_diffusion.diffusion.level import Coefficient, Denoise, Level
 
-__all__ = ["Ranged", "estimate", "interpolated", "like", "mean_and_range"]
+__all__ = ["Estimate", "Ranged", "interpolated", "mean_and_range", "parted", "ranged", "with_range"]
+
+Estimate = Tensor | tuple[Tensor, Tensor]
+"""x0 (B, C, h, w); of a model with learned variance x0 and v, the same shape each."""
 
 
 @dataclass(frozen=True)
 class Ranged:
     """The denoiser of a model with learned variance; called as every denoiser is, it returns x0 alone."""
 
-    both: Callable[[Tensor, Level], tuple[Tensor, Tensor]]  # (x, level) -> x0 and v, (B, C, h, w) each
+    both: Callable[[Tensor, Level], Estimate]  # (x, level) -> x0 and v
 
     def __call__(self, x: Tensor, level: Level) -> Tensor:
         """Return x0 (B, C, h, w)."""
-        return self.both(x, level)[0]
+        return parted(self.both(x, level))[0]
 
 
-def estimate(denoise: Denoise, x: Tensor, level: Level) -> tuple[Tensor, Tensor | None]:
+def ranged(estimate: Callable[[Tensor, Level], Estimate], *, learned: bool) -> Denoise:
+    """Return the denoiser of a function that gives x0 and v where the variance is learned, and x0 alone elsewhere."""
+    return Ranged(estimate) if learned else estimate  # pyright: ignore[reportReturnType]  # x0 alone
+
+
+def with_range(denoise: Denoise) -> Callable[[Tensor, Level], Estimate]:
+    """Return the function behind a denoiser: the inverse of `ranged`."""
+    return denoise.both if isinstance(denoise, Ranged) else denoise
+
+
+def parted(estimate: Estimate) -> tuple[Tensor, Tensor | None]:
     """Return x0 (B, C, h, w), and v of the same shape, or None where the model has no learned variance."""
-    return denoise.both(x, level) if isinstance(denoise, Ranged) else (denoise(x, level), None)
-
-
-def like(model: Denoise, both: Callable[[Tensor, Level], tuple[Tensor, Tensor | None]]) -> Denoise:
-    """Return the denoiser of what `both` gives: x0, with v where `model` gives it too."""
-    return Ranged(both) if isinstance(model, Ranged) else lambda x, level: both(x, level)[0]  # pyright: ignore[reportArgumentType]  # v is there
+    return estimate if isinstance(estimate, tuple) else (estimate, None)
 
 
 def mean_and_range(output: Tensor) -> tuple[Tensor, Tensor]:

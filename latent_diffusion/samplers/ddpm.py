@@ -17,7 +17,7 @@ from torch import Tensor
 from latent_diffusion.diffusion.level import Denoise, Level, Step
 from latent_diffusion.diffusion.noise import NoiseSource
 from latent_diffusion.diffusion.posterior import posterior, posterior_mean
-from latent_diffusion.diffusion.variance import estimate, interpolated
+from latent_diffusion.diffusion.variance import interpolated, parted, with_range
 
 __all__ = ["DDPM"]
 
@@ -34,7 +34,7 @@ class DDPM:
     def __call__(self, denoise: Denoise, x: Tensor, levels: Sequence[Level], noise: NoiseSource) -> Iterator[Step]:
         """Yield a `Step` per pair of levels; x (B, C, h, w) float32 is at levels[0]."""
         for index, (level, after) in enumerate(pairwise(levels)):
-            x0, v = estimate(denoise, x, level)
+            x0, v = parted(with_range(denoise)(x, level))
             step = posterior(level.alpha, level.sigma, after.alpha, after.sigma)
             x = posterior_mean(x, x0, step)
             if step.variance > 0.0:

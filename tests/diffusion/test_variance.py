@@ -13,7 +13,7 @@ from latent_diffusion.diffusion.noise import NoiseSource
 from latent_diffusion.diffusion.posterior import posterior
 from latent_diffusion.diffusion.prediction import V
 from latent_diffusion.diffusion.spacing import levels
-from latent_diffusion.diffusion.variance import estimate, interpolated
+from latent_diffusion.diffusion.variance import interpolated, parted, with_range
 from latent_diffusion.guidance.cfg import CFG
 from latent_diffusion.samplers.ddim import DDIM
 from latent_diffusion.samplers.ddpm import DDPM
@@ -75,10 +75,10 @@ def test_guidance_weighs_the_mean_and_keeps_the_prompts_v(slicing):
     x, level = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(0)), SCHEDULE.level(400)
     guided = CFG(3.0).bind(denoiser(), cond(0.4), cond(-0.3), slicing=slicing)
     plain = CFG(3.0).bind(denoiser(halves=1), cond(0.4), cond(-0.3), slicing=slicing)
-    x0, v = estimate(guided, x, level)
+    x0, v = parted(with_range(guided)(x, level))
     torch.testing.assert_close(x0, plain(x, level))
     torch.testing.assert_close(v, torch.sin(x.roll(1, -1) + 0.4))
-    assert estimate(plain, x, level)[1] is None
+    assert parted(with_range(plain)(x, level))[1] is None
 
 
 def test_what_is_known_of_a_picture_keeps_the_posteriors_variance():
@@ -88,6 +88,6 @@ def test_what_is_known_of_a_picture_keeps_the_posteriors_variance():
     known = torch.ones(1, *SHAPE)
     guided = CFG(1.0).bind(denoiser(), cond(0.4), cond(0.0), keep=kept(known, mask))
     for denoise in (guided, keep_known(denoiser().bind(cond(0.4)), known, mask)):
-        x0, v = estimate(denoise, x, level)
+        x0, v = parted(with_range(denoise)(x, level))
         assert (v[..., :2] == -1).all() and (x0[..., :2] == 1).all()
         torch.testing.assert_close(v[..., 2:], torch.sin(x.roll(1, -1) + 0.4)[..., 2:])

@@ -15,7 +15,7 @@ from torch import Tensor
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.conditioning import Blend, Conditioning
 from latent_diffusion.diffusion.level import Denoise, Level
-from latent_diffusion.diffusion.variance import estimate, like
+from latent_diffusion.diffusion.variance import Estimate, Ranged, parted, ranged, with_range
 from latent_diffusion.prompts.script import Key, Line, Terms
 from latent_diffusion.prompts.terms import AdapterTag
 
@@ -127,10 +127,10 @@ def change_at(parts: Sequence[Denoise], timeline: Sequence[tuple[int, int]], lev
         return parts[0]
     starts = [levels[min(first, len(levels) - 1)].log_snr for first, _ in timeline[1:]]
 
-    def there(x: Tensor, level: Level) -> tuple[Tensor, Tensor | None]:
-        return estimate(parts[timeline[bisect_right(starts, level.log_snr)][1]], x, level)
+    def there(x: Tensor, level: Level) -> Estimate:
+        return with_range(parts[timeline[bisect_right(starts, level.log_snr)][1]])(x, level)
 
-    return like(parts[0], there)
+    return ranged(there, learned=isinstance(parts[0], Ranged))
 
 
 def join_rows(parts: Sequence[tuple[tuple[int, ...], Denoise]], device: torch.device) -> Denoise:
@@ -139,12 +139,14 @@ def join_rows(parts: Sequence[tuple[tuple[int, ...], Denoise]], device: torch.de
         return parts[0][1]
     places = [(torch.tensor(rows, device=device), part) for rows, part in parts]
 
-    def joined(x: Tensor, level: Level) -> tuple[Tensor, Tensor | None]:
+    learned = isinstance(parts[0][1], Ranged)
+
+    def joined(x: Tensor, level: Level) -> Estimate:
         x0, ranges = torch.empty_like(x), torch.empty_like(x)
         for rows, part in places:
-            x0[rows], v = estimate(part, x[rows], level)
+            x0[rows], v = parted(with_range(part)(x[rows], level))
             if v is not None:
                 ranges[rows] = v
-        return x0, ranges
+        return (x0, ranges) if learned else x0
 
-    return like(parts[0][1], joined)
+    return ranged(joined, learned=learned)

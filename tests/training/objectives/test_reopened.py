@@ -99,6 +99,8 @@ OPENED_WHOLE = [name for name in names("latent_diffusion.training.objectives") i
 def test_every_objective_opens_what_it_wrote(tiny_objective, make_run, tmp_path, name):
     captions = {"captions": []} if name == "autoencoder" else CAPTIONED
     run = make_run(tiny_objective(name), captions, steps=3, optimizer={"learning_rate": 1e-2})
+    if name == "plane":  # its points are drawn, not read
+        run = run.model_copy(update={"data": {}})
     torch.manual_seed(0)
     trainer = Trainer(build_objective(run), run, build_accelerator())
     trainer.fit()
