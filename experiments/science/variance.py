@@ -34,6 +34,7 @@ from latent_diffusion.diffusion.learned_schedule import (
     own_schedule,
 )
 from latent_diffusion.diffusion.spacing import times
+from latent_diffusion.diffusion.variance import parted
 from latent_diffusion.models.monotone import MonotoneNetwork
 from latent_diffusion.randomness import normal, uniform
 
@@ -150,8 +151,7 @@ def _with(denoise: DenoiseAt, v: float | None) -> DenoiseAt:
         return denoise
 
     def fixed(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        made = denoise(x, t)
-        x0 = made[0] if isinstance(made, tuple) else made
+        x0, _ = parted(denoise(x, t))
         return x0, torch.full_like(x0, v)
 
     return fixed

@@ -38,6 +38,7 @@ from latent_diffusion.diffusion.denoiser import DenoiseAt, at_times
 from latent_diffusion.diffusion.forward import add_noise, forward_step, transition
 from latent_diffusion.diffusion.level import NoiseSchedule
 from latent_diffusion.diffusion.posterior import posterior, posterior_mean
+from latent_diffusion.diffusion.variance import parted
 
 __all__ = [
     "bound_all_levels",
@@ -140,7 +141,7 @@ def bound_two_samples(denoise: DenoiseAt, schedule: NoiseSchedule, x0: Tensor, t
     alpha, sigma, before = at_times(schedule, t, x0)
     x_before = add_noise(x0, draw(), *before)
     x = forward_step(x_before, draw(), before, (alpha, sigma))
-    estimate, v = _estimated(denoise(x, t))
+    estimate, v = parted(denoise(x, t))
     step = posterior(alpha, sigma, *before)
     decoding = (t == 0).reshape(alpha.shape)
     variance, ratio = _variances(schedule, t, v, (alpha, sigma), before)
@@ -165,7 +166,7 @@ def bound_trajectory(denoise: DenoiseAt, schedule: NoiseSchedule, x0: Tensor, dr
         ratio, added = transition(*ends[0], *ends[1])
         total = total + log_normal(x, ratio * x_before, float(added))  # log q(x_t | x_{t-1})
         t = torch.full((x0.shape[0],), time, dtype=torch.int64, device=x0.device)
-        estimate, v = _estimated(denoise(x, t))
+        estimate, v = parted(denoise(x, t))
         step = posterior(*ends[1], *ends[0])
         variance = float(step.variance) if time > 0 else level.sigma**2
         if v is not None:
@@ -179,12 +180,8 @@ def _closed_form_at(
     denoise: DenoiseAt, schedule: NoiseSchedule, x0: Tensor, t: Tensor, draw: Draw, before: Tensor | None = None
 ) -> Tensor:
     alpha, sigma, _ = at_times(schedule, t, x0)
-    estimate, v = _estimated(denoise(add_noise(x0, draw(), alpha, sigma), t))
+    estimate, v = parted(denoise(add_noise(x0, draw(), alpha, sigma), t))
     return level_term(schedule, x0, estimate, t, v, before)
-
-
-def _estimated(made: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor | None]:
-    return made if isinstance(made, tuple) else (made, None)
 
 
 def _variances(

@@ -14,11 +14,11 @@ from torch import Tensor
 from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.diffusion.level import CLEAN_TIME, Denoise, Level, NoiseSchedule
 from latent_diffusion.diffusion.prediction import Prediction, check_prediction
-from latent_diffusion.diffusion.variance import Ranged, mean_and_range
+from latent_diffusion.diffusion.variance import Estimate, Ranged, mean_and_range
 
 __all__ = ["DenoiseAt", "Denoiser", "Network"]
 
-DenoiseAt = Callable[[Tensor, Tensor], Tensor | tuple[Tensor, Tensor]]
+DenoiseAt = Callable[[Tensor, Tensor], Estimate]
 """(x (B, C, h, w), t (B,) int64) -> x0 (B, C, h, w): a denoiser whose images may be at different levels.
 
 One of a model with learned variance returns x0 and v (`variance.py`), the same shape each."""
@@ -84,7 +84,7 @@ class Denoiser:
         """Fix the condition and return `denoise(x, t)` with one training time per image (for `bound.py`)."""
         projected = self.network.project(cond.to(dtype=self.dtype))
 
-        def denoise(x: Tensor, t: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        def denoise(x: Tensor, t: Tensor) -> Estimate:
             output = self.network(x.to(self.dtype), self.schedule.network_time(t).float(), projected).to(x.dtype)
             mean, v = mean_and_range(output) if self.learned_variance else (output, None)
             alpha, sigma, before = at_times(self.schedule, t, x)

@@ -25,7 +25,7 @@ from torch import Tensor
 from latent_diffusion.conditioning import Blend, Conditioning
 from latent_diffusion.diffusion import variance
 from latent_diffusion.diffusion.denoiser import Denoiser
-from latent_diffusion.diffusion.known import Keep, kept_range
+from latent_diffusion.diffusion.known import Keep, keep_estimate
 from latent_diffusion.diffusion.level import Denoise, Level
 from latent_diffusion.errors import ConfigError
 
@@ -225,9 +225,7 @@ class Guidance(ABC):
         context = GuidanceContext.of(denoiser, prompt, negative, empty, levels)
         stages = sorted(self.stages(context), key=lambda stage: stage.order)
         _check_one_weighs(stages, levels)
-        bound: dict[
-            tuple[Branch, ...], Callable[[Tensor, Level], variance.Estimate]
-        ] = {}  # projections are made once a call
+        bound: dict[tuple[Branch, ...], variance.Estimates] = {}  # projections are made once a call
         own = context.prompt.terms[0][0]  # whose v is kept, as in diffusers' IFPipeline
 
         def denoise(x: Tensor, level: Level) -> variance.Estimate:
@@ -245,9 +243,8 @@ class Guidance(ABC):
             plain = guided = context.prompt.of(answers)
             for stage in running:
                 guided = stage.apply(StepState(x, level, plain, guided, answers))
-            x0 = guided if keep is None else keep(guided, level)
-            v = ranges.get(own) if keep is None else kept_range(keep, ranges.get(own), level)
-            return x0 if v is None else (x0, v)
+            made = (guided, ranges[own]) if own in ranges else guided
+            return made if keep is None else keep_estimate(keep, made, level)
 
         return variance.ranged(denoise, learned=own.denoiser.learned_variance)
 

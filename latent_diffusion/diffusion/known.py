@@ -23,7 +23,7 @@ from torch import Tensor
 from latent_diffusion.diffusion.level import Denoise, Level
 from latent_diffusion.diffusion.variance import Estimate, Ranged, parted, ranged, with_range
 
-__all__ = ["Keep", "keep_known", "kept", "kept_range", "release_known", "released"]
+__all__ = ["Keep", "keep_estimate", "keep_known", "kept", "release_known", "released"]
 
 ROUNDING = 1e-6  # of a share of steps; 0.29 * 100 is a hair below 29
 
@@ -76,20 +76,15 @@ def release_known(denoise: Denoise, known: Tensor, strength: Tensor, levels: Seq
     return _then(denoise, released(known, strength, levels))
 
 
-def kept_range(keep: Keep, v: Tensor | None, level: Level) -> Tensor | None:
-    """Return v of a learned variance with -1 in known places: where x0 is known the posterior's variance is right."""
+def keep_estimate(keep: Keep, estimate: Estimate, level: Level) -> Estimate:
+    """Return x0 as `keep` has it, and v, if any, of -1 in known places: there the posterior's variance is right."""
+    x0, v = parted(estimate)
     if v is None:
-        return None
+        return keep(x0, level)
     free = keep(torch.ones_like(v), level) - keep(torch.zeros_like(v), level)  # 1 where x0 is the network's
-    return free * (v + 1.0) - 1.0
+    return keep(x0, level), free * (v + 1.0) - 1.0
 
 
 def _then(denoise: Denoise, keep: Keep) -> Denoise:
     estimate = with_range(denoise)
-
-    def kept(x: Tensor, level: Level) -> Estimate:
-        x0, v = parted(estimate(x, level))
-        v = kept_range(keep, v, level)
-        return keep(x0, level) if v is None else (keep(x0, level), v)
-
-    return ranged(kept, learned=isinstance(denoise, Ranged))
+    return ranged(lambda x, level: keep_estimate(keep, estimate(x, level), level), learned=isinstance(denoise, Ranged))

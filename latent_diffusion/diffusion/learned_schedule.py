@@ -24,6 +24,7 @@ from torch import Tensor
 from latent_diffusion.diffusion.denoiser import DenoiseAt, at_times
 from latent_diffusion.diffusion.forward import add_noise
 from latent_diffusion.diffusion.level import NoiseSchedule
+from latent_diffusion.diffusion.variance import parted
 from latent_diffusion.errors import ConfigError
 
 __all__ = ["Rising", "diffusion_term", "ends", "mean_square", "noise_error", "own_schedule", "table", "times_at"]
@@ -62,8 +63,7 @@ def noise_error(denoise: DenoiseAt, schedule: NoiseSchedule, x0: Tensor, noise: 
     """
     t = times_at(schedule, gamma)
     alpha, sigma, _ = at_times(schedule, t, x0)
-    made = denoise(add_noise(x0, noise, alpha, sigma), t)
-    estimate = made[0] if isinstance(made, tuple) else made
+    estimate, _ = parted(denoise(add_noise(x0, noise, alpha, sigma), t))
     return (alpha / sigma * (x0 - estimate)).square().flatten(1).sum(1)
 
 

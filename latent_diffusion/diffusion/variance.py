@@ -17,29 +17,32 @@ from torch import Tensor
 
 from latent_diffusion.diffusion.level import Coefficient, Denoise, Level
 
-__all__ = ["Estimate", "Ranged", "interpolated", "mean_and_range", "parted", "ranged", "with_range"]
+__all__ = ["Estimate", "Estimates", "Ranged", "interpolated", "mean_and_range", "parted", "ranged", "with_range"]
 
 Estimate = Tensor | tuple[Tensor, Tensor]
 """x0 (B, C, h, w); of a model with learned variance x0 and v, the same shape each."""
+
+Estimates = Callable[[Tensor, Level], Estimate]
+"""(x (B, C, h, w), level) -> the estimate there."""
 
 
 @dataclass(frozen=True)
 class Ranged:
     """The denoiser of a model with learned variance; called as every denoiser is, it returns x0 alone."""
 
-    both: Callable[[Tensor, Level], Estimate]  # (x, level) -> x0 and v
+    both: Estimates  # x0 and v
 
     def __call__(self, x: Tensor, level: Level) -> Tensor:
         """Return x0 (B, C, h, w)."""
         return parted(self.both(x, level))[0]
 
 
-def ranged(estimate: Callable[[Tensor, Level], Estimate], *, learned: bool) -> Denoise:
+def ranged(estimate: Estimates, *, learned: bool) -> Denoise:
     """Return the denoiser of a function that gives x0 and v where the variance is learned, and x0 alone elsewhere."""
     return Ranged(estimate) if learned else estimate  # pyright: ignore[reportReturnType]  # x0 alone
 
 
-def with_range(denoise: Denoise) -> Callable[[Tensor, Level], Estimate]:
+def with_range(denoise: Denoise) -> Estimates:
     """Return the function behind a denoiser: the inverse of `ranged`."""
     return denoise.both if isinstance(denoise, Ranged) else denoise
 
