@@ -109,7 +109,7 @@ class Latents:
         places = [(flip, row) for flip, row in places if not flip or self._data.flips(row)]
         needed = self._bytes()
         if self._stored is not None:
-            self._weights = weights_digest(self._autoencoder)
+            self._weights = weights_digest(self._autoencoder.encoder, self._autoencoder.quant_conv)
             self._fill_disk(self._stored, places, sharing)
             self._on_disk = True
         if needed > most:
@@ -166,7 +166,7 @@ class Latents:
         return latents
 
     def _key(self, flip: bool, row: int) -> str:
-        """Return the key on disk: the picture, what is done to it, the weights, and how they are computed."""
+        """Return the key on disk: the picture, what is done to it, the encoder's weights, and how they are computed."""
         part, _ = self._data.place(row)
         config = self._data.config
         how = (self._data.size_of(row), part.config.fit, config.background, config.decode, flip)

@@ -1,6 +1,7 @@
 """Caches on disk change no bit, go on after a kill, and are made again where they are damaged."""
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from latent_diffusion.checkpoint.files.safetensors_file import read_tensors, write_tensors
 from latent_diffusion.data import tensor_cache
 from latent_diffusion.data.checks import checking
 from latent_diffusion.data.opening import Part
@@ -19,6 +21,7 @@ from latent_diffusion.training.state.launch import build_accelerator
 from latent_diffusion.training.trainer import Trainer
 
 CAPTIONED = {"captions": ["text", "text_alt"], "caption_dropout": 0.3, "flip": True}
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 NO_CACHE = {"latent_cache_bytes": 0, "text_cache_bytes": 0}
 
 
@@ -28,7 +31,7 @@ def trained(tiny_folder, make_run, tmp_path):
 
     def train(steps, data=None, **objective):
         run = make_run(
-            {"name": "unet", "init": str(tiny_folder), **objective}, {**CAPTIONED, **(data or {})}, steps=steps
+            {"name": "unet", "init": str(tiny_folder)} | objective, {**CAPTIONED, **(data or {})}, steps=steps
         )
         torch.manual_seed(run.seed)
         trainer = Trainer(build_objective(run), run, build_accelerator())
@@ -77,6 +80,18 @@ def test_a_second_start_decodes_and_encodes_nothing(trained, counted, tmp_path):
         counted.update(encoded=0)
         trained(1, {**cache, **other})
         assert counted["encoded"] and counted["texts"] == 0
+
+
+def test_another_decoder_finds_the_latents_and_another_encoder_does_not(tiny_folder, trained, counted, tmp_path):
+    cache = {"cache": {"folder": str(tmp_path / "cache")}}
+    trained(1, cache)
+    for part, again in (("decoder", False), ("encoder", True)):
+        folder = shutil.copytree(tiny_folder, tmp_path / part)
+        file = folder / "vae" / WEIGHTS
+        write_tensors(file, {name: t * 1.5 if name.startswith(part) else t for name, t in read_tensors(file).items()})
+        counted.update(encoded=0)
+        trained(1, cache, init=str(folder))
+        assert bool(counted["encoded"]) is again
 
 
 def test_a_kill_in_mid_fill_loses_the_unfinished_shard_alone(trained, counted, tmp_path, monkeypatch):
