@@ -12,6 +12,7 @@ classifier() {
   python -m latent_diffusion.train configs/science/classifier.yaml objective.times.high=0.001 steps=80 warmup=20 output=$runs/classifier-clean
   python -m experiments.science.classifier --output $runs/classifier-figures
 }
+clip() { python -m latent_diffusion.train configs/science/latent_clip.yaml; }
 likelihood() { python -m experiments.science.likelihood --output $runs/likelihood; }
 repaint() { python -m experiments.science.repaint --output $runs/repaint; }
 families() { python -m experiments.science.five_families --output $runs/families; }
@@ -40,7 +41,7 @@ processes() {
   python -m experiments.science.processes --output $runs/processes
 }
 
-pages=(classifier likelihood repaint score consistency flow variance families processes)
+pages=(classifier clip likelihood repaint score consistency flow variance families processes)
 for page in "${@:-${pages[@]}}"; do
   [ "$(type -t "$page")" = function ] || { echo "science.sh: no page '$page'; there are ${pages[*]}" >&2; exit 2; }
   echo "== $page"

@@ -268,6 +268,7 @@ def tiny_objective(tiny_folder):
         "concepts": {"init": str(tiny_folder), "concepts": [{"prompt": "a red disc"}], "draw_steps": 3},
         "textual_inversion": {"init": str(tiny_folder), "words": [{"token": "disc", "start": "sun", "vectors": 2}]},
         "classifier": {"model": str(tiny_folder), "fields": ["turn"], "channels": [8, 16], "groups": 4},
+        "latent_clip": {"model": str(tiny_folder), "embed_dim": 8, "channels": [8, 16], "groups": 4},
         "clip": {"embed_dim": 8, "patch_size": 16, "vocab_size": 600, "text": tower, "vision": tower},
         "plane": {"process": "gan", "width": 16, "layers": 1, "gan": {"r1_every": 2}},
     }

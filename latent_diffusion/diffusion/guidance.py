@@ -42,12 +42,16 @@ __all__ = [
     "Stage",
     "StageOrder",
     "StepState",
+    "TextScore",
 ]
 
 LARGEST_SCALE = 100.0  # of any guidance; far beyond what makes a picture
 
 LogProb: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """(x (B, C, h, w) float32, network times (B,) float32) -> log p(y | x), (B,), differentiable in x."""
+
+TextScore: TypeAlias = Callable[[Tensor], LogProb]
+"""Text states (B, L, D) of B prompts c -> (x, times) -> log p(c | x), (B,), but for a constant in x."""
 
 
 class Models(Protocol):
@@ -59,6 +63,10 @@ class Models(Protocol):
 
     def log_prob(self, classifier: str, label: str) -> LogProb:
         """Return the log-probability of a class of a classifier of the same noisy latents."""
+        ...
+
+    def text_score(self, clip: str) -> TextScore:
+        """Return the score of a CLIP of the same noisy latents and text states."""
         ...
 
 

@@ -1,7 +1,4 @@
-"""Classifier guidance: follow the gradient of a classifier that reads noisy latents.
-
-    noise estimate = noise(prompt) - sigma * scale * grad_x log p(y | x)
-    so          x0 = x0(prompt) + scale * sigma^2 / alpha * grad_x log p(y | x)
+"""Classifier guidance: follow the gradient of a classifier that reads noisy latents (`diffusion/gradient_push.py`).
 
 Reference: Dhariwal & Nichol 2021, arXiv:2105.05233, algorithm 2.
 """
@@ -10,11 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor
-
 from latent_diffusion.checks import check_number
-from latent_diffusion.diffusion.guidance import Guidance, GuidanceContext, LogProb, Models, Stage, StageOrder, StepState
+from latent_diffusion.diffusion.gradient_push import LARGEST_PUSH, push_along
+from latent_diffusion.diffusion.guidance import Guidance, GuidanceContext, LogProb, Models, Stage
 from latent_diffusion.errors import ConfigError
 
 __all__ = ["ClassifierGuidance"]
@@ -22,10 +17,7 @@ __all__ = ["ClassifierGuidance"]
 
 @dataclass(frozen=True)
 class ClassifierGuidance(Guidance):
-    """Guidance by a noise-aware classifier; added to what other guidances make. Scale 0 is off.
-
-    A level without any picture in it (alpha 0, zero terminal SNR) is left alone: x has no information there.
-    """
+    """Guidance by a noise-aware classifier; added to what other guidances make. Scale 0 is off."""
 
     neutral: ClassVar[Mapping[str, Any]] = {"scale": 0.0}
 
@@ -45,22 +37,8 @@ class ClassifierGuidance(Guidance):
         return cls(**{"scale": 1.0, **values, "log_prob": models.log_prob(values["model"], values["label"])})
 
     def __post_init__(self) -> None:
-        check_number("classifier: scale", self.scale, 1000.0)
+        check_number("classifier: scale", self.scale, LARGEST_PUSH)
 
     def stages(self, context: GuidanceContext) -> tuple[Stage, ...]:
-        """Return algorithm 2's correction."""
-
-        def apply(now: StepState) -> Tensor:
-            t = torch.full((now.x.shape[0],), now.level.t, dtype=torch.float32, device=now.x.device)
-            t = torch.as_tensor(context.denoiser.schedule.network_time(t))  # the network's time
-            push = self.scale * now.level.sigma**2 / now.level.alpha
-            return now.guided + push * self._gradient(now.x, t)
-
-        return (Stage(StageOrder.PUSH, apply, active=lambda level: level.alpha > 0.0),) if self.scale else ()
-
-    def _gradient(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return grad_x log p(y | x) (B, C, h, w); images do not mix, so the gradient of the sum is each one's own."""
-        with torch.inference_mode(False), torch.enable_grad():
-            x = x.detach().clone().requires_grad_()
-            (gradient,) = torch.autograd.grad(self.log_prob(x, t).sum(), x)
-        return gradient
+        """Return the push along the gradient."""
+        return (push_along(self.log_prob, self.scale, context),) if self.scale else ()

@@ -41,7 +41,7 @@ LEFT_OUT = (
     "lora_folder", "seed", "variation_seed", "negative_prompt",  # the server's own, or declared below
     "refiner_switch", "aesthetic_score", "negative_aesthetic_score",  # of a second model
 )  # fmt: skip
-OF_FILES = ("autoguidance", "classifier", "taesd")  # texts that name a file of this machine
+OF_FILES = ("autoguidance", "classifier", "noised_clip", "taesd")  # texts that name a file of this machine
 
 
 class _Base(BaseModel):

@@ -30,6 +30,7 @@ def test_guidances_are_combined_and_recorded(generate):
         (["--guidance", "cgf"], "did you mean 'cfg'?"),
         (["--guidance", "pag:scale=lots"], "pag: scale 'lots' is not a number"),
         (["--guidance", "classifier"], "needs model=FOLDER and label=CLASS"),
+        (["--guidance", "noised_clip"], "guidance 'noised_clip' needs model=FOLDER"),
         (["--guidance-interval", "0.8", "0.2"], "use 0 <= start < stop <= 1"),
         (["--guidance-rescale", "2"], "guidance_rescale 2.0 is not a number from 0 to 1"),
     ],

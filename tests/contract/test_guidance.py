@@ -48,6 +48,11 @@ def brightness(x, t):
     return (x.mean((1, 2, 3)) - 0.2).square().neg() * 50 + 0 * t
 
 
+def likeness(context):
+    """A score that depends on the picture and on its own text alone."""
+    return lambda x, t: (x.mean((1, 2, 3)) - context.mean((1, 2))).square().neg() * 50 + 0 * t
+
+
 @pytest.fixture(scope="module")
 def network():
     return seeded(Counting)
@@ -71,7 +76,11 @@ def name(request):
 @pytest.fixture
 def build(weak):
     """Return a maker of any guidance, with what cannot be told in numbers filled in."""
-    rest = {"autoguidance": {"scale": 2.0, "weak": weak}, "classifier": {"scale": 1.5, "log_prob": brightness}}
+    rest = {
+        "autoguidance": {"scale": 2.0, "weak": weak},
+        "classifier": {"scale": 1.5, "log_prob": brightness},
+        "noised_clip": {"scale": 1.5, "score": likeness},
+    }
 
     def made(name, **arguments):
         return find("latent_diffusion.guidance", name)(**{**rest.get(name, {}), **arguments})

@@ -6,7 +6,8 @@ import shutil
 import pytest
 import torch
 
-from latent_diffusion.checkpoint.folder.classifier_folder import load_classifier, save_classifier
+from latent_diffusion.checkpoint.folder.classifier_folder import load_classifier
+from latent_diffusion.checkpoint.folder.latent_tower_folder import save_tower
 from latent_diffusion.errors import CheckpointError, ConfigError
 from latent_diffusion.models.latent_classifier import LatentClassifier, LatentClassifierConfig
 from latent_diffusion.pipeline.regenerate import differences, plan_of_record
@@ -22,8 +23,8 @@ def folder(tiny_pipeline, tmp_path_factory):
     made = tmp_path_factory.mktemp("classifier") / "saved"
     made.mkdir()
     channels = tiny_pipeline.components.autoencoder.config.latent_channels
-    config = LatentClassifierConfig(FIELDS, channels, (8, 16), groups=4)
-    save_classifier(LatentClassifier(config), tiny_pipeline.components, made)
+    config = LatentClassifierConfig(channels, (8, 16), groups=4, fields=FIELDS)
+    save_tower(LatentClassifier(config), tiny_pipeline.components, made)
     return made
 
 
@@ -47,8 +48,8 @@ def test_fields_may_have_any_name(tiny_pipeline, tmp_path):
     """Those of attributes of a network too, and dots; outputs stay with their field."""
     names = ("type", "keys", "training", "float", "a.b", "")
     fields = {name: tuple(f"{name} {k}" for k in range(place)) for place, name in enumerate(names, 2)}
-    network = LatentClassifier(LatentClassifierConfig(fields, 4, (8,), groups=4))
-    save_classifier(network, tiny_pipeline.components, tmp_path)
+    network = LatentClassifier(LatentClassifierConfig(4, (8,), groups=4, fields=fields))
+    save_tower(network, tiny_pipeline.components, tmp_path)
     x, t = torch.randn(2, 4, 5, 7), torch.tensor([0.0, 900.0])
     wanted, found = network(x, t), load_classifier(tmp_path).network(x, t)
     assert list(found) == list(names) and all(torch.equal(wanted[name], found[name]) for name in names)

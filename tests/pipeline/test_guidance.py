@@ -31,6 +31,9 @@ class NoModels:
     def log_prob(self, classifier, label):
         raise AssertionError("no classifier was named")
 
+    def text_score(self, clip):
+        raise AssertionError("no CLIP was named")
+
 
 def choose(asked=None, scale=None, rescale=0.0, interval=None):
     return choose_guidance(asked, scale, 7.5, rescale, interval, NoModels())

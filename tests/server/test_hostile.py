@@ -9,6 +9,9 @@ import zlib
 import pytest
 from PIL import Image
 
+from latent_diffusion.registry import find, names
+from latent_diffusion.server.request import OF_FILES
+
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 
 
@@ -131,6 +134,13 @@ def test_fields(server, name):
         assert found["status"] == "failed" and "\n" not in found["error"] and "bug" not in found["error"], found
     else:
         is_refused(found)
+
+
+def test_every_text_that_names_a_file_is_refused_at_once():
+    """Those are the objects of `guidance/` and `approximations/` with the field `model`."""
+    packages = ("latent_diffusion.guidance", "latent_diffusion.approximations")
+    kinds = [(name, find(package, name)) for package in packages for name in names(package)]
+    assert sorted(OF_FILES) == sorted(name for name, kind in kinds if "model" in kind.__dataclass_fields__)
 
 
 def test_bodies_and_paths(server):

@@ -41,6 +41,7 @@ SCHEDULE, VARIANCE = ({"name": name, "init": "MODEL"} for name in ("learned_sche
 REFLOW = {"name": "reflow", "init": "MODEL", "pairs": {"steps": 1}}
 BRIDGE = {"name": "bridge", "init": "MODEL", "start": {"split": "val"}, "match": "turn"}
 CLASSIFIER = {"name": "classifier", "model": "MODEL", "fields": ["turn"], "channels": [8], "groups": 4}
+LATENT_CLIP = {"name": "latent_clip", "model": "MODEL", "channels": [8], "groups": 4}
 PARTS = {"vae": "MODEL/vae", "text_encoder": "MODEL"}
 SIZES = {
     "block_out_channels": [16, 16], "layers_per_block": 1, "cross_attention": [True, True],
@@ -206,6 +207,8 @@ COMBINATIONS: dict[str, dict[str, Any]] = {
         "data": ALONE,
         "gradient_checkpointing": True,
     },
+    "`name: latent_clip`, `gradient_checkpointing: true`": {"objective": LATENT_CLIP, "gradient_checkpointing": True},
+    "`name: latent_clip`, `data.captions: []`": {"objective": LATENT_CLIP, "data": ALONE},
     "`init`, `unet`": unet(unet="sd1"),
     "`unet: sd1`, a text encoder of width 32": unet(init=None, parts=PARTS, unet="sd1"),
     "`unet: {added_width: 100}`, a text encoder without pooled text": unet(

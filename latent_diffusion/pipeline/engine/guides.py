@@ -1,20 +1,26 @@
-"""Models that guide another: a weaker checkpoint, a classifier of noisy latents. Opened by the names in a text."""
+"""Models that guide another, opened by their names: weaker checkpoints, classifiers and CLIPs of noisy latents."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.folder.classifier_folder import load_classifier
+from latent_diffusion.checkpoint.folder.latent_clip_folder import load_latent_clip
+from latent_diffusion.checkpoint.folder.latent_tower_folder import StoredTower
 from latent_diffusion.checkpoint.load import load_model
 from latent_diffusion.diffusion.denoiser import Denoiser
-from latent_diffusion.diffusion.guidance import LogProb
+from latent_diffusion.diffusion.guidance import LogProb, TextScore
 from latent_diffusion.errors import ConfigError
+from latent_diffusion.models.latent_tower import LatentTower
 from latent_diffusion.pipeline.engine.machine import Machine
 
 __all__ = ["Guides"]
+
+N = TypeVar("N", bound=LatentTower)
 
 
 @dataclass(frozen=True)
@@ -50,13 +56,41 @@ class Guides:
             ConfigError: it was trained on others, or has no such class.
             CheckpointError: the folder has no classifier, or a damaged one.
         """
-        with torch.inference_mode(False):  # the gradient with respect to x passes through its weights
-            stored = load_classifier(classifier)
-            stored.check_fit(self.components, classifier)
-            network = stored.network.to(self.machine.device)
+        network = self._opened(load_classifier, classifier)
         field, number = network.config.place(label)
 
         def log_prob(x: Tensor, t: Tensor) -> Tensor:
             return network(x, t)[field][:, number]
 
         return log_prob
+
+    def text_score(self, clip: str) -> TextScore:
+        """Return the score of a CLIP of these latents, noise levels and text states.
+
+        Raises:
+            ConfigError: it was trained on others.
+            CheckpointError: the folder has no CLIP of noisy latents, or a damaged one.
+        """
+        network, parts = self._opened(load_latent_clip, clip), self.components
+        if network.config.text_width != parts.text_encoder.width:
+            raise ConfigError(
+                f"{clip}: trained on text states of width {network.config.text_width}, but those of {parts.name} have "
+                f"{parts.text_encoder.width}; train one with objective.model={parts.name}"
+            )
+
+        def score(context: Tensor) -> LogProb:
+            text = network.text_features(context.float())
+
+            def log_prob(x: Tensor, t: Tensor) -> Tensor:
+                return network.score(network.image_features(x, t), text)
+
+            return log_prob
+
+        return score
+
+    def _opened(self, load: Callable[[str], StoredTower[N]], folder: str) -> N:
+        """Return the network in a folder, on the device, if it reads these latents and noise levels."""
+        with torch.inference_mode(False):  # the gradient with respect to x passes through its weights
+            stored = load(folder)
+            stored.check_fit(self.components, folder)
+            return stored.network.to(self.machine.device)

@@ -8,7 +8,7 @@ in the last bit.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -31,7 +31,7 @@ from latent_diffusion.training.networks.weights_digest import weights_digest
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-__all__ = ["ALONE", "Latents", "LiveTextStates", "Sharing", "TextStates"]
+__all__ = ["ALONE", "Latents", "LiveTextStates", "MeanStates", "Sharing", "TextStates"]
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -315,6 +315,30 @@ class TextStates:
 def _flat(states: Conditioning) -> Tensor:
     """Return the states of one caption as one row of numbers."""
     return torch.cat([part.flatten() for part in (states.context, states.pooled) if part is not None])
+
+
+class MeanStates:
+    """Mean text state of each caption, by a frozen encoder; on a CPU with the same bits in any batch, cached or not."""
+
+    def __init__(self, text_encoder: TextEncoder | TextEncoders) -> None:
+        """Take the encoder; nothing is computed yet."""
+        self._states = TextStates(text_encoder, torch.float32)
+        self._kept: dict[str, Tensor] = {}  # (1, D), on the CPU
+
+    def fill(self, captions: Iterable[str], sharing: Sharing = ALONE) -> None:
+        """Encode each distinct caption once."""
+        distinct = list(dict.fromkeys(captions))
+        mine = sharing.of(distinct)
+        made = [(text, self._mean(text)) for text in with_progress(mine, len(mine), lambda _: 1, "captions")]
+        self._kept = dict(sharing.gather(made))
+
+    def _mean(self, caption: str) -> Tensor:
+        return self._states([caption]).context.mean(dim=1).cpu()
+
+    def __call__(self, captions: Sequence[str]) -> Tensor:
+        """Return the means of B captions, as text states (B, 1, D) of one token, on the CPU."""
+        kept = self._kept
+        return torch.stack([kept[text] if text in kept else self._mean(text) for text in captions])
 
 
 class LiveTextStates:

@@ -8,7 +8,6 @@ Reference: Dhariwal & Nichol 2021, arXiv:2105.05233, section 4.1.
 
 import hashlib
 import json
-import logging
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +16,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from latent_diffusion.checkpoint.components import Components
-from latent_diffusion.checkpoint.folder.classifier_folder import load_classifier, save_classifier
+from latent_diffusion.checkpoint.folder.classifier_folder import load_classifier
+from latent_diffusion.checkpoint.folder.latent_tower_folder import save_tower
 from latent_diffusion.checkpoint.load import load_model
 from latent_diffusion.config import Section
 from latent_diffusion.data.batches.folder import DataConfig, ImageFolder, open_pictures
@@ -26,16 +25,14 @@ from latent_diffusion.data.batches.loader import Batch, batches
 from latent_diffusion.data.batches.picture_masks import warn_of_unused_masks
 from latent_diffusion.data.rows.metadata import values_of
 from latent_diffusion.data.settings import HeldOut
-from latent_diffusion.data.tensor_cache import open_cache
-from latent_diffusion.diffusion.denoiser import at_times
-from latent_diffusion.diffusion.forward import add_noise
 from latent_diffusion.errors import ConfigError, DataError
 from latent_diffusion.models.latent_classifier import LatentClassifier, LatentClassifierConfig
 from latent_diffusion.randomness import normal
 from latent_diffusion.runtime.precision import autocast, place
 from latent_diffusion.training.losses.keyed_times import KeyedTimes, TimesSettings
 from latent_diffusion.training.monitoring.reopened import BOUNDS, check_agreement
-from latent_diffusion.training.networks.frozen_states import Latents, Sharing
+from latent_diffusion.training.networks.frozen_states import Sharing
+from latent_diffusion.training.networks.noisy_latents import NoisyLatents
 from latent_diffusion.training.networks.parts import check_sizes, refuse_unused
 from latent_diffusion.training.networks.weights_digest import weights_digest
 from latent_diffusion.training.objective import Losses, Objective, Player, Share
@@ -45,10 +42,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ClassifierObjective", "ClassifierSettings"]
 
-logger = logging.getLogger(__name__)
-
-MOST_LATENTS = 4 * 2**30  # bytes of latents kept in memory
-BANDS = 4  # equal parts of the times; every held-out picture is seen at one time in each
 AT_ONCE = 32  # held-out pictures
 
 
@@ -114,37 +107,27 @@ def _value(data: ImageFolder, row: int, field: str) -> str:
 
 
 class Classifying(Player):
-    """The classifier; reads latents and the classes of the pictures."""
+    """The classifier; reads noisy latents and the classes of the pictures."""
 
-    def __init__(self, network: LatentClassifier, times: KeyedTimes, parts: Components, seed: int) -> None:
+    def __init__(self, network: LatentClassifier, noisy: NoisyLatents, classes: Classes) -> None:
         super().__init__()
         self.network = network
-        self.times, self.seed = times, seed
-        self.schedule = parts.schedule
-        self.held: tuple[Latents, Classes, ImageFolder] | None = None
+        self.noisy, self.classes = noisy, classes
 
     def forward(self, batch: Batch, step: int) -> Losses:
         """Return the sum of the fields' cross-entropies of each picture, (B,)."""
-        assert self.held is not None, "prepare comes first"
-        latents, classes, data = self.held
-        x0 = latents(batch).to(self.network.conv_in.weight)
-        noise = normal(self.seed, "noise", batch.sample, x0.shape[1:]).to(x0)
-        t = self.times(batch.sample).to(x0.device)
-        losses, right = self.judged(x0, t, noise, classes.of(data, batch.row))
+        like = self.network.conv_in.weight
+        x, t = self.noisy(batch, like)
+        losses, right = self.judged(x, t, self.classes.of(self.noisy.data, batch.row))
         logs = {f"accuracy_{field}": found.to(losses) for field, found in right.items()}
         return Losses(losses if batch.weights is None else losses * batch.weights.to(losses), logs, batch.present)
 
-    def judged(
-        self, x0: Tensor, t: Tensor, noise: Tensor, classes: dict[str, Tensor]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def judged(self, x: Tensor, t: Tensor, classes: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of each picture (B,), and by field whether its class has the largest probability (B,)."""
-        alpha, sigma, _ = at_times(self.schedule, t, x0)
-        x = add_noise(x0, noise, alpha, sigma)
-        found = self.network(x, self.schedule.network_time(t).float())
-        losses, right = x0.new_zeros(len(x0)), dict[str, Tensor]()
-        for field, log_probs in found.items():
-            own = classes[field].to(x0.device)
-            losses = losses - log_probs.to(x0.dtype).gather(1, own[:, None])[:, 0]
+        losses, right = x.new_zeros(len(x)), dict[str, Tensor]()
+        for field, log_probs in self.network(x, t).items():
+            own = classes[field].to(x.device)
+            losses = losses - log_probs.to(x.dtype).gather(1, own[:, None])[:, 0]
             right[field] = log_probs.argmax(dim=1) == own
         return losses, right
 
@@ -179,7 +162,8 @@ class ClassifierObjective(Objective):
         self.parts.autoencoder.eval().requires_grad_(False)
         alike = torch.ones(self.parts.schedule.num_train_timesteps)
         times = KeyedTimes(settings.times, alike, run.seed, run.batch_size)
-        self.player = Classifying(self.network, times, self.parts, run.seed)
+        self.noisy = NoisyLatents(self.parts, self.data, times, run.seed)
+        self.player = Classifying(self.network, self.noisy, self.classes)
         self.players = {"classifier": self.player}
         self.ema_modules: dict[str, nn.Module] = {"classifier": self.network}
         self.frozen: dict[str, nn.Module] = {"vae": self.parts.autoencoder}
@@ -188,38 +172,26 @@ class ClassifierObjective(Objective):
         """Move the parts, then encode the pictures."""
         place(self.parts.autoencoder, accelerator.device, dtype)
         self.network.to(accelerator.device, dtype)
-        sharing = Sharing.between(accelerator)
-        latents = Latents(self.parts.autoencoder, self.data, self.run.seed, open_cache(self.data.config.cache))
-        logger.info("encoding %d pictures", len(self.data))
-        latents.fill(MOST_LATENTS, sharing)
-        self.player.held = (latents, self.classes, self.data)
+        self.noisy.fill(Sharing.between(accelerator))
 
     def batches(self, numbers: Iterable[Sequence[int]]) -> Iterator[Batch]:
         """Yield batches; without pixels once latents are cached."""
-        assert self.player.held is not None, "prepare comes first"
-        yield from batches(self.data, numbers, self.settings.workers, pixels=not self.player.held[0].cached)
+        yield from batches(self.data, numbers, self.settings.workers, pixels=not self.noisy.cached)
 
     @torch.no_grad()
     def evaluate(self, share: Share) -> dict[str, Tensor]:
         """Return the loss of held-out pictures, and the share of right classes by field: in all, and by noise level."""
         if self.held_out is None:
             return {}
-        data, total = self.held_out, self.parts.schedule.num_train_timesteps
-        latents, like = Latents(self.parts.autoencoder, data, self.run.seed), self.network.conv_in.weight
+        data, like = self.held_out, self.network.conv_in.weight
         figures: dict[str, list[Tensor]] = {}
         mine = list(share.of(len(data)))
         for start in range(0, len(mine), AT_ONCE):
-            rows = tuple(mine[start : start + AT_ONCE])
-            pixels = torch.stack([data.image(row) for row in rows]).float() / 127.5 - 1
-            sizes = torch.tensor([data.size_ids(row) for row in rows], dtype=torch.float32)
-            x0 = latents(Batch(rows, rows, pixels, ("",) * len(rows), (False,) * len(rows), sizes)).to(like)
+            rows = mine[start : start + AT_ONCE]
             of_bands: dict[str, list[Tensor]] = {}
-            for band in range(BANDS):
-                place_in = torch.tensor(rows, dtype=torch.float64) / len(data)
-                t = ((band + place_in) / BANDS * total).long().to(like.device)
-                noise = normal(self.run.seed, "validation noise", [row * BANDS + band for row in rows], x0.shape[1:])
+            for band, x, t in self.noisy.held_out(data, rows, like):
                 with autocast(self.run.precision, like.device):
-                    losses, right = self.player.judged(x0, t, noise.to(x0), self.classes.of(data, rows))
+                    losses, right = self.player.judged(x, t, self.classes.of(data, rows))
                 of_bands.setdefault("loss", []).append(losses.double())
                 for field, found in right.items():
                     figures.setdefault(f"validation_accuracy_{field}_{band}", []).append(found.double())
@@ -230,7 +202,7 @@ class ClassifierObjective(Objective):
 
     def export(self, folder: Path, *, averaged: bool) -> None:
         """Write config.json and model.safetensors, float32."""
-        save_classifier(self.network, self.parts, folder)
+        save_tower(self.network, self.parts, folder)
 
     @torch.no_grad()
     def verify(self, folder: Path) -> None:

@@ -93,6 +93,17 @@ def bases(tiny: Path, places: dict[str, str]) -> dict[str, dict[str, Any]]:
             },
             "data": pictures | {"captions": []},
         },
+        "latent_clip": {
+            **run,
+            "objective": {
+                "name": "latent_clip",
+                "model": str(tiny),
+                "embed_dim": 8,
+                "channels": [8, 16],
+                "groups": 4,
+            },
+            "data": pictures,
+        },
         "plane": {**run, "objective": {"name": "plane", "width": 8, "layers": 1}, "data": {}},
         "clip": {
             **run,
@@ -451,6 +462,20 @@ def sections(tiny: Path, other: Path, places: dict[str, str]) -> dict[str, Secti
             {
                 "model": str(other),
                 "fields": ["text"],
+                "channels": [8],
+                "blocks": 2,
+                "groups": 2,
+                "times": {"high": 0.1},
+                "validation": {"split": "val"},
+                "workers": 0,
+            },
+        ),
+        "LatentCLIPSettings": Section(
+            "latent_clip",
+            "objective.",
+            {
+                "model": str(other),
+                "embed_dim": 4,
                 "channels": [8],
                 "blocks": 2,
                 "groups": 2,

@@ -11,8 +11,9 @@ from processes import losses_of, state_of, train, train_together
 
 from latent_diffusion.registry import find, names
 
-# The draws and the state of the first five are those of unet and consistency; test_plane.py has plane's
-LIKE_OTHERS = ("bridge", "learned_schedule", "learned_variance", "progressive", "reflow", "plane")
+# The draws and the state of the first five are those of unet and consistency; test_plane.py has plane's; latent_clip
+# draws as the classifier and compares as clip
+LIKE_OTHERS = ("bridge", "learned_schedule", "learned_variance", "progressive", "reflow", "plane", "latent_clip")
 OBJECTIVES = [
     pytest.param(name, marks=[pytest.mark.slow] if name in LIKE_OTHERS else [])
     for name in names("latent_diffusion.training.objectives")
