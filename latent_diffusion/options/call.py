@@ -145,8 +145,8 @@ class Options(TypedDict, total=False):
         "Guidance | str | Sequence[str] | None",
         Option(
             "Guidance method: cfg, apg, cfg_zero or perp_neg; pag, seg, autoguidance:model=PATH, rescale, threshold, "
-            "classifier:model=FOLDER,label=CLASS and noised_clip:model=FOLDER can be added. start=0.2,stop=0.8 sets the "
-            "share of the steps during which it is on. Repeatable.",
+            "classifier:model=FOLDER,label=CLASS and noised_clip:model=FOLDER can be added. start=0.2,stop=0.8 sets "
+            "the share of the steps during which it is on. Repeatable.",
             metavar="NAME[:KEY=VALUE,...]", panel=SAMPLING, shown="cfg", cli=list[str],
             recorded=tuple[str, ...] | None,
         ),
