@@ -37,6 +37,7 @@ VAE = {"block_out_channels": [8, 16], "layers_per_block": 1, "latent_channels": 
 AUTOENCODER = {"name": "autoencoder", "perceptual": 0.0}
 CONCEPTS = {"name": "concepts", "init": "MODEL", "concepts": [{"prompt": "a red disc"}]}
 CONSISTENCY = {"name": "consistency", "init": "MODEL"}
+MATCHING = {"name": "distribution_matching", "init": "MODEL"}
 SCHEDULE, VARIANCE = ({"name": name, "init": "MODEL"} for name in ("learned_schedule", "learned_variance"))
 REFLOW = {"name": "reflow", "init": "MODEL", "pairs": {"steps": 1}}
 BRIDGE = {"name": "bridge", "init": "MODEL", "start": {"split": "val"}, "match": "turn"}
@@ -159,6 +160,13 @@ COMBINATIONS: dict[str, dict[str, Any]] = {
         "memory": {"base": "int8"},
     },
     "`name: consistency`, a model that repaints": {"objective": CONSISTENCY | {"init": "REPAINTS"}},
+    "`name: distribution_matching`, `data.flip: true`": {
+        "objective": MATCHING,
+        "data": PICTURES | {"flip": True},
+    },
+    "`name: distribution_matching`, `adapter: {parts: [unet, text_encoder]}`": {
+        "objective": MATCHING | {"adapter": {"parts": ["unet", "text_encoder"]}}
+    },
     "`name: learned_variance`, `offset_noise: 0.1`": {"objective": VARIANCE | {"offset_noise": 0.1}},
     "`name: learned_variance`, `times: {low: 0.5}`": {"objective": VARIANCE | {"times": {"low": 0.5}}},
     "`name: learned_variance`, `times: {law: logit_normal}`": {

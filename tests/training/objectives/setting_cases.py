@@ -45,6 +45,11 @@ def bases(tiny: Path, places: dict[str, str]) -> dict[str, dict[str, Any]]:
         "lora": {**run, "objective": {"name": "lora", "init": str(tiny), "adapter": adapter}, "data": pictures},
         "consistency": {**run, "objective": {"name": "consistency", "init": str(tiny)}, "data": pictures},
         "progressive": {**run, "objective": {"name": "progressive", "init": str(tiny)}, "data": pictures},
+        "distribution_matching": {
+            **run,
+            "objective": {"name": "distribution_matching", "init": str(tiny)},
+            "data": pictures,
+        },
         "learned_schedule": {**run, "objective": {"name": "learned_schedule", "init": str(tiny)}, "data": pictures},
         "learned_variance": {**run, "objective": {"name": "learned_variance", "init": str(tiny)}, "data": pictures},
         "reflow": {
@@ -310,6 +315,9 @@ def sections(tiny: Path, other: Path, places: dict[str, str]) -> dict[str, Secti
             },
         ),
         "ProgressiveSettings": Section("progressive", "objective.", {"steps": 4}),
+        "DistributionMatchingSettings": Section(
+            "distribution_matching", "objective.", {"steps": 1, "fake_updates": Change(1, {"steps": 2})}
+        ),
         "LearnedScheduleSettings": Section("learned_schedule", "objective.", {"width": 8}),
         "LearnedVarianceSettings": Section("learned_variance", "objective.", {"bound_weight": 1.0, "levels": 10}),
         "ReflowSettings": Section("reflow", "objective.", {"pairs": {"steps": 3}}),

@@ -11,9 +11,12 @@ from processes import losses_of, state_of, train, train_together
 
 from latent_diffusion.registry import find, names
 
-# The draws and the state of the first five are those of unet and consistency; test_plane.py has plane's; latent_clip
-# draws as the classifier and compares as clip
-LIKE_OTHERS = ("bridge", "learned_schedule", "learned_variance", "progressive", "reflow", "plane", "latent_clip")
+# The draws and the state of the first six are those of unet, consistency and autoencoder; test_plane.py has plane's;
+# latent_clip draws as the classifier and compares as clip
+LIKE_OTHERS = (
+    "bridge", "distribution_matching", "learned_schedule", "learned_variance", "progressive", "reflow", "plane",
+    "latent_clip",
+)  # fmt: skip
 OBJECTIVES = [
     pytest.param(name, marks=[pytest.mark.slow] if name in LIKE_OTHERS else [])
     for name in names("latent_diffusion.training.objectives")
@@ -31,7 +34,7 @@ def config_of(tiny_objective, pictures, tmp_path_factory):
             objective |= {"perceptual": 0.05, "adversarial": adversarial}
         captions = [] if name == "autoencoder" else ["text"] if name == "reflow" else ["text", "text_alt"]
         dropout = 0.3 if name in ("unet", "lora") else 0.0
-        flip = name not in ("clip", "reflow", "bridge")
+        flip = name not in ("clip", "reflow", "bridge", "distribution_matching")
         data = {"path": str(pictures), "size": 32, "captions": captions, "caption_dropout": dropout, "flip": flip}
         known = find("latent_diffusion.training.objectives", name).data_type.model_fields
         run = {

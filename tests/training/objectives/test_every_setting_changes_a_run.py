@@ -43,7 +43,8 @@ OTHERS = {
 }  # fmt: skip
 """Another value of each setting of the optimizers."""
 BASES = ("toy", "data", "sources", "unet", "lora", "textual_inversion", "concepts", "autoencoder", "classifier", "clip",
-         "consistency", "progressive", "learned_schedule", "learned_variance", "reflow", "bridge", "plane")  # fmt: skip
+         "consistency", "progressive", "distribution_matching", "learned_schedule", "learned_variance", "reflow",
+         "bridge", "plane")  # fmt: skip
 """The runs that are changed."""
 MODELS = ("unet", "lora", "textual_inversion", "concepts")
 """Those of them that read a model."""
