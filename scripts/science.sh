@@ -22,6 +22,8 @@ trained() { [ -e $runs/$1/model/model_index.json ] || python -m latent_diffusion
 consistency() {
   trained consistency
   python -m experiments.science.few_steps $runs/consistency/model --output $runs/few_steps.json
+  trained distribution_matching
+  python -m experiments.science.few_steps $runs/distribution_matching/model --output $runs/distribution_matching.json
 }
 flow() {
   trained reflow

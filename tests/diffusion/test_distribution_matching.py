@@ -84,7 +84,7 @@ def test_the_loss_has_that_gradient_and_no_other_and_divides_by_nothing_small():
 
 @pytest.mark.parametrize("side", [1, 2])
 def test_a_student_on_the_plane_gets_the_mean_of_the_teachers_points(side):
-    """The teacher's estimate is exact on the grid of Gaussians; the student is one Gaussian, whose estimate is exact."""
+    """The teacher's estimate on the grid of Gaussians and that of the student, one Gaussian, are exact."""
     points, schedule, random = PlanePoints(side=side, spread=0.3), ScaledLinearSchedule(), np.random.default_rng(0)
     draw = torch.Generator().manual_seed(0)
     centres = points.centres()

@@ -316,7 +316,12 @@ def sections(tiny: Path, other: Path, places: dict[str, str]) -> dict[str, Secti
         ),
         "ProgressiveSettings": Section("progressive", "objective.", {"steps": 4}),
         "DistributionMatchingSettings": Section(
-            "distribution_matching", "objective.", {"steps": 1, "fake_updates": Change(1, {"steps": 2})}
+            "distribution_matching",
+            "objective.",
+            {
+                "steps": Change(1, {"steps": 2, "objective.fake_updates": 1}),
+                "fake_updates": Change(1, {"steps": 2}),
+            },
         ),
         "LearnedScheduleSettings": Section("learned_schedule", "objective.", {"width": 8}),
         "LearnedVarianceSettings": Section("learned_variance", "objective.", {"bound_weight": 1.0, "levels": 10}),
