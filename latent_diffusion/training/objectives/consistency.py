@@ -1,6 +1,6 @@
 """Distil a model into one that draws in few steps (consistency distillation, LCM), whole or as an adapter (LCM-LoRA).
 
-The loss is `training/losses/distillation.py`, the mathematics `diffusion/consistency.py`. The result draws with the
+The loss is `training/losses/students/distillation.py`, the mathematics `diffusion/consistency.py`. The result draws with the
 samplers LCM and TCD; a model's folder has LCM, four steps and guidance scale 1 as its defaults.
 Reference: Luo et al. 2023, arXiv:2310.04378; arXiv:2311.05556.
 """
@@ -28,7 +28,7 @@ from latent_diffusion.samplers.lcm import LCM
 from latent_diffusion.training.adapters.adapter_files import verify_adapter, write_adapter
 from latent_diffusion.training.adapters.adapter_layers import AdaptedModel, AdapterSettings
 from latent_diffusion.training.adapters.started_adapter import start_adapter, start_digest
-from latent_diffusion.training.losses.distillation import Distillation, DistillationSettings
+from latent_diffusion.training.losses.students.distillation import Distillation, DistillationSettings
 from latent_diffusion.training.monitoring.drawing import Drawing
 from latent_diffusion.training.networks.frozen_weights import round_frozen
 from latent_diffusion.training.networks.parts import ModelSettings

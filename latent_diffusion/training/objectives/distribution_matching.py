@@ -1,6 +1,6 @@
 """Distil a model into one that draws in 1 to 4 steps by matching distributions (DMD2), whole or as an adapter.
 
-The players are in `training/losses/matching.py`, the mathematics in `diffusion/distribution_matching.py`. The result
+The players are in `training/losses/students/matching.py`, the mathematics in `diffusion/distribution_matching.py`. The result
 draws with LCM, in the steps it was trained for and at guidance scale 1, as its folder's defaults have it.
 Reference: Yin et al. 2023, arXiv:2311.18828; Yin et al. 2024, arXiv:2405.14867.
 """
@@ -19,8 +19,8 @@ from latent_diffusion.data.tensor_cache import TensorCache
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.runtime.precision import place
 from latent_diffusion.training.adapters.adapter_layers import adapt
-from latent_diffusion.training.losses.distillation import Distillation
-from latent_diffusion.training.losses.matching import Drawn, Fake, Matching
+from latent_diffusion.training.losses.students.distillation import Distillation
+from latent_diffusion.training.losses.students.matching import Drawn, Fake, Matching
 from latent_diffusion.training.networks.frozen_states import Sharing
 from latent_diffusion.training.objectives.consistency import ConsistencyObjective, StudentSettings
 

@@ -1,6 +1,6 @@
 """Halve the sampling steps of a model (progressive distillation): run again from each student, as 16 -> 8 -> 4.
 
-The loss is `training/losses/halving.py`. The first run makes the teacher's guidance part of the student; its folder
+The loss is `training/losses/students/halving.py`. The first run makes the teacher's guidance part of the student; its folder
 has DDIM, its number of steps and guidance scale 1 as defaults, so the next run finds it without.
 Reference: Salimans & Ho 2022, arXiv:2202.00512; Meng et al. 2023, arXiv:2210.03142 (guidance).
 """
@@ -11,8 +11,8 @@ from pydantic import Field
 
 from latent_diffusion.data.batches.folder import DataConfig
 from latent_diffusion.samplers.ddim import DDIM
-from latent_diffusion.training.losses.distillation import Distillation
-from latent_diffusion.training.losses.halving import Progressive
+from latent_diffusion.training.losses.students.distillation import Distillation
+from latent_diffusion.training.losses.students.halving import Progressive
 from latent_diffusion.training.monitoring.drawing import Drawing
 from latent_diffusion.training.objectives.consistency import ConsistencyObjective, StudentSettings
 

@@ -15,7 +15,7 @@ from latent_diffusion.randomness import normal
 from latent_diffusion.samplers.ddim import DDIM
 from latent_diffusion.schedules.rectified_flow import RectifiedFlow
 from latent_diffusion.schedules.scaled_linear import ScaledLinearSchedule
-from latent_diffusion.training.losses.halving import Halving
+from latent_diffusion.training.losses.students.halving import Halving
 from latent_diffusion.training.run import build_objective, train
 from latent_diffusion.training.state.launch import build_accelerator
 from latent_diffusion.training.trainer import Trainer

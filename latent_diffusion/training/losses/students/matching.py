@@ -30,8 +30,8 @@ from latent_diffusion.models.unet import UNet
 from latent_diffusion.randomness import generator, uniform
 from latent_diffusion.samplers.lcm import LCM
 from latent_diffusion.training.losses.denoising import Denoising, LossSettings
-from latent_diffusion.training.losses.distillation import Distillation
 from latent_diffusion.training.losses.keyed_times import KeyedTimes, TimesSettings
+from latent_diffusion.training.losses.students.distillation import Distillation
 
 __all__ = ["Drawn", "Fake", "Matching"]
 

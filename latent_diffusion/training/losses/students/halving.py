@@ -25,7 +25,7 @@ from latent_diffusion.diffusion.level import NoiseSchedule
 from latent_diffusion.diffusion.loss import LARGEST_SNR
 from latent_diffusion.diffusion.spacing import times
 from latent_diffusion.models.unet import UNet
-from latent_diffusion.training.losses.distillation import Distillation
+from latent_diffusion.training.losses.students.distillation import Distillation
 
 __all__ = ["Halving", "Progressive"]
 
