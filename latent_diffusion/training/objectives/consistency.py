@@ -1,7 +1,7 @@
 """Distil a model into one that draws in few steps (consistency distillation, LCM), whole or as an adapter (LCM-LoRA).
 
-The loss is `training/losses/students/distillation.py`, the mathematics `diffusion/consistency.py`. The result draws with the
-samplers LCM and TCD; a model's folder has LCM, four steps and guidance scale 1 as its defaults.
+The loss is `training/losses/students/distillation.py`, the mathematics `diffusion/consistency.py`. The result draws
+with the samplers LCM and TCD; a model's folder has LCM, four steps and guidance scale 1 as its defaults.
 Reference: Luo et al. 2023, arXiv:2310.04378; arXiv:2311.05556.
 """
 

@@ -1,7 +1,7 @@
 """Distil a model into one that draws in 1 to 4 steps by matching distributions (DMD2), whole or as an adapter.
 
-The players are in `training/losses/students/matching.py`, the mathematics in `diffusion/distribution_matching.py`. The result
-draws with LCM, in the steps it was trained for and at guidance scale 1, as its folder's defaults have it.
+The players are in `training/losses/students/matching.py`, the mathematics in `diffusion/distribution_matching.py`. The
+result draws with LCM, in the steps it was trained for and at guidance scale 1, as its folder's defaults have it.
 Reference: Yin et al. 2023, arXiv:2311.18828; Yin et al. 2024, arXiv:2405.14867.
 """
 

@@ -1,7 +1,7 @@
 """Halve the sampling steps of a model (progressive distillation): run again from each student, as 16 -> 8 -> 4.
 
-The loss is `training/losses/students/halving.py`. The first run makes the teacher's guidance part of the student; its folder
-has DDIM, its number of steps and guidance scale 1 as defaults, so the next run finds it without.
+The loss is `training/losses/students/halving.py`. The first run makes the teacher's guidance part of the student; its
+folder has DDIM, its number of steps and guidance scale 1 as defaults, so the next run finds it without.
 Reference: Salimans & Ho 2022, arXiv:2202.00512; Meng et al. 2023, arXiv:2210.03142 (guidance).
 """
 
