@@ -12,7 +12,10 @@ classifier() {
   python -m latent_diffusion.train configs/science/classifier.yaml objective.times.high=0.001 steps=80 warmup=20 output=$runs/classifier-clean
   python -m experiments.science.classifier --output $runs/classifier-figures
 }
-clip() { python -m latent_diffusion.train configs/science/latent_clip.yaml; }
+clip() {
+  [ -e $runs/latent_clip/model/config.json ] || python -m latent_diffusion.train configs/science/latent_clip.yaml
+  python -m experiments.science.clip --output $runs/clip-figures
+}
 likelihood() { python -m experiments.science.likelihood --output $runs/likelihood; }
 repaint() { python -m experiments.science.repaint --output $runs/repaint; }
 families() { python -m experiments.science.five_families --output $runs/families; }
