@@ -160,6 +160,7 @@ COMBINATIONS: dict[str, dict[str, Any]] = {
         "memory": {"base": "int8"},
     },
     "`name: consistency`, a model that repaints": {"objective": CONSISTENCY | {"init": "REPAINTS"}},
+    "`name: consistency`, a rectified flow": {"objective": CONSISTENCY | {"init": "FLOW"}},
     "`name: distribution_matching`, `data.flip: true`": {
         "objective": MATCHING,
         "data": PICTURES | {"flip": True},

@@ -19,6 +19,7 @@ from torch import nn
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.folder.default_sampler import with_changes
 from latent_diffusion.checkpoint.folder.diffusers_folder import save_folder
+from latent_diffusion.checkpoint.folder.scheduler_config import write_schedule
 from latent_diffusion.config import MemoryConfig
 from latent_diffusion.data.batches.folder import DataConfig
 from latent_diffusion.errors import ConfigError
@@ -109,6 +110,7 @@ class ConsistencyObjective(UNetObjective):
             self.player.obey(self.settings.adapter.rules)
         else:
             self.frozen["teacher"] = self.teacher
+            self._check_scheduler()
 
     def choose(self, parts: Components) -> tuple[Components, dict[str, nn.Module]]:
         """Return the student's model and what of it is trained, by name."""
@@ -155,10 +157,14 @@ class ConsistencyObjective(UNetObjective):
             return
         assert settings.adapter is not None, "it has the form of the changes"
         pictures, size = len(self.data), self.data.config.size
-        sampler = str(self.scheduler["_class_name"]).removesuffix("Scheduler")
+        sampler, count = (
+            str(self.scheduler["_class_name"]).removesuffix("Scheduler"),
+            "1 step" if self.steps == 1 else f"{self.steps} steps",
+        )
+        how = f"sampler {sampler}, spacing {self.drawing.spacing}, {count}, guidance scale 1"
         write_adapter(
             folder, self.base, self.adapter, settings.adapter, self.run, settings.export_dtype,
-            pictures=pictures, size=size, usage=f"sampler {sampler}, {self.steps} steps, guidance scale 1",
+            pictures=pictures, size=size, usage=how,
         )  # fmt: skip
 
     def _result(self) -> Components:
@@ -166,6 +172,16 @@ class ConsistencyObjective(UNetObjective):
         config = with_changes(self.components.scheduler_config, self.scheduler)
         config |= {"_num_inference_steps": self.steps, "_guidance_scale": 1.0, **self.settings.scheduler}
         return replace(self.components, scheduler_config=config)
+
+    def _check_scheduler(self) -> None:
+        """Refuse a noise law whose folders cannot name the student's sampler: they would draw by another."""
+        made = self._result()
+        wanted = made.scheduler_config["_class_name"]
+        if write_schedule(made.schedule, made.prediction, made.scheduler_config)["_class_name"] != wanted:
+            raise ConfigError(
+                f"objective.init: a folder with the noise law of {self.base.name} cannot name {wanted}, by which the "
+                f"student draws; train an adapter (objective.adapter), or name another in objective.scheduler"
+            )
 
     def verify(self, folder: Path) -> None:
         """Read back what was written and compare its outputs with those of the student."""

@@ -137,10 +137,13 @@ def test_a_student_may_be_an_adapter_whose_header_has_its_use(tiny_folder, make_
     run = make_run(objective, steps=2, batch_size=2, ema={"decay": 0.5}, sample=sample)
     assert train(run) == 0
     file = run.output / "model" / "run.safetensors"
-    assert open_file(file)[1]["modelspec.usage_hint"] == "sampler LCM, 4 steps, guidance scale 1"
+    assert open_file(file)[1]["modelspec.usage_hint"] == "sampler LCM, spacing lcm, 4 steps, guidance scale 1"
     pipe = LatentDiffusionPipeline.from_pretrained(tiny_folder, device="cpu")
     assert not pipe.load_lora_weights(file).unmatched
-    assert len(pipe("a red disc", seed=0, sampler="lcm", num_inference_steps=2, guidance_scale=1.0).images) == 1
+    assert (
+        len(pipe("a red disc", seed=0, sampler="lcm", spacing="lcm", num_inference_steps=2, guidance_scale=1.0).images)
+        == 1
+    )
 
 
 @pytest.mark.parametrize(

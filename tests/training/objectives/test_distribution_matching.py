@@ -137,7 +137,7 @@ def test_an_adapter_has_its_use_in_its_header(tiny_folder, make_run):
     run = make_run(objective(tiny_folder, steps=1, adapter=adapter), steps=1, batch_size=2, ema={"decay": 0.5})
     assert train(run) == 0
     file = run.output / "model" / "run.safetensors"
-    assert open_file(file)[1]["modelspec.usage_hint"] == "sampler LCM, 1 steps, guidance scale 1"
+    assert open_file(file)[1]["modelspec.usage_hint"] == "sampler LCM, spacing lcm, 1 step, guidance scale 1"
 
 
 @pytest.mark.parametrize(
