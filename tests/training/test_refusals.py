@@ -161,6 +161,9 @@ COMBINATIONS: dict[str, dict[str, Any]] = {
     },
     "`name: consistency`, a model that repaints": {"objective": CONSISTENCY | {"init": "REPAINTS"}},
     "`name: consistency`, a rectified flow": {"objective": CONSISTENCY | {"init": "FLOW"}},
+    "`name: consistency`, `adapter: {parts: [unet, text_encoder]}`": {
+        "objective": CONSISTENCY | {"adapter": {"parts": ["unet", "text_encoder"]}}
+    },
     "`name: distribution_matching`, `data.flip: true`": {
         "objective": MATCHING,
         "data": PICTURES | {"flip": True},

@@ -99,6 +99,8 @@ class ConsistencyObjective(UNetObjective):
             raise ConfigError(
                 "objective.target: `average` is the moving average of the weights; set ema, or target=student"
             )
+        if settings.adapter is not None and set(settings.adapter.parts) != {"unet"}:
+            raise ConfigError("objective.adapter.parts: student and teacher read the same text states; train [unet]")
         memory = run.memory or MemoryConfig()
         if settings.adapter is None and (memory.base is not None or memory.base_on_host):
             raise ConfigError(

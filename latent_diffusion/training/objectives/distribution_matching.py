@@ -58,13 +58,11 @@ class DistributionMatchingObjective(ConsistencyObjective):
         """Load the teacher, read the captions, and make the student and the network that denoises its pictures.
 
         Raises:
-            ConfigError: pictures that are mirrored, which are not read, or a text encoder that is trained.
+            ConfigError: pictures that are mirrored, which are not read; and as for consistency.
         """
         self.steps = settings.steps
         if any(part.flip for part in data.parts()):
             raise ConfigError("data.flip: the student draws by the captions, and no picture is read; leave it out")
-        if settings.adapter is not None and set(settings.adapter.parts) != {"unet"}:
-            raise ConfigError("objective.adapter.parts: student and teacher read the same text states; train [unet]")
         super().__init__(settings, data, run)  # pyright: ignore[reportArgumentType]  # what is absent is a constant
         shares = self.adapter is not None
         fake = Fake(self.fake_parts, self.fake_modules, run.seed, run.batch_size, shares=shares)
