@@ -5,7 +5,6 @@ Rows G01 to G07, G10 and G11 of the reliability matrix; G08, G09 (prompts) and G
 
 import dataclasses
 import re
-import time
 
 import numpy as np
 import pytest
@@ -49,12 +48,12 @@ def test_g01_sizes(refused, side, value):
     ],
     ids=lambda a: str(list(a.values()))[:40],
 )
-def test_g02_more_than_anyone_can_want(refused, arguments):
-    refused(height=0)  # what is imported at the first call
-    start = time.perf_counter()
-    line = refused(**arguments)
-    assert time.perf_counter() - start < 0.1, "10 ms on a machine that does nothing else"
-    assert "too much for one call; at most" in line
+def test_g02_more_than_anyone_can_want(refused, arguments, monkeypatch):
+    def compute(*arguments, **named):
+        raise AssertionError("a network was called")
+
+    monkeypatch.setattr(torch.nn.Module, "__call__", compute)
+    assert "too much for one call; at most" in refused(**arguments)
 
 
 @pytest.mark.parametrize("steps", [0, -1, 1001, 10**9, 2.5, "20", True])

@@ -42,9 +42,9 @@ OTHERS = {
     "beta2_decay": -0.1, "d_coef": 2.0, "bias_correction": True, "safeguard_warmup": True,
 }  # fmt: skip
 """Another value of each setting of the optimizers."""
-BASES = ("toy", "data", "sources", "unet", "lora", "textual_inversion", "concepts", "autoencoder", "classifier", "clip",
-         "consistency", "progressive", "distribution_matching", "learned_schedule", "learned_variance", "reflow",
-         "bridge", "plane")  # fmt: skip
+BASES = ("toy", "data", "sources", "unet", "lora", "textual_inversion", "concepts", "autoencoder", "classifier",
+         "latent_clip", "clip", "consistency", "progressive", "distribution_matching", "learned_schedule",
+         "learned_variance", "reflow", "bridge", "plane")  # fmt: skip
 """The runs that are changed."""
 MODELS = ("unet", "lora", "textual_inversion", "concepts")
 """Those of them that read a model."""
