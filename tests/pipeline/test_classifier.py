@@ -1,8 +1,5 @@
 """A classifier guides a pipeline: named in a text, recorded, made again bit for bit, refused where it does not fit."""
 
-import json
-import shutil
-
 import pytest
 import torch
 
@@ -26,14 +23,6 @@ def folder(tiny_pipeline, tmp_path_factory):
     config = LatentClassifierConfig(channels, (8, 16), groups=4, fields=FIELDS)
     save_tower(LatentClassifier(config), tiny_pipeline.components, made)
     return made
-
-
-def changed(folder, tmp_path, **values):
-    copy = tmp_path / "changed"
-    shutil.copytree(folder, copy)
-    config = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps({**config, **values}))
-    return copy
 
 
 def test_what_is_read_back_is_what_was_saved(folder):
@@ -81,10 +70,10 @@ def test_the_class_becomes_more_probable(tiny_pipeline, folder):
         assert torch.equal(seen[0], network(plain, torch.zeros(3))["group"][:, 2])
 
 
-def test_one_that_does_not_fit_is_refused(tiny_pipeline, folder, tmp_path):
+def test_one_that_does_not_fit_is_refused(tiny_pipeline, folder, changed, tmp_path):
     with pytest.raises(ConfigError, match="has no class 'sea'; it has style: flat, round; group: food, sky, tool"):
         tiny_pipeline("", guidance=f"classifier:model={folder},label=sea", **SMALL)
-    other = changed(folder, tmp_path, scaling_factor=0.5)
+    other = changed(folder, scaling_factor=0.5)
     with pytest.raises(ConfigError, match=r"latents with scaling factor 0.5, but those of tiny have .*; train one"):
         tiny_pipeline("", guidance=f"classifier:model={other},label=sky", **SMALL)
     with pytest.raises(CheckpointError):
@@ -105,7 +94,7 @@ def test_one_that_does_not_fit_is_refused(tiny_pipeline, folder, tmp_path):
     ],
     ids=lambda value: str(value)[:30],
 )
-def test_a_damaged_folder_is_refused_in_one_line(folder, tmp_path, values, message):
+def test_a_damaged_folder_is_refused_in_one_line(folder, changed, values, message):
     with pytest.raises(CheckpointError, match=message) as caught:
-        load_classifier(changed(folder, tmp_path, **values))
+        load_classifier(changed(folder, **values))
     assert "\n" not in str(caught.value)
