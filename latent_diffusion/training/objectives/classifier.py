@@ -8,62 +8,38 @@ Reference: Dhariwal & Nichol 2021, arXiv:2105.05233, section 4.1.
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from latent_diffusion.checkpoint.folder.classifier_folder import load_classifier
-from latent_diffusion.checkpoint.folder.latent_tower_folder import save_tower
-from latent_diffusion.checkpoint.load import load_model
-from latent_diffusion.config import Section
-from latent_diffusion.data.batches.folder import DataConfig, ImageFolder, open_pictures
-from latent_diffusion.data.batches.loader import Batch, batches
-from latent_diffusion.data.batches.picture_masks import warn_of_unused_masks
+from latent_diffusion.data.batches.folder import DataConfig, ImageFolder
+from latent_diffusion.data.batches.loader import Batch
 from latent_diffusion.data.rows.metadata import values_of
-from latent_diffusion.data.settings import HeldOut
-from latent_diffusion.errors import ConfigError, DataError
+from latent_diffusion.errors import DataError
 from latent_diffusion.models.latent_classifier import LatentClassifier, LatentClassifierConfig
 from latent_diffusion.randomness import normal
-from latent_diffusion.runtime.precision import autocast, place
-from latent_diffusion.training.losses.keyed_times import KeyedTimes, TimesSettings
+from latent_diffusion.runtime.precision import autocast
+from latent_diffusion.training.losses.noisy_tower import NoisyTowerObjective, TowerSettings
 from latent_diffusion.training.monitoring.reopened import BOUNDS, check_agreement
-from latent_diffusion.training.networks.frozen_states import Sharing
 from latent_diffusion.training.networks.noisy_latents import NoisyLatents
-from latent_diffusion.training.networks.parts import check_sizes, refuse_unused
 from latent_diffusion.training.networks.weights_digest import weights_digest
-from latent_diffusion.training.objective import Losses, Objective, Player, Share
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
+from latent_diffusion.training.objective import Losses, Player, Share
 
 __all__ = ["ClassifierObjective", "ClassifierSettings"]
 
 AT_ONCE = 32  # held-out pictures
 
 
-class ClassifierSettings(Section):
+class ClassifierSettings(TowerSettings):
     """The `objective:` section."""
 
-    model: str = "emoji"
-    """Model whose latents and noise levels are read: a bundled name, a diffusers folder or a single file."""
     fields: list[str] = Field(min_length=1)
     """Metadata fields whose values are the classes, such as `[style, group]`; every picture has one value of each."""
-    channels: list[int] = Field(default=[64, 128, 192], min_length=1)
-    """Channels of the residual blocks, one for each size of the latents, which is halved between two."""
-    blocks: int = Field(default=1, ge=1)
-    """Residual blocks of each size."""
-    groups: int = Field(default=32, ge=1)
-    """Groups of each GroupNorm; `channels` are multiples."""
-    times: TimesSettings = TimesSettings()
-    """Which noise levels are trained on; `high: 0.001` is the least noisy alone."""
-    validation: HeldOut | None = None
-    """Filter of held-out pictures, in place of `data.where`, or a share of all, as 0.1; their loss is reported."""
-    workers: int = Field(default=1, ge=0)
-    """Processes that decode pictures ahead."""
 
 
 class Classes:
@@ -132,22 +108,17 @@ class Classifying(Player):
         return losses, right
 
 
-class ClassifierObjective(Objective):
-    """A classifier beside a model's frozen autoencoder; exports config.json and model.safetensors."""
+class ClassifierObjective(NoisyTowerObjective):
+    """A classifier beside a model's frozen autoencoder."""
 
     settings_type = ClassifierSettings
-    data_type = DataConfig
+    trains = "a classifier"
+    reads_captions = False
 
     def __init__(self, settings: ClassifierSettings, data: DataConfig, run: Any) -> None:
         """Read the pictures and their classes, and build the network."""
-        self.settings, self.run = settings, run
-        refuse_unused(data, "a classifier", captions=False)
-        if run.gradient_checkpointing:
-            raise ConfigError("gradient_checkpointing: a classifier is too small to gain from it; leave it out")
-        self.parts = load_model(settings.model, torch.float32)
-        self.data, self.held_out = open_pictures(data, settings.validation, run.seed, run.batch_size)
-        check_sizes(self.data, self.parts.autoencoder.factor)
-        warn_of_unused_masks(self.data)
+        super().__init__(settings, data, run)
+        self.settings = settings
         self.classes = Classes(settings.fields, self.data)
         if self.held_out is not None:
             self.classes.of(self.held_out, range(len(self.held_out)))
@@ -159,24 +130,8 @@ class ClassifierObjective(Objective):
             groups=settings.groups,
         )
         self.network = LatentClassifier(config).train()
-        self.parts.autoencoder.eval().requires_grad_(False)
-        alike = torch.ones(self.parts.schedule.num_train_timesteps)
-        times = KeyedTimes(settings.times, alike, run.seed, run.batch_size)
-        self.noisy = NoisyLatents(self.parts, self.data, times, run.seed)
         self.player = Classifying(self.network, self.noisy, self.classes)
-        self.players = {"classifier": self.player}
-        self.ema_modules: dict[str, nn.Module] = {"classifier": self.network}
-        self.frozen: dict[str, nn.Module] = {"vae": self.parts.autoencoder}
-
-    def prepare(self, accelerator: "Accelerator", dtype: torch.dtype) -> None:
-        """Move the parts, then encode the pictures."""
-        place(self.parts.autoencoder, accelerator.device, dtype)
-        self.network.to(accelerator.device, dtype)
-        self.noisy.fill(Sharing.between(accelerator))
-
-    def batches(self, numbers: Iterable[Sequence[int]]) -> Iterator[Batch]:
-        """Yield batches; without pixels once latents are cached."""
-        yield from batches(self.data, numbers, self.settings.workers, pixels=not self.noisy.cached)
+        self.train("classifier", self.network, self.player, vae=self.parts.autoencoder)
 
     @torch.no_grad()
     def evaluate(self, share: Share) -> dict[str, Tensor]:
@@ -200,10 +155,6 @@ class ClassifierObjective(Objective):
                 figures.setdefault(f"validation_{name}", []).append(torch.stack(parts).mean(0))
         return {name: torch.cat(parts) for name, parts in figures.items()}
 
-    def export(self, folder: Path, *, averaged: bool) -> None:
-        """Write config.json and model.safetensors, float32."""
-        save_tower(self.network, self.parts, folder)
-
     @torch.no_grad()
     def verify(self, folder: Path) -> None:
         """Open the folder and compare the probabilities of some noise with those of the trained network."""
@@ -213,10 +164,6 @@ class ClassifierObjective(Objective):
         wanted, found = self.network(x.to(like), t.to(like.device)), read.network(x.float(), t)
         pairs = {field: (wanted[field], found[field]) for field in wanted}
         check_agreement(folder, "latent_diffusion", pairs, BOUNDS["float32"])
-
-    def pass_samples(self) -> int:
-        """Return the sample numbers of a pass."""
-        return self.data.pass_length
 
     def fingerprint(self) -> dict[str, str]:
         """Return the digests of the data, of the classes and of the frozen autoencoder."""

@@ -37,7 +37,7 @@ from latent_diffusion.training.objective import Losses, Objective, Player, Share
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-__all__ = ["CLIPObjective", "CLIPSettings", "contrastive_loss"]
+__all__ = ["CLIPObjective", "CLIPSettings", "contrastive_loss", "held_out_pairs"]
 
 
 AMONG = 64
@@ -178,6 +178,13 @@ class Towers(Player):
         return Losses(loss, {"accuracy": found.to(like.dtype), "logit_scale": scale.detach()})
 
 
+def held_out_pairs(data: ImageFolder, share: Share) -> Iterator[tuple[range, list[str]]]:
+    """Yield rows of held-out pictures that are compared with each other, 64 or the last few, and their captions."""
+    for block in share.of(-(-len(data) // AMONG)):
+        rows = range(block * AMONG, min((block + 1) * AMONG, len(data)))
+        yield rows, [data.first_caption(row) for row in rows]
+
+
 class CLIPObjective(Objective):
     """Two towers, contrastively; exports `text_encoder/`, `tokenizer/` and `clip/`."""
 
@@ -233,10 +240,9 @@ class CLIPObjective(Objective):
         like, training = self.towers.model.logit_scale, self.towers.training
         losses, found = [], []
         self.towers.eval()
-        for block in share.of(-(-len(data) // AMONG)):
-            rows = range(block * AMONG, min((block + 1) * AMONG, len(data)))
+        for rows, captions in held_out_pairs(data, share):
             images = torch.stack([data.image(row) for row in rows]).to(like.device, like.dtype) / 127.5 - 1
-            ids = player.ids([data.first_caption(row) for row in rows]).to(like.device)
+            ids = player.ids(captions).to(like.device)
             image, text = self.towers(images, ids)
             loss, right = contrastive_loss(image, text, self.towers.logit_scale, together=False)
             losses.append(loss)

@@ -7,34 +7,28 @@ and the tower of the latents are trained. The gradient guides drawing (`guidance
 Reference: Nichol et al. 2021 (GLIDE), arXiv:2112.10741, section 2.4.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from latent_diffusion.checkpoint.folder.latent_clip_folder import load_latent_clip
-from latent_diffusion.checkpoint.folder.latent_tower_folder import save_tower
-from latent_diffusion.checkpoint.load import load_model
-from latent_diffusion.config import Section
-from latent_diffusion.data.batches.folder import DataConfig, open_pictures
-from latent_diffusion.data.batches.loader import Batch, batches
-from latent_diffusion.data.batches.picture_masks import warn_of_unused_masks
-from latent_diffusion.data.settings import HeldOut
+from latent_diffusion.data.batches.folder import DataConfig
+from latent_diffusion.data.batches.loader import Batch
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.models.latent_clip import LatentCLIP, LatentCLIPConfig
 from latent_diffusion.randomness import normal
-from latent_diffusion.runtime.precision import autocast, place
-from latent_diffusion.training.losses.keyed_times import KeyedTimes, TimesSettings
+from latent_diffusion.runtime.precision import autocast
+from latent_diffusion.training.losses.noisy_tower import NoisyTowerObjective, TowerSettings
 from latent_diffusion.training.monitoring.reopened import BOUNDS, check_agreement
 from latent_diffusion.training.networks.frozen_states import MeanStates, Sharing
 from latent_diffusion.training.networks.noisy_latents import NoisyLatents
-from latent_diffusion.training.networks.parts import check_sizes, refuse_unused
 from latent_diffusion.training.networks.weights_digest import weights_digest
-from latent_diffusion.training.objective import Losses, Objective, Player, Share
-from latent_diffusion.training.objectives.clip import AMONG, contrastive_loss
+from latent_diffusion.training.objective import Losses, Player, Share
+from latent_diffusion.training.objectives.clip import contrastive_loss, held_out_pairs
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -42,28 +36,16 @@ if TYPE_CHECKING:
 __all__ = ["LatentCLIPObjective", "LatentCLIPSettings"]
 
 
-class LatentCLIPSettings(Section):
+class LatentCLIPSettings(TowerSettings):
     """The `objective:` section."""
 
     model: str = "emoji"
     """Model whose latents, noise levels and text states are read: a bundled name, a folder or a single file."""
     embed_dim: int = Field(default=256, gt=0)
     """Length of the features that are compared."""
-    channels: list[int] = Field(default=[64, 128, 192], min_length=1)
-    """Channels of the residual blocks, one for each size of the latents, which is halved between two."""
-    blocks: int = Field(default=1, ge=1)
-    """Residual blocks of each size."""
-    groups: int = Field(default=32, ge=1)
-    """Groups of each GroupNorm; `channels` are multiples."""
-    times: TimesSettings = TimesSettings()
-    """Which noise levels are trained on; `high: 0.001` is the least noisy alone."""
-    validation: HeldOut | None = None
-    """Filter of held-out pictures, in place of `data.where`, or a share of all, as 0.1; their loss is reported."""
-    workers: int = Field(default=1, ge=0)
-    """Processes that decode pictures ahead."""
 
 
-class Matching(Player):
+class Contrasting(Player):
     """The tower of noisy latents, the layer over text states and the temperature."""
 
     def __init__(self, network: LatentCLIP, noisy: NoisyLatents, texts: MeanStates) -> None:
@@ -89,25 +71,19 @@ class Matching(Player):
             return contrastive_loss(image.to(x.dtype), text.to(x.dtype), network.logit_scale, together=together)
 
 
-class LatentCLIPObjective(Objective):
-    """A CLIP beside a model's frozen autoencoder and text encoder; exports config.json and model.safetensors."""
+class LatentCLIPObjective(NoisyTowerObjective):
+    """A CLIP beside a model's frozen autoencoder and text encoder."""
 
     settings_type = LatentCLIPSettings
-    data_type = DataConfig
+    trains = "a CLIP of latents"
+    reads_captions = True
     couples_samples = True
 
     def __init__(self, settings: LatentCLIPSettings, data: DataConfig, run: Any) -> None:
         """Read the pictures, and build the network."""
         if not data.captions:
             raise ConfigError("data.captions: CLIP learns from captions; name the metadata fields that hold them")
-        self.settings, self.run = settings, run
-        refuse_unused(data, "a CLIP of latents")
-        if run.gradient_checkpointing:
-            raise ConfigError("gradient_checkpointing: a CLIP of latents is too small to gain from it; leave it out")
-        self.parts = load_model(settings.model, torch.float32)
-        self.data, self.held_out = open_pictures(data, settings.validation, run.seed, run.batch_size)
-        check_sizes(self.data, self.parts.autoencoder.factor)
-        warn_of_unused_masks(self.data)
+        super().__init__(settings, data, run)
         config = LatentCLIPConfig(
             in_channels=self.parts.autoencoder.config.latent_channels,
             channels=tuple(settings.channels),
@@ -117,30 +93,16 @@ class LatentCLIPObjective(Objective):
             embed_dim=settings.embed_dim,
         )
         self.network = LatentCLIP(config).train()
-        alike = torch.ones(self.parts.schedule.num_train_timesteps)
-        times = KeyedTimes(settings.times, alike, run.seed, run.batch_size)
-        self.noisy = NoisyLatents(self.parts, self.data, times, run.seed)
         self.texts = MeanStates(self.parts.text_encoder)
-        self.player = Matching(self.network, self.noisy, self.texts)
-        self.players = {"clip": self.player}
-        self.ema_modules: dict[str, nn.Module] = {"clip": self.network}
-        self.frozen: dict[str, nn.Module] = {"vae": self.parts.autoencoder, "text_encoder": self.parts.text_encoder}
-        for module in self.frozen.values():
-            module.eval().requires_grad_(False)
+        self.player = Contrasting(self.network, self.noisy, self.texts)
+        frozen = {"vae": self.parts.autoencoder, "text_encoder": self.parts.text_encoder}
+        self.train("clip", self.network, self.player, **frozen)
 
     def prepare(self, accelerator: "Accelerator", dtype: torch.dtype) -> None:
         """Move the parts, then encode pictures and captions."""
-        for module in self.frozen.values():
-            place(module, accelerator.device, dtype)
-        self.network.to(accelerator.device, dtype)
-        sharing = Sharing.between(accelerator)
-        self.noisy.fill(sharing)
+        super().prepare(accelerator, dtype)
         captions = self.data.all_captions()  # None: they are drawn without end, and encoded in every step
-        self.texts.fill(() if captions is None else ["", *captions], sharing)
-
-    def batches(self, numbers: Iterable[Sequence[int]]) -> Iterator[Batch]:
-        """Yield batches; without pixels once latents are cached."""
-        yield from batches(self.data, numbers, self.settings.workers, pixels=not self.noisy.cached)
+        self.texts.fill(() if captions is None else ["", *captions], Sharing.between(accelerator))
 
     @torch.no_grad()
     def evaluate(self, share: Share) -> dict[str, Tensor]:
@@ -149,9 +111,7 @@ class LatentCLIPObjective(Objective):
             return {}
         data, like = self.held_out, self.network.conv_in.weight
         figures: dict[str, list[Tensor]] = {}
-        for block in share.of(-(-len(data) // AMONG)):
-            rows = range(block * AMONG, min((block + 1) * AMONG, len(data)))
-            captions = [data.first_caption(row) for row in rows]
+        for rows, captions in held_out_pairs(data, share):
             of_bands = list[tuple[Tensor, Tensor]]()
             for band, x, t in self.noisy.held_out(data, rows, like):
                 with autocast(self.run.precision, like.device):
@@ -161,10 +121,6 @@ class LatentCLIPObjective(Objective):
             for name, parts in zip(("loss", "accuracy"), zip(*of_bands, strict=True), strict=True):
                 figures.setdefault(f"validation_{name}", []).append(torch.stack(parts).mean(0))
         return {name: torch.cat(parts) for name, parts in figures.items()}
-
-    def export(self, folder: Path, *, averaged: bool) -> None:
-        """Write config.json and model.safetensors, float32."""
-        save_tower(self.network, self.parts, folder)
 
     @torch.no_grad()
     def verify(self, folder: Path) -> None:
@@ -178,10 +134,6 @@ class LatentCLIPObjective(Objective):
             "scale": (self.network.logit_scale, read.logit_scale),
         }
         check_agreement(folder, "latent_diffusion", pairs, BOUNDS["float32"])
-
-    def pass_samples(self) -> int:
-        """Return the sample numbers of a pass."""
-        return self.data.pass_length
 
     def fingerprint(self) -> dict[str, str]:
         """Return the digests of the data and of the frozen parts."""
