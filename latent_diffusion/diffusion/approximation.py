@@ -62,9 +62,9 @@ class Approximation:
         return None
 
     def change(self, network: Network, scope: Scope) -> tuple[Network, Enter | None]:
-        """Return a network for one call, `network` itself where the parameters make it exact, and what is told levels.
+        """Return a network for one call, and what is called with each level.
 
-        `network` stays as it is, and shares its weights.
+        Where the parameters make it exact, that is `network` itself, and None. `network` stays as it is.
         """
         return network, None
 
@@ -79,14 +79,14 @@ class Approximated(Denoiser):
     def bind(self, cond: Conditioning) -> Denoise:
         """Fix the condition (B rows) and return `denoise(x, level) -> x0` for batches of B."""
         assert self.scope is not None, "approximations need the scope of the call"
-        network, told = self.network, []
+        network, entered = self.network, []
         for approximation in self.approximations:
             network, enter = approximation.change(network, self.scope)
-            told += [] if enter is None else [enter]
+            entered += [] if enter is None else [enter]
         exact = Denoiser(network, self.schedule, self.prediction, self.dtype, self.learned_variance).bind(cond)
 
         def entering(x: Tensor, level: Level) -> Estimate:
-            for enter in told:
+            for enter in entered:
                 enter(level)
             return with_range(exact)(x, level)
 

@@ -223,7 +223,7 @@ class Guidance(ABC):
             prompt: what to move towards.
             negative: what to move away from.
             empty: the condition of the empty prompt, for the guidances that need it.
-            levels: what the sampler will visit; needed by an interval told in steps.
+            levels: what the sampler will visit; needed by an interval given in steps.
             slicing: call the network with one row after another: the least memory, the most time.
             keep: what puts the known part of a picture into the finished estimate; None = nothing is known.
 

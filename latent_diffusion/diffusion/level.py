@@ -30,7 +30,7 @@ Time = TypeVar("Time", float, Tensor)
 class Level:
     """One noise level: x = alpha * x0 + sigma * noise.
 
-    `index` is its place among the levels that a sampler visits (0 = noisiest); `t` is what the network is told,
+    `index` is its place among the levels that a sampler visits (0 = noisiest); `t` is what the network reads,
     in training steps from 0 to num_train_timesteps - 1, or `CLEAN_TIME` for the clean latent. `law` is the schedule it
     belongs to: samplers with intermediate stages ask it for the level in between.
     """

@@ -24,7 +24,7 @@ class ResnetBlock(nn.Module):
             out_channels: channels of the output; a 1x1 convolution carries the residual where they differ.
             groups: groups of each GroupNorm.
             eps: epsilon of each GroupNorm.
-            time_width: channels of the noise-level embedding; None = the block is not told the level.
+            time_width: channels of the noise-level embedding; None = the level is no input.
         """
         super().__init__()
         self.checkpointing = False

@@ -1,4 +1,4 @@
-"""Transformer over the pixels of a feature map, told the context by cross-attention.
+"""Transformer over the pixels of a feature map, with cross-attention to the context.
 
 Reference: Rombach et al. 2022, arXiv:2112.10752, section 3.3 and appendix E.2.1; gated feed-forward: Shazeer 2020,
 arXiv:2002.05202, eq. (6).

@@ -100,7 +100,7 @@ def _each(modules: nn.ModuleList, kind: type[M]) -> Iterator[M]:
 
 
 def residual(block: ResnetBlock, x: Map) -> Kept:
-    """Return the output of a block that is not told the noise level; overwrites `x` where it is kept and fits."""
+    """Return the output of a block without the noise level as input; overwrites `x` where it is kept and fits."""
     hidden = keep(NormedConv(x, block.norm1, block.conv1))
     total = Sum(NormedConv(hidden, block.norm2, block.conv2), x, block.conv_shortcut)
     # a row of the sum reads no other row of x, so the sum can take its place

@@ -1,4 +1,4 @@
-"""float32 that is float32: torch lets cuDNN round the inputs of convolutions to 10 bits (TF32) unless told not to."""
+"""float32 that is float32: by default torch lets cuDNN round the inputs of convolutions to 10 bits (TF32)."""
 
 import torch
 

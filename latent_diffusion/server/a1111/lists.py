@@ -36,7 +36,7 @@ def schedulers() -> list[dict[str, Any]]:
 
 
 def models(shelf: Shelf) -> list[dict[str, Any]]:
-    """Return the models by their names; where they lie is not told. The hash is known of the one in use."""
+    """Return the models by their names; their places are left out. The hash is known of the one in use."""
     digest = shelf.hash()
     return [
         {

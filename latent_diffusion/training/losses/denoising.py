@@ -114,10 +114,7 @@ class Denoising(TrainedNetworks):
 
     def _losses(self, batch: Batch) -> Tensor:
         """Return the losses (B,) of pictures whose captions have equally many tokens."""
-        assert self.held is not None, "prepare comes first"
-        latents, conditions = self.held
-        like = self.unet.conv_in.weight
-        x0, cond = latents(batch).to(like), self._wide(conditions(batch))
+        x0, cond = self.latents(batch), self.condition(batch)
         noise = self.noise(batch, x0)
         perturbed = None
         if self.settings.input_perturbation:
@@ -140,6 +137,16 @@ class Denoising(TrainedNetworks):
         """Return the losses (B,) of the network's outputs; `area` as in `DiffusionLoss.compared`."""
         return self.loss.compared(output, noised.target, t, area)
 
+    def latents(self, batch: Batch) -> Tensor:
+        """Return the clean latents x0 (B, C, h, w), with the dtype and device of the U-Net's weights."""
+        assert self.held is not None, "prepare comes first"
+        return self.held[0](batch).to(self.unet.conv_in.weight)
+
+    def condition(self, batch: Batch) -> Conditioning:
+        """Return what the captions condition on, in float64 where the network computes in it."""
+        assert self.held is not None, "prepare comes first"
+        return self._wide(self.held[1](batch))
+
     def _wide(self, cond: Conditioning) -> Conditioning:
         """Return `cond` in float64 where the network computes in it."""
         like = self.unet.conv_in.weight
@@ -154,7 +161,7 @@ class Denoising(TrainedNetworks):
         wanted = prior(noised, self._wide(prior.conditions(of_class)))
         losses = torch.zeros(len(output), dtype=wanted.dtype, device=wanted.device)
         if prior.preserve is not None:
-            made = self.network(self._wide(self.held[1](of_class)))(noised.x, noised.time)
+            made = self.network(self.condition(of_class))(noised.x, noised.time)
             losses = losses + prior.preserve.weight * self.loss.compared(made, wanted, t)
         if areas is not None and prior.outside:
             losses = losses + prior.outside * self.loss.compared(output, wanted, t, areas.outside)

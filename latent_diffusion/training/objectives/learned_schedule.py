@@ -74,15 +74,12 @@ class ScheduleVariance(Denoising):
 
     def _losses(self, batch: Batch) -> Tensor:
         """Return the squares (B,) of the estimates for pictures whose captions have equally many tokens."""
-        assert self.held is not None, "prepare comes first"
-        latents, conditions = self.held
-        like = self.unet.conv_in.weight
-        x0 = latents(batch).to(like)
+        x0 = self.latents(batch)
         u = torch.tensor(self.shares(batch.sample), dtype=torch.float64).to(self.rising.slope)
 
         @torch.no_grad()
         def error(gamma: Tensor) -> Tensor:
-            denoise = self.parts[0].denoiser(self.unet, like.dtype).bind_times(self._wide(conditions(batch)))
+            denoise = self.parts[0].denoiser(self.unet, x0.dtype).bind_times(self.condition(batch))
             return noise_error(denoise, self.loss.schedule, x0, self.noise(batch, x0), gamma) / x0[0].numel()
 
         losses = mean_square(self.rising, u, error)

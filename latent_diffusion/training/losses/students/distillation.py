@@ -87,10 +87,7 @@ class Distillation(Denoising):
 
     def _losses(self, batch: Batch) -> Tensor:
         """Return the losses (B,) of pictures whose captions have equally many tokens."""
-        assert self.held is not None, "prepare comes first"
-        latents, conditions = self.held
-        like = self.unet.conv_in.weight
-        x0, cond = latents(batch).to(like), self._wide(conditions(batch))
+        x0, cond = self.latents(batch), self.condition(batch)
         t = self.times(batch.sample).to(x0.device)
         with torch.no_grad():
             alpha, sigma, _ = at_times(self.loss.schedule, t, x0)
@@ -103,12 +100,11 @@ class Distillation(Denoising):
 
     def teaching(self, batch: Batch, cond: Conditioning) -> Callable[[Tensor, Tensor], Tensor]:
         """Return the teacher's guided estimate of x0 (B, C, h, w) as a function of x and integer times t (B,)."""
-        assert self.held is not None, "prepare comes first"
         (teacher,) = self.teacher
         with_caption = _network(teacher, cond)
         if self.guidance_scale == 1.0:
             return lambda x, t: self.function.x0(with_caption, x, t)
-        without = _network(teacher, self._wide(self.held[1](replace(batch, captions=("",) * len(batch)))))
+        without = _network(teacher, self.condition(replace(batch, captions=("",) * len(batch))))
 
         def estimate(x: Tensor, t: Tensor) -> Tensor:
             empty = self.function.x0(without, x, t)

@@ -87,9 +87,7 @@ class Progressive(Distillation):
 
     def _losses(self, batch: Batch) -> Tensor:
         """Return the losses (B,) of pictures whose captions have equally many tokens."""
-        assert self.held is not None, "prepare comes first"
-        like = self.unet.conv_in.weight
-        x0, cond = self.held[0](batch).to(like), self._wide(self.held[1](batch))
+        x0, cond = self.latents(batch), self.condition(batch)
         t, middle, last = self.places(batch.sample).to(x0.device).unbind(1)
         with torch.no_grad():
             alpha, sigma, _ = at_times(self.halving.schedule, t, x0)

@@ -86,7 +86,7 @@ class Matching(Distillation):
     def _losses(self, batch: Batch) -> Tensor:
         """Return the losses (B,) of pictures whose captions have equally many tokens."""
         assert self.held is not None, "prepare comes first"
-        cond, (fake,) = self._wide(self.held[1](batch)), self.fake
+        cond, (fake,) = self.condition(batch), self.fake
         x0 = self.drawn(batch, cond, self.held[0].shape(batch))  # pyright: ignore[reportAttributeAccessIssue]  # `Drawn`
         t = self.times(batch.sample).to(x0.device)
         with torch.no_grad():
@@ -121,8 +121,7 @@ class Drawn:
     def __call__(self, batch: Batch) -> Tensor:
         """Return the student's pictures (B, C, h, w)."""
         student = self._student
-        assert student.held is not None, "prepare comes first"
-        return student.drawn(batch, student._wide(student.held[1](batch)), self.shape(batch))
+        return student.drawn(batch, student.condition(batch), self.shape(batch))
 
 
 class Fake(Denoising):
