@@ -74,8 +74,14 @@ def merge(base: Components, adapters: Sequence[tuple[Adapter, float]], rank: int
         energy: as for `extract`.
 
     Raises:
-        ConfigError: a rank or energy out of range, or changes that add up to nothing.
+        ConfigError: a rank or energy out of range, changes that add up to nothing, or an inpainting adapter.
     """
+    for adapter, _ in adapters:
+        if adapter.report.inpainting:
+            raise ConfigError(
+                f"{adapter.name} is an inpainting adapter, whose whole change of the first convolution a LoRA of lower "
+                "rank would lose; in Python, fuse_lora and save_pretrained make a model of it"
+            )
     changed = {
         part: adapted(network, [(adapter.updates.get(part, {}), strength) for adapter, strength in adapters])
         for part, network in parts_of(base).items()

@@ -18,8 +18,10 @@ class LoadReport:
     forms: Mapping[str, int]  # layers of each form: "LoRA", "LoHa", "LoKr", "full", "DoRA LoRA", ...
     matched: tuple[str, ...]  # layers: "unet.mid_block.attentions.0.proj_in"
     unmatched: tuple[str, ...]  # keys of the file that no layer of this model has
+    inpainting: bool = False  # whether it makes an inpainting U-Net of this plain one
 
     def __str__(self) -> str:
         forms = ", ".join(f"{count} {form}" for form, count in self.forms.items())
         left = f", {len(self.unmatched)} keys not used" if self.unmatched else ""
-        return f"{self.name}: {forms} ({self.format} file for {self.family or 'an unknown family'}){left}"
+        task = ", for inpainting" if self.inpainting else ""
+        return f"{self.name}: {forms} ({self.format} file for {self.family or 'an unknown family'}){task}{left}"

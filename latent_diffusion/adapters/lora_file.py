@@ -13,6 +13,7 @@ from latent_diffusion.adapters.family import family_of_file, family_of_width
 from latent_diffusion.adapters.forms import Update, update_of
 from latent_diffusion.adapters.keys import Place, read_key, spellings
 from latent_diffusion.adapters.load_report import LoadReport
+from latent_diffusion.adapters.mask_channels import FIRST, changes_mask_channels, with_mask_channels
 from latent_diffusion.adapters.model_parts import original_paths, parts_of
 from latent_diffusion.adapters.peft_config import PeftConfigs
 from latent_diffusion.checkpoint.components import Components
@@ -46,7 +47,8 @@ class Adapter:
 def read_lora(path: Path | str, components: Components, name: str | None = None) -> Adapter:
     """Read LoRA, LoHa, LoKr, DoRA or full changes, and PEFT's (IA)3 and OFT.
 
-    Keys may be those of kohya, PEFT, diffusers, LyCORIS or ComfyUI.
+    Keys may be those of kohya, PEFT, diffusers, LyCORIS or ComfyUI. For a plain model, the file may be an inpainting
+    adapter, see `adapters.mask_channels`.
 
     Args:
         path: a `.safetensors` file, an old `.pt`, `.bin` or `.ckpt`, or a folder that diffusers or PEFT wrote.
@@ -71,6 +73,9 @@ def read_lora(path: Path | str, components: Components, name: str | None = None)
             f"{file}: none of its {len(tensors)} tensors belongs to a layer of {components.name} ({here})"
             f"{made_for or _first(found.unmatched)}"
         )
+    inpainting = changes_mask_channels(found.fields.get(Place("unet", FIRST), {}), components)
+    if inpainting:
+        components = with_mask_channels(components)
     updates = _updates(file, found, PeftConfigs.of(opened.metadata, file), components, made_for)
     if found.unmatched:
         warn(f"{file}: {len(found.unmatched)} of {len(tensors)} tensors are not used{_first(found.unmatched)}")
@@ -83,6 +88,7 @@ def read_lora(path: Path | str, components: Components, name: str | None = None)
         forms=dict(Counter(update.form for part in updates.values() for update in part.values())),
         matched=tuple(str(place) for place in found.fields),
         unmatched=tuple(found.unmatched),
+        inpainting=inpainting,
     )
     return Adapter(report, updates)
 

@@ -8,7 +8,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from latent_diffusion.adapters.forms import Update
 from latent_diffusion.adapters.lora_file import Adapter
+from latent_diffusion.adapters.mask_channels import on_latents, with_mask_channels
 from latent_diffusion.adapters.merge import adapted
 from latent_diffusion.adapters.model_parts import parts_of, with_parts
 from latent_diffusion.adapters.words import Word, with_words
@@ -33,6 +35,7 @@ class Stack:
     active: Mapping[str, Strength] = field(default_factory=dict)  # those drawn with, by name
     fused: tuple[tuple[Adapter, Strength], ...] = ()  # those that stay whatever is set
     words: tuple[Word, ...] = ()
+    own: Adapter | None = None  # the inpainting adapter of the model's folder, a part of the model: no record names it
 
     def load(self, adapter: Adapter, strength: Strength = 1.0) -> "Stack":
         """Add an adapter beside those there and draw with it.
@@ -117,15 +120,24 @@ class Stack:
         return Stack(fused=self.fused)
 
     def apply(self, base: Components) -> Components:
-        """Return the parts to draw with; `base`, and all that no adapter touches, is shared and stays as it is."""
-        at_work = self._at_work()
+        """Return the parts to draw with; `base`, and all that no adapter touches, is shared and stays as it is.
+
+        Raises:
+            ConfigError: two inpainting adapters, or a learned word that the vocabulary already has.
+        """
+        at_work = self._at_work() if self.own is None else ((self.own, 1.0), *self._at_work())
+        repainting = [a.name for a, strength in at_work if a.report.inpainting and _of_part(strength, "unet")]
+        if len(repainting) > 1:
+            raise ConfigError(f"the adapters {' and '.join(map(repr, repainting))} are for inpainting; use one of them")
+        if repainting:
+            base = replace(with_mask_channels(base), repaints_by=repainting[0])
         parts = {}
         for part, module in parts_of(base).items():
-            changes = [(a.updates[part], _of_part(s, part)) for a, s in at_work if part in a.updates]
+            changes = [(_updates(a, part, base), _of_part(s, part)) for a, s in at_work if part in a.updates]
             if any(strength for _, strength in changes):
                 parts[part] = adapted(module, changes)
         changed = with_words(with_parts(base, parts) if parts else base, self.words)
-        return replace(changed, adapters=self.applied()) if self.applied() else base
+        return replace(changed, adapters=self.applied()) if self.applied() else changed
 
     def applied(self) -> tuple[Applied, ...]:
         """Return the active adapters and words, for the records of pictures."""
@@ -143,6 +155,12 @@ class Stack:
             there = ", ".join(self.loaded) or "none"
             raise ConfigError(f"no adapter {name!r}{nearest(str(name), self.loaded)}; loaded are {there}")
         return name
+
+
+def _updates(adapter: Adapter, part: str, components: Components) -> Mapping[str, Update]:
+    """Return an adapter's changes of a part, which may read more channels than the one that it was read for."""
+    fits = part != "unet" or components.repaints_by is None or adapter.report.inpainting
+    return adapter.updates[part] if fits else on_latents(adapter.updates[part], components.unet.conv_in.weight)
 
 
 def _of_part(strength: Strength, part: str) -> float:

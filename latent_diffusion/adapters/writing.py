@@ -2,6 +2,7 @@
 
 Readers disagree on where alpha is kept: kohya's have it among the tensors, PEFT's in settings that older ones pass
 over. In PEFT's keys we therefore multiply the scale into the factor B, so that alpha = rank, which is what all assume.
+They have none for a whole change, which diffusers refuses in any file: there it is a LoRA of full rank.
 """
 
 from collections.abc import Mapping
@@ -129,8 +130,10 @@ def _kohya_prefix(part: str, towers: int) -> str:
 
 
 def _peft(prefix: str, layer: str, fields: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    if "down" not in fields or "mid" in fields:
+    if not ({"down", "diff"} & fields.keys()) or "mid" in fields:
         raise ConfigError(f"{layer}: PEFT's layout has no keys for {', '.join(sorted(fields))}; write it in kohya's")
+    if "diff" in fields:
+        fields = _of_full_rank(fields["diff"])
     down, up = fields["down"], fields["up"]
     scale = float(fields["alpha"]) / down.shape[0]
     tensors = {f"{prefix}.lora_A.weight": down, f"{prefix}.lora_B.weight": scale * up}
@@ -138,3 +141,12 @@ def _peft(prefix: str, layer: str, fields: Mapping[str, Tensor]) -> dict[str, Te
         length = fields["dora_scale"].flatten()
         tensors[f"{prefix}.lora_magnitude_vector"] = length if down.ndim == 2 else length.reshape(1, -1, 1, 1)
     return tensors
+
+
+def _of_full_rank(change: Tensor) -> dict[str, Tensor]:
+    """Return LoRA's factors of a whole change (O, I, k, k), whose product it is exactly: one of them is the identity."""
+    matrix, rank = change.flatten(1), min(change.flatten(1).shape)
+    one = torch.eye(rank, dtype=change.dtype)
+    up, down = (matrix, one) if rank == matrix.shape[1] else (one, matrix)
+    up, down = up.reshape(len(change), rank, *[1] * (change.ndim - 2)), down.reshape(rank, *change.shape[1:])
+    return {"up": up.contiguous(), "down": down.contiguous(), "alpha": torch.tensor(float(rank))}

@@ -60,6 +60,7 @@ class Components:
     vae_file: Path | None = None  # which holds its weights
     overrides: Overrides = Overrides()  # options given when it was loaded
     prompt_forms: PromptForms | None = None  # form of its training captions, if its folder has one
+    repaints_by: str | None = None  # name of the adapter that made an inpainting U-Net of a plain one
 
     @property
     def size_count(self) -> int:
@@ -92,9 +93,14 @@ class Components:
         """Refuse a U-Net that reads more than the noisy latents, for the tasks that give it nothing else.
 
         Raises:
-            ConfigError: more input than latent channels.
+            ConfigError: more input than latent channels, be it by an adapter.
         """
         channels, latents = self.unet.config.in_channels, self.autoencoder.config.latent_channels
+        if self.repaints_by is not None:
+            raise ConfigError(
+                f"the adapter {self.repaints_by!r} is for inpainting: it needs a picture and a mask; use `inpaint`, or "
+                "leave it out"
+            )
         if channels != latents:
             raise ConfigError(
                 f"{self.name}: its U-Net reads {channels} channels, the latents have {latents}: it also needs "

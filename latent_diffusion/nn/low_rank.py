@@ -5,6 +5,7 @@ With W (O, I) of a linear layer or (O, I, k, k) of a convolution, s = alpha / r 
     LoRA   W + s * up @ down                        Hu et al. 2021, arXiv:2106.09685, eq. (3)
     LoHa   W + s * (a1 @ b1) * (a2 @ b2)            Hyeon-Woo et al. 2022, arXiv:2108.06098, eq. (4), entrywise
     LoKr   W + s * kron(w1, a2 @ b2)                Edalati et al. 2022, arXiv:2212.10650, eq. (3)
+    whole  W + diff
     DoRA   m * (W + change) / |W + change|          Liu et al. 2024, arXiv:2402.09353, eq. (5), rows; any of the above
 
 rsLoRA's scale: Kalajdzievski 2023, arXiv:2312.03732, eq. (4). Every change is zero at the start: the adapted layer then
@@ -19,7 +20,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Adapted", "Change", "DoRA", "Hadamard", "Kronecker", "LowRank", "Sum", "alpha_scale", "split_dimension"]
+__all__ = [
+    "Adapted",
+    "Change",
+    "DoRA",
+    "Hadamard",
+    "Kronecker",
+    "LowRank",
+    "Sum",
+    "Whole",
+    "alpha_scale",
+    "split_dimension",
+]
 
 Layer = nn.Linear | nn.Conv2d
 
@@ -133,6 +145,19 @@ class Kronecker(Sum):
         """Return s * kron(w1, w2), (O, I * k * k)."""
         second = self.lokr_w2 if hasattr(self, "lokr_w2") else self.lokr_w2_a @ self.lokr_w2_b
         return self.scale * torch.kron(self.lokr_w1, second)
+
+
+class Whole(Sum):
+    """A change of every number of the weight."""
+
+    def __init__(self, layer: Layer) -> None:
+        """Begin with zeros, `diff` of the weight's shape."""
+        super().__init__(1.0)
+        self.diff = nn.Parameter(zeros(tuple(layer.weight.shape), layer.weight))
+
+    def matrix(self) -> Tensor:
+        """Return diff, (O, I * k * k)."""
+        return self.diff.flatten(1)
 
 
 class DoRA(Change):

@@ -139,6 +139,14 @@ class RepaintingOptions(TypedDict, total=False):
             True, panel=REPAINTING,
         ),
     ]  # fmt: skip
+    inpainting_adapter: Annotated[
+        bool,
+        Option(
+            "Draw with the inpainting adapter of the model's folder, if it has one.",
+            True, panel=REPAINTING, before=False,
+        ),
+    ]  # fmt: skip
+    """See `adapters.mask_channels`; the record holds whether there was one."""
 
 
 class InpaintOptions(Options, RepaintingOptions, total=False):

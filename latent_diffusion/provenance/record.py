@@ -32,8 +32,8 @@ ALWAYS = (
 """Options that every record has held from the beginning. One that came later is written only where it is not at its
 default, so that earlier versions read the records of pictures in which it plays no part."""
 
-LATER = {"mask_channel": "grey", "mask_invert": False}
-"""The same of `RepaintingOptions`: those that came later, with their defaults."""
+LATER = {"mask_channel": "grey", "mask_invert": False, "inpainting_adapter": False, "adapter_hash": None}
+"""The same of `InpaintRecord`: fields that came later, with their values in pictures in which they play no part."""
 
 _Repainting: Any = recorded(RepaintingOptions)
 _Redrawing: Any = recorded(RedrawingOptions)
@@ -50,6 +50,7 @@ class InpaintRecord(_Repainting):
     box: tuple[int, int, int, int] | None  # left, top, right, bottom worked on, px; None = nothing was repainted
     steps_run: int  # after strength
     added: tuple[int, int, int, int] | None = None  # px of outpainting: left, right, top, bottom
+    adapter_hash: str | None = None  # of the inpainting adapter in the model's folder, where it was used
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,6 +29,7 @@ START, END = "<!-- made by tests/training/test_refusals.py -->\n", "<!-- end -->
 
 UNET, LORA = {"name": "unet", "init": "MODEL"}, {"name": "lora", "init": "MODEL"}
 WORDS = [{"token": "disc", "start": "sun"}]
+INVERSION = {"name": "textual_inversion", "init": "MODEL", "words": WORDS}
 CLIP = {
     "name": "clip", "embed_dim": 8, "patch_size": 16, "text": {"width": 8, "layers": 1, "heads": 2},
     "vision": {"width": 8, "layers": 1, "heads": 2},
@@ -242,7 +243,13 @@ COMBINATIONS: dict[str, dict[str, Any]] = {
     "`times: {law: importance, std: 2}`": unet(times={"law": "importance", "std": 2.0}),
     "`times: {low: 0.5, high: 0.5}`": unet(times={"low": 0.5, "high": 0.5}),
     "`times: {law: logit_normal, mean: 50, high: 0.5}`": unet(times=NO_TIME),
-    "`name: lora`, `inpainting`, a model that reads no mask": lora(inpainting={}),
+    "`name: textual_inversion`, `inpainting`, a model that reads no mask": {"objective": INVERSION | {"inpainting": {}}},
+    "`name: lora`, `inpainting`, `adapter: {parts: [text_encoder]}`": lora(
+        inpainting={}, adapter={"parts": ["text_encoder"]}
+    ),
+    "`name: lora`, `inpainting`, `adapter: {start: a file for drawing}`": lora(
+        inpainting={}, adapter={"start": "ADAPTER"}
+    ),
     "`name: unet`, `masked: {prior: 0.5}`": {**unet(masked={"prior": 0.5}), "data": {"path": "MASKED"}},
     "`train: {parts: [text_encoder_2]}`, a model with one": unet(train={"parts": ["text_encoder_2"]}),
     "`train: {parts: [text_encoder], layers: [attn1]}`": unet(train={"parts": ["text_encoder"], "layers": ["attn1"]}),

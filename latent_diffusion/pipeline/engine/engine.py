@@ -3,15 +3,17 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 
+from latent_diffusion.adapters.lora_file import read_lora
+from latent_diffusion.adapters.mask_channels import model_adapter
 from latent_diffusion.adapters.stack import Stack
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.diffusion.denoiser import Denoiser
 from latent_diffusion.diffusion.level import Level
-from latent_diffusion.errors import warn
+from latent_diffusion.errors import CheckpointError, ConfigError, warn
 from latent_diffusion.options.call import Options, Texts
 from latent_diffusion.options.model import MachineOptions
 from latent_diffusion.options.option import check_names
@@ -79,12 +81,32 @@ class Engine:
         """Return an engine that draws with these adapters and no others; this one stays as it is.
 
         Raises:
-            ConfigError: a learned word that the vocabulary already has.
+            ConfigError: a learned word that the vocabulary already has, or two inpainting adapters.
         """
         base = self.without_adapters
         changed = adapters.apply(base)
         self.machine.speed_up(changed.unet)  # the layers that an adapter changed; the others are shared
         return replace(self, components=changed, adapters=adapters, base=base)
+
+    @cached_property
+    def repainting(self) -> "Engine":
+        """The engine that `inpaint` draws with: this one, with the inpainting adapter of the model's folder if it has one.
+
+        A U-Net that reads a mask already, by itself or by an adapter, is taken as it is.
+
+        Raises:
+            CheckpointError: the file is damaged, or no inpainting adapter for this model.
+        """
+        file = None if self.components.for_inpainting else model_adapter(self.without_adapters)
+        if file is None:
+            return self
+        own = read_lora(file, self.without_adapters)
+        if not own.report.inpainting:
+            raise CheckpointError(
+                f"{file}: is no inpainting adapter, since it has no whole change of the U-Net's first convolution; move "
+                "it out of the model's folder, or turn inpainting_adapter off"
+            )
+        return self.with_adapters(replace(self.adapters, own=own))
 
     def saved(self) -> Components:
         """Return the parts of a saved model: with fused adapters, without active ones."""
@@ -162,9 +184,15 @@ class Engine:
         """Return the parts with the adapters that a prompt names, in addition to the active ones.
 
         Raises:
-            ConfigError: an adapter that is neither loaded nor in the folder.
+            ConfigError: an adapter that is neither loaded nor in the folder, or one for inpainting.
             CheckpointError: one that does not fit this model.
         """
         if not tags:
             return self.components
-        return self.with_adapters(with_tags(self.adapters, tags, folder, self.without_adapters)).components
+        changed = self.with_adapters(with_tags(self.adapters, tags, folder, self.without_adapters)).components
+        if changed.repaints_by != self.components.repaints_by:
+            raise ConfigError(
+                f"prompt: the adapter {changed.repaints_by or self.components.repaints_by!r} is for inpainting, which a "
+                "prompt does not choose; load it for the call (--lora, load_lora_weights) and leave its tag out"
+            )
+        return changed

@@ -6,6 +6,7 @@ input channels, and the pixels outside the mask are never written.
 
 from dataclasses import replace
 
+from latent_diffusion.adapters.lora_file import Adapter
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.data.pictures.images import ImageSource
 from latent_diffusion.diffusion.resample import Resampled
@@ -46,6 +47,9 @@ def inpaint(
                 "inpaint: no mask; give mask_image (--mask), or mask_channel 'alpha' for the picture's own"
             )
         mask_image = image
+    if repainting.inpainting_adapter:
+        engine = engine.repainting
+    own = engine.adapters.own
     settings = engine.settings(rest)
     parts = engine.components
     _check_channels(parts, repainting)
@@ -71,7 +75,7 @@ def inpaint(
         x = known.start(repainting.start, x, levels[0])
         sampled = job.draw(x, rest.get("on_step"), sampler=sampler)
         images = canvas.paste(decode(job.decoder, sampled.latents), len(levels) - 1)
-    return job.output(sampled, size=canvas.picture.size, task=_details(canvas, sampled, added), images=images)
+    return job.output(sampled, size=canvas.picture.size, task=_details(canvas, sampled, added, own), images=images)
 
 
 def _check_channels(components: Components, repainting: Repainting) -> None:
@@ -89,18 +93,21 @@ def _check_channels(components: Components, repainting: Repainting) -> None:
     if channels == latents and not repainting.latent_blend:
         raise ConfigError(
             f"latent_blend False: the U-Net of {components.name} reads {channels} channels and has no input for "
-            "the picture; leave it out, or use an inpainting model"
+            "the picture; leave it out, or use an inpainting model or adapter"
         )
 
 
-def _details(canvas: Canvas, sampled: Sampled, added: tuple[int, int, int, int] | None) -> InpaintRecord:
+def _details(
+    canvas: Canvas, sampled: Sampled, added: tuple[int, int, int, int] | None, own: Adapter | None
+) -> InpaintRecord:
     repainting = canvas.settings
     image, mask = canvas.hashes(added)
     return InpaintRecord(
-        **recorded_values(RepaintingOptions, repainting.resolved(start_from=repainting.start)),
+        **recorded_values(RepaintingOptions, repainting.resolved(start_from=repainting.start, inpainting_adapter=own is not None)),
         image_sha256=image,
         mask_sha256=mask,
         box=canvas.region.box if canvas.region and sampled.steps else None,
         steps_run=sampled.steps,
         added=added,
+        adapter_hash=None if own is None else own.report.hash,
     )

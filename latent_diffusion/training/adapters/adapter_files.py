@@ -8,6 +8,7 @@ import torch
 from latent_diffusion.adapters.writing import LoraFormat, write_factors
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.config import RunConfig
+from latent_diffusion.nn.low_rank import Whole
 from latent_diffusion.training.adapters.adapter_layers import AdaptedModel, AdapterSettings
 from latent_diffusion.training.adapters.adapter_metadata import adapter_metadata
 from latent_diffusion.training.monitoring.reopened import BOUNDS, check_adapter, check_in_diffusers
@@ -87,9 +88,11 @@ def _kept_by_diffusers(settings: AdapterSettings, adapter: AdaptedModel, *, kohy
 
     It is not given a base that is stored in another format. It reads neither LoHa nor LoKr, drops the lengths of DoRA
     in kohya's layout and those of text encoders in both, and takes the name of SDXL's `add_embedding` in kohya's layout
-    for that of another layer.
+    for that of another layer. It refuses a file with a whole change.
     """
     if settings.form != "lora" or is_stored(adapter.components):
+        return False
+    if kohya and any(isinstance(change, Whole) for change in adapter.changes.get("unet", {}).values()):
         return False
     if settings.dora:
         return not kohya and set(adapter.changes) == {"unet"}

@@ -12,11 +12,12 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from latent_diffusion.adapters.mask_channels import FIRST
 from latent_diffusion.adapters.model_parts import parts_of, unused_layers, with_parts
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.config import Section
 from latent_diffusion.errors import ConfigError
-from latent_diffusion.nn.low_rank import Adapted, Change, DoRA, Hadamard, Kronecker, LowRank, Sum, alpha_scale
+from latent_diffusion.nn.low_rank import Adapted, Change, DoRA, Hadamard, Kronecker, LowRank, Sum, Whole, alpha_scale
 from latent_diffusion.nn.shared_copy import shared_copy
 from latent_diffusion.randomness import generator
 from latent_diffusion.training.networks.weight_rules import WeightRule
@@ -88,7 +89,7 @@ class AdaptedModel:
     Attributes:
         components: the model that computes with the changes; all other tensors are those of the model it was made of.
         changes: part -> path of the layer below it -> change.
-        alphas: the alpha of each change, as files of adapters have it: its scale times its rank.
+        alphas: the alpha of each change but whole ones, as files of adapters have it: its scale times its rank.
     """
 
     components: Components
@@ -118,18 +119,30 @@ class AdaptedModel:
             layer = parts_of(self.components)[part].get_submodule(path)
             assert isinstance(layer, Adapted), "changes are in place"
             fields["dora_scale"] = fields["dora_scale"].reshape(-1, *[1] * (layer.weight.ndim - 1))
-        return fields | {"alpha": torch.tensor(self.alphas[part][path])}
+        return fields if isinstance(change, Whole) else fields | {"alpha": torch.tensor(self.alphas[part][path])}
 
 
-def adapt(base: Components, settings: AdapterSettings, seed: int) -> AdaptedModel:
+def adapt(base: Components, settings: AdapterSettings, seed: int, *, repaints: bool = False) -> AdaptedModel:
     """Return `base` with a zero change of every chosen layer; factors are drawn by (seed, layer), in any order.
 
     A layer is chosen only if its weight requires a gradient in `base`, so what cannot learn is left out there.
+
+    Args:
+        base: the model.
+        settings: layers, form and size.
+        seed: of the factors.
+        repaints: whether `base` is a plain model that was given channels for a mask (`adapters.mask_channels`), whose
+            first convolution is then changed as a whole.
 
     Raises:
         ConfigError: a part that the model lacks, a pattern or part without any layer.
     """
     there = parts_of(base)
+    if repaints and "unet" not in settings.parts:
+        raise ConfigError(
+            f"objective.adapter.parts: {settings.parts} is without unet, whose first convolution an inpainting adapter "
+            "changes"
+        )
     changes: dict[str, dict[str, Change]] = {}
     alphas: dict[str, dict[str, float]] = {}
     networks: dict[str, nn.Module] = {}
@@ -137,7 +150,13 @@ def adapt(base: Components, settings: AdapterSettings, seed: int) -> AdaptedMode
         if part not in there:
             raise ConfigError(f"objective.adapter.parts: {base.name} has no {part}; it has {', '.join(there)}")
         network = shared_copy(there[part])
+        if repaints and part == "unet":
+            first: Change = Whole(base.unet.conv_in)
+            changes[part], alphas[part] = {FIRST: first}, {}
+            network.set_submodule(FIRST, Adapted(base.unet.conv_in, first))
         for path, layer in _chosen(base, part, settings):
+            if path in changes.get(part, {}):
+                continue
             rank, alpha = _numbers(settings, f"{part}.{path}")
             if not rank:
                 continue

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from latent_diffusion.adapters.lora_file import find_file, hash_of, read_lora
+from latent_diffusion.adapters.mask_channels import FIRST
 from latent_diffusion.adapters.writing import factors_of
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.errors import ConfigError
@@ -21,25 +22,35 @@ WHERE = "objective.adapter"
 Fields = Mapping[str, Tensor]
 
 
-def start_adapter(base: Components, settings: AdapterSettings, seed: int) -> tuple[AdaptedModel, AdapterSettings]:
+def start_adapter(
+    base: Components, settings: AdapterSettings, seed: int, *, repaints: bool = False
+) -> tuple[AdaptedModel, AdapterSettings]:
     """Return `base` with changes in place, and their settings: zero changes, or with `start` those of a file.
+
+    Arguments are those of `adapt`.
 
     Raises:
         CheckpointError: the file cannot be read, or belongs to another model.
         ConfigError: a setting differs from the file's, or the file has changes that are not trained here.
     """
     if settings.start is None:
-        return adapt(base, settings, seed), settings
+        return adapt(base, settings, seed, repaints=repaints), settings
     file = Path(settings.start)
-    read = read_lora(file, base)
+    updates = {part: dict(layers) for part, layers in read_lora(file, base).updates.items()}
+    first = updates["unet"].pop(FIRST, None) if repaints and "unet" in updates else None
     factors = {
         part: {path: factors_of(f"{file}: {part}.{path}", update) for path, update in layers.items()}
-        for part, layers in read.updates.items()
+        for part, layers in updates.items()
     }
     found = _described(file, factors)
     _refuse_differences(file, settings, found)
     settings = settings.model_copy(update=found | {"rules": [*found["rules"], *settings.rules]})
-    made = adapt(base, settings, seed)
+    made = adapt(base, settings, seed, repaints=repaints)
+    if repaints:
+        if first is None or first.weight is None:
+            raise ConfigError(f"{WHERE}.start: {file} does not change unet.{FIRST}: it is no inpainting adapter")
+        weight = base.unet.conv_in.weight.detach().float().flatten(1)
+        factors["unet"][FIRST] = {"diff": first.weight.matrix(weight)}
     _fill(file, made, factors)
     return made, settings
 

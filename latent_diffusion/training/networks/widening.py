@@ -1,10 +1,6 @@
-"""A U-Net with more channels made of one with fewer: for inpainting, and for a learned variance.
+"""A U-Net that also writes v, which chooses the variance, made of one that does not.
 
-widen        reads a mask and the picture around it. The weights of the new channels are zero, so that at first it
-             draws what the other draws (the start of the published inpainting models:
-             huggingface.co/runwayml/stable-diffusion-inpainting, "Training")
-widen_head   writes v, which chooses the variance. New weights are zero and their biases -1, so that at first every
-             variance is the posterior's, "fixed_small"
+New weights are zero and their biases -1, so that at first every variance is the posterior's, "fixed_small".
 """
 
 from dataclasses import replace
@@ -17,24 +13,10 @@ from latent_diffusion.checkpoint.folder.default_sampler import with_changes
 from latent_diffusion.checkpoint.folder.scheduler_config import read_schedule
 from latent_diffusion.errors import ConfigError
 
-__all__ = ["LEARNED_RANGE", "widen", "widen_head"]
+__all__ = ["LEARNED_RANGE", "widen_head"]
 
 LEARNED_RANGE = {"_class_name": "DDPMScheduler", "variance_type": "learned_range"}
 """Fields of the scheduler of a model with a learned variance."""
-
-
-@torch.no_grad()
-def widen(parts: Components) -> None:
-    """Change the U-Net of `parts`, which reads C channels, so that it reads 2 C + 1: latents, mask, masked picture."""
-    unet, old = parts.unet, parts.unet.conv_in
-    channels = parts.autoencoder.config.latent_channels
-    new = nn.Conv2d(2 * channels + 1, old.out_channels, old.kernel_size, padding=old.padding)  # type: ignore[arg-type]
-    new.weight.zero_()
-    new.weight[:, :channels] = old.weight
-    if new.bias is not None and old.bias is not None:
-        new.bias.copy_(old.bias)
-    unet.conv_in = new
-    unet.config = replace(unet.config, in_channels=2 * channels + 1)
 
 
 @torch.no_grad()

@@ -67,7 +67,7 @@ class LoraObjective(UNetObjective):
             self.words = learn_words(parts, self.settings.words, self.data.all_captions())
             reading = self.words.components
         parts.text_encoder.requires_grad_(True)
-        self.adapter, form = start_adapter(reading, self.settings.adapter, self.run.seed)
+        self.adapter, form = start_adapter(reading, self.settings.adapter, self.run.seed, repaints=self.repaints)
         self.settings = self.settings.model_copy(update={"adapter": form})
         parts.unet.requires_grad_(False)
         parts.text_encoder.requires_grad_(False)
@@ -88,6 +88,7 @@ class LoraObjective(UNetObjective):
             self.settings.export_dtype,
             pictures=len(self.data),
             size=self.data.config.size,
+            usage="for inpainting: the U-Net reads a mask and the masked picture too" if self.repaints else "",
         )
         if self.words is not None:
             write_words(folder, self.words, self.base, self.settings.export_dtype)

@@ -29,6 +29,7 @@ class TextualInversionObjective(UNetObjective):
     """A frozen model whose text encoders learn words."""
 
     settings_type = TextualInversionSettings
+    trains_unet = False
     writes_frozen = False
     shards = False
     memory = frozenset({"base", "base_on_host", "drop_encoders"})

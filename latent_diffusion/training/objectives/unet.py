@@ -16,6 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from latent_diffusion.adapters.mask_channels import with_mask_channels
 from latent_diffusion.adapters.model_parts import parts_of
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.folder.diffusers_folder import save_folder
@@ -53,7 +54,6 @@ from latent_diffusion.training.networks.parts import (
 from latent_diffusion.training.networks.stored_base import store_base
 from latent_diffusion.training.networks.weight_rules import TrainSettings, choose_weights
 from latent_diffusion.training.networks.weights_digest import weights_digest
-from latent_diffusion.training.networks.widening import widen
 from latent_diffusion.training.objective import Objective, Share
 from latent_diffusion.training.updates.rounding import round_trained
 
@@ -84,7 +84,7 @@ class DenoisingSettings(ModelSettings, LossSettings):
     masked: MaskedSettings | None = None
     """Learn a part of each picture, which its mask marks; null: all of it. Keys below."""
     inpainting: InpaintingSettings | None = None
-    """Masks of an inpainting U-Net; with the objective `unet` any other U-Net becomes one. Keys below."""
+    """Masks of an inpainting U-Net; any other U-Net becomes one, or gets an inpainting adapter. Keys below."""
 
 
 class UNetSettings(DenoisingSettings):
@@ -99,6 +99,7 @@ class UNetObjective(Objective):
 
     settings_type: ClassVar[type[ModelSettings]] = UNetSettings
     data_type = DataConfig
+    trains_unet: ClassVar[bool] = True  # whole, in part, or by an adapter
     writes_frozen: bool = True  # whether the result has the frozen weights too, which must then stay exact
     memory = frozenset({"drop_encoders", "update_in_backward", "weights"})
     shards = True
@@ -110,12 +111,14 @@ class UNetObjective(Objective):
         self.settings, self.run = settings, run
         self.as_stored = (run.memory or MemoryConfig()).base is not None
         parts = self.build(settings, data.size)
-        if settings.inpainting is not None and not parts.for_inpainting:
-            if not isinstance(settings, UNetSettings):
+        self.repaints = settings.inpainting is not None and not parts.for_inpainting
+        if self.repaints:
+            if not self.trains_unet:
                 raise ConfigError(
-                    f"objective.inpainting: the U-Net of {parts.name} reads no mask; make one by the objective unet"
+                    f"objective.inpainting: the U-Net of {parts.name} reads no mask; make one by the objective unet, or "
+                    "an adapter by lora"
                 )
-            widen(parts)
+            parts = with_mask_channels(parts)
         batch = run.batch_size // run.accumulation
         self.data, self.held_out = open_pictures(data, settings.validation, run.seed, batch)
         check_sizes(self.data, parts.autoencoder.factor)

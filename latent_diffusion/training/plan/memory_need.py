@@ -17,6 +17,7 @@ import psutil
 import torch
 from torch import nn
 
+from latent_diffusion.adapters.mask_channels import with_mask_channels
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.load import load_model
 from latent_diffusion.config import MemoryConfig, RunConfig
@@ -81,6 +82,9 @@ def memory_need(
     if getattr(settings, "init", None) is None or (adapter is None and train is None):
         return None
     parts = load_model(settings.init, left_out=("unet", "vae", "text_encoder", "text_encoder_2"))
+    repaints = getattr(settings, "inpainting", None) is not None and not parts.for_inpainting
+    if repaints:
+        parts = with_mask_channels(parts)
     encoders = _bytes([parts.autoencoder, parts.text_encoder])
     whole = _bytes([parts.unet])
     cells = -(-side // parts.autoencoder.factor)
@@ -88,7 +92,7 @@ def memory_need(
     freeze_lone_attention(parts.unet, cells)
     parts.text_encoder.requires_grad_(True)
     if adapter is not None:
-        adapted, _ = start_adapter(parts, adapter, run.seed)
+        adapted, _ = start_adapter(parts, adapter, run.seed, repaints=repaints)
         parts.unet.requires_grad_(False)
         parts.text_encoder.requires_grad_(False)
         networks, parts = adapted.modules(), adapted.components

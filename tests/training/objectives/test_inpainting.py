@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from processes import state_of
 
+from latent_diffusion.adapters.lora_file import read_lora
 from latent_diffusion.checkpoint.folder.diffusers_folder import load_folder
 from latent_diffusion.conditioning import Conditioning
-from latent_diffusion.errors import ConfigError
 from latent_diffusion.training.losses.drawn_masks import DrawnMasks, InpaintingSettings
 from latent_diffusion.training.run import build_objective, train
 from latent_diffusion.training.state.launch import build_accelerator
@@ -119,6 +120,34 @@ def test_own_masks_and_the_cache(pictures, tiny_folder, make_run, tmp_path):
     assert len(set(batch.flipped)) == 2 and torch.equal(*losses)
 
 
-def test_an_adapter_needs_a_unet_that_reads_masks(tiny_folder, make_run):
-    with pytest.raises(ConfigError, match="reads no mask; make one by the objective unet"):
-        build_objective(make_run({"name": "lora", "init": str(tiny_folder), "inpainting": {}}, CAPTIONED))
+def test_an_inpainting_adapter_of_a_plain_model(tiny_folder, make_run, tmp_path):
+    """It starts as the plain network bit for bit; its files hold what was trained, for this package and diffusers."""
+    from latent_diffusion import LatentDiffusionPipeline
+
+    adapter = {"rank": 2, "layers": ["attn2"], "rules": [{"match": "conv_in", "learning_rate": 0.01}]}
+    objective = {"name": "lora", "init": str(tiny_folder), "inpainting": {}, "adapter": adapter}
+    run = make_run(objective, CAPTIONED, steps=3, output=str(tmp_path / "hole"))
+    built, base = build_objective(run).components, load_folder(tiny_folder)
+    draw = torch.Generator().manual_seed(0)
+    x, extra = torch.randn(2, 4, 8, 8, generator=draw), torch.randn(2, 5, 8, 8, generator=draw)
+    t, states = torch.tensor([3.0, 900.0]), base.text_encoder(["a red disc", ""]).context
+    with torch.no_grad():
+        ours = built.unet(x, t, built.unet.project(Conditioning(states, concat=extra)))
+        assert torch.equal(ours, base.unet(x, t, base.unet.project(Conditioning(states))))
+    assert train(run) == 0
+    files = [run.output / "model" / name for name in ("hole.safetensors", "pytorch_lora_weights.safetensors")]
+    (trained,) = [tensor for name, tensor in state_of(run.output).items() if name.endswith("conv_in.diff")]
+    for file in files:
+        read = read_lora(file, base)
+        assert read.report.inpainting and "conv_in" in read.updates["unet"] and not read.report.unmatched
+        change = read.updates["unet"]["conv_in"].weight.matrix(base.unet.conv_in.weight.detach().flatten(1))
+        assert torch.equal(change, trained.flatten(1)) and change[:, 4 * 9 :].abs().max() > 0
+        on = make_run({**objective, "adapter": {"start": str(file)}}, CAPTIONED)
+        assert torch.equal(build_objective(on).adapter.changes["unet"]["conv_in"].diff, trained)
+    pipe = LatentDiffusionPipeline.from_pretrained(str(tiny_folder))
+    pipe.load_lora_weights(files[0])
+    picture, mask = Image.new("RGB", (32, 32), "red"), Image.new("L", (32, 32))
+    mask.paste(255, (8, 8, 20, 24))
+    made = np.array(pipe.inpaint("a disc", image=picture, mask_image=mask, num_inference_steps=2, seed=0).images[0])
+    outside = np.array(mask) == 0
+    assert (made[outside] == np.array(picture)[outside]).all() and (made[~outside] != [255, 0, 0]).any()

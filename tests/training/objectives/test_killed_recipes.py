@@ -1,6 +1,6 @@
 """Masks, holes, words, subjects and concepts: killed and resumed, a run ends bit for bit as without.
 
-Two recipes are killed by default; `KILLS=10 pytest -m slow` on this file kills each of the six ten times.
+Two recipes are killed by default; `KILLS=10 pytest -m slow` on this file kills each of the seven ten times.
 """
 
 import json
@@ -18,6 +18,7 @@ RECIPES = {
     "masked": {"name": "lora", "adapter": {"rank": 2}, "masked": {"outside": 0.1, "prior": 0.5}},
     "slide": {"name": "concepts", "concepts": [{**CONCEPT, "anchor": "a red disc"}], "draw_steps": 3},
     "inpainting": {"name": "unet", "inpainting": {}},
+    "inpainting adapter": {"name": "lora", "adapter": {"rank": 2}, "inpainting": {}},
     "words": {"name": "textual_inversion", "words": [{"token": "disc", "start": "sun", "vectors": 2}]},
     "subject": {"name": "lora", "adapter": {"rank": 2}, "preserve": {"replace": {"disc": "circle"}}},
     "erase": {"name": "concepts", "concepts": [{"prompt": "a red disc"}], "draw_steps": 3},
