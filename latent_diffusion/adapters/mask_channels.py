@@ -1,10 +1,10 @@
 """A plain U-Net that also reads a mask and the picture around it, and the adapters made for it.
 
-A plain U-Net reads the C channels of the noisy latents, an inpainting U-Net 2 C + 1: these, the mask, and the latents of
-the masked picture. Where one is made of the other, the weights of the new channels are zero, so that at first it draws
-what the plain one draws (the start of the published inpainting models:
-huggingface.co/runwayml/stable-diffusion-inpainting, "Training"). An inpainting adapter changes this U-Net, and the first
-convolution of it as a whole:
+A plain U-Net reads the C channels of the noisy latents; an inpainting U-Net reads 2 C + 1: these, the mask, and the
+latents of the masked picture. Where one is made of the other, the weights of the new channels are zero, so that it
+draws what the plain one draws (the start of the published inpainting models:
+huggingface.co/runwayml/stable-diffusion-inpainting, "Training"). An inpainting adapter changes layers of this U-Net,
+its first convolution as a whole:
 
     W' = [W, 0] + s * diff,   W (O, C, k, k),   diff (O, 2 C + 1, k, k),   s the adapter's strength
 """
@@ -50,8 +50,8 @@ def with_mask_channels(components: Components) -> Components:
 def changes_mask_channels(factors: Mapping[str, Tensor], components: Components) -> bool:
     """Return whether a file's change of the first convolution is that of an inpainting adapter for this plain model.
 
-    It is a whole one (`diff`, or LoRA of full rank) for 2 C + 1 channels. A low rank is a change of a U-Net that reads
-    a mask already, which a plain model cannot replace.
+    It is a whole one (`diff`, or LoRA of full rank) for 2 C + 1 channels. One of low rank was made for a U-Net that
+    reads a mask already, and adds to weights that a plain model does not have.
     """
     channels = components.autoencoder.config.latent_channels
     change = factors.get("diff", factors.get("down"))

@@ -2,7 +2,7 @@
 
 Readers disagree on where alpha is kept: kohya's have it among the tensors, PEFT's in settings that older ones pass
 over. In PEFT's keys we therefore multiply the scale into the factor B, so that alpha = rank, which is what all assume.
-They have none for a whole change, which diffusers refuses in any file: there it is a LoRA of full rank.
+They have none for a whole change, and diffusers refuses a file with another key; there it is a LoRA of full rank.
 """
 
 from collections.abc import Mapping
@@ -144,7 +144,7 @@ def _peft(prefix: str, layer: str, fields: Mapping[str, Tensor]) -> dict[str, Te
 
 
 def _of_full_rank(change: Tensor) -> dict[str, Tensor]:
-    """Return LoRA's factors of a whole change (O, I, k, k), whose product it is exactly: one of them is the identity."""
+    """Return the factors of LoRA whose product is the change (O, I, k, k) exactly: one of them is the identity."""
     matrix, rank = change.flatten(1), min(change.flatten(1).shape)
     one = torch.eye(rank, dtype=change.dtype)
     up, down = (matrix, one) if rank == matrix.shape[1] else (one, matrix)

@@ -243,7 +243,9 @@ COMBINATIONS: dict[str, dict[str, Any]] = {
     "`times: {law: importance, std: 2}`": unet(times={"law": "importance", "std": 2.0}),
     "`times: {low: 0.5, high: 0.5}`": unet(times={"low": 0.5, "high": 0.5}),
     "`times: {law: logit_normal, mean: 50, high: 0.5}`": unet(times=NO_TIME),
-    "`name: textual_inversion`, `inpainting`, a model that reads no mask": {"objective": INVERSION | {"inpainting": {}}},
+    "`name: textual_inversion`, `inpainting`, a model that reads no mask": {
+        "objective": INVERSION | {"inpainting": {}}
+    },
     "`name: lora`, `inpainting`, `adapter: {parts: [text_encoder]}`": lora(
         inpainting={}, adapter={"parts": ["text_encoder"]}
     ),

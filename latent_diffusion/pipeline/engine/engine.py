@@ -90,7 +90,7 @@ class Engine:
 
     @cached_property
     def repainting(self) -> "Engine":
-        """The engine that `inpaint` draws with: this one, with the inpainting adapter of the model's folder if it has one.
+        """The engine that `inpaint` draws with: this one, with the inpainting adapter of the model's folder, if any.
 
         A U-Net that reads a mask already, by itself or by an adapter, is taken as it is.
 
@@ -103,8 +103,8 @@ class Engine:
         own = read_lora(file, self.without_adapters)
         if not own.report.inpainting:
             raise CheckpointError(
-                f"{file}: is no inpainting adapter, since it has no whole change of the U-Net's first convolution; move "
-                "it out of the model's folder, or turn inpainting_adapter off"
+                f"{file}: is no inpainting adapter, since it has no whole change of the U-Net's first convolution; "
+                "move it out of the model's folder, or turn inpainting_adapter off"
             )
         return self.with_adapters(replace(self.adapters, own=own))
 
@@ -191,8 +191,9 @@ class Engine:
             return self.components
         changed = self.with_adapters(with_tags(self.adapters, tags, folder, self.without_adapters)).components
         if changed.repaints_by != self.components.repaints_by:
+            name = changed.repaints_by or self.components.repaints_by
             raise ConfigError(
-                f"prompt: the adapter {changed.repaints_by or self.components.repaints_by!r} is for inpainting, which a "
-                "prompt does not choose; load it for the call (--lora, load_lora_weights) and leave its tag out"
+                f"prompt: the adapter {name!r} is for inpainting, which a prompt does not choose; load it for the "
+                "call (--lora, load_lora_weights) and leave its tag out"
             )
         return changed

@@ -101,9 +101,10 @@ def _details(
     canvas: Canvas, sampled: Sampled, added: tuple[int, int, int, int] | None, own: Adapter | None
 ) -> InpaintRecord:
     repainting = canvas.settings
+    resolved = repainting.resolved(start_from=repainting.start, inpainting_adapter=own is not None)
     image, mask = canvas.hashes(added)
     return InpaintRecord(
-        **recorded_values(RepaintingOptions, repainting.resolved(start_from=repainting.start, inpainting_adapter=own is not None)),
+        **recorded_values(RepaintingOptions, resolved),
         image_sha256=image,
         mask_sha256=mask,
         box=canvas.region.box if canvas.region and sampled.steps else None,

@@ -115,8 +115,8 @@ class UNetObjective(Objective):
         if self.repaints:
             if not self.trains_unet:
                 raise ConfigError(
-                    f"objective.inpainting: the U-Net of {parts.name} reads no mask; make one by the objective unet, or "
-                    "an adapter by lora"
+                    f"objective.inpainting: the U-Net of {parts.name} reads no mask; make one by the objective unet, "
+                    "or an adapter by lora"
                 )
             parts = with_mask_channels(parts)
         batch = run.batch_size // run.accumulation
