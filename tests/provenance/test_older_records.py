@@ -27,5 +27,9 @@ def test_an_older_record_makes_the_same_call(name):
     written = {key: value for key, value in ROWS[name]["arguments"].items() if value is not None}
     arguments = json.loads(json.dumps(dict(plan.arguments)))
     options = (*declared(Options), *declared(RepaintingOptions))
-    newer = {option.name: option.default for option in options if option.name not in written}
+    newer = {
+        option.name: option.default if option.before is ... else option.before
+        for option in options
+        if option.name not in written
+    }
     assert arguments == written | {name: newer.get(name) for name in arguments if name not in written}
