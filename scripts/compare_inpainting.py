@@ -1,6 +1,7 @@
 """Repaint holes in held-out pictures with an inpainting U-Net and with the base's 4 channels: docs/training.md.
 
-    python scripts/compare_inpainting.py RUN/model [--pictures 100] [--processes 2] [--json FILE] [--grid FILE]
+    python scripts/compare_inpainting.py RUN/model|ADAPTER.safetensors [--pictures 100] [--processes 2] [--json FILE]
+        [--grid FILE]
 
 Each picture is one that the bundled model was not trained on, with its own caption and four holes: boxes, strokes, a
 border, and its lower half. Both models draw at the base's defaults with the same seed. In a hole:
@@ -34,6 +35,7 @@ from latent_diffusion.evaluation.grid import Column, draw_grid
 from latent_diffusion.evaluation.pictures import Picture, RealPictures, read_pictures, select
 from latent_diffusion.evaluation.trained_on import read_trained_on
 from latent_diffusion.models.efficientnet_lite import EfficientNetLite0, load_efficientnet_lite0
+from latent_diffusion.options.tasks import InpaintOptions
 from latent_diffusion.training.losses.drawn_masks import DrawnMasks, InpaintingSettings
 
 PICTURES = Path(__file__).parents[1] / "assets" / "emoji-128.zip"
@@ -73,7 +75,10 @@ def scores(
 @cache
 def opened(model: str) -> tuple[list[LatentDiffusionPipeline], EfficientNetLite0, RealPictures]:
     """Return both models, what judges, and the pictures."""
-    pipes = [LatentDiffusionPipeline.from_pretrained(name) for name in ("emoji", model)]
+    adapter = Path(model).suffix == ".safetensors"
+    pipes = [LatentDiffusionPipeline.from_pretrained(name) for name in ("emoji", "emoji" if adapter else model)]
+    if adapter:
+        pipes[1].load_lora_weights(model)
     return pipes, load_efficientnet_lite0(), read_pictures(PICTURES)
 
 
@@ -92,7 +97,8 @@ def repainted(model: str, count: int, number: int) -> tuple[np.ndarray, Column]:
     masks, figures, place = masks_of(number), list[np.ndarray](), number % len(SHAPES)
     shown = [Image.composite(Image.new("RGB", real.size, (150, 150, 150)), real, masks[place])]
     for pipe in pipes:
-        drawn = [pipe.inpaint(row.text, image=real, mask_image=mask, seed=number).images[0] for mask in masks]
+        how: InpaintOptions = {"seed": number, "rewrite": False, "inpainting_adapter": False}
+        drawn = [pipe.inpaint(row.text, image=real, mask_image=mask, **how).images[0] for mask in masks]
         painted = [picture for picture in drawn if isinstance(picture, Image.Image)]
         figures.append(scores(network, real, painted, masks))
         shown.append(painted[place])
@@ -102,7 +108,7 @@ def repainted(model: str, count: int, number: int) -> tuple[np.ndarray, Column]:
 def main() -> int:
     """Draw, score and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("model", help="folder of the inpainting model")
+    parser.add_argument("model", help="folder of the inpainting model, or an inpainting adapter of the bundled model")
     parser.add_argument("--pictures", type=int, default=100)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--json", type=Path, help="file for the figures")

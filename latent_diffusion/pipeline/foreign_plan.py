@@ -112,6 +112,7 @@ def _task(found: Found, values: dict[str, Any], missing: list[str]) -> tuple[str
             "masked_content": of_mask["masked_content"] or "original",
             "inpaint_area": of_mask["inpaint_area"] or "whole",
             "padding_mask_crop": of_mask["padding"],
+            "inpainting_adapter": False,  # no other tool reads it
         }
     elif found.task != "image_to_image":
         return "__call__", {}

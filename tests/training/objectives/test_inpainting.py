@@ -1,5 +1,6 @@
 """Inpainting U-Nets: made of others, trained on drawn and on own masks, measured in the holes."""
 
+import importlib.util
 import json
 
 import numpy as np
@@ -120,7 +121,7 @@ def test_own_masks_and_the_cache(pictures, tiny_folder, make_run, tmp_path):
     assert len(set(batch.flipped)) == 2 and torch.equal(*losses)
 
 
-def test_an_inpainting_adapter_of_a_plain_model(tiny_folder, make_run, tmp_path):
+def test_an_inpainting_adapter_of_a_plain_model(tiny_folder, make_run, tmp_path, capsys):
     """It starts as the plain network bit for bit; its files hold what was trained, for this package and diffusers."""
     from latent_diffusion import LatentDiffusionPipeline
 
@@ -135,6 +136,11 @@ def test_an_inpainting_adapter_of_a_plain_model(tiny_folder, make_run, tmp_path)
         ours = built.unet(x, t, built.unet.project(Conditioning(states, concat=extra)))
         assert torch.equal(ours, base.unet(x, t, base.unet.project(Conditioning(states))))
     assert train(run) == 0
+    readers = "this package and by diffusers" if importlib.util.find_spec("peft") else "this package"
+    assert (
+        f"pytorch_lora_weights.safetensors: gives the trained outputs, read back by {readers}"
+        in capsys.readouterr().err
+    )
     files = [run.output / "model" / name for name in ("hole.safetensors", "pytorch_lora_weights.safetensors")]
     (trained,) = [tensor for name, tensor in state_of(run.output).items() if name.endswith("conv_in.diff")]
     for file in files:
