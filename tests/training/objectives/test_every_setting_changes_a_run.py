@@ -32,7 +32,7 @@ from latent_diffusion.errors import LatentDiffusionError
 from latent_diffusion.registry import find, names
 from latent_diffusion.runtime.cpu.training_kernels import TrainingKernels
 from latent_diffusion.training import run as runs
-from latent_diffusion.training.objective import Objective, Share
+from latent_diffusion.training.objective import Share
 from latent_diffusion.training.optimizer import build_optimizer, optimizer_settings
 from latent_diffusion.training.trainer import Trainer
 
@@ -94,7 +94,7 @@ def every_setting() -> set[str]:
     for name in names(OBJECTIVES):
         kind = find(OBJECTIVES, name)
         parent = kind.__mro__[1]
-        found |= settings(kind.settings_type, None if parent is Objective else parent.settings_type)
+        found |= settings(kind.settings_type, getattr(parent, "settings_type", None))  # None: of no objective
         found |= settings(kind.data_type)
     return found
 
