@@ -6,7 +6,7 @@ model.safetensors, and its gradient guides drawing.
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import torch
 from pydantic import Field
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["NoisyTowerObjective", "TowerSettings"]
 
+N = TypeVar("N", bound=LatentTower)
+
 
 class TowerSettings(Section):
     """Keys of the `objective:` section that every such objective has."""
@@ -53,7 +55,7 @@ class TowerSettings(Section):
     """Processes that decode pictures ahead."""
 
 
-class NoisyTowerObjective(Objective):
+class NoisyTowerObjective(Objective, Generic[N]):
     """A network of noisy latents beside a frozen model; exports config.json and model.safetensors."""
 
     data_type = DataConfig
@@ -76,10 +78,10 @@ class NoisyTowerObjective(Objective):
         self.noisy = NoisyLatents(self.parts, self.data, times, run.seed)
         self.workers = settings.workers
 
-    def train(self, name: str, tower: LatentTower, player: Player, **frozen: nn.Module) -> None:
-        """Train `tower`, called `name` in checkpoints, by the losses of `player`; nothing in `frozen` is trained."""
-        self.tower = tower
-        self.players, self.ema_modules = {name: player}, {name: tower}
+    def train(self, name: str, network: N, player: Player, **frozen: nn.Module) -> None:
+        """Train `network`, called `name` in checkpoints, by the losses of `player`; nothing in `frozen` is trained."""
+        self.network = network
+        self.players, self.ema_modules = {name: player}, {name: network}
         self.frozen = frozen
         for module in frozen.values():
             module.eval().requires_grad_(False)
@@ -88,7 +90,7 @@ class NoisyTowerObjective(Objective):
         """Move the parts, then encode the pictures."""
         for module in self.frozen.values():
             place(module, accelerator.device, dtype)
-        self.tower.to(accelerator.device, dtype)
+        self.network.to(accelerator.device, dtype)
         self.noisy.fill(Sharing.between(accelerator))
 
     def batches(self, numbers: Iterable[Sequence[int]]) -> Iterator[Batch]:
@@ -97,7 +99,7 @@ class NoisyTowerObjective(Objective):
 
     def export(self, folder: Path, *, averaged: bool) -> None:
         """Write config.json and model.safetensors, float32."""
-        save_tower(self.tower, self.parts, folder)
+        save_tower(self.network, self.parts, folder)
 
     def pass_samples(self) -> int:
         """Return the sample numbers of a pass."""

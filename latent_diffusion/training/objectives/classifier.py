@@ -108,7 +108,7 @@ class Classifying(Player):
         return losses, right
 
 
-class ClassifierObjective(NoisyTowerObjective):
+class ClassifierObjective(NoisyTowerObjective[LatentClassifier]):
     """A classifier beside a model's frozen autoencoder."""
 
     settings_type = ClassifierSettings
@@ -129,9 +129,9 @@ class ClassifierObjective(NoisyTowerObjective):
             blocks=settings.blocks,
             groups=settings.groups,
         )
-        self.network = LatentClassifier(config).train()
-        self.player = Classifying(self.network, self.noisy, self.classes)
-        self.train("classifier", self.network, self.player, vae=self.parts.autoencoder)
+        network = LatentClassifier(config).train()
+        self.player = Classifying(network, self.noisy, self.classes)
+        self.train("classifier", network, self.player, vae=self.parts.autoencoder)
 
     @torch.no_grad()
     def evaluate(self, share: Share) -> dict[str, Tensor]:

@@ -71,7 +71,7 @@ class Contrasting(Player):
             return contrastive_loss(image.to(x.dtype), text.to(x.dtype), network.logit_scale, together=together)
 
 
-class LatentCLIPObjective(NoisyTowerObjective):
+class LatentCLIPObjective(NoisyTowerObjective[LatentCLIP]):
     """A CLIP beside a model's frozen autoencoder and text encoder."""
 
     settings_type = LatentCLIPSettings
@@ -92,11 +92,11 @@ class LatentCLIPObjective(NoisyTowerObjective):
             text_width=self.parts.text_encoder.width,
             embed_dim=settings.embed_dim,
         )
-        self.network = LatentCLIP(config).train()
+        network = LatentCLIP(config).train()
         self.texts = MeanStates(self.parts.text_encoder)
-        self.player = Contrasting(self.network, self.noisy, self.texts)
+        self.player = Contrasting(network, self.noisy, self.texts)
         frozen = {"vae": self.parts.autoencoder, "text_encoder": self.parts.text_encoder}
-        self.train("clip", self.network, self.player, **frozen)
+        self.train("clip", network, self.player, **frozen)
 
     def prepare(self, accelerator: "Accelerator", dtype: torch.dtype) -> None:
         """Move the parts, then encode pictures and captions."""
