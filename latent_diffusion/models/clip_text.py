@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latent_diffusion.errors import ConfigError
-from latent_diffusion.nn.attention import join_heads, split_heads
+from latent_diffusion.nn.attention import causal, join_heads, split_heads
 
 __all__ = ["ACTIVATIONS", "CLIPTextConfig", "CLIPTextModel", "CLIPTextModelWithProjection", "TextOutput"]
 
@@ -165,7 +165,7 @@ class CausalAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, L, D) -> (B, L, D)."""
         q, k, v = (split_heads(layer(x), self.heads) for layer in (self.q_proj, self.k_proj, self.v_proj))
-        return self.out_proj(join_heads(F.scaled_dot_product_attention(q, k, v, is_causal=True)))
+        return self.out_proj(join_heads(causal(q, k, v)))
 
 
 class FeedForward(nn.Module):

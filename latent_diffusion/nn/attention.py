@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Attention", "ImageAttention", "Kernel", "KeysValues", "automatic", "sdpa", "written_out"]
+__all__ = ["Attention", "ImageAttention", "Kernel", "KeysValues", "automatic", "causal", "sdpa", "written_out"]
 
 Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
 """A function of q, k, v (B, N, L, d) that returns the attended values (B, N, L, d)."""
@@ -29,6 +29,20 @@ def automatic(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """
     slow = q.dtype == torch.bfloat16 and q.device.type == "cpu"
     return written_out(q, k, v) if slow and few_scores(q, k) else sdpa(q, k, v)
+
+
+def causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attend to earlier tokens and the token itself; q, k, v (B, N, L, d) -> (B, N, L, d).
+
+    Backward of torch's fused kernel in bfloat16 on CPUs takes six times as long as the formula (B = 32, N = 4, L = 77,
+    d = 64, torch 2.14, AMX). Without gradients the fused kernel is taken.
+    """
+    trained = torch.is_grad_enabled() and q.requires_grad
+    if not (trained and q.dtype == torch.bfloat16 and q.device.type == "cpu" and few_scores(q, k)):
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    later = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).triu(1)
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    return torch.softmax(scores.masked_fill(later, float("-inf")), dim=-1).to(v.dtype) @ v
 
 
 def few_scores(q: Tensor, k: Tensor) -> bool:

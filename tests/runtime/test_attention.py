@@ -11,7 +11,7 @@ from latent_diffusion.errors import ConfigError, ResourceError
 from latent_diffusion.families import tiny
 from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.models.unet import UNet
-from latent_diffusion.nn.attention import Attention, ImageAttention, automatic, sdpa, written_out
+from latent_diffusion.nn.attention import Attention, ImageAttention, automatic, causal, sdpa, written_out
 from latent_diffusion.runtime import attention_kernels as runtime_attention
 from latent_diffusion.runtime.attention_kernels import BACKENDS, describe_auto, head_widths, load_kernel, set_kernel
 from latent_diffusion.runtime.cpu.native.attention import attend
@@ -128,3 +128,23 @@ for name in ("auto", "sdpa", "math"):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert set(BACKENDS) == {"auto", "native", "sdpa", "math", "xformers"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_causal_attention_and_its_gradients_are_those_of_the_formula(dtype):
+    q, k, v, gradient = (torch.randn(2, 3, 9, 8, dtype=dtype) for _ in range(4))
+    later = torch.ones(9, 9, dtype=torch.bool).triu(1)
+
+    def formula(q, k, v):
+        return torch.softmax((q @ k.mT / 8**0.5).masked_fill(later, float("-inf")), dim=-1) @ v
+
+    results = []
+    for attend_, wide in ((causal, False), (formula, True)):
+        inputs = [(x.double() if wide else x).clone().requires_grad_() for x in (q, k, v)]
+        out = attend_(*inputs)
+        results.append([out, *torch.autograd.grad(out, inputs, gradient.to(out.dtype))])
+        with torch.no_grad():
+            results[-1].append(attend_(*inputs))
+    for found, wanted in zip(*results, strict=True):
+        assert (found - wanted).abs().max() <= (1e-5 if dtype == torch.float32 else 6e-2)
+    assert (results[0][0][:, :, 0] == v[:, :, 0]).all(), "the first token sees itself alone"
