@@ -31,8 +31,9 @@ LEVELS = {  # of the names in `Level` of native/library.py
     "avx512": AVX512,
     "avx512_vnni": [*AVX512, "-mavx512vnni"],
     "avx512_bf16": [*AVX512, "-mavx512vnni", "-mavx512bf16"],
+    "amx": [*AVX512, "-mavx512vnni", "-mavx512bf16", "-mamx-tile", "-mamx-int8"],
 }
-ALONE = {"avx512_vnni": "eight_bits.c"}  # the one kernel that gains from it; the others are the lower level's
+ALONE = dict.fromkeys(("avx512_vnni", "amx"), "eight_bits.c")  # alone gains from it; the others are the lower level's
 LEVELS_OF = {"x86_64": list(LEVELS), "aarch64": ["plain"]}
 RECIPES = ("lora.yaml", "finetune.yaml", "inpaint.yaml")  # of configs/, those of `server/training/recipe.py`
 BASE = "abilities.c"  # finds the level: any processor must be able to run it

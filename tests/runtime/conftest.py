@@ -6,7 +6,7 @@ from latent_diffusion.runtime.cpu import packed_layers, packing
 from latent_diffusion.runtime.cpu.native import attention, gated, library, training_attention, winograd
 from latent_diffusion.runtime.cpu.native.library import ALLOWED, VARIABLE, Level
 
-# plain C, AVX2 and the highest: AVX-512 with and without bfloat16 differ in one kernel alone
+# plain C, AVX2 and the highest: those between differ in bfloat16, and in 8 bits, whose levels have tests of their own
 LEVELS = [name for name, each in ALLOWED.items() if each <= Level.AVX2 or each == library.level()]
 
 

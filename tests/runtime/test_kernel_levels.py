@@ -76,6 +76,54 @@ def test_levels_give_the_same_bits(way, dtype, level, request):
             assert (a.double() - b.double()).norm() <= (2e-6 if dtype == torch.float32 else 3e-3) * b.double().norm()
 
 
+def at(level, compute):
+    """What `compute` gives at a level, which runs its own kernel for 8 bits."""
+    with pytest.MonkeyPatch.context() as variables:
+        variables.setenv(library.VARIABLE, level.name.lower())
+        library.level.cache_clear()
+        made = compute()
+    library.level.cache_clear()
+    return made
+
+
+@pytest.fixture
+def exact():
+    """The levels of this processor whose 8-bit layers give the same bits, each with a kernel of its own."""
+    names = [each for each in Level if Level.AVX2 <= each <= library.level()]
+    found = [each for each in names if hasattr(library.library(), f"multiply_bytes_{each.name.lower()}")]
+    if len(found) < 2:
+        pytest.skip("no two levels of this processor to compare")
+    return found
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+# rows and inputs beside multiples of 16, of 64 and of what is multiplied at once, 256 or 512; outputs beside panels' 32
+SIZES = [(1, 1, 1), (15, 17, 31), (16, 48, 33), (17, 64, 64), (31, 65, 97), (200, 528, 70), (97, 1089, 33)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows, inputs, outputs", SIZES)
+def test_products_of_bytes_are_the_same_at_every_level(rows, inputs, outputs, dtype, exact, threads):
+    numbers = eight_bits.rounded(draw(rows, inputs, dtype=dtype))
+    weight = EightBits.of(draw(outputs, inputs), draw(outputs))
+    first, *others = (at(level, lambda: eight_bits.multiply(numbers, weight)) for level in exact)
+    assert first.isfinite().all() and all(torch.equal(first, other) for other in others)
+
+
+@pytest.mark.parametrize("channels, outputs, stride", [(1, 1, 1), (20, 40, 1), (64, 64, 1), (70, 33, 2)])
+def test_convolutions_of_bytes_are_the_same_at_every_level(channels, outputs, stride, exact, threads):
+    x, weight = 1 + draw(2, channels, 9, 11), EightBits.of(draw(outputs, channels, 3, 3), draw(outputs))
+    first, *others = (at(level, lambda: eight_bits.convolve(x, weight, stride)) for level in exact)
+    assert first.isfinite().all() and all(torch.equal(first, other) for other in others)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("bits", [0x7FC00000, 0x7FC00001, 0x7FFFFFFF, -1])
 def test_nan_of_any_bits_is_passed_on(bits, dtype, level):

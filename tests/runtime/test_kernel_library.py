@@ -22,6 +22,28 @@ def test_the_whole_file_is_opened(tmp_path):
     assert kernels is not None and kernels.processor_level() > 0
 
 
+NEEDS = {  # what the system names of a processor at each level, beside what the lower ones need
+    Level.AVX2: {"avx2", "fma"},
+    Level.AVX512: {"avx512f", "avx512bw", "avx512dq", "avx512vl"},
+    Level.AVX512_VNNI: {"avx512_vnni"},
+    Level.AVX512_BF16: {"avx512_bf16"},
+    Level.AMX: {"amx_tile", "amx_int8"},
+}
+
+
+@built
+def test_the_level_found_is_the_highest_that_the_system_names():
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    named = {name for line in lines if line.startswith("flags") for name in line.partition(":")[2].split()}
+    wanted = Level.PLAIN
+    for each, needed in NEEDS.items():
+        if not needed <= named:
+            break
+        wanted = each
+    kernels = library.library()
+    assert kernels is not None and kernels.processor_level() == wanted
+
+
 @built
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.9, 0.999])
 def test_a_file_that_was_cut_is_not_opened(tmp_path, share):

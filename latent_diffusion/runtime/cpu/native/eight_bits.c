@@ -17,9 +17,6 @@
 
 #include "whole_numbers.h"
 
-#define PANEL 32                 /* outputs whose weights lie together, [inputs / 4][PANEL][4] */
-#define CHUNK 16                 /* inputs laid side by side */
-#define DEPTH 256                /* inputs multiplied at a time */
 #define MOST 192                 /* rows of a block, */
 #define SPACE (1 << 20)          /* and numbers of one */
 #define PIXELS 64                /* rows whose range is found at once */
@@ -117,7 +114,8 @@ int KERNEL(round_to_bytes)(const void *x, uint8_t *numbers, float *scales, int32
     return 0;
 }
 
-/* sums[r][PANEL] (+)= the products of R rows of numbers with one panel's weights */
+/* sums[r][PANEL] (+)= the products of R rows of numbers with one panel's weights; AMX has its own multiply_rows */
+#if !defined(TILES)
 typedef void Multiply(const Number *numbers, int64_t step, const int8_t *weights, int64_t chunks, int32_t *sums,
                       int add);
 #define MULTIPLY(R)                                                                                                    \
@@ -156,13 +154,18 @@ static Multiply *const MULTIPLY_ROWS[TILE_ROWS + 1] = {
     multiply_7, multiply_8, multiply_9, multiply_10, multiply_11, multiply_12,
 #endif
 };
+INLINE void multiply_rows(int64_t rows, const Number *numbers, int64_t step, const int8_t *weights, int64_t chunks,
+                          int32_t *sums, int add) {
+    MULTIPLY_ROWS[rows](numbers, step, weights, chunks, sums, add);
+}
+#endif
 
-INLINE void lay(const uint8_t *from, int64_t depth, Number *to, int64_t step) {
-    for (int64_t c = 0; c < depth; c += CHUNK, to += step)
-        for (int i = 0; i < CHUNK; i++) to[i] = from[c + i];
+/* where the numbers from `c` on, a multiple of CHUNK, of a block's row lie: [c / SIDE_BY_SIDE][block][SIDE_BY_SIDE] */
+INLINE Number *chunk_of(Number *laid, int64_t c, int64_t row, int64_t block) {
+    return laid + (c / SIDE_BY_SIDE * block + row) * SIDE_BY_SIDE + c % SIDE_BY_SIDE;
 }
 
-/* what each of the rows from `first` on is multiplied with: to[tap][chunk][block][CHUNK] */
+/* what each of the rows from `first` on is multiplied with: all channels of a pixel under the kernel, then the next's */
 static void gather_rows(const uint8_t *numbers, const int32_t *zeros, const Product *z, int64_t first, int64_t here,
                         int64_t block, Number *to) {
     int64_t image = z->out_height * z->out_width;
@@ -170,12 +173,15 @@ static void gather_rows(const uint8_t *numbers, const int32_t *zeros, const Prod
         int64_t b = (first + t) / image, row = (first + t) % image / z->out_width, column = (first + t) % z->out_width;
         for (int64_t tap = 0; tap < z->side * z->side; tap++) {
             int64_t y = row * z->stride + z->top + tap / z->side, x = column * z->stride + z->left + tap % z->side;
-            Number *at = to + (tap * z->depth * block) + t * CHUNK;
-            if (y >= 0 && y < z->height && x >= 0 && x < z->width)
-                lay(numbers + ((b * z->height + y) * z->width + x) * z->depth, z->depth, at, block * CHUNK);
-            else /* outside the map is zero, whose number belongs to the image */
-                for (int64_t c = 0; c < z->depth; c += CHUNK)
-                    for (int i = 0; i < CHUNK; i++) at[c * block + i] = (Number)zeros[b];
+            int inside = y >= 0 && y < z->height && x >= 0 && x < z->width;
+            const uint8_t *from = numbers + ((b * z->height + y) * z->width + x) * z->depth;
+            for (int64_t c = 0; c < z->depth; c += CHUNK) {
+                Number *at = chunk_of(to, tap * z->depth + c, t, block);
+                if (inside)
+                    for (int i = 0; i < CHUNK; i++) at[i] = from[c + i];
+                else /* outside the map is zero, whose number belongs to the image */
+                    for (int i = 0; i < CHUNK; i++) at[i] = (Number)zeros[b];
+            }
         }
     }
 }
@@ -246,12 +252,14 @@ int KERNEL(multiply_bytes)(const uint8_t *numbers, const float *row_scales, cons
     int64_t blocks = (rows + block - 1) / block, panels = (z->outputs + PANEL - 1) / PANEL;
     /* few rows and many threads: threads share a block and each takes some of the outputs */
     int64_t shares = blocks < z->threads ? (z->threads < blocks * panels ? z->threads / blocks : panels) : 1;
-    int64_t space = block * (depth * sizeof(Number) + PANEL * sizeof(int32_t));
+    int64_t wide = (depth + SIDE_BY_SIDE - 1) / SIDE_BY_SIDE * SIDE_BY_SIDE;
+    int64_t space = block * (wide * sizeof(Number) + PANEL * sizeof(int32_t));
     char *scratch = aligned_alloc(64, (z->threads * space + 63) / 64 * 64);
     if (!scratch) return 1;
     _Pragma("omp parallel num_threads(z->threads)") {
         int32_t *sums = (int32_t *)(scratch + omp_get_thread_num() * space);
         Number *laid = (Number *)(sums + block * PANEL);
+        begin_products();
         _Pragma("omp for schedule(dynamic, 1)") for (int64_t i = 0; i < blocks * shares; i++) {
             int64_t first = i / shares * block, share = i % shares;
             int64_t here = rows - first < block ? rows - first : block;
@@ -263,8 +271,8 @@ int KERNEL(multiply_bytes)(const uint8_t *numbers, const float *row_scales, cons
                     int64_t chunks = (depth - c < DEPTH ? depth - c : DEPTH) / CHUNK;
                     for (int64_t t = 0; t < here; t += TILE_ROWS) {
                         int64_t tile = here - t < TILE_ROWS ? here - t : TILE_ROWS;
-                        MULTIPLY_ROWS[tile](laid + c * block + t * CHUNK, block * CHUNK,
-                                            weights + (p * depth + c) * PANEL, chunks, sums + t * PANEL, c > 0);
+                        multiply_rows(tile, chunk_of(laid, c, t, block), block * SIDE_BY_SIDE,
+                                      weights + (p * depth + c) * PANEL, chunks, sums + t * PANEL, c > 0);
                         if (c + DEPTH >= depth)
                             (z->bfloat16 ? finish_bf16 : finish_f32)(sums + t * PANEL, first + t, tile, row_scales, zeros,
                                                                      &panel, o, z);
@@ -272,6 +280,7 @@ int KERNEL(multiply_bytes)(const uint8_t *numbers, const float *row_scales, cons
                 }
             }
         }
+        end_products();
     }
     free(scratch);
     return 0;

@@ -37,6 +37,7 @@ class Level(IntEnum):
     AVX512 = 3
     AVX512_VNNI = 4
     AVX512_BF16 = 5
+    AMX = 6
 
 
 ALLOWED = {each.name.lower(): each for each in Level if each}

@@ -1,7 +1,7 @@
 /* Sums of products of whole numbers, four inputs at a time, for each level of processor: 0 .. 255 times -127 .. 127.
  *
- * All sums are exact, so that every level gives the same ones. AVX-512 VNNI multiplies the bytes themselves. The other
- * levels multiply 16-bit numbers: products of bytes summed in 16 bits (vpmaddubsw) would overflow.
+ * All sums are exact, so that every level gives the same ones. AMX and AVX-512 VNNI multiply the bytes themselves. The
+ * other levels multiply 16-bit numbers: products of bytes summed in 16 bits (vpmaddubsw) would overflow.
  *
  * Sums hold OUTPUTS outputs. two_sums writes those of two of them, in order.
  */
@@ -10,7 +10,12 @@
 
 #include "vectors.h"
 
-#if defined(__AVX512VNNI__)
+#define PANEL 32 /* outputs whose weights lie together, [inputs / 4][PANEL][4] */
+#define CHUNK 16 /* inputs are rounded up to it */
+
+#if defined(__AMX_INT8__)
+#include "whole_numbers_amx.h"
+#elif defined(__AVX512VNNI__)
 typedef uint8_t Number;
 typedef __m512i Sums, Numbers, Weights;
 #define OUTPUTS 16
@@ -94,4 +99,11 @@ INLINE void two_sums(int32_t *out, Sums a, Sums b, int add) {
         out[8 + o] = b.sum[o] + (add ? out[8 + o] : 0);
     }
 }
+#endif
+
+#if !defined(TILES)
+#define SIDE_BY_SIDE CHUNK /* numbers of a row that lie together when it is multiplied */
+#define DEPTH 256          /* inputs multiplied at a time */
+INLINE void begin_products(void) {}
+INLINE void end_products(void) {}
 #endif
