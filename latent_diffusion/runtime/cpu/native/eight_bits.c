@@ -165,7 +165,23 @@ INLINE Number *chunk_of(Number *laid, int64_t c, int64_t row, int64_t block) {
     return laid + (c / SIDE_BY_SIDE * block + row) * SIDE_BY_SIDE + c % SIDE_BY_SIDE;
 }
 
-/* what each of the rows from `first` on is multiplied with: all channels of a pixel under the kernel, then the next's */
+INLINE void copy(Number *restrict to, const uint8_t *restrict from, int size) {
+    for (int i = 0; i < size; i++) to[i] = from[i];
+}
+
+/* one pixel's numbers, or where `from` is NULL as many `zero`, from place `at` of a row on; `size` at a time */
+INLINE void lay(const uint8_t *from, int32_t zero, int64_t depth, int64_t at, int64_t row, int64_t block, Number *to,
+                int size) {
+    if (from) {
+        for (int64_t c = 0; c < depth; c += size) copy(chunk_of(to, at + c, row, block), from + c, size);
+    } else {
+        uint8_t same[SIDE_BY_SIDE];
+        memset(same, zero, sizeof same);
+        for (int64_t c = 0; c < depth; c += size) copy(chunk_of(to, at + c, row, block), same, size);
+    }
+}
+
+/* what each of the rows from `first` on is multiplied with: all channels of the pixels under the kernel, in turn */
 static void gather_rows(const uint8_t *numbers, const int32_t *zeros, const Product *z, int64_t first, int64_t here,
                         int64_t block, Number *to) {
     int64_t image = z->out_height * z->out_width;
@@ -174,14 +190,11 @@ static void gather_rows(const uint8_t *numbers, const int32_t *zeros, const Prod
         for (int64_t tap = 0; tap < z->side * z->side; tap++) {
             int64_t y = row * z->stride + z->top + tap / z->side, x = column * z->stride + z->left + tap % z->side;
             int inside = y >= 0 && y < z->height && x >= 0 && x < z->width;
-            const uint8_t *from = numbers + ((b * z->height + y) * z->width + x) * z->depth;
-            for (int64_t c = 0; c < z->depth; c += CHUNK) {
-                Number *at = chunk_of(to, tap * z->depth + c, t, block);
-                if (inside)
-                    for (int i = 0; i < CHUNK; i++) at[i] = from[c + i];
-                else /* outside the map is zero, whose number belongs to the image */
-                    for (int i = 0; i < CHUNK; i++) at[i] = (Number)zeros[b];
-            }
+            /* outside the map is zero, whose number belongs to the image */
+            const uint8_t *from = inside ? numbers + ((b * z->height + y) * z->width + x) * z->depth : NULL;
+            int32_t zero = inside ? 0 : zeros[b];
+            if (z->depth % SIDE_BY_SIDE) lay(from, zero, z->depth, tap * z->depth, t, block, to, CHUNK);
+            else lay(from, zero, z->depth, tap * z->depth, t, block, to, SIDE_BY_SIDE);
         }
     }
 }

@@ -1,7 +1,7 @@
 /* whole_numbers.h for AMX: tiles of 16 rows of 64 bytes, multiplied by the processor's unit for them.
  *
- * Tiles 0 .. 3 hold the sums of 2 x 16 rows and 2 x 16 outputs, 4 and 5 the rows' numbers, 6 and 7 the weights. A tile of
- * weights is a panel's own layout, [16 inputs / 4][16 outputs][4], so weights are packed as for the other levels.
+ * Tiles 0 .. 3 hold the sums of 2 x 16 rows and 2 x 16 outputs, 4 and 5 the rows' numbers, 6 and 7 the weights. A tile
+ * of weights has a panel's own layout, [64 inputs / 4][16 outputs][4], so weights are packed as for the other levels.
  */
 
 #pragma once
