@@ -2,7 +2,7 @@
 
 Weights are rounded with a scale for each output, activations with one for each token, or image where a kernel sums over
 pixels. Which layers stay exact, and why: see `runtime.cpu.eight_bit_layers`. The integer sums are exact, so the numbers
-do not depend on the number of threads, and AVX2, AVX-512 and VNNI give the same. Plain C gives others: it rounds
+do not depend on the number of threads, and AVX2, AVX-512, VNNI and AMX give the same. Plain C gives others: it rounds
 between a product and its sum where inputs are rounded and sums are scaled.
 Reference: Jacob et al. 2018, arXiv:1712.05877.
 """

@@ -165,6 +165,7 @@ INLINE Number *chunk_of(Number *laid, int64_t c, int64_t row, int64_t block) {
     return laid + (c / SIDE_BY_SIDE * block + row) * SIDE_BY_SIDE + c % SIDE_BY_SIDE;
 }
 
+/* the two do not overlap, or it would be byte by byte */
 INLINE void copy(Number *restrict to, const uint8_t *restrict from, int size) {
     for (int i = 0; i < size; i++) to[i] = from[i];
 }
