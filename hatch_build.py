@@ -33,7 +33,7 @@ LEVELS = {  # of the names in `Level` of native/library.py
     "avx512_bf16": [*AVX512, "-mavx512vnni", "-mavx512bf16"],
     "amx": [*AVX512, "-mavx512vnni", "-mavx512bf16", "-mamx-tile", "-mamx-int8"],
 }
-ALONE = dict.fromkeys(("avx512_vnni", "amx"), "eight_bits.c")  # alone gains from it; the others are the lower level's
+ALONE = {"avx512_vnni": "eight_bits.c", "amx": "eight_bits.c"}  # alone gains; the others are those of a lower level
 LEVELS_OF = {"x86_64": list(LEVELS), "aarch64": ["plain"]}
 RECIPES = ("lora.yaml", "finetune.yaml", "inpaint.yaml")  # of configs/, those of `server/training/recipe.py`
 BASE = "abilities.c"  # finds the level: any processor must be able to run it
