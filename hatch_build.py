@@ -1,12 +1,14 @@
-"""Compile the kernels in latent_diffusion/runtime/cpu/native/*.c when the package is built or installed.
+"""Compile the kernels in latent_diffusion/runtime/cpu/native/*.c and put the bundled model's weights together.
 
-Each is compiled once per level of processor, so that one file runs on all of them; a level that the compiler does not
-have is left out. The kernels are optional: without a C compiler the install goes on without them, and so does the
-package. Set LATENT_DIFFUSION_NATIVE=0 to leave them out (when the package runs: to leave them unused), or run this file
-to (re)build them in a source tree.
+Both happen when the package is built or installed, and when this file is run in a source tree. The weights are in
+`hatch_weights.py`. Each kernel is compiled once per level of processor, so that one file runs on all of them; a level
+that the compiler does not have is left out. The kernels are optional: without a C compiler the install goes on without
+them, and so does the package. Set LATENT_DIFFUSION_NATIVE=0 to leave them out (when the package runs: to leave them
+unused).
 """
 
 import hashlib
+import importlib.util
 import os
 import platform
 import shutil
@@ -101,15 +103,29 @@ def _without(reason: str) -> None:
     print(f"latent_diffusion: no compiled kernels: {reason}; torch's own are used", file=sys.stderr)
 
 
-class KernelHook(BuildHookInterface):
-    """Puts kernels and the server's recipes into wheels; an editable install finds them in the source tree."""
+def _weights() -> Any:
+    """Return the module hatch_weights.py: a build has no folder of this file among those that are imported from."""
+    spec = importlib.util.spec_from_file_location("hatch_weights", Path(__file__).with_name("hatch_weights.py"))
+    assert spec is not None and spec.loader is not None, "it lies beside this file"
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class BuildHook(BuildHookInterface):
+    """Puts weights, kernels and the server's recipes into wheels; an editable install has them in the source tree."""
 
     PLUGIN_NAME = "custom"
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Compile, and name the wheel after the platform where that worked."""
+        """Build weights and kernels, and name the wheel after the platform where kernels were compiled.
+
+        Raises:
+            BuildError: the weights cannot be put together.
+        """
         if self.target_name != "wheel":
             return
+        build_data["artifacts"] += map(str, _weights().build_weights())
         if version == "standard":
             recipes = Path("latent_diffusion/server/training/recipes")
             build_data["force_include"] |= {f"configs/{name}": str(recipes / name) for name in RECIPES}
@@ -121,4 +137,4 @@ class KernelHook(BuildHookInterface):
 
 
 if __name__ == "__main__":
-    sys.exit(build() is None)
+    sys.exit(_weights().main() or build() is None)

@@ -4,6 +4,7 @@ import os
 import re
 from pathlib import Path
 
+from latent_diffusion.checkpoint.built import require_built
 from latent_diffusion.checkpoint.files.atomic import moved_aside
 from latent_diffusion.checkpoint.files.links import refuse_broken_link
 from latent_diffusion.errors import CheckpointError
@@ -27,10 +28,12 @@ def locate_model(name: str | os.PathLike[str]) -> Path:
     A bundled name wins over a folder of the same name; write "./emoji" for the folder.
 
     Raises:
-        CheckpointError: neither a bundled name, nor a file, nor a folder with a model_index.json.
+        CheckpointError: neither a bundled name, nor a file, nor a folder with a model_index.json; or a bundled model
+            whose weights are not built.
     """
     names = bundled_models()
     if str(name) in names:
+        require_built(BUNDLED / str(name))
         return BUNDLED / str(name)
     folder = Path(name)
     known = f"bundled models are: {', '.join(names) or 'none'}{nearest(str(name), names)}"
