@@ -1,6 +1,6 @@
 """Whether a model's CLIP tells a true prompt from false ones: texts that carry colours, grounds, counts and places.
 
-    python -m experiments.judge_text latent_diffusion/bundled/emoji runs/emoji/composed/clip/model
+    python -m experiments.judge_text assets/emoji-first runs/emoji/composed/clip/model
 
 Pictures are composed of real ones for the prompts of assets/composition.jsonl, which are never trained on. The prompt
 is searched among itself and those that differ in the value alone (six other colours, seven other places, two other

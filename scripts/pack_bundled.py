@@ -1,8 +1,9 @@
-"""Put a trained model into the package: float16 weights, the CLIP for scores, the record of its training.
+"""Make the first version of the bundled model of trained parts: float16 weights, the CLIP for scores, the record.
 
-    python scripts/pack_bundled.py runs/emoji/unet_broad/model runs/emoji/clip/model latent_diffusion/bundled/emoji
+    python scripts/pack_bundled.py runs/emoji/unet_broad/model runs/emoji/clip/model assets/emoji-first
 
-The card (README.md) of the target folder is kept. Refuses a package over 40 MB.
+The readme of the target folder is kept. Refuses a model over 40 MB. A later version is packed by `pack_changes.py`, as
+changes of this one, which must then be packed again.
 """
 
 import json

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Trains the bundled model on with composed pictures: CLIP and the decoder first, then U-Net and text encoder together.
+# Trains the first version of the bundled model on with composed pictures: CLIP and the decoder first, then U-Net and text
+# encoder together. `python scripts/pack_changes.py FOLDER/unet/model` makes the result the bundled model.
 # Interrupt it when you like; the same command continues from the last checkpoint.
 #   bash scripts/train_composed.sh FOLDER [key=value ...]      overrides go to all runs, for example threads=1
 set -euo pipefail
@@ -8,10 +9,10 @@ runs=${1:?a folder for the runs}
 shift
 [ -d "$runs/clip/model" ] || python -m latent_diffusion.train configs/emoji/composed/clip.yaml output="$runs/clip" "$@"
 [ -d "$runs/decoder/model" ] || python -m latent_diffusion.train configs/emoji/composed/decoder.yaml output="$runs/decoder" "$@"
-if [ ! -d "$runs/start" ]; then  # the shipped model with the new text encoder and decoder
+if [ ! -d "$runs/start" ]; then  # the first version with the new text encoder and decoder
     rm -rf "$runs/start.partial"
     mkdir -p "$runs/start.partial"
-    cp -r latent_diffusion/bundled/emoji/{model_index.json,scheduler,unet} "$runs/start.partial"
+    cp -r assets/emoji-first/{model_index.json,scheduler,unet} "$runs/start.partial"
     cp -r "$runs/decoder/model/vae" "$runs/start.partial"
     cp -r "$runs"/clip/model/{clip,text_encoder,tokenizer} "$runs/start.partial"
     mv "$runs/start.partial" "$runs/start"

@@ -6,7 +6,7 @@ Two parts. The share of held-out pictures whose own caption scores highest among
 concepts in three styles, drawn by the bundled model: the empty prompt guided by CLIP alone at growing scales, and the
 prompt under classifier-free guidance with and without CLIP. Two judges, neither of which is the CLIP that guides: which
 style EfficientNet-Lite0 sees, and the share of pictures whose own prompt scores highest among all that were drawn, by
-the bundled model's CLIP of clean pictures.
+the CLIP of clean pictures of the bundled model's first version.
 """
 
 import argparse
@@ -27,7 +27,6 @@ from experiments.science.pictures import held_out, judge, pictures_of_the_model
 from latent_diffusion import LatentDiffusionPipeline
 from latent_diffusion.checkpoint.folder.clip_folder import load_clip
 from latent_diffusion.checkpoint.folder.latent_clip_folder import load_latent_clip
-from latent_diffusion.checkpoint.locate import locate_model
 from latent_diffusion.data.pictures.images import to_pil
 from latent_diffusion.diffusion.forward import add_noise
 from latent_diffusion.evaluation.features import extract
@@ -36,6 +35,7 @@ from latent_diffusion.evaluation.pictures import Picture, RealPictures
 from latent_diffusion.randomness import normal
 
 PAGE = PAGES / "clip.md"
+JUDGE = "assets/emoji-first"  # its CLIP of clean pictures
 AMONG, BATCH = 64, 24
 ALONE = {f"alone, scale {scale:g}": (0.0, scale) for scale in (0.0, 1.0, 4.0, 16.0)}
 BESIDE = {f"guidance 1.5, scale {scale:g}": (1.5, scale) for scale in (0.0, 4.0)}
@@ -82,7 +82,7 @@ def judged(found: Found, asked: Sequence[Asked], pictures: RealPictures, output:
     """Judge the drawn pictures: right style, and right prompt among all."""
     if all(case in found for case in CASES):
         return
-    (network, gallery), clip = judge(pictures), load_clip(locate_model("emoji"))
+    (network, gallery), clip = judge(pictures), load_clip(JUDGE)
     assert gallery.retrieval is not None
     by_style = {row.style: row for row in gallery.pictures.rows}
     wanted, texts = [by_style[one.picture.style] for one in asked], clip.text_features([q.picture.text for q in asked])

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from latent_diffusion.checkpoint.files.safetensors_file import read_tensors
-from latent_diffusion.checkpoint.folder.clip_folder import from_towers, load_clip, save_clip
+from latent_diffusion.checkpoint.folder.clip_folder import from_towers, load_clip, open_clip, save_clip
 from latent_diffusion.data.bpe import clip_tokenizer, train_byte_pairs
 from latent_diffusion.errors import CheckpointError
 
@@ -95,3 +95,15 @@ def test_damage_is_named(tmp_path):
     shutil.rmtree(tmp_path / "clip")
     with pytest.raises(CheckpointError, match=r"config\.json"):
         load_clip(tmp_path)
+
+
+@torch.no_grad()
+def test_a_model_folder_and_a_clip_folder_open_as_the_same_clip(tmp_path):
+    clip, images = from_towers(*make_towers()), torch.rand(2, 3, 32, 32) * 2 - 1
+    save_clip(clip, tmp_path, dtype=None, whole=True)
+    for folder in (tmp_path, tmp_path / "clip"):
+        again = open_clip(folder)
+        assert torch.allclose(again.image_features(images), clip.image_features(images), atol=1e-6)
+        assert torch.allclose(again.text_features(TEXTS), clip.text_features(TEXTS), atol=1e-6)
+    with pytest.raises(CheckpointError, match="no CLIP"):
+        open_clip(tmp_path / "tokenizer")

@@ -38,13 +38,13 @@ PACKAGE = Path(latent_diffusion.__file__).parent
 
 
 def test_the_package_stays_small():
-    """Its data about 40 MB; what git tracks under 64 MiB."""
-    assert sum(file.stat().st_size for file in (PACKAGE / "bundled").rglob("*") if file.is_file()) < 40_100_000
+    """Its data at most 40 MB; what git tracks under 68 MiB."""
+    assert sum(file.stat().st_size for file in (PACKAGE / "bundled").rglob("*") if file.is_file()) <= 40_000_000
     if not (PACKAGE.parent / ".git").exists() or not shutil.which("git"):
         pytest.skip("no repository here")
     names = subprocess.run(["git", "ls-files", "-z"], cwd=PACKAGE.parent, capture_output=True, check=True).stdout
     files = [PACKAGE.parent / name for name in names.decode().split("\0") if name]
-    assert sum(file.lstat().st_size for file in files if file.is_file()) < 64 * 2**20
+    assert sum(file.lstat().st_size for file in files if file.is_file()) < 68 * 2**20
 
 
 def test_other_tools_read_the_bundled_tokenizer():

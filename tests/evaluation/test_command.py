@@ -4,6 +4,7 @@ import functools
 import json
 import math
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -64,6 +65,15 @@ def test_asks_what_the_model_was_trained_on_and_checks_floors(run, tiny_folder, 
     assert json.loads((tmp_path / "result/evaluation.json").read_text())["settings"]["where"] == {"style": ["outline"]}
 
 
+def test_the_figures_of_a_clip_from_elsewhere(run, capsys, tmp_path):
+    clip = Path(__file__).parents[2] / "assets" / "emoji-first"
+    assert run("--clip", str(clip), "--at-least", "seen.clip=100.1", "-o", str(tmp_path / "result")) == 1
+    assert "check failed: seen.clip is" in capsys.readouterr().err
+    report = json.loads((tmp_path / "result" / "evaluation.json").read_text())
+    assert 0 <= report["seen"]["clip"] <= 100 and 0 <= report["unseen"]["clip_real"] <= 100
+    assert report["settings"]["clip"] == str(clip)
+
+
 def test_composition_measures_its_prompts_alone_and_checks_floors(run, folder, capsys, tmp_path):
     rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
     (folder / "metadata.jsonl").write_text("\n".join(json.dumps({**row, "name": row["family"]}) for row in rows))
@@ -100,6 +110,9 @@ def test_absent_extra_is_one_line(run, capsys, monkeypatch):
         (["--limit", "1"], 2, "--limit"),
         (["--data", "nowhere.zip"], 3, "nowhere.zip"),
         (["--output", "full"], 6, "not empty"),
+        (["--at-least", "seen.clip=50"], 2, "has none; give one, e.g. --clip assets/emoji-first"),
+        (["--clip", "nowhere"], 4, "nowhere: no CLIP"),
+        (["--clip", "nowhere", "--composition", "asked.jsonl"], 2, "--clip has no effect with --composition"),
     ],
 )
 def test_mistakes_are_one_line_with_a_code(run, capsys, tmp_path, monkeypatch, arguments, code, words):

@@ -14,7 +14,7 @@ from torch import Tensor
 from latent_diffusion.checkpoint.files.json_file import read_json, write_json
 from latent_diffusion.checkpoint.files.safetensors_file import read_tensors, write_tensors
 from latent_diffusion.checkpoint.files.weights import Stored, Weights, check_fit
-from latent_diffusion.checkpoint.folder.clip_towers import read_normalisation
+from latent_diffusion.checkpoint.folder.clip_towers import load_towers, read_normalisation
 from latent_diffusion.checkpoint.folder.open_clip_names import TEXT, VISION, from_open_clip
 from latent_diffusion.checkpoint.folder.text_folder import (
     PREFIX,
@@ -30,7 +30,7 @@ from latent_diffusion.models.clip_text import CLIPTextConfig, CLIPTextModel
 from latent_diffusion.models.text_encoder import TextEncoder
 from latent_diffusion.models.tokenizer import Tokenizer
 
-__all__ = ["from_towers", "load_clip", "save_clip"]
+__all__ = ["from_towers", "has_clip", "load_clip", "open_clip", "save_clip"]
 
 WEIGHTS = "model.safetensors"
 VISION_KEYS = (
@@ -163,6 +163,20 @@ def load_clip(folder: Path | str) -> CLIP:
         clip.text_projection.weight.copy_(found["text_projection.weight"])
         clip.logit_scale.copy_(found["logit_scale"].float().exp())
     return clip.eval()
+
+
+def has_clip(folder: Path | str) -> bool:
+    """Return whether a model folder has a CLIP of its own."""
+    return (Path(folder) / "clip").is_dir()
+
+
+def open_clip(folder: Path | str) -> CLIP:
+    """Read a CLIP from a model folder that has one, or from transformers' or open-clip's folder of one.
+
+    Raises:
+        CheckpointError: there is none, a file is missing or damaged, or the parts do not fit together.
+    """
+    return load_clip(folder) if has_clip(folder) else from_towers(*load_towers(folder))
 
 
 def _known(values: dict[str, Any]) -> dict[str, Any]:

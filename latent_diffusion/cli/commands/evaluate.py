@@ -14,6 +14,7 @@ from latent_diffusion.options.model import MachineOptions
 if TYPE_CHECKING:
     from latent_diffusion.evaluation.evaluate import Examined, Settings
     from latent_diffusion.evaluation.pictures import RealPictures
+    from latent_diffusion.models.clip import CLIP
     from latent_diffusion.models.efficientnet_lite import EfficientNetLite0
 
 __all__ = ["evaluate"]
@@ -75,6 +76,16 @@ def evaluate(
             rich_help_panel=ASKED,
         ),
     ] = None,
+    clip: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="CLIP of the CLIP figures: a model folder with clip/ and text_encoder/ (assets/emoji-first), or a "
+            "folder of transformers' CLIPModel.",
+            show_default="the model's own, if it has one",
+            rich_help_panel=ASKED,
+        ),
+    ] = None,
     seed: Annotated[
         int,
         typer.Option(
@@ -119,14 +130,15 @@ def evaluate(
     The autoencoder reconstructs held-out pictures (PSNR, rKID). The model draws prompts of its training set and
     prompts never seen, and each drawing is searched among the real pictures. Name@1 and Name@5: the concept is right.
     Style: the style is right. Joint@1: both are right. KID: distance from the set of real pictures. CLIP: similarity
-    of pictures and prompts in the model's own CLIP. Likelihood: bits of the real pictures' latents by the
-    probability-flow ODE, with and without their captions. The rows below give the figures of real, degraded and
-    copied pictures. Composition: drawings of a colour and a thing, a ground and a thing, counts, pairs and places that
-    were never trained together, judged by measurement. Needs `pip install "latent_diffusion[eval]"`.
+    of pictures and prompts in the model's own CLIP or that of `--clip`, left out where there is none. Likelihood: bits
+    of the real pictures' latents by the probability-flow ODE, with and without their captions. The rows below give the
+    figures of real, degraded and copied pictures. Composition: drawings of a colour and a thing, a ground and a thing,
+    counts, pairs and places that were never trained together, judged by measurement. Needs
+    `pip install "latent_diffusion[eval]"`.
 
     **Examples**
 
-    `latent-diffusion evaluate emoji`
+    `latent-diffusion evaluate emoji --clip assets/emoji-first`
 
     `latent-diffusion evaluate emoji --composition assets/composition.jsonl`
 
@@ -137,7 +149,6 @@ def evaluate(
     floors = _floors(at_least or [])
     given = parse_filters(where or []), parse_filters(where_not or [])
     import latent_diffusion.evaluation.evaluate as examination
-    from latent_diffusion.checkpoint.folder.clip_folder import load_clip
     from latent_diffusion.checkpoint.locate import locate_model
     from latent_diffusion.cli.commands.evaluation_table import print_tables
     from latent_diffusion.cli.picture_files import load_pipeline
@@ -156,15 +167,15 @@ def evaluate(
 
     require_names(floors, FIGURES if composition is None else COMPOSITION_FIGURES)
     place = locate_model(model)
-    recorded = read_trained_on(place)
+    recorded, towers = read_trained_on(place), _clip(place, clip, floors, composition)
     network, pictures = load_efficientnet_lite0(), read_pictures(data)
     folder = _result_folder(output)
     pipe = load_pipeline(model, {"device": device, "dtype": dtype})
-    clip = load_clip(place).to(pipe.device) if (place / "clip").is_dir() else None
+    towers = None if towers is None else towers.to(pipe.device)
     steps = pipe.defaults.num_inference_steps if num_inference_steps is None else num_inference_steps
     scale = pipe.defaults.guidance_scale if guidance_scale is None else guidance_scale
     sampler = sampler or pipe.defaults.sampler
-    examined = examine_pipeline(pipe, place.name, steps=steps, guidance_scale=scale, sampler=sampler, clip=clip)
+    examined = examine_pipeline(pipe, place.name, steps=steps, guidance_scale=scale, sampler=sampler, clip=towers)
     asked = examination.Settings(
         prompts=prompts,
         images_per_prompt=images_per_prompt,
@@ -187,6 +198,7 @@ def evaluate(
         "where_not": dict(asked.where_not),
         "limit": limit,
         "likelihood": likelihood,
+        "clip": None if clip is None else str(clip),
         "seed": seed,
         "num_inference_steps": steps,
         "guidance_scale": scale,
@@ -200,6 +212,29 @@ def evaluate(
     for line in failed:
         typer.echo(f"check failed: {line}", err=True)
     return 1 if failed else 0
+
+
+def _clip(place: Path, clip: Path | None, floors: dict[str, float], composition: Path | None) -> "CLIP | None":
+    """Return the CLIP of the folder `clip`, else of the model's folder `place`; None where there is none.
+
+    Raises:
+        CheckpointError: the CLIP is missing or damaged.
+        ConfigError: a figure of `floors` needs a CLIP that is not there, or a CLIP is given that no figure needs.
+    """
+    from latent_diffusion.checkpoint.folder.clip_folder import has_clip, open_clip
+
+    if composition is not None:
+        if clip is not None:
+            raise ConfigError("--clip has no effect with --composition, whose figures need no CLIP; leave one out")
+        return None
+    if clip is not None or has_clip(place):
+        return open_clip(clip or place)
+    needed = [name for name in floors if name.endswith((".clip", ".clip_real"))]
+    if needed:
+        raise ConfigError(
+            f"--at-least {needed[0]} needs a CLIP, {str(place)!r} has none; give one, e.g. --clip assets/emoji-first"
+        )
+    return None
 
 
 def _compose(
