@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Build the wheel, give it the manylinux tag that auditwheel finds for it, and run its kernels where there is no compiler.
+# Build the wheel, give it the manylinux tag that auditwheel finds for it, run its kernels where there is no compiler, and
+# read the bundled model from it.
 #
 #     scripts/check_wheel.sh FOLDER
 #
@@ -27,6 +28,7 @@ from pathlib import Path
 import torch
 
 import latent_diffusion
+from latent_diffusion.checkpoint.load import load_model
 from latent_diffusion.runtime.cpu.native import eight_bits, library
 
 assert "installed" in latent_diffusion.__file__, latent_diffusion.__file__
@@ -36,6 +38,8 @@ x, weight = torch.randn(5, 64), torch.randn(32, 64)
 found = eight_bits.multiply(eight_bits.rounded(x), eight_bits.EightBits.of(weight, None))
 assert (found - x @ weight.T).norm() < 0.02 * (x @ weight.T).norm()
 openmp = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "omp" in line}
+model = load_model("emoji")
+print(f"{model.name}: {sum(weight.numel() for weight in model.unet.parameters())} weights in the U-Net")
 print(f"kernels: level {library.level().name.lower()}, OpenMP of {openmp}, without a compiler")
 CHECK
 echo "$wheel"

@@ -2,9 +2,9 @@
 
     python scripts/pack_changes.py NEW_FOLDER [--unit .0024]
 
-NEW_FOLDER is a model folder like that of the first version, assets/emoji-first. Two files hold all of it that the
-repository needs, assets/emoji-changes.safetensors.z and latent_diffusion/bundled/emoji/weights.json; the built weights
-are put together from them (`hatch_weights.py`), here too.
+NEW_FOLDER is a model folder like that of the first version, assets/emoji-first. Three files hold all of it that the
+repository needs: assets/emoji-changes.safetensors.z, and weights.json and training.json of the bundled folder. The built
+weights are put together from them (`hatch_weights.py`), here too.
 
 A change is rounded to a whole number of units, so a built weight is up to half a unit from that of NEW_FOLDER. In a row
 whose largest change is over 127 units, the unit is that change / 127. Judge the built model, not NEW_FOLDER.
@@ -23,12 +23,12 @@ from typing import Any
 import numpy as np
 import torch
 
+sys.path.insert(0, str(Path(__file__).parent.parent))  # hatch_weights.py is not installed
+import hatch_weights as weights
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.folder.diffusers_folder import load_folder, save_folder
 from latent_diffusion.errors import CheckpointError, ConfigError, LatentDiffusionError
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-import hatch_weights as weights
+from latent_diffusion.evaluation.trained_on import RECORD as TRAINING
 
 Arrays = dict[str, np.ndarray]
 
@@ -135,6 +135,8 @@ def pack(folder: Path, unit: float, root: Path = weights.ROOT) -> None:
     weights.write(root / weights.CHANGES, file)
     record = json.dumps({"changes": weights.digest(file), "files": files}, indent=1) + "\n"
     weights.write(root / weights.BUILT / weights.RECORD, record.encode())
+    if (folder / TRAINING).is_file():  # what `evaluate` asks follows from it
+        weights.write(root / weights.BUILT / TRAINING, weights.read(folder / TRAINING))
     weights.build_weights(root)
     built = arrays_of(root / weights.BUILT)
     count = sum(array.size for name, array in found.items() if not name.endswith(weights.UNIT))

@@ -94,6 +94,7 @@ def tree(tmp_path, tiny_folder):
         for weight in (*parts.unet.parameters(), *parts.text_encoder.parameters()):
             weight.add_(torch.randn_like(weight), alpha=0.003)
     save_folder(parts, new, torch.float16)
+    (new / "training.json").write_text('{"step": 7}\n')
     return root, new
 
 
@@ -108,6 +109,7 @@ def test_a_model_goes_through_its_changes(tree, capsys):
     assert said.count("\n") == 2 and "bits for each of" in said and "of the change" in said
     record = json.loads((root / weights.BUILT / weights.RECORD).read_text())
     require_built(root / weights.BUILT)
+    assert (root / weights.BUILT / "training.json").read_text() == '{"step": 7}\n'
     for name, file in built(root).items():
         found, wanted, old = (read_tensors(place) for place in (file, new / name, root / weights.FIRST / name))
         arrays = [{key: tensor.numpy() for key, tensor in tensors.items()} for tensors in (found, wanted, old)]
