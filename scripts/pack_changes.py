@@ -3,8 +3,8 @@
     python scripts/pack_changes.py NEW_FOLDER [--unit .0024]
 
 NEW_FOLDER is a model folder like that of the first version, assets/emoji-first. Three files hold all of it that the
-repository needs: assets/emoji-changes.safetensors.z, and weights.json and training.json of the bundled folder. The built
-weights are put together from them (`hatch_weights.py`), here too.
+repository needs: assets/emoji-changes.safetensors.z, and weights.json and training.json of the bundled folder. The
+built weights are put together from them (`hatch_weights.py`), here too.
 
 A change is rounded to a whole number of units, so a built weight is up to half a unit from that of NEW_FOLDER. In a row
 whose largest change is over 127 units, the unit is that change / 127. Judge the built model, not NEW_FOLDER.
