@@ -65,7 +65,7 @@ def packed(changes: Mapping[str, np.ndarray]) -> bytes:
     """Return the file of the changes: safetensors in two zlib streams, header and units, then the steps.
 
     The steps are coded by Huffman codes alone, which come nearest to the entropy of such noise: 2.39 bits for 2.34,
-    where bz2 takes 2.68 and lzma 2.59.
+    where bz2 takes 2.68 and lzma 2.58 at best.
     """
     header: dict[str, Any] = {}
     data: dict[str, bytearray] = {"F32": bytearray(), "I8": bytearray()}
