@@ -158,6 +158,7 @@ def main() -> int:
         for name in tracked.splitlines():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, copy / name)
+        subprocess.run([sys.executable, "hatch_weights.py"], cwd=copy, check=True, stdout=subprocess.DEVNULL)
         for area in areas:
             tests = [name for name in AREAS[area][1] if (ROOT / name).exists()]
             for path, source, old, new in mutants(area, arguments.count // len(areas), arguments.seed):

@@ -3,7 +3,7 @@
 usage: python scripts/run_matrix.py FOLDER [--only NAME]... [-- PYTEST ARGUMENTS]
 
 FOLDER keeps the environments (3 to 7 GB each) and the log of each run. It needs uv (https://docs.astral.sh/uv/). Run
-`python hatch_build.py` before, which compiles the kernels in C.
+`python hatch_build.py` before, which compiles the kernels in C and puts the bundled model's weights together.
 """
 
 import argparse
