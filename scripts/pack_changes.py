@@ -1,13 +1,14 @@
 """Write a new version of the bundled model as changes of the first one's weights, in about an eighth of their size.
 
-    python scripts/pack_changes.py NEW_FOLDER [--unit .0024]
+    python scripts/pack_changes.py NEW_FOLDER [--unit 1]
 
 NEW_FOLDER is a model folder like that of the first version, assets/emoji-first. Three files hold all of it that the
 repository needs: assets/emoji-changes.safetensors.z, and weights.json and training.json of the bundled folder. The
 built weights are put together from them (`hatch_weights.py`), here too.
 
-A change is rounded to a whole number of units, so a built weight is up to half a unit from that of NEW_FOLDER. In a row
-whose largest change is over 127 units, the unit is that change / 127. Judge the built model, not NEW_FOLDER.
+A change is rounded to a whole number of units, those of linear layers and convolutions so that their outputs stay near
+(`rounding.py`), which is judged on training pictures. The unit of a tensor is --unit times the root mean square of its
+changes, at most .015; in a row whose largest change is over 127 units it is that change / 127. Judge the built model.
 """
 
 import argparse
@@ -28,13 +29,24 @@ import hatch_weights as weights
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.folder.diffusers_folder import load_folder, save_folder
 from latent_diffusion.errors import CheckpointError, ConfigError, LatentDiffusionError
+from latent_diffusion.evaluation.pictures import read_pictures, select
 from latent_diffusion.evaluation.trained_on import RECORD as TRAINING
+from latent_diffusion.evaluation.trained_on import read_trained_on
+from scripts.rounding import LARGEST, Moments, input_moments, rounded
+
+PICTURES, SIDE = "assets/emoji-128.zip", 64
+COARSEST = 0.015  # unit of a tensor; its weights are as large as those of others, however much they changed
+EVERY = 32  # of the training pictures: 88 of 2,809
 
 Arrays = dict[str, np.ndarray]
 
 
-def changes_of(first: Mapping[str, np.ndarray], new: Mapping[str, np.ndarray], unit: float) -> Arrays:
+def changes_of(
+    first: Mapping[str, np.ndarray], new: Mapping[str, np.ndarray], unit: float, moments: Moments | None = None
+) -> Arrays:
     """Return what makes `new` of `first`, both float16: int8 steps and float32 units of each tensor that differs.
+
+    Weights with `moments` of their layer's inputs are rounded together, each other one to the nearest step.
 
     Raises:
         CheckpointError: another tensor or shape, a value that is no finite number, or nothing that differs.
@@ -52,12 +64,17 @@ def changes_of(first: Mapping[str, np.ndarray], new: Mapping[str, np.ndarray], u
         if not np.isfinite(change).all():
             raise CheckpointError(f"{name}: a weight is no finite number; train again from an earlier checkpoint")
         rows = change.reshape(len(old) if old.ndim > 1 else 1, -1)
-        units = np.maximum(np.float32(unit), np.abs(rows).max(1) / np.float32(127))
-        steps = np.clip(np.rint(rows / units[:, None]), -127, 127).astype(np.int8)
-        if steps.any():
-            found[name], found[name + weights.UNIT] = steps.reshape(old.shape), units
+        if not rows.any():
+            continue
+        step = np.float32(min(unit * float(np.sqrt(np.mean(rows.astype(np.float64) ** 2))), COARSEST))
+        units = np.maximum(step, np.abs(rows).max(1) / np.float32(LARGEST))
+        if moments and name in moments:
+            steps = rounded(torch.from_numpy(rows), torch.from_numpy(units), moments[name]).numpy()
+        else:
+            steps = np.rint(rows / units[:, None]).clip(-LARGEST, LARGEST).astype(np.int8)
+        found[name], found[name + weights.UNIT] = steps.reshape(old.shape), units
     if not found:
-        raise CheckpointError(f"no weight of the new model is half a unit of {unit:g} away from the first version's")
+        raise CheckpointError("no weight of the new model differs from the first version's: nothing to pack")
     return found
 
 
@@ -125,7 +142,7 @@ def pack(folder: Path, unit: float, root: Path = weights.ROOT) -> None:
         save_folder(new, Path(place) / "model", torch.float16)
         wanted = arrays_of(Path(place) / "model")
     old = arrays_of(root / weights.FIRST)
-    found = changes_of(old, wanted, unit)
+    found = changes_of(old, wanted, unit, _moments(folder))
     file = packed(found)
     made = {
         name: weights.put_together(weights.read(root / weights.FIRST / name), found, part, weights.digest(file))
@@ -145,6 +162,13 @@ def pack(folder: Path, unit: float, root: Path = weights.ROOT) -> None:
     print(f"root mean square error {error:.3g}, {error / change:.4f} of the change")
 
 
+def _moments(folder: Path) -> Moments:
+    """Return the moments of the inputs of all layers for some of the model's training pictures."""
+    pictures = read_pictures(weights.ROOT / PICTURES)
+    rows = [row for row in select(pictures.rows, read_trained_on(folder).where) if row.split == "train"][::EVERY]
+    return input_moments(load_folder(folder), pictures.load(rows, SIDE), [row.text for row in rows])
+
+
 def distance(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> float:
     """Return the root mean square difference of two models' weights."""
     total = sum(float(((one[name].astype(np.float64) - other[name]) ** 2).sum()) for name in one)
@@ -155,7 +179,9 @@ def main() -> int:
     """Read the command line; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", type=Path, metavar="NEW_FOLDER", help="model folder")
-    parser.add_argument("--unit", type=float, default=0.0024, help="step of the changes")
+    parser.add_argument(
+        "--unit", type=float, default=1.0, help="unit of a tensor over the root mean square of its changes (default 1)"
+    )
     given = parser.parse_args()
     try:
         pack(given.folder, given.unit)
