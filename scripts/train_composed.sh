@@ -9,12 +9,10 @@ runs=${1:?a folder for the runs}
 shift
 [ -d "$runs/clip/model" ] || python -m latent_diffusion.train configs/emoji/composed/clip.yaml output="$runs/clip" "$@"
 [ -d "$runs/decoder/model" ] || python -m latent_diffusion.train configs/emoji/composed/decoder.yaml output="$runs/decoder" "$@"
-if [ ! -d "$runs/start" ]; then  # the first version with the new text encoder and decoder
+if [ ! -d "$runs/start" ]; then  # the first version with the new decoder and text encoder, whose states its U-Net reads
     rm -rf "$runs/start.partial"
-    mkdir -p "$runs/start.partial"
-    cp -r assets/emoji-first/{model_index.json,scheduler,unet} "$runs/start.partial"
-    cp -r "$runs/decoder/model/vae" "$runs/start.partial"
-    cp -r "$runs"/clip/model/{clip,text_encoder,tokenizer} "$runs/start.partial"
+    python scripts/fold_text_states.py assets/emoji-first "$runs/clip/model" assets/emoji-128.zip "$runs/start.partial"
+    cp "$runs"/decoder/model/vae/* "$runs/start.partial/vae"
     mv "$runs/start.partial" "$runs/start"
 fi
 python -m latent_diffusion.train configs/emoji/composed/unet.yaml output="$runs/unet" objective.init="$runs/start" "$@"
