@@ -6,9 +6,9 @@ NEW_FOLDER is a model folder like that of the first version, assets/emoji-first.
 repository needs: assets/emoji-changes.safetensors.z, and weights.json and training.json of the bundled folder. The
 built weights are put together from them (`hatch_weights.py`), here too.
 
-A change is rounded to a whole number of units, those of linear layers and convolutions so that their outputs stay near
-(`rounding.py`), which is judged on training pictures. The unit of a tensor is --unit times the root mean square of its
-changes, at most .015; in a row whose largest change is over 127 units it is that change / 127. Judge the built model.
+A change is rounded to a whole number of units so that what the networks compute on training pictures stays near
+(`rounding.py`). Units are --unit times the root mean square of the changes in the geometric mean over all weights; in a
+row whose largest change is over 127 units it is that change / 127. Judge the built model.
 """
 
 import argparse
@@ -32,21 +32,29 @@ from latent_diffusion.errors import CheckpointError, ConfigError, LatentDiffusio
 from latent_diffusion.evaluation.pictures import read_pictures, select
 from latent_diffusion.evaluation.trained_on import RECORD as TRAINING
 from latent_diffusion.evaluation.trained_on import read_trained_on
-from scripts.rounding import LARGEST, Moments, input_moments, rounded
+from scripts.rounding import LARGEST, Moments, input_moments, output_gradients, rounded, units_of
 
 PICTURES, SIDE = "assets/emoji-128.zip", 64
-COARSEST = 0.015  # unit of a tensor; its weights are as large as those of others, however much they changed
 EVERY = 32  # of the training pictures: 88 of 2,809
 
 Arrays = dict[str, np.ndarray]
 
 
 def changes_of(
-    first: Mapping[str, np.ndarray], new: Mapping[str, np.ndarray], unit: float, moments: Moments | None = None
+    first: Mapping[str, np.ndarray],
+    new: Mapping[str, np.ndarray],
+    share: float,
+    gradients: Mapping[str, float] | None = None,
+    moments: Moments | None = None,
 ) -> Arrays:
     """Return what makes `new` of `first`, both float16: int8 steps and float32 units of each tensor that differs.
 
-    Weights with `moments` of their layer's inputs are rounded together, each other one to the nearest step.
+    Args:
+        first: the first version's weights.
+        new: those of the new one.
+        share: units over the root mean square of changes; see `rounding.units_of`, also for the gradients.
+        gradients: of the networks' outputs.
+        moments: of layers' inputs: the weights of such a layer are rounded together, all others to the nearest step.
 
     Raises:
         CheckpointError: another tensor or shape, a value that is no finite number, or nothing that differs.
@@ -58,23 +66,27 @@ def changes_of(
             f"{name}: shape {shapes[1].get(name, 'absent')} in the new model, {shapes[0].get(name, 'absent')} in the "
             "first version; only changes of the same tensors are packed"
         )
-    found: Arrays = {}
-    for name, old in first.items():
-        change = new[name].astype(np.float32) - old.astype(np.float32)
+    changes = {name: new[name].astype(np.float32) - old.astype(np.float32) for name, old in first.items()}
+    for name, change in changes.items():
         if not np.isfinite(change).all():
             raise CheckpointError(f"{name}: a weight is no finite number; train again from an earlier checkpoint")
-        rows = change.reshape(len(old) if old.ndim > 1 else 1, -1)
-        if not rows.any():
-            continue
-        step = np.float32(min(unit * float(np.sqrt(np.mean(rows.astype(np.float64) ** 2))), COARSEST))
-        units = np.maximum(step, np.abs(rows).max(1) / np.float32(LARGEST))
+    changes = {name: change for name, change in changes.items() if change.any()}
+    if not changes:
+        raise CheckpointError("no weight of the new model differs from the first version's: nothing to pack")
+    sizes = {
+        name: (change.size, float(np.sqrt(np.mean(np.square(change, dtype=np.float64)))))
+        for name, change in changes.items()
+    }
+    found: Arrays = {}
+    for name, unit in units_of(sizes, gradients or {}, share).items():
+        change = changes[name]
+        rows = change.reshape(len(change) if change.ndim > 1 else 1, -1)
+        units = np.maximum(np.float32(unit), np.abs(rows).max(1) / np.float32(LARGEST))
         if moments and name in moments:
             steps = rounded(torch.from_numpy(rows), torch.from_numpy(units), moments[name]).numpy()
         else:
             steps = np.rint(rows / units[:, None]).clip(-LARGEST, LARGEST).astype(np.int8)
-        found[name], found[name + weights.UNIT] = steps.reshape(old.shape), units
-    if not found:
-        raise CheckpointError("no weight of the new model differs from the first version's: nothing to pack")
+        found[name], found[name + weights.UNIT] = steps.reshape(change.shape), units
     return found
 
 
@@ -128,21 +140,21 @@ def require_same_kind(first: Components, new: Components) -> None:
             raise CheckpointError(f"{part}: {', '.join(fields)} differ from the first version's; changes need the same")
 
 
-def pack(folder: Path, unit: float, root: Path = weights.ROOT) -> None:
+def pack(folder: Path, share: float, root: Path = weights.ROOT) -> None:
     """Write changes and weights.json of the model in `folder`, build its weights, and print size and error.
 
     Raises:
-        LatentDiffusionError: the folder is damaged, or no new version of the bundled model; or `unit` is not positive.
+        LatentDiffusionError: the folder is damaged, or no new version of the bundled model; or `share` is not positive.
     """
-    if not unit > 0:
-        raise ConfigError(f"--unit {unit:g} must be above 0")
+    if not share > 0:
+        raise ConfigError(f"--unit {share:g} must be above 0")
     first, new = load_folder(root / weights.FIRST, torch.float16), load_folder(folder, torch.float16)
     require_same_kind(first, new)
     with tempfile.TemporaryDirectory() as place:
         save_folder(new, Path(place) / "model", torch.float16)
         wanted = arrays_of(Path(place) / "model")
     old = arrays_of(root / weights.FIRST)
-    found = changes_of(old, wanted, unit, _moments(folder))
+    found = changes_of(old, wanted, share, *_sensitivity(folder))
     file = packed(found)
     made = {
         name: weights.put_together(weights.read(root / weights.FIRST / name), found, part, weights.digest(file))
@@ -162,11 +174,12 @@ def pack(folder: Path, unit: float, root: Path = weights.ROOT) -> None:
     print(f"root mean square error {error:.3g}, {error / change:.4f} of the change")
 
 
-def _moments(folder: Path) -> Moments:
-    """Return the moments of the inputs of all layers for some of the model's training pictures."""
-    pictures = read_pictures(weights.ROOT / PICTURES)
+def _sensitivity(folder: Path) -> tuple[dict[str, float], Moments]:
+    """Return gradients of outputs and moments of inputs for some of the model's training pictures."""
+    pictures, model = read_pictures(weights.ROOT / PICTURES), load_folder(folder)
     rows = [row for row in select(pictures.rows, read_trained_on(folder).where) if row.split == "train"][::EVERY]
-    return input_moments(load_folder(folder), pictures.load(rows, SIDE), [row.text for row in rows])
+    images, captions = pictures.load(rows, SIDE), [row.text for row in rows]
+    return output_gradients(model, images, captions), input_moments(model, images, captions)
 
 
 def distance(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> float:
@@ -180,7 +193,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", type=Path, metavar="NEW_FOLDER", help="model folder")
     parser.add_argument(
-        "--unit", type=float, default=1.0, help="unit of a tensor over the root mean square of its changes (default 1)"
+        "--unit", type=float, default=1.0, help="units over the root mean square of changes (default 1)"
     )
     given = parser.parse_args()
     try:

@@ -1,10 +1,14 @@
-"""Round the changes of weights so that the outputs of layers, not the weights, stay near (GPTQ).
+"""Round the changes of weights so that what the networks compute, not the weights, stays near.
 
-The error of a rounded weight is made up for by those weights of its row that are not rounded yet, as the second moments
-of the layer's inputs allow. Reference: Frantar et al. 2022, arXiv:2210.17323, algorithm 1.
+Two parts. Units: rounded to units u, the n weights of a tensor move the outputs by about n u^2 g^2 / 12 in square, with
+g^2 the mean square of the outputs' gradients at the tensor, and take n log2(1 / u) bits and a constant. At a given
+number of bits all tensors together move the outputs least where each u is in proportion to 1 / g. Rounding (GPTQ): the
+error of a rounded weight is made up for by those weights of its row that are not rounded yet, as the second moments of
+the layer's inputs allow; Frantar et al. 2022, arXiv:2210.17323, algorithm 1.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +19,8 @@ from latent_diffusion.checkpoint.components import Components
 DAMPING = 0.01  # added to the diagonal of the moments, as a share of its mean
 BLOCK = 128  # columns whose errors reach the later ones in one product
 ROWS = 1024  # inputs that a layer's moments take of each batch: tokens, or places of a feature map
+FEW = 8  # pictures whose gradients are added before they are squared
+WIDEST = 3.0  # unit of a tensor over its changes: what training pictures do not show may need them
 LARGEST = 127  # of a step: int8
 
 Moments = dict[str, Tensor]
@@ -52,6 +58,56 @@ def input_moments(model: Components, pictures: Tensor, captions: Sequence[str], 
     for hook in watched:
         hook.remove()
     return found
+
+
+def output_gradients(model: Components, pictures: Tensor, captions: Sequence[str]) -> dict[str, float]:
+    """Return for each weight the root mean square gradient of its network's outputs, over their norm.
+
+    The U-Net's outputs are predictions at levels drawn for each picture, to which the text encoder contributes; the
+    decoder's are pictures. A product with noise stands for all outputs: its gradients have the same mean square.
+    Weights that no output depends on are left out. Arguments as for `input_moments`.
+    """
+    generator = torch.Generator().manual_seed(0)
+    text = model.text_encoder.towers[0].model
+    networks = {"unet/": model.unet, "text_encoder/text_model.": text, "vae/": model.autoencoder}
+    weights = {f"{start}{name}": weight for start, net in networks.items() for name, weight in net.named_parameters()}
+    squares = dict.fromkeys(weights, 0.0)
+    frozen = [weight for weight in weights.values() if not weight.requires_grad]
+    for weight in frozen:
+        weight.requires_grad_(True)
+    for start in range(0, len(captions), FEW):
+        with torch.no_grad():
+            latents = model.autoencoder.to_latents(pictures[start : start + FEW])
+        t = torch.randint(0, model.schedule.num_train_timesteps, (len(latents),), generator=generator)
+        alpha, sigma = (x.float().view(-1, 1, 1, 1) for x in model.schedule.alpha_sigma(t))
+        noised = alpha * latents + sigma * torch.randn(latents.shape, generator=generator)
+        projected = model.unet.project(model.text_encoder(captions[start : start + FEW]))
+        for output in (model.unet(noised, t, projected), model.autoencoder.to_images(latents)):
+            probe = torch.randn(output.shape, generator=generator) / output.detach().norm()
+            made = torch.autograd.grad((output * probe).sum(), list(weights.values()), allow_unused=True)
+            for name, gradient in zip(weights, made, strict=True):
+                squares[name] += 0.0 if gradient is None else float(gradient.square().mean())
+    for weight in frozen:
+        weight.requires_grad_(False)
+    return {name: square**0.5 for name, square in squares.items() if square}
+
+
+def units_of(sizes: Mapping[str, tuple[int, float]], gradients: Mapping[str, float], share: float) -> dict[str, float]:
+    """Return the unit of each tensor: in proportion to 1 / gradient, `share` of the changes in the geometric mean.
+
+    Args:
+        sizes: number and root mean square of each tensor's changes, above zero.
+        gradients: of `output_gradients`; a tensor without one has `share` of its own changes.
+        share: the larger, the smaller the file.
+    """
+    known = {name: size for name, size in sizes.items() if name in gradients}
+    count = sum(number for number, _ in known.values())
+    logs = sum(number * math.log(change * gradients[name]) for name, (number, change) in known.items())
+    constant = math.exp(logs / count) if count else 1.0
+    return {
+        name: share * (min(constant / gradients[name], WIDEST * change) if name in gradients else change)
+        for name, (_, change) in sizes.items()
+    }
 
 
 def _adds(found: Moments, name: str, generator: torch.Generator) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:

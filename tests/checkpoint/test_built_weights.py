@@ -18,8 +18,8 @@ from latent_diffusion.checkpoint.folder.diffusers_folder import load_folder, sav
 from latent_diffusion.cli.main import main
 from latent_diffusion.errors import CheckpointError, ConfigError
 from latent_diffusion.models.unet import UNet
-from scripts.pack_changes import COARSEST, arrays_of, changes_of, distance, pack, packed
-from scripts.rounding import input_moments, rounded
+from scripts.pack_changes import arrays_of, changes_of, distance, pack, packed
+from scripts.rounding import WIDEST, input_moments, output_gradients, rounded, units_of
 
 UNIT = 0.25  # of a tensor's changes, root mean square
 ROOT = Path(__file__).parents[2]
@@ -34,14 +34,15 @@ def test_a_change_is_rounded_to_units_of_its_row():
     first = {"a/plain": some(4, 3, 2), "a/line": some(9), "a/large": some(2, 50), "a/same": some(5), "a/one": some()}
     change = {name: some(*old.shape, scale=0.01, seed=1) for name, old in first.items()}
     change["a/same"] *= 0
-    change["a/large"][1] *= 1000  # above 127 of the coarsest units
     change["a/line"][0] = 2
     new = {name: first[name] + change[name] for name in first}
     found = changes_of(first, new, UNIT)
     assert "a/same" not in found and "a/same:unit" not in found
-    assert found["a/plain:unit"] == pytest.approx(UNIT * change["a/plain"].astype(np.float64).std(), rel=0.1)
-    assert found["a/line:unit"].shape == (1,) and found["a/line:unit"] == pytest.approx(2 / 127, rel=1e-2)
-    assert found["a/large:unit"][0] == np.float32(COARSEST) < found["a/large:unit"][1]
+    for name, rows in (("a/plain", 4), ("a/line", 1)):
+        apart = new[name].astype(np.float64) - first[name]
+        assert found[f"{name}:unit"] == pytest.approx(np.full(rows, UNIT * np.sqrt(np.mean(apart**2))))
+    fine = changes_of(first, new, 1e-4)["a/large:unit"]
+    assert fine == pytest.approx(np.abs(change["a/large"]).max(1) / 127, rel=0.05), "int8 holds the largest change"
     for name in ("a/plain", "a/line", "a/large", "a/one"):
         steps, unit = found[name], found[name + ":unit"]
         assert steps.dtype == np.int8 and steps.shape == first[name].shape
@@ -278,3 +279,25 @@ def test_the_moments_of_inputs_are_those_of_the_layers_of_a_model(tiny_folder):
             assert len(moments) == shapes[name][1:].numel()
     weighed = {name for name, array in arrays_of(tiny_folder).items() if array.ndim > 1 and ".embeddings." not in name}
     assert found.keys() == weighed
+
+
+def test_units_are_inverse_to_gradients_and_their_geometric_mean_is_the_share():
+    sizes = {"a": (100, 0.02), "b": (300, 0.01), "free": (50, 0.5)}
+    found = units_of(sizes, {"a": 4.0, "b": 8.0}, 0.5)
+    assert found["a"] / found["b"] == pytest.approx(2)
+    assert 100 * np.log(found["a"] / 0.02) + 300 * np.log(found["b"] / 0.01) == pytest.approx(400 * np.log(0.5))
+    assert found["free"] == 0.25
+    assert units_of(sizes, {"a": 1e-9, "b": 8.0}, 0.5)["a"] == 0.5 * WIDEST * 0.02
+
+
+def test_gradients_are_those_of_all_outputs(tiny_folder):
+    model = load_folder(tiny_folder)
+    model.unet.requires_grad_(False)
+    pictures = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    found = output_gradients(model, pictures, ["a cat", "a dog"])
+    assert "unet/conv_in.weight" in found and not any(name.startswith("vae/encoder") for name in found)
+    bias = model.autoencoder.decoder.conv_out.bias
+    images = model.autoencoder.to_images(model.autoencoder.to_latents(pictures))
+    exact = (images[:, 0].numel()) ** 0.5 / float(images.detach().norm())  # each pixel of a channel moves as its bias
+    assert bias is not None and found["vae/decoder.conv_out.bias"] == pytest.approx(exact, rel=0.9)
+    assert not any(weight.requires_grad for weight in model.unet.parameters()), "as it was"
