@@ -1,6 +1,6 @@
 """Write a new version of the bundled model as changes of the first one's weights, in about an eighth of their size.
 
-    python scripts/pack_changes.py NEW_FOLDER [--unit 1]
+    python scripts/pack_changes.py NEW_FOLDER [--unit 4]
 
 NEW_FOLDER is a model folder like that of the first version, assets/emoji-first. Three files hold all of it that the
 repository needs: assets/emoji-changes.safetensors.z, and weights.json and training.json of the bundled folder. The
@@ -193,7 +193,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", type=Path, metavar="NEW_FOLDER", help="model folder")
     parser.add_argument(
-        "--unit", type=float, default=1.0, help="units over the root mean square of changes (default 1)"
+        "--unit", type=float, default=4.0, help="units over the root mean square of changes (default 4)"
     )
     given = parser.parse_args()
     try:
