@@ -7,6 +7,7 @@ that differs, integers of 8 bits and a unit for each row,
     new = float16(float32(first) + float32(integer) * unit)
 
 computed by numpy in float32, the product rounded before the sum, so that the same bits come out on every machine.
+Integers of at most 7 are kept two in a byte, which halves what their Huffman codes take at least.
 weights.json beside the built files has the SHA-256 of each and of the changes; every digest is checked here, and
 `checkpoint/built.py` compares what loading can afford. Without changes the built weights are the first version's.
 
@@ -15,6 +16,7 @@ Only the standard library and numpy are imported: a build has no more. `scripts/
 
 import hashlib
 import json
+import math
 import os
 import sys
 import zlib
@@ -34,7 +36,8 @@ PARTS = {
     "text_encoder": "text_encoder/model.safetensors",
 }
 UNIT = ":unit"  # ends the name of a tensor's units, float32, one a row; without it, int8, of the tensor's shape
-TYPES = {"F16": "<f2", "F32": "<f4", "I8": "i1"}
+TYPES = {"F16": "<f2", "F32": "<f4", "I8": "i1", "U8": "u1"}
+SMALL = 7  # largest step of two in a byte: 16 (first + 8) + second + 8
 Header = dict[str, Any]
 
 
@@ -84,8 +87,25 @@ def put_together(first: bytes, changes: Mapping[str, np.ndarray], part: str, cha
         steps, unit = changes.get(f"{part}/{name}"), changes.get(f"{part}/{name}{UNIT}")
         if steps is not None and unit is not None:
             start, end = entry["data_offsets"]
-            made[start:end] = moved(tensor(data, entry), steps, unit).tobytes()
+            old = tensor(data, entry)
+            made[start:end] = moved(old, apart(steps, old.shape), unit).tobytes()
     return join(header, bytes(made), {"changes": changed, "format": "pt"})
+
+
+def paired(steps: np.ndarray) -> np.ndarray:
+    """Return steps of at most 7 two in a byte, (ceil(n / 2),) uint8; others as they are."""
+    if np.abs(steps.astype(np.int16)).max(initial=0) > SMALL:
+        return steps
+    numbers = np.append(steps.ravel(), np.zeros(steps.size % 2, np.int8)).astype(np.int16) + SMALL + 1
+    return (16 * numbers[::2] + numbers[1::2]).astype(np.uint8)
+
+
+def apart(steps: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return steps of this shape, int8, whether they are `paired` or not."""
+    if steps.dtype != np.uint8:
+        return steps
+    numbers = np.stack([steps >> 4, steps & 15], axis=1).ravel()[: math.prod(shape)]
+    return (numbers.astype(np.int8) - (SMALL + 1)).reshape(shape)
 
 
 def moved(first: np.ndarray, steps: np.ndarray, unit: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Write a new version of the bundled model as changes of the first one's weights, in about an eighth of their size.
 
-    python scripts/pack_changes.py NEW_FOLDER [--unit 4]
+    python scripts/pack_changes.py NEW_FOLDER [--unit 4] [--only FILE]
 
 NEW_FOLDER is a model folder like that of the first version, assets/emoji-first. Three files hold all of it that the
 repository needs: assets/emoji-changes.safetensors.z, and weights.json and training.json of the bundled folder. The
@@ -97,17 +97,19 @@ def packed(changes: Mapping[str, np.ndarray]) -> bytes:
     where bz2 takes 2.68 and lzma 2.58 at best.
     """
     header: dict[str, Any] = {}
-    data: dict[str, bytearray] = {"F32": bytearray(), "I8": bytearray()}
+    changes = {name: array if name.endswith(weights.UNIT) else weights.paired(array) for name, array in changes.items()}
+    data = {"units": bytearray(), "steps": bytearray()}
     room = sum(4 * array.size for name, array in changes.items() if name.endswith(weights.UNIT))
     for name in sorted(changes):
-        kind, start = ("F32", 0) if name.endswith(weights.UNIT) else ("I8", room)
-        start += len(data[kind])
+        place, start = ("units", 0) if name.endswith(weights.UNIT) else ("steps", room)
+        start += len(data[place])
+        kind = {"float32": "F32", "int8": "I8", "uint8": "U8"}[changes[name].dtype.name]
         raw = changes[name].astype(weights.TYPES[kind]).tobytes()
         header[name] = {"dtype": kind, "shape": list(changes[name].shape), "data_offsets": [start, start + len(raw)]}
-        data[kind] += raw
-    head = zlib.compress(weights.join(header, bytes(data["F32"]), {"format": "pt"}), 9)
+        data[place] += raw
+    head = zlib.compress(weights.join(header, bytes(data["units"]), {"format": "pt"}), 9)
     coder = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS, 9, zlib.Z_HUFFMAN_ONLY)
-    return head + coder.compress(bytes(data["I8"])) + coder.flush()
+    return head + coder.compress(bytes(data["steps"])) + coder.flush()
 
 
 def arrays_of(folder: Path) -> Arrays:
@@ -140,8 +142,10 @@ def require_same_kind(first: Components, new: Components) -> None:
             raise CheckpointError(f"{part}: {', '.join(fields)} differ from the first version's; changes need the same")
 
 
-def pack(folder: Path, share: float, root: Path = weights.ROOT) -> None:
+def pack(folder: Path, share: float, root: Path = weights.ROOT, *, only: Path | None = None) -> None:
     """Write changes and weights.json of the model in `folder`, build its weights, and print size and error.
+
+    With `only` nothing but this file of changes is written: weights that a training goes on from.
 
     Raises:
         LatentDiffusionError: the folder is damaged, or no new version of the bundled model; or `share` is not positive.
@@ -156,6 +160,10 @@ def pack(folder: Path, share: float, root: Path = weights.ROOT) -> None:
     old = arrays_of(root / weights.FIRST)
     found = changes_of(old, wanted, share, *_sensitivity(folder))
     file = packed(found)
+    if only is not None:
+        weights.write(only, file)
+        print(f"{only}: {len(file) / 1e6:.3f} MB")
+        return
     made = {
         name: weights.put_together(weights.read(root / weights.FIRST / name), found, part, weights.digest(file))
         for part, name in weights.PARTS.items()
@@ -195,9 +203,10 @@ def main() -> int:
     parser.add_argument(
         "--unit", type=float, default=4.0, help="units over the root mean square of changes (default 4)"
     )
+    parser.add_argument("--only", type=Path, metavar="FILE", help="write the changes here, and no new version")
     given = parser.parse_args()
     try:
-        pack(given.folder, given.unit)
+        pack(given.folder, given.unit, only=given.only)
     except weights.BuildError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# Trains the first version of the bundled model on with composed pictures: CLIP and the decoder first, then U-Net and text
-# encoder together. `python scripts/pack_changes.py FOLDER/unet/model` makes the result the bundled model.
+# Trains the bundled model on with composed pictures: CLIP and the decoder first, then the U-Net.
 # Interrupt it when you like; the same command continues from the last checkpoint.
 #   bash scripts/train_composed.sh FOLDER [key=value ...]      overrides go to all runs, for example threads=1
+# To go on from the weights of an unfinished training that the repository has, make FOLDER/start of them first:
+#   python scripts/unpack_changes.py assets/emoji-unfinished.safetensors.z FOLDER/start
 set -euo pipefail
 cd "$(dirname "$0")/.."
 runs=${1:?a folder for the runs}
 shift
-[ -d "$runs/clip/model" ] || python -m latent_diffusion.train configs/emoji/composed/clip.yaml output="$runs/clip" "$@"
-[ -d "$runs/decoder/model" ] || python -m latent_diffusion.train configs/emoji/composed/decoder.yaml output="$runs/decoder" "$@"
 if [ ! -d "$runs/start" ]; then  # the first version with the new decoder and text encoder, whose states its U-Net reads
+    [ -d "$runs/clip/model" ] || python -m latent_diffusion.train configs/emoji/composed/clip.yaml output="$runs/clip" "$@"
+    [ -d "$runs/decoder/model" ] || python -m latent_diffusion.train configs/emoji/composed/decoder.yaml output="$runs/decoder" "$@"
     rm -rf "$runs/start.partial"
     python scripts/fold_text_states.py assets/emoji-first "$runs/clip/model" assets/emoji-128.zip "$runs/start.partial"
     cp "$runs"/decoder/model/vae/* "$runs/start.partial/vae"

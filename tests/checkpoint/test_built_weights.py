@@ -20,6 +20,7 @@ from latent_diffusion.errors import CheckpointError, ConfigError
 from latent_diffusion.models.unet import UNet
 from scripts.pack_changes import arrays_of, changes_of, distance, pack, packed
 from scripts.rounding import WIDEST, input_moments, output_gradients, rounded, units_of
+from scripts.unpack_changes import unpack
 
 UNIT = 0.25  # of a tensor's changes, root mean square
 ROOT = Path(__file__).parents[2]
@@ -301,3 +302,28 @@ def test_gradients_are_those_of_all_outputs(tiny_folder):
     exact = (images[:, 0].numel()) ** 0.5 / float(images.detach().norm())  # each pixel of a channel moves as its bias
     assert bias is not None and found["vae/decoder.conv_out.bias"] == pytest.approx(exact, rel=0.9)
     assert not any(weight.requires_grad for weight in model.unet.parameters()), "as it was"
+
+
+@pytest.mark.parametrize("steps", [[1], [-7, 7, 0], [[3, -2], [0, 1]], [8, 0], [-127, 5, 1]])
+def test_steps_come_apart_as_they_were_paired(steps):
+    steps = np.array(steps, np.int8)
+    pairs = weights.paired(steps)
+    assert (pairs.dtype == np.uint8) == (np.abs(steps.astype(int)).max() <= weights.SMALL)
+    assert weights.apart(pairs, steps.shape).tolist() == steps.tolist()
+
+
+def test_changes_alone_are_unpacked_to_a_model_folder(tree, tmp_path, capsys):
+    root, new = tree
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    pack(new, UNIT, root, only=tmp_path / "unfinished.z")
+    assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before, "no new version"
+    unpack(tmp_path / "unfinished.z", tmp_path / "model", root)
+    made, wanted = arrays_of(tmp_path / "model"), arrays_of(new)
+    assert distance(made, wanted) < 0.2 * distance(arrays_of(root / weights.FIRST), wanted)
+    load_folder(tmp_path / "model")
+    with pytest.raises(weights.BuildError, match="exists"):
+        unpack(tmp_path / "unfinished.z", tmp_path / "model", root)
+    (tmp_path / "bad.z").write_bytes((tmp_path / "unfinished.z").read_bytes()[:-9])
+    with pytest.raises(weights.BuildError, match="damaged"):
+        unpack(tmp_path / "bad.z", tmp_path / "other", root)
+    assert not (tmp_path / "other").exists()
