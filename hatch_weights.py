@@ -124,6 +124,11 @@ def _changes(root: Path, expected: str | None) -> dict[str, np.ndarray]:
             f"{CHANGES}: its SHA-256 is {digest(packed)}, {BUILT / RECORD} has {expected}: damaged, or of another "
             f"version; restore both by `git checkout -- {CHANGES} {BUILT / RECORD}`"
         )
+    return tensors(packed)
+
+
+def tensors(packed: bytes) -> dict[str, np.ndarray]:
+    """Return the steps and units of a file of changes by name."""
     header, data = split(unpacked(packed))
     return {name: tensor(data, entry) for name, entry in header.items()}
 

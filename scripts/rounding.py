@@ -39,11 +39,9 @@ def input_moments(model: Components, pictures: Tensor, captions: Sequence[str], 
     """
     found: Moments = {}
     generator = torch.Generator().manual_seed(0)
-    text = model.text_encoder.towers[0].model
-    networks = {"unet/": model.unet, "vae/": model.autoencoder, "text_encoder/text_model.": text}
     watched = [
         layer.register_forward_pre_hook(_adds(found, f"{prefix}{name}.weight", generator))
-        for prefix, network in networks.items()
+        for prefix, network in _networks(model).items()
         for name, layer in network.named_modules()
         if isinstance(layer, nn.Linear | nn.Conv2d)
     ]
@@ -51,10 +49,7 @@ def input_moments(model: Components, pictures: Tensor, captions: Sequence[str], 
         images, texts = pictures[start : start + batch_size], captions[start : start + batch_size]
         latents = model.autoencoder.to_latents(images)
         model.autoencoder.to_images(latents)
-        t = torch.randint(0, model.schedule.num_train_timesteps, (len(latents),), generator=generator)
-        alpha, sigma = (x.float().view(-1, 1, 1, 1) for x in model.schedule.alpha_sigma(t))
-        noise = torch.randn(latents.shape, generator=generator)
-        model.unet(alpha * latents + sigma * noise, t, model.unet.project(model.text_encoder(texts)))
+        _predicted(model, latents, texts, generator)
     for hook in watched:
         hook.remove()
     return found
@@ -68,9 +63,7 @@ def output_gradients(model: Components, pictures: Tensor, captions: Sequence[str
     Weights that no output depends on are left out. Arguments as for `input_moments`.
     """
     generator = torch.Generator().manual_seed(0)
-    text = model.text_encoder.towers[0].model
-    networks = {"unet/": model.unet, "text_encoder/text_model.": text, "vae/": model.autoencoder}
-    weights = {f"{start}{name}": weight for start, net in networks.items() for name, weight in net.named_parameters()}
+    weights = {f"{at}{name}": weight for at, net in _networks(model).items() for name, weight in net.named_parameters()}
     squares = dict.fromkeys(weights, 0.0)
     frozen = [weight for weight in weights.values() if not weight.requires_grad]
     for weight in frozen:
@@ -78,11 +71,8 @@ def output_gradients(model: Components, pictures: Tensor, captions: Sequence[str
     for start in range(0, len(captions), FEW):
         with torch.no_grad():
             latents = model.autoencoder.to_latents(pictures[start : start + FEW])
-        t = torch.randint(0, model.schedule.num_train_timesteps, (len(latents),), generator=generator)
-        alpha, sigma = (x.float().view(-1, 1, 1, 1) for x in model.schedule.alpha_sigma(t))
-        noised = alpha * latents + sigma * torch.randn(latents.shape, generator=generator)
-        projected = model.unet.project(model.text_encoder(captions[start : start + FEW]))
-        for output in (model.unet(noised, t, projected), model.autoencoder.to_images(latents)):
+        predicted = _predicted(model, latents, captions[start : start + FEW], generator)
+        for output in (predicted, model.autoencoder.to_images(latents)):
             probe = torch.randn(output.shape, generator=generator) / output.detach().norm()
             made = torch.autograd.grad((output * probe).sum(), list(weights.values()), allow_unused=True)
             for name, gradient in zip(weights, made, strict=True):
@@ -108,6 +98,20 @@ def units_of(sizes: Mapping[str, tuple[int, float]], gradients: Mapping[str, flo
         name: share * (min(constant / gradients[name], WIDEST * change) if name in gradients else change)
         for name, (_, change) in sizes.items()
     }
+
+
+def _networks(model: Components) -> dict[str, nn.Module]:
+    """Return the networks by what the names of their weights begin with in `pack_changes.arrays_of`."""
+    text = model.text_encoder.towers[0].model
+    return {"unet/": model.unet, "vae/": model.autoencoder, "text_encoder/text_model.": text}
+
+
+def _predicted(model: Components, latents: Tensor, captions: Sequence[str], generator: torch.Generator) -> Tensor:
+    """Return the U-Net's outputs for latents (B, C, h, w), each noised to a level drawn for it."""
+    t = torch.randint(0, model.schedule.num_train_timesteps, (len(latents),), generator=generator)
+    alpha, sigma = (x.float().view(-1, 1, 1, 1) for x in model.schedule.alpha_sigma(t))
+    noise = torch.randn(latents.shape, generator=generator)
+    return model.unet(alpha * latents + sigma * noise, t, model.unet.project(model.text_encoder(captions)))
 
 
 def _adds(found: Moments, name: str, generator: torch.Generator) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:

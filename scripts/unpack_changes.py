@@ -25,8 +25,7 @@ def unpack(file: Path, output: Path, root: Path = weights.ROOT) -> None:
         raise weights.BuildError(f"{output}: exists; choose another folder")
     packed = weights.read(file)
     try:
-        header, data = weights.split(weights.unpacked(packed))
-        changes = {name: weights.tensor(data, entry) for name, entry in header.items()}
+        changes = weights.tensors(packed)
     except (ValueError, KeyError, zlib.error) as error:
         raise weights.BuildError(f"{file}: no file of changes, or damaged: {error}") from None
     names = ("clip", "*.safetensors", "prompts.json", "names.txt", "README.md", "training.json")

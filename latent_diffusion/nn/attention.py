@@ -41,8 +41,7 @@ def causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     if not (trained and q.dtype == torch.bfloat16 and q.device.type == "cpu" and few_scores(q, k)):
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
     later = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).triu(1)
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-    return torch.softmax(scores.masked_fill(later, float("-inf")), dim=-1).to(v.dtype) @ v
+    return written_out(q, k, v, later)
 
 
 def few_scores(q: Tensor, k: Tensor) -> bool:
@@ -50,9 +49,14 @@ def few_scores(q: Tensor, k: Tensor) -> bool:
     return q.shape[:-1].numel() * k.shape[-2] <= MAX_SCORES
 
 
-def written_out(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attend with the formula as it stands, all scores in memory; shapes as for `sdpa`."""
+def written_out(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None = None) -> Tensor:
+    """Attend with the formula as it stands, all scores in memory; shapes as for `sdpa`.
+
+    `hidden` (L, S), bool, is True where a query does not see a key.
+    """
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (B, N, L, S)
+    if hidden is not None:
+        scores = scores.masked_fill(hidden, float("-inf"))
     return torch.softmax(scores, dim=-1).to(v.dtype) @ v
 
 
