@@ -38,7 +38,7 @@ from latent_diffusion.diffusion.denoiser import DenoiseAt, at_times
 from latent_diffusion.diffusion.forward import add_noise, forward_step, transition
 from latent_diffusion.diffusion.level import NoiseSchedule
 from latent_diffusion.diffusion.posterior import posterior, posterior_mean
-from latent_diffusion.diffusion.variance import parted
+from latent_diffusion.diffusion.variance import interpolated, parted
 
 __all__ = [
     "bound_all_levels",
@@ -203,10 +203,10 @@ def _variances(
         return torch.where(decoding, here[1] ** 2, exact), torch.ones_like(here[0])
     above = (2 * t - (t - 1 if before is None else before)).clamp(max=schedule.num_train_timesteps - 1)
     alpha, sigma, _ = at_times(schedule, above, v)
-    most = torch.where(decoding, here[1] ** 2, exact * (here[1] / earlier[1]) ** 2)
+    _, most = transition(*earlier, *here)  # of the decoder: sigma^2
     least = torch.where(decoding, posterior(alpha, sigma, *here).variance, exact)
     least = torch.where((above == t).reshape(here[1].shape) & decoding, most, least)
-    variance = least * (most / least) ** (0.5 * (1.0 + v))
+    variance = interpolated(least, most, v)
     return variance, variance / least
 
 

@@ -4,10 +4,10 @@ The variance of p(x_s | x_t) lies between that of the posterior, beta~, which is
 the forward step, beta, which is right for data of unit variance (Ho et al. 2020, arXiv:2006.11239, section 3.2). The
 network's v, -1 to 1 between the two, interpolates their logarithms (Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 15):
 
-    variance = exp(f log beta + (1 - f) log beta~) = beta~ (sigma_t / sigma_s)^(1 + v),      f = (1 + v) / 2
+    variance = exp(f log beta + (1 - f) log beta~) = beta~ (beta / beta~)^f,      f = (1 + v) / 2
 
-since beta / beta~ = sigma_t^2 / sigma_s^2 (`posterior.py`). v is not clipped, as there. Such a model is
-`variance_type: learned_range` in diffusers. Samplers other than ancestral sampling have no use for v and drop it.
+v is not clipped, as there. Such a model is `variance_type: learned_range` in diffusers. Samplers other than ancestral
+sampling have no use for v and drop it.
 """
 
 from collections.abc import Callable
@@ -58,9 +58,9 @@ def mean_and_range(output: Tensor) -> tuple[Tensor, Tensor]:
     return mean, v
 
 
-def interpolated(variance: Coefficient, sigma: Coefficient, sigma_before: Coefficient, v: Tensor) -> Tensor:
-    """Return the variance (B, C, h, w) of p(x_s | x_t), where the posterior's is `variance`; above 0, as sigma_s.
+def interpolated(least: Coefficient, most: Coefficient, v: Tensor) -> Tensor:
+    """Return the variance (B, C, h, w) that v chooses: `least`, the posterior's, at -1, `most` at 1; both above 0.
 
     Reference: arXiv:2102.09672, eq. 15.
     """
-    return variance * (sigma / sigma_before) ** (1.0 + v)
+    return least * (most / least) ** (0.5 * (1.0 + v))

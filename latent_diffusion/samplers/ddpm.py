@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from latent_diffusion.diffusion.forward import transition
 from latent_diffusion.diffusion.level import Denoise, Level, Step
 from latent_diffusion.diffusion.noise import NoiseSource
 from latent_diffusion.diffusion.posterior import posterior, posterior_mean
@@ -38,6 +39,9 @@ class DDPM:
             step = posterior(level.alpha, level.sigma, after.alpha, after.sigma)
             x = posterior_mean(x, x0, step)
             if step.variance > 0.0:
-                variance = step.variance if v is None else interpolated(step.variance, level.sigma, after.sigma, v)
+                variance = step.variance
+                if v is not None:
+                    _, most = transition(after.alpha, after.sigma, level.alpha, level.sigma)
+                    variance = interpolated(step.variance, most, v)
                 x = x + variance**0.5 * noise.draw(x.shape[1:]).to(x)
             yield Step(index, x, x0)

@@ -60,7 +60,7 @@ def test_v_interpolates_the_logarithms_of_the_two_variances(times):
     v = torch.linspace(-1.2, 1.2, 7, dtype=torch.float64)
     share = (v + 1) / 2
     wanted = torch.exp(share * math.log(most) + (1 - share) * math.log(least))
-    torch.testing.assert_close(interpolated(least, level.sigma, after.sigma, v), wanted, rtol=1e-12, atol=0)
+    torch.testing.assert_close(interpolated(least, most, v), wanted, rtol=1e-12, atol=0)
 
 
 def test_v_of_minus_one_is_the_posteriors_variance_and_ddim_leaves_v_out():
