@@ -46,6 +46,7 @@ __all__ = [
     "bound_trajectory",
     "bound_two_samples",
     "level_term",
+    "level_values",
     "log_normal",
     "prior_term",
 ]
@@ -72,7 +73,19 @@ def level_term(
     v: Tensor | None = None,
     before: Tensor | None = None,
 ) -> Tensor:
-    """Return the term of eq. 5 at times t (B,), (B,) nats, where `estimate` is the network's x0 at x_t.
+    """Return the term of eq. 5 at times t (B,), (B,) nats, the sum of `level_values`; arguments as there."""
+    return level_values(schedule, x0, estimate, t, v, before).flatten(1).sum(1)
+
+
+def level_values(
+    schedule: NoiseSchedule,
+    x0: Tensor,
+    estimate: Tensor,
+    t: Tensor,
+    v: Tensor | None = None,
+    before: Tensor | None = None,
+) -> Tensor:
+    """Return what each value of x0 adds to the term of eq. 5 at times t (B,), (B, C, h, w) nats.
 
     With a fixed variance the two Gaussians share it for t > 0, so the KL is |difference of means|^2 / (2 variance),
     which is (SNR(t - 1) - SNR(t)) |x0 - estimate|^2 / 2; for t = 0 it is the decoder's negative log-likelihood.
@@ -80,7 +93,7 @@ def level_term(
     Args:
         schedule: the noise law.
         x0: clean latents (B, C, h, w).
-        estimate: the network's, as x0.
+        estimate: the network's x0 at x_t, as x0.
         t: times (B,) int64.
         v: of a learned variance, as x0; None = the posterior's.
         before: the times that the steps lead to, -1 the clean latent, (B,) int64; None = t - 1.
@@ -94,7 +107,7 @@ def level_term(
     error = step.of_x0 * (x0 - estimate)  # at t = 0: of_x = 0 and of_x0 = 1
     apart = torch.log(ratio) + 1.0 / ratio - 1.0  # of two Gaussians with one mean, twice the KL: 0 at a ratio of 1
     constant = torch.where(decoding, torch.log(2.0 * math.pi * variance), apart)
-    return 0.5 * (error**2 / variance + constant).flatten(1).sum(1)
+    return 0.5 * (error**2 / variance + constant)
 
 
 def bound_all_levels(

@@ -21,7 +21,7 @@ from latent_diffusion.diffusion.prediction import Prediction, check_prediction
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.registry import nearest
 
-__all__ = ["WEIGHTINGS", "DiffusionLoss", "Noised"]
+__all__ = ["WEIGHTINGS", "DiffusionLoss", "Noised", "mean_over"]
 
 WEIGHTS: dict[str, Callable[..., Tensor]] = {
     "min_snr": lambda snr, gamma: snr.clamp(max=gamma),
@@ -130,16 +130,11 @@ class DiffusionLoss:
             output: of the network, (B, C, h, w).
             target: the same shape, float32 or wider.
             t: integer times (B,).
-            area: weights of the cells (B, 1, h, w), 0 or more, over whose sum the loss is the mean; None = all alike.
-                The loss of an image without any weight is 0.
+            area: weights of the cells, as in `mean_over`.
         """
         distance = self._distance(output.to(target.dtype) - target)
         weight = self.weight(t).to(target)
-        if area is None:
-            return distance.flatten(1).mean(1) * weight
-        area = area.to(target)
-        cells = area.flatten(1).sum(1) * distance.shape[1]
-        return (area * distance).flatten(1).sum(1) / torch.where(cells > 0, cells, 1) * weight
+        return mean_over(distance, area) * weight
 
     def _distance(self, error: Tensor) -> Tensor:
         if self.huber is None:
@@ -163,3 +158,15 @@ class DiffusionLoss:
         numbers = DEFAULTS.get(self.weighting, {})
         given = {name: value for name in numbers if (value := getattr(self, name)) is not None}
         return WEIGHTS[self.weighting](snr, **(numbers | given)) / gain**2
+
+
+def mean_over(values: Tensor, area: Tensor | None) -> Tensor:
+    """Return the mean of values (B, C, h, w) over each picture, (B,).
+
+    `area` (B, 1, h, w) weighs the cells by 0 or more; None = all alike. The mean of a picture without any weight is 0.
+    """
+    if area is None:
+        return values.flatten(1).mean(1)
+    area = area.to(values)
+    cells = area.flatten(1).sum(1) * values.shape[1]
+    return (area * values).flatten(1).sum(1) / torch.where(cells > 0, cells, 1)

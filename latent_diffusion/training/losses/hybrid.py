@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.config import Section
-from latent_diffusion.diffusion.bound import level_term
+from latent_diffusion.diffusion.bound import level_values
 from latent_diffusion.diffusion.denoiser import at_times
-from latent_diffusion.diffusion.loss import Noised
+from latent_diffusion.diffusion.loss import Noised, mean_over
 from latent_diffusion.diffusion.variance import mean_and_range
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.training.losses.denoising import Denoising, LossSettings
@@ -63,16 +63,21 @@ class Hybrid(Denoising):
             )
 
     def compared(self, x0: Tensor, noised: Noised, t: Tensor, output: Tensor, area: Tensor | None = None) -> Tensor:
-        """Return the losses (B,) of outputs (B, 2 C, h, w), L_simple and the weighted bound."""
+        """Return the losses (B,) of outputs (B, 2 C, h, w), L_simple and the weighted bound, both over `area`."""
         mean, v = mean_and_range(output.to(noised.target.dtype))
-        return super().compared(x0, noised, t, mean, area) + self.bound_weight * self.bound(x0, noised, t, mean, v)
+        simple, bound = super().compared(x0, noised, t, mean, area), self.bound(x0, noised, t, mean, v, area)
+        return simple + self.bound_weight * bound
 
-    def bound(self, x0: Tensor, noised: Noised, t: Tensor, mean: Tensor, v: Tensor) -> Tensor:
-        """Return an estimate of the bound, (B,) bits per dimension, less its constant; no gradient reaches `mean`."""
+    def bound(
+        self, x0: Tensor, noised: Noised, t: Tensor, mean: Tensor, v: Tensor, area: Tensor | None = None
+    ) -> Tensor:
+        """Return an estimate of the bound, (B,) bits per dimension, less its constant; no gradient reaches `mean`.
+
+        The dimensions are those of `area`, as in `DiffusionLoss.compared`.
+        """
         schedule = self.loss.schedule
         alpha, sigma, earlier = at_times(schedule, t, noised.x)
         estimate = self.loss.prediction.x0(mean.detach(), noised.x, alpha, sigma, earlier)
         before = (t - self.stride).clamp(min=-1)
-        nats = level_term(schedule, x0.to(estimate), estimate, t, v, before)
-        steps = schedule.num_train_timesteps / self.stride
-        return steps * nats / (x0[0].numel() * math.log(2.0))
+        nats = mean_over(level_values(schedule, x0.to(estimate), estimate, t, v, before), area)
+        return schedule.num_train_timesteps / self.stride * nats / math.log(2.0)

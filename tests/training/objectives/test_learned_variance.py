@@ -88,6 +88,24 @@ def test_the_bound_trains_the_variance_and_not_the_mean(tiny_folder, make_run):
     assert gradients[1e3][4:].abs().min() > 0
 
 
+def test_the_loss_of_a_hole_is_that_of_its_cells_alone(tiny_folder, make_run):
+    """Both parts, the simple loss and the bound, are means over the hole; a hole of all cells is the whole."""
+    made, batch = held(tiny_folder, make_run, bound_weight=0.2)
+    player = made.player
+    x0, t = player.held[0](batch).double(), player.times(batch.sample)
+    noised = player.loss.noised(x0, t, player.noise(batch, x0))
+    output = torch.cat([noised.target, torch.zeros_like(x0)], dim=1)
+    hole = torch.zeros(len(x0), 1, *x0.shape[2:])
+    hole[..., :3] = 1
+    losses = player.compared(x0, noised, t, output, hole)
+    assert (losses > 0).all()  # of the variance; the mean is right
+    elsewhere = output + 0.5 * (1 - hole)
+    assert torch.equal(player.compared(x0, noised, t, elsewhere, hole), losses)
+    assert (player.compared(x0, noised, t, output + 0.5 * hole, hole) != losses).all()
+    whole = player.compared(x0, noised, t, elsewhere, torch.ones_like(hole))
+    torch.testing.assert_close(whole, player.compared(x0, noised, t, elsewhere))
+
+
 def test_the_result_is_a_folder_that_draws_with_every_sampler(learned, tmp_path):
     config = json.loads((learned / "scheduler" / "scheduler_config.json").read_text())
     assert (config["_class_name"], config["variance_type"]) == ("DDPMScheduler", "learned_range")
