@@ -1,4 +1,4 @@
-"""Whether the machine was ours alone: what else took the processors while we measured.
+"""Whether the processors were ours alone: what else took those that we may use while we measured.
 
 One other process on a core made the same U-Net 5.5 times slower here, and nothing in the times themselves says so.
 """
@@ -22,10 +22,10 @@ STEAL_COLUMN, COUNTED = 7, 8  # those after are counted in the first ones too
 class Load:
     """What happened on the machine in some seconds."""
 
-    seconds: float = 0.0  # of all processors together
+    seconds: float = 0.0  # of all processors that we may use, together
     ours: float = 0.0  # CPU seconds of the measured process
-    busy: float = 0.0  # CPU seconds of all processes
-    steal: float = 0.0  # CPU seconds that the host took
+    busy: float = 0.0  # CPU seconds of all processes on these processors
+    steal: float = 0.0  # CPU seconds of them that the host took
     switches: int = 0  # times the measured process was put aside
 
     def __add__(self, other: "Load") -> "Load":
@@ -33,13 +33,13 @@ class Load:
 
     @property
     def others_share(self) -> float:
-        """Share of the processors that other processes had."""
-        return max(0.0, self.busy - self.ours) / self.seconds if self.seconds else 0.0
+        """Share of the processors that other processes had; at most 1, though the counts move in steps."""
+        return min(1.0, max(0.0, self.busy - self.ours) / self.seconds) if self.seconds else 0.0
 
     @property
     def steal_share(self) -> float:
-        """Share of the processors that the host took."""
-        return self.steal / self.seconds if self.seconds else 0.0
+        """Share of the processors that the host took; at most 1."""
+        return min(1.0, self.steal / self.seconds) if self.seconds else 0.0
 
     @property
     def disturbed(self) -> str:
@@ -79,11 +79,13 @@ def own_cpu_seconds() -> tuple[float, int]:
 
 
 def _processors() -> tuple[float, float] | None:
-    """Return CPU seconds since the start of the machine: of all processes, and stolen by its host."""
+    """Return CPU seconds of our processors since the machine's start: of all processes, and stolen by its host."""
     try:
-        columns = [int(column) for column in STAT.read_text().splitlines()[0].split()[1:]]
-    except (OSError, ValueError, IndexError):
+        rows = {name: row for name, *row in map(str.split, STAT.read_text().splitlines()) if name.startswith("cpu")}
+        each = [[int(column) for column in rows[f"cpu{k}"]] for k in os.sched_getaffinity(0)]
+        steal = sum(columns[STEAL_COLUMN] for columns in each)
+    except (OSError, ValueError, LookupError):
         return None
+    busy = sum(c for columns in each for i, c in enumerate(columns[:COUNTED]) if i not in (*IDLE, STEAL_COLUMN))
     tick = os.sysconf("SC_CLK_TCK")
-    working = [c for i, c in enumerate(columns[:COUNTED]) if i not in (*IDLE, STEAL_COLUMN)]
-    return sum(working) / tick, columns[STEAL_COLUMN] / tick
+    return busy / tick, steal / tick

@@ -2,11 +2,12 @@
 
 import json
 import math
+import os
 
 import pytest
 import torch
 
-from benchmarks import peaks
+from benchmarks import peaks, quiet
 from benchmarks.agreement import agreement
 from benchmarks.goals import GOALS, goal_of
 from benchmarks.lossy import call_options
@@ -92,6 +93,27 @@ def test_what_others_took_is_what_was_not_ours():
     total = load + load
     assert total.busy == 2 * load.busy and total.others_share == pytest.approx(load.others_share)
     assert Load().others_share == Load().steal_share == 0 and not Load().disturbed
+
+
+def test_others_are_those_on_our_processors_and_have_at_most_all_of_them(tmp_path, monkeypatch):
+    """On one of four processors, with the other three busy; then with a count that moved by more than the time."""
+    stat, tick, clock = tmp_path / "stat", os.sysconf("SC_CLK_TCK"), iter([10.0, 12.0, 20.0, 20.001])
+    monkeypatch.setattr(quiet, "STAT", stat)
+    monkeypatch.setattr(quiet.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {2})
+
+    def count(*busy):
+        rows = [("cpu", sum(busy)), *((f"cpu{k}", seconds) for k, seconds in enumerate(busy))]
+        stat.write_text("".join(f"{name} {round(s * tick)} 0 0 50 0 0 0 0 0 0\n" for name, s in rows) + "intr 1\n")
+
+    count(5, 5, 5, 5)
+    meter = Meter()
+    count(7, 7, 6.5, 7)
+    load = meter.stop(1.0, 0)
+    assert (load.seconds, load.busy, load.others_share) == (2.0, 1.5, 0.25)
+    meter = Meter()
+    count(7, 7, 6.51, 7)
+    assert meter.stop(0.0, 0).others_share == 1.0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
