@@ -49,17 +49,15 @@ UNBOUNDED = 2**60  # bytes that the folder of pairs may take: none is ever dropp
 class Coupled(Denoising):
     """The networks that are trained to follow the lines between coupled ends."""
 
-    coupling: "Coupling | None" = None
+    coupling: "Coupling"  # set when the objective is prepared, before the first batch
 
     def noise(self, batch: Batch, x0: Tensor) -> Tensor:
         """Return the noise (B, C, h, w) of each picture's line."""
-        assert self.coupling is not None, "prepare comes first"
         last = self.loss.schedule.level(self.loss.schedule.num_train_timesteps - 1)
         return far_end(x0, self.coupling.starts(batch).to(x0), last)
 
     def _losses(self, batch: Batch) -> Tensor:
         """Return the losses (B,); a picture without a start has none."""
-        assert self.coupling is not None, "prepare comes first"
         losses = super()._losses(batch)
         return losses * self.coupling.weights(batch).to(losses)
 

@@ -57,6 +57,8 @@ class LossSettings(Section):
 class Denoising(TrainedNetworks):
     """The networks that are trained to denoise; reads latents and text states."""
 
+    held: tuple[Latents, Conditions]  # set when the objective is prepared, before the first batch
+
     def __init__(
         self, parts: Components, trained: Mapping[str, nn.Module], settings: LossSettings, seed: int, batch_size: int
     ) -> None:
@@ -81,7 +83,6 @@ class Denoising(TrainedNetworks):
         self.keyed_times = KeyedTimes(settings.times, weights, seed, batch_size if settings.stratified else 0)
         inside = torch.from_numpy(self.keyed_times.probabilities > 0)
         self.mean_weight = float(weights[inside].mean()) if settings.times.law == "importance" else None
-        self.held: tuple[Latents, Conditions] | None = None
         self.areas: PictureAreas | None = None
         self.prior: BasePrior | None = None
 
@@ -95,7 +96,6 @@ class Denoising(TrainedNetworks):
 
     def forward(self, batch: Batch, step: int) -> Losses:
         """Return the weighted loss of each picture, (B,)."""
-        assert self.held is not None, "prepare comes first"
         groups = self._groups(self.held[1], batch)
         if len(groups) == 1:
             return Losses(self._losses(batch), present=batch.present)
@@ -139,12 +139,10 @@ class Denoising(TrainedNetworks):
 
     def latents(self, batch: Batch) -> Tensor:
         """Return the clean latents x0 (B, C, h, w), with the dtype and device of the U-Net's weights."""
-        assert self.held is not None, "prepare comes first"
         return self.held[0](batch).to(self.unet.conv_in.weight)
 
     def condition(self, batch: Batch) -> Conditioning:
         """Return what the captions condition on, in float64 where the network computes in it."""
-        assert self.held is not None, "prepare comes first"
         return self._wide(self.held[1](batch))
 
     def _wide(self, cond: Conditioning) -> Conditioning:
@@ -156,7 +154,6 @@ class Denoising(TrainedNetworks):
         self, prior: BasePrior, batch: Batch, noised: Noised, t: Tensor, output: Tensor, areas: Areas | None
     ) -> Tensor:
         """Return the weighted distances (B,) to the base: for class captions, and outside the masks."""
-        assert self.held is not None, "prepare comes first"
         of_class = prior.of_class(batch)
         wanted = prior(noised, self._wide(prior.conditions(of_class)))
         losses = torch.zeros(len(output), dtype=wanted.dtype, device=wanted.device)
@@ -186,7 +183,6 @@ class HeldOutLoss:
     BANDS = 4  # equal parts of 0 .. T - 1; every picture is seen at one time in each
 
     def __init__(self, player: Denoising, data: ImageFolder, autoencoder: AutoencoderKL, run: Any) -> None:
-        assert player.held is not None, "prepare comes first"
         self.player, self.data, self.run = player, data, run
         self.latents = Latents(autoencoder, data, run.seed)
         self.conditions = player.held[1].uncached()

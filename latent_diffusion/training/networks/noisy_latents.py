@@ -26,6 +26,8 @@ BANDS = 4  # equal parts of the times; every held-out picture is seen at one tim
 class NoisyLatents:
     """Latents of a data set's pictures with noise; every draw has the sample's number as its key."""
 
+    _latents: Latents  # set by `fill`
+
     def __init__(
         self, parts: Components, data: ImageFolder, times: Callable[[Sequence[int]], Tensor], seed: int
     ) -> None:
@@ -39,7 +41,6 @@ class NoisyLatents:
         """
         self.autoencoder, self.schedule, self.data = parts.autoencoder, parts.schedule, data
         self.times, self.seed = times, seed
-        self._latents: Latents | None = None
 
     def fill(self, sharing: Sharing) -> None:
         """Encode the pictures."""
@@ -50,12 +51,10 @@ class NoisyLatents:
     @property
     def cached(self) -> bool:
         """Whether the pictures themselves are no longer needed."""
-        assert self._latents is not None, "fill comes first"
         return self._latents.cached
 
     def __call__(self, batch: Batch, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return x (B, C, h, w), with the dtype and device of `like`, and network times (B,)."""
-        assert self._latents is not None, "fill comes first"
         x0 = self._latents(batch).to(like)
         noise = normal(self.seed, "noise", batch.sample, x0.shape[1:]).to(x0)
         return self._noised(x0, self.times(batch.sample).to(x0.device), noise)

@@ -105,7 +105,6 @@ class ReflowObjective(UNetObjective):
     def prepare(self, accelerator: "Accelerator", dtype: torch.dtype) -> None:
         """Move the parts, encode the captions and draw the pairs."""
         super().prepare(accelerator, dtype)
-        assert self.player.held is not None, "made just now"
         texts = self.player.held[1].texts
         sharing = Sharing.between(accelerator)
         self.pairs.draw(self.components, self.components.unet, texts, sharing)

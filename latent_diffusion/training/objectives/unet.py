@@ -262,7 +262,6 @@ class UNetObjective(Objective):
 
     def batches(self, numbers: Iterable[Sequence[int]]) -> Iterator[Batch]:
         """Yield batches; without pixels once latents are cached, unless pictures are masked."""
-        assert self.player.held is not None, "prepare comes first"
         pixels = not self.player.held[0].cached or self.components.for_inpainting
         yield from batches(self.data, numbers, self.settings.workers, pixels=pixels)
 

@@ -52,6 +52,12 @@ def test_caching_changes_nothing(tiny_folder, make_run, precision):
     assert torch.allclose(weights(cached), weights(plain), atol=tolerance)
 
 
+def test_what_is_read_before_preparation_is_named(tiny_folder, make_run):
+    built = build_objective(make_run(tune(tiny_folder), CAPTIONED))
+    with pytest.raises(AttributeError, match="has no attribute 'held'"):
+        next(built.batches([[0]]))
+
+
 def test_posterior_noise_is_fresh_in_every_epoch(tiny_folder, make_run):
     built = trained(make_run(tune(tiny_folder), {"captions": ["text"]}, steps=1))
     latents = built.player.held[0]

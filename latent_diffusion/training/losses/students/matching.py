@@ -85,7 +85,6 @@ class Matching(Distillation):
 
     def _losses(self, batch: Batch) -> Tensor:
         """Return the losses (B,) of pictures whose captions have equally many tokens."""
-        assert self.held is not None, "prepare comes first"
         cond, (fake,) = self.condition(batch), self.fake
         x0 = self.drawn(batch, cond, self.held[0].shape(batch))  # pyright: ignore[reportAttributeAccessIssue]  # `Drawn`
         t = self.times(batch.sample).to(x0.device)
