@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from latent_diffusion.adapters.mask_channels import with_mask_channels
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.folder.default_sampler import unread
 from latent_diffusion.checkpoint.folder.diffusers_folder import load_autoencoder
@@ -35,6 +36,7 @@ __all__ = [
     "freeze_lone_attention",
     "read_encoders",
     "refuse_unused",
+    "with_masks",
 ]
 
 
@@ -180,6 +182,15 @@ def check_fit(parts: Components, size: int, *, learned_variance: bool = False) -
         )
     if size % parts.autoencoder.factor:
         raise ConfigError(f"data.size {size} px is not a multiple of the autoencoder's {parts.autoencoder.factor} px")
+
+
+def with_masks(parts: Components, settings: Any) -> tuple[Components, bool]:
+    """Return the model that is trained, and whether its U-Net is a plain one that got the channels of a mask.
+
+    It gets them where `settings`, those of an objective, have the section `inpainting`.
+    """
+    repaints = getattr(settings, "inpainting", None) is not None and not parts.for_inpainting
+    return with_mask_channels(parts) if repaints else parts, repaints
 
 
 def check_sizes(data: ImageFolder, factor: int) -> None:

@@ -16,7 +16,6 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from latent_diffusion.adapters.mask_channels import with_mask_channels
 from latent_diffusion.adapters.model_parts import parts_of
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.folder.diffusers_folder import save_folder
@@ -50,6 +49,7 @@ from latent_diffusion.training.networks.parts import (
     check_sizes,
     freeze_lone_attention,
     read_encoders,
+    with_masks,
 )
 from latent_diffusion.training.networks.stored_base import store_base
 from latent_diffusion.training.networks.weight_rules import TrainSettings, choose_weights
@@ -110,15 +110,12 @@ class UNetObjective(Objective):
         """Load or build the parts and read the pictures."""
         self.settings, self.run = settings, run
         self.as_stored = (run.memory or MemoryConfig()).base is not None
-        parts = self.build(settings, data.size)
-        self.repaints = settings.inpainting is not None and not parts.for_inpainting
-        if self.repaints:
-            if not self.trains_unet:
-                raise ConfigError(
-                    f"objective.inpainting: the U-Net of {parts.name} reads no mask; make one by the objective unet, "
-                    "or an adapter by lora"
-                )
-            parts = with_mask_channels(parts)
+        parts, self.repaints = with_masks(self.build(settings, data.size), settings)
+        if self.repaints and not self.trains_unet:
+            raise ConfigError(
+                f"objective.inpainting: the U-Net of {parts.name} reads no mask; make one by the objective unet, or an "
+                "adapter by lora"
+            )
         batch = run.batch_size // run.accumulation
         self.data, self.held_out = open_pictures(data, settings.validation, run.seed, batch)
         check_sizes(self.data, parts.autoencoder.factor)

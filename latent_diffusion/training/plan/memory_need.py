@@ -17,7 +17,6 @@ import psutil
 import torch
 from torch import nn
 
-from latent_diffusion.adapters.mask_channels import with_mask_channels
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.load import load_model
 from latent_diffusion.config import MemoryConfig, RunConfig
@@ -26,7 +25,7 @@ from latent_diffusion.nn.stored import FORMATS
 from latent_diffusion.runtime.cpu.training_kernels import TrainingKernels, install
 from latent_diffusion.training.adapters.started_adapter import start_adapter
 from latent_diffusion.training.networks.frozen_weights import frozen_layers
-from latent_diffusion.training.networks.parts import freeze_lone_attention
+from latent_diffusion.training.networks.parts import freeze_lone_attention, with_masks
 from latent_diffusion.training.networks.weight_rules import choose_weights
 from latent_diffusion.training.optimizer import optimizer_settings
 from latent_diffusion.training.plan.step_memory import encoding_peak, step_peak
@@ -82,9 +81,7 @@ def memory_need(
     if getattr(settings, "init", None) is None or (adapter is None and train is None):
         return None
     parts = load_model(settings.init, left_out=("unet", "vae", "text_encoder", "text_encoder_2"))
-    repaints = getattr(settings, "inpainting", None) is not None and not parts.for_inpainting
-    if repaints:
-        parts = with_mask_channels(parts)
+    parts, repaints = with_masks(parts, settings)
     encoders = _bytes([parts.autoencoder, parts.text_encoder])
     whole = _bytes([parts.unet])
     cells = -(-side // parts.autoencoder.factor)
