@@ -76,6 +76,11 @@ class Components:
         return any(tower.config.hidden_act != "quick_gelu" for tower in self.text_encoder.towers)
 
     @property
+    def plain(self) -> bool:
+        """Whether the U-Net reads the noisy latents and nothing beside them."""
+        return self.unet.config.in_channels == self.autoencoder.config.latent_channels
+
+    @property
     def for_inpainting(self) -> bool:
         """Whether the U-Net reads a mask and the latents of the masked picture beside the noisy latents."""
         return self.unet.config.in_channels == 2 * self.autoencoder.config.latent_channels + 1
@@ -87,7 +92,7 @@ class Components:
 
     def denoiser(self, unet: Network, dtype: torch.dtype = torch.float32) -> Denoiser:
         """Return the estimator of x0 that `unet`, this model's or a changed one, is with this noise law."""
-        return Denoiser(unet, self.schedule, self.prediction, dtype, self.learned_variance)
+        return Denoiser(unet, self.schedule, self.prediction, dtype, self.learned_variance, not self.plain)
 
     def check_unmasked(self) -> None:
         """Refuse a U-Net that reads more than the noisy latents, for the tasks that give it nothing else.
@@ -101,7 +106,7 @@ class Components:
                 f"the adapter {self.repaints_by!r} is for inpainting: it needs a picture and a mask; use `inpaint`, or "
                 "leave it out"
             )
-        if channels != latents:
+        if not self.plain:
             raise ConfigError(
                 f"{self.name}: its U-Net reads {channels} channels, the latents have {latents}: it also needs "
                 + (

@@ -83,7 +83,8 @@ class Approximated(Denoiser):
         for approximation in self.approximations:
             network, enter = approximation.change(network, self.scope)
             entered += [] if enter is None else [enter]
-        exact = Denoiser(network, self.schedule, self.prediction, self.dtype, self.learned_variance).bind(cond)
+        own = {field.name: getattr(self, field.name) for field in fields(Denoiser)}
+        exact = Denoiser(**{**own, "network": network}).bind(cond)
 
         def entering(x: Tensor, level: Level) -> Estimate:
             for enter in entered:

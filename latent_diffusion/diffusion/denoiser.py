@@ -5,7 +5,7 @@ network, is Karras et al. 2022, arXiv:2206.00364, eq. 7.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -45,6 +45,7 @@ class Denoiser:
     prediction: Prediction
     dtype: torch.dtype = torch.float32  # what the network computes in
     learned_variance: bool = False  # whether the network's output has a second half, which chooses the variance
+    reads_concat: bool = True  # whether the network reads a condition's `concat`; if not, it is left out
 
     def __post_init__(self) -> None:
         check_prediction(self.prediction, self.schedule.level(self.schedule.num_train_timesteps - 1).alpha)
@@ -54,7 +55,7 @@ class Denoiser:
 
         With a learned variance it is `Ranged`.
         """
-        projected = self.network.project(cond.to(dtype=self.dtype))
+        projected = self._project(cond)
 
         def times(x: Tensor, level: Level) -> Tensor:
             return torch.full((len(x),), self.schedule.network_time(level.t), dtype=torch.float32, device=x.device)
@@ -76,13 +77,18 @@ class Denoiser:
         """Return the network output (B, C, h, w) that stands for `x0` at `x`."""
         return self.prediction.output(x0, x, level.alpha, level.sigma, self._before(level))
 
+    def _project(self, cond: Conditioning) -> Any:
+        """Return what of the condition the network reads, projected."""
+        read = cond if self.reads_concat else replace(cond, concat=None)
+        return self.network.project(read.to(dtype=self.dtype))
+
     def _before(self, level: Level) -> tuple[float, float]:
         before = self.schedule.level(max(level.t - 1.0, CLEAN_TIME))
         return before.alpha, before.sigma
 
     def bind_times(self, cond: Conditioning) -> DenoiseAt:
         """Fix the condition and return `denoise(x, t)` with one training time per image (for `bound.py`)."""
-        projected = self.network.project(cond.to(dtype=self.dtype))
+        projected = self._project(cond)
 
         def denoise(x: Tensor, t: Tensor) -> Estimate:
             output = self.network(x.to(self.dtype), self.schedule.network_time(t).float(), projected).to(x.dtype)

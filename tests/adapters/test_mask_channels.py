@@ -14,6 +14,7 @@ from latent_diffusion.adapters.stack import Stack
 from latent_diffusion.adapters.writing import factors_of, write_factors
 from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.errors import CheckpointError, ConfigError
+from latent_diffusion.guidance.autoguidance import Autoguidance
 from latent_diffusion.pipeline.regenerate import differences, plan_of_record
 from latent_diffusion.provenance.record import Record
 
@@ -134,6 +135,18 @@ def test_a_picture_of_before_there_was_a_file_is_drawn_again_without_it(tiny_fol
     assert "inpainting_adapter" not in out.records[0].to_json() and not record.inpaint.inpainting_adapter
     again = plan_of_record(record).draw(opened(with_file), {"image": picture(), "mask_image": hole()})
     assert again.images[0].tobytes() == out.images[0].tobytes()
+
+
+def test_a_weaker_model_without_a_mask_guides_one_that_reads_it(tiny_folder, with_file, tiny_components):
+    """By its folder or as an object; it is a U-Net whose weights of mask and picture are zero."""
+    pipe, text = opened(with_file), f"autoguidance:scale=3,model={tiny_folder}"
+    drawn = repaint(pipe, guidance=text, guidance_scale=1.0)
+    assert not torch.equal(drawn, repaint(pipe, guidance_scale=1.0))
+    zeros = LatentDiffusionPipeline(with_mask_channels(tiny_components), device="cpu", fast=False)
+    for weak in (opened(tiny_folder), zeros):
+        assert torch.equal(repaint(pipe, guidance=Autoguidance(3.0, weak.denoiser)), drawn)
+    out = repainted(pipe, guidance=text, inpainting_adapter=False)
+    assert out.records[0].guidance == (text.replace("scale=3", "scale=3.0"),)
 
 
 def test_fused_and_saved_it_is_an_inpainting_model(tiny_folder, adapters, tmp_path):

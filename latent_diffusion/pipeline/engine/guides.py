@@ -34,6 +34,8 @@ class Guides:
     def denoiser(self, model: str) -> Denoiser:
         """Return the U-Net of another model, which must have the same text states and latents.
 
+        One that reads the noisy latents alone guides an inpainting U-Net too: it does not see the mask.
+
         Raises:
             ConfigError: it reads others.
             CheckpointError: no such model.
@@ -44,6 +46,8 @@ class Guides:
             name: (getattr(self.components.unet.config, name), getattr(other.unet.config, name))
             for name in ("cross_attention_dim", "in_channels", "added_width")
         }
+        if self.components.for_inpainting and other.plain:
+            del pairs["in_channels"]
         for name, (ours, theirs) in pairs.items():
             if ours != theirs:
                 raise ConfigError(f"{other.name} cannot guide {self.components.name}: {name} is {theirs}, not {ours}")

@@ -85,12 +85,12 @@ def _check_channels(components: Components, repainting: Repainting) -> None:
         ConfigError: a U-Net that reads something else, or `latent_blend` False with a plain U-Net.
     """
     channels, latents = components.unet.config.in_channels, components.autoencoder.config.latent_channels
-    if channels != latents and not components.for_inpainting:
+    if not components.plain and not components.for_inpainting:
         raise ConfigError(
             f"{components.name}: its U-Net reads {channels} channels; inpainting works with {latents} (any model) or "
             f"{2 * latents + 1} (an inpainting model)"
         )
-    if channels == latents and not repainting.latent_blend:
+    if components.plain and not repainting.latent_blend:
         raise ConfigError(
             f"latent_blend False: the U-Net of {components.name} reads {channels} channels and has no input for "
             "the picture; leave it out, or use an inpainting model or adapter"

@@ -163,9 +163,7 @@ def check_fit(parts: Components, size: int, *, learned_variance: bool = False) -
     unet, latent = parts.unet.config, parts.autoencoder.config.latent_channels
     if parts.learned_variance and not learned_variance:
         raise ConfigError(f"{parts.name} has a learned variance, which only objective.name=learned_variance trains")
-    if unet.out_channels != latent * (1 + parts.learned_variance) or not (
-        unet.in_channels == latent or parts.for_inpainting
-    ):
+    if unet.out_channels != latent * (1 + parts.learned_variance) or not (parts.plain or parts.for_inpainting):
         raise ConfigError(
             f"the U-Net reads {unet.in_channels} and writes {unet.out_channels} channels, latents have {latent}; it "
             f"must read {latent}, or {2 * latent + 1} with a mask and a masked picture, and write {latent}"
