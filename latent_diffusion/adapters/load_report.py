@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from latent_diffusion.checkpoint.folder.trained_times import TrainedTimes
+
 __all__ = ["LoadReport"]
 
 
@@ -19,6 +21,7 @@ class LoadReport:
     matched: tuple[str, ...]  # layers: "unet.mid_block.attentions.0.proj_in"
     unmatched: tuple[str, ...]  # keys of the file that no layer of this model has
     inpainting: bool = False  # whether it makes an inpainting U-Net of this plain one
+    trained: TrainedTimes | None = None  # of a distilled student: the times that it was trained at
 
     def __str__(self) -> str:
         forms = ", ".join(f"{count} {form}" for form, count in self.forms.items())

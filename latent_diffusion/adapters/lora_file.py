@@ -19,6 +19,7 @@ from latent_diffusion.adapters.peft_config import PeftConfigs
 from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.files.checkpoint_file import open_checkpoint
 from latent_diffusion.checkpoint.files.pickle_file import is_pickle
+from latent_diffusion.checkpoint.folder.trained_times import TrainedTimes
 from latent_diffusion.errors import CheckpointError, warn
 
 __all__ = ["Adapter", "read_lora"]
@@ -89,6 +90,7 @@ def read_lora(path: Path | str, components: Components, name: str | None = None)
         matched=tuple(str(place) for place in found.fields),
         unmatched=tuple(found.unmatched),
         inpainting=inpainting,
+        trained=TrainedTimes.of_adapter(opened.metadata, components.schedule, file),
     )
     return Adapter(report, updates)
 

@@ -131,6 +131,9 @@ class Stack:
             raise ConfigError(f"the adapters {' and '.join(map(repr, repainting))} are for inpainting; use one of them")
         if repainting:
             base = replace(with_mask_channels(base), repaints_by=repainting[0])
+        students = [a.report.trained for a, strength in at_work if a.report.trained and _of_part(strength, "unet")]
+        if students:
+            base = replace(base, scheduler_config={**base.scheduler_config, **students[-1].in_model()})
         parts = {}
         for part, module in parts_of(base).items():
             changes = [(_updates(a, part, base), _of_part(s, part)) for a, s in at_work if part in a.updates]

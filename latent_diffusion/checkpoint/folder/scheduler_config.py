@@ -9,6 +9,7 @@ from dataclasses import fields
 from typing import Any, cast
 
 from latent_diffusion.checkpoint.folder.default_sampler import with_class_defaults
+from latent_diffusion.checkpoint.folder.trained_times import TrainedTimes
 from latent_diffusion.diffusion.level import NoiseSchedule
 from latent_diffusion.diffusion.prediction import Prediction, prediction_named
 from latent_diffusion.diffusion.scheduler_form import SchedulerForm
@@ -34,7 +35,7 @@ def read_schedule(config: Mapping[str, Any]) -> tuple[NoiseSchedule, Prediction]
     """Return the noise law and the prediction of a scheduler's configuration; absent fields have diffusers' defaults.
 
     Raises:
-        CheckpointError: a noise law or a prediction that we do not have; the message names the field.
+        CheckpointError: a noise law, a prediction or times of a student that we do not have; the field is named.
     """
     if config.get("trained_betas") is not None:
         raise CheckpointError("trained_betas is set; only linear, scaled_linear and squaredcos_cap_v2 betas are read")
@@ -59,6 +60,7 @@ def read_schedule(config: Mapping[str, Any]) -> tuple[NoiseSchedule, Prediction]
     offset, total = config.get("steps_offset", 0), schedule.num_train_timesteps
     if offset >= total:
         raise CheckpointError(f"steps_offset is {offset}, a number below num_train_timesteps, {total}, was expected")
+    TrainedTimes.of_model(config, schedule)
     return schedule, named
 
 

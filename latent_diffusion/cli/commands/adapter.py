@@ -9,6 +9,8 @@ from latent_diffusion.cli.picture_files import split_weight
 from latent_diffusion.errors import ConfigError, ResourceError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from latent_diffusion.adapters.decompose import Decomposition
     from latent_diffusion.checkpoint.components import Components
 
@@ -129,7 +131,9 @@ def _merge(pairs: list[tuple[Path, float]], output: Path, rank: int, energy: flo
 
     components = load_model(model)
     adapters = [(read_lora(file, components), weight) for file, weight in pairs]
-    _write(output, decompose.merge(components, adapters, rank, energy), layout, components)
+    students = [found.report.trained for found, weight in adapters if found.report.trained and weight]
+    header = students[-1].in_header() if students else {}
+    _write(output, decompose.merge(components, adapters, rank, energy), layout, components, header)
 
 
 def _check_output(output: Path) -> None:
@@ -142,10 +146,12 @@ def _check_output(output: Path) -> None:
         raise ResourceError(f"{str(output.parent)!r}: there is no such folder")
 
 
-def _write(output: Path, made: "Decomposition", layout: Keys, model: "Components") -> None:
+def _write(
+    output: Path, made: "Decomposition", layout: Keys, model: "Components", header: "Mapping[str, str] | None" = None
+) -> None:
     from latent_diffusion.adapters.writing import write_factors
 
-    write_factors(output, made.factors, layout, towers=len(model.text_encoder.towers))
+    write_factors(output, made.factors, layout, header, towers=len(model.text_encoder.towers))
     ranks = made.ranks.values()
     typer.echo(
         f"{len(ranks)} layers, rank {min(ranks)} to {max(ranks)}, {100 * made.error:.2g} % of the change is lost"

@@ -11,6 +11,7 @@ from latent_diffusion.adapters.lora_file import read_lora
 from latent_diffusion.adapters.mask_channels import model_adapter
 from latent_diffusion.adapters.stack import Stack
 from latent_diffusion.checkpoint.components import Components
+from latent_diffusion.checkpoint.folder.trained_times import check_times
 from latent_diffusion.diffusion.denoiser import Denoiser
 from latent_diffusion.diffusion.level import Level
 from latent_diffusion.errors import CheckpointError, ConfigError, warn
@@ -166,6 +167,8 @@ class Engine:
         folder = options.get("lora_folder")
         adapt = partial(self.with_prompt_adapters, folder=None if folder is None else check_folder(folder))
         prompts = read_prompts(adapt, prompt, options, settings, max(len(levels) - 1, 1))
+        for parts in {id(group.components): group.components for group in prompts.groups}.values():
+            check_times(parts, levels)
         self.machine.after_encoding(self.components)
         noise, seeds, variation = open_noise(options, len(prompts))
         if options.get("generator") is not None and initial == "seed":

@@ -7,6 +7,7 @@ import torch
 
 from latent_diffusion.adapters.writing import LoraFormat, write_factors
 from latent_diffusion.checkpoint.components import Components
+from latent_diffusion.checkpoint.folder.trained_times import TrainedTimes
 from latent_diffusion.config import RunConfig
 from latent_diffusion.nn.low_rank import Whole
 from latent_diffusion.training.adapters.adapter_layers import AdaptedModel, AdapterSettings
@@ -33,6 +34,7 @@ def write_adapter(
     pictures: int,
     size: int,
     usage: str = "",
+    trained: TrainedTimes | None = None,
 ) -> None:
     """Write an adapter in kohya's layout and, where it has keys for the form, in PEFT's.
 
@@ -46,6 +48,7 @@ def write_adapter(
         pictures: number of pictures it was trained on, for the header.
         size: their side in px, for the header.
         usage: how to draw with it where that is not as with the base, for the header.
+        trained: of a student: the times that it was trained at, and how to draw with it, for the header.
     """
     name, number = run.output.name or "adapter", getattr(torch, dtype)
     stored = {
@@ -58,6 +61,8 @@ def write_adapter(
     metadata = adapter_metadata(base, settings, run, name, pictures, size)
     if usage:
         metadata["modelspec.usage_hint"] = usage
+    if trained is not None:
+        metadata |= trained.in_header()
     files: dict[LoraFormat, Path] = {"kohya": folder / f"{name}.safetensors"}
     if settings.form == "lora":
         files["peft"] = folder / PEFT_FILE

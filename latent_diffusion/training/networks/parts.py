@@ -16,6 +16,7 @@ from latent_diffusion.checkpoint.folder.default_sampler import unread
 from latent_diffusion.checkpoint.folder.diffusers_folder import load_autoencoder
 from latent_diffusion.checkpoint.folder.scheduler_config import read_schedule
 from latent_diffusion.checkpoint.folder.text_folder import load_text_encoder
+from latent_diffusion.checkpoint.folder.trained_times import without_times
 from latent_diffusion.checkpoint.load import load_model
 from latent_diffusion.config import Section
 from latent_diffusion.data.batches.folder import DataConfig, ImageFolder
@@ -85,7 +86,7 @@ def build_parts(settings: ModelSettings, *, as_stored: bool = False) -> Componen
             raise ConfigError(
                 f"objective.init: {loaded.name} is SDXL's refiner, which is not trained; use its base model"
             )
-        config = _changed(loaded.scheduler_config, settings.scheduler)
+        config = _changed(without_times(loaded.scheduler_config), settings.scheduler)  # it is trained at others now
         schedule, prediction = read_schedule(config)
         return replace(loaded, schedule=schedule, prediction=prediction, scheduler_config=config)
     assert settings.parts is not None, "checked above"

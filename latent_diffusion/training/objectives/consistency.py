@@ -20,8 +20,10 @@ from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.checkpoint.folder.default_sampler import with_changes
 from latent_diffusion.checkpoint.folder.diffusers_folder import save_folder
 from latent_diffusion.checkpoint.folder.scheduler_config import write_schedule
+from latent_diffusion.checkpoint.folder.trained_times import TrainedTimes
 from latent_diffusion.config import MemoryConfig
 from latent_diffusion.data.batches.folder import DataConfig
+from latent_diffusion.diffusion.spacing import levels
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.models.unet import UNet
 from latent_diffusion.runtime.precision import place
@@ -159,20 +161,34 @@ class ConsistencyObjective(UNetObjective):
             return
         assert settings.adapter is not None, "it has the form of the changes"
         pictures, size = len(self.data), self.data.config.size
-        sampler, count = (
-            str(self.scheduler["_class_name"]).removesuffix("Scheduler"),
-            "1 step" if self.steps == 1 else f"{self.steps} steps",
-        )
-        how = f"sampler {sampler}, spacing {self.drawing.spacing}, {count}, guidance scale 1"
         write_adapter(
             folder, self.base, self.adapter, settings.adapter, self.run, settings.export_dtype,
-            pictures=pictures, size=size, usage=how,
+            pictures=pictures, size=size, trained=self.trained_times(),
         )  # fmt: skip
+
+    def grid(self) -> tuple[str, int]:
+        """Return spacing and number of the times that the student is trained at: those of the teacher's steps."""
+        return "trailing", self.settings.teacher_steps
+
+    def trained_times(self) -> TrainedTimes:
+        """Return the times that the student is trained at, and how it is drawn there: as by default, if these do."""
+        (spacing, number), schedule = self.grid(), self.components.schedule
+        sampler = str(self.scheduler["_class_name"]).removesuffix("Scheduler")
+        count = "1 step" if self.steps == 1 else f"{self.steps} steps"
+        how = f"sampler {sampler}, spacing {self.drawing.spacing}, {count}, guidance scale 1"
+        trained = TrainedTimes(spacing, number, how)
+        if not trained.others(schedule, levels(schedule, str(self.drawing.spacing), self.steps)):
+            return trained
+        own = trained.times(schedule)
+        chosen = dict.fromkeys(own[k * number // self.steps] for k in range(self.steps))
+        visited = ",".join(f"{t:g}" for t in chosen)
+        return replace(trained, usage=f"sampler {sampler}, timesteps {visited}, guidance scale 1")
 
     def _result(self) -> Components:
         """Return the student with its default sampler; changes of `objective.scheduler` come last."""
         config = with_changes(self.components.scheduler_config, self.scheduler)
-        config |= {"_num_inference_steps": self.steps, "_guidance_scale": 1.0, **self.settings.scheduler}
+        config |= {"_num_inference_steps": self.steps, "_guidance_scale": 1.0, **self.trained_times().in_model()}
+        config |= self.settings.scheduler
         return replace(self.components, scheduler_config=config)
 
     def _check_scheduler(self) -> None:

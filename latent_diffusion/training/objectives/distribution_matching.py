@@ -84,6 +84,10 @@ class DistributionMatchingObjective(ConsistencyObjective):
         self.fake_parts, self.fake_modules = fake.components, dict(fake.modules())
         return chosen
 
+    def grid(self) -> tuple[str, int]:
+        """Return spacing and number of the times that the student is trained at: its own steps."""
+        return "lcm", self.steps
+
     def latents(self, stored: TensorCache | None, sharing: Sharing) -> Drawn:  # pyright: ignore[reportIncompatibleMethodOverride]  # as it is used: by batch
         """Return what the student draws."""
         return Drawn(self.player, self.data)

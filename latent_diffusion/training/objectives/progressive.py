@@ -47,3 +47,7 @@ class ProgressiveObjective(ConsistencyObjective):
         """Load the teacher, read the pictures and make the student."""
         self.steps = settings.steps
         super().__init__(settings, data, run)  # pyright: ignore[reportArgumentType]  # what is absent is a constant
+
+    def grid(self) -> tuple[str, int]:
+        """Return spacing and number of the times that the student is trained at: its own steps."""
+        return "trailing", self.steps

@@ -9,6 +9,7 @@ import torch
 
 from latent_diffusion import LatentDiffusionPipeline
 from latent_diffusion.checkpoint.files.safetensors_file import open_file
+from latent_diffusion.diffusion.spacing import levels
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.randomness import normal
 from latent_diffusion.training.numbers import sample_numbers
@@ -129,6 +130,15 @@ def test_a_student_draws_in_four_steps_by_default_and_remembers_its_law(tiny_fam
     assert steps == [0, 1, 2, 3] and made.records[0].sampler == "lcm" and made.records[0].guidance_scale == 1.0
     theirs = diffusers.DiffusionPipeline.from_pretrained(run.output / "model", local_files_only=True)
     assert type(theirs.scheduler).__name__ == "LCMScheduler"
+
+
+def test_a_student_of_another_grid_is_drawn_at_times_of_it(tiny_folder, make_run):
+    """LCM's own times are some of 50; with 20 steps of the teacher the student is never trained at most of them."""
+    made: Any = build_objective(make_run({"name": "consistency", "init": str(tiny_folder), "teacher_steps": 20}))
+    found, law = made.trained_times(), made.components.schedule
+    assert found.times(law) == made.player.function.times()[::-1].tolist()
+    assert [level.t for level in levels(law, "lcm", 4)[:-1] if level.t not in found.times(law)] == [759.0, 259.0]
+    assert found.usage == "sampler LCM, timesteps 999,749,499,249, guidance scale 1"
 
 
 def test_a_student_may_be_an_adapter_whose_header_has_its_use(tiny_folder, make_run):

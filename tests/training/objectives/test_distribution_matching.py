@@ -8,11 +8,13 @@ import torch
 
 from latent_diffusion import LatentDiffusionPipeline
 from latent_diffusion.checkpoint.files.safetensors_file import open_file
+from latent_diffusion.checkpoint.folder.trained_times import HEADER
 from latent_diffusion.diffusion.noise import NoiseSource
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.guidance.cfg import CFG
 from latent_diffusion.randomness import generator, normal
 from latent_diffusion.samplers.lcm import LCM
+from latent_diffusion.training.adapters.adapter_files import PEFT_FILE
 from latent_diffusion.training.run import build_objective, train
 from latent_diffusion.training.state.launch import build_accelerator
 from latent_diffusion.training.trainer import Trainer
@@ -123,6 +125,10 @@ def test_a_student_draws_in_its_own_steps_by_default(tiny_family, make_run):
     folder = run.output / "model"
     config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
     assert config["_class_name"] == "LCMScheduler"
+    assert (config["_trained_spacing"], config["_trained_steps"]) == ("lcm", STEPS)
+    assert config["_usage_hint"] == "sampler LCM, spacing lcm, 2 steps, guidance scale 1"
+    again: Any = build_objective(make_run({"name": "unet", "init": str(folder)}))  # trains at all times
+    assert not {name for name in again.components.scheduler_config if name.startswith(("_trained", "_usage"))}
     pipe = LatentDiffusionPipeline.from_pretrained(folder, device="cpu")
     steps = []
     record = pipe("a red disc", seed=0, on_step=lambda step: steps.append(step.index)).records[0]
@@ -137,7 +143,10 @@ def test_an_adapter_has_its_use_in_its_header(tiny_folder, make_run):
     run = make_run(objective(tiny_folder, steps=1, adapter=adapter), steps=1, batch_size=2, ema={"decay": 0.5})
     assert train(run) == 0
     file = run.output / "model" / "run.safetensors"
-    assert open_file(file)[1]["modelspec.usage_hint"] == "sampler LCM, spacing lcm, 1 step, guidance scale 1"
+    header = open_file(file)[1]
+    assert header["modelspec.usage_hint"] == "sampler LCM, spacing lcm, 1 step, guidance scale 1"
+    times = [header[f"latent_diffusion.trained_{name}"] for name in ("spacing", "steps")]
+    assert times == ["lcm", "1"] == [open_file(file.with_name(PEFT_FILE))[1][name] for name in HEADER[:2]]
 
 
 @pytest.mark.parametrize(

@@ -90,4 +90,7 @@ def test_a_student_is_the_teacher_of_the_next_round(tiny_folder, make_run, tmp_p
     steps = []
     drawn = pipe("a red disc", seed=0, on_step=lambda step: steps.append(step.index))
     record = drawn.records[0]
+    config = pipe.components.scheduler_config
+    assert (config["_trained_spacing"], config["_trained_steps"]) == ("trailing", 8)
+    assert made.trained_times().times(made.components.schedule) == [float(t) for t in made.player.halving.times()[:, 0]]
     assert len(steps) == 8 and (record.sampler, record.spacing, record.guidance_scale) == ("ddim", "trailing", 1.0)
