@@ -53,7 +53,7 @@ class Part:
 
     def name(self, k: int) -> str:
         """Return what errors call the picture of row k of the source."""
-        return f"{self.source.where}/{self.source.row(k)['file_name']}"
+        return f"{self.source.where}/{self.source.name(k)}"
 
     def read(self, k: int) -> bytes:
         """Return the picture of row k of the source as its file has it.
@@ -174,7 +174,7 @@ def _of_share(parts: Sequence[Part], config: DataConfig) -> list[Part]:
     """Return the parts with the pictures that are read: those held out, or the others."""
     before = sum(len(part.kept) for part in parts)
     for part in parts:
-        names = [str(part.source.row(int(k))["file_name"]) for k in part.kept]
+        names = [part.source.name(int(k)) for k in part.kept]
         part.kept = part.kept[np.array([config.reads(name) for name in names], bool)]
     left = [part for part in parts if len(part.kept)]
     if not left:
@@ -204,7 +204,7 @@ def _leave_out(parts: Sequence[Part], file: str) -> None:
         where = os.path.normpath(part.source.where)
         if where not in {place for place, _ in named}:
             continue
-        names = [(where, str(part.source.row(int(k))["file_name"])) for k in part.kept]
+        names = [(where, part.source.name(int(k))) for k in part.kept]
         stays = np.array([name not in named for name in names], bool)
         left_out += int((~stays).sum())
         part.kept = part.kept[stays]

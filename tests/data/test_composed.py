@@ -264,6 +264,17 @@ def test_a_run_is_opened_without_composing(data, monkeypatch):
     assert len(asked) <= 1
 
 
+def test_a_picture_is_read_without_writing_its_captions(data, monkeypatch):
+    names = [data(rows=60).rows[row]["file_name"] for row in range(60)]
+    assert any(name.startswith("7: ") or name == "7.png" for name in names)
+    assert 0 < sum(": " in name for name in names) < 60, "some are plain pictures"
+    monkeypatch.setattr(ComposedSource, "_write", lambda *_: pytest.fail("the captions were written"))
+    folder = data(rows=60)
+    assert [folder.parts[0].source.name(row) for row in range(60)] == names
+    for row in range(20):
+        assert folder.content(row) and folder.image(row).shape == (3, SIDE, SIDE)
+
+
 def test_names_have_their_articles_and_plurals():
     words = ["orange car", "umbrella", "unicorn", "hour", "ewe", "X-ray", "red apple"]
     assert [with_article(word).split()[0] for word in words] == ["an", "an", "a", "an", "a", "an", "a"]

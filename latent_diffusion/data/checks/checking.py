@@ -81,7 +81,7 @@ def decode_row(
     Raises:
         DataError: not a picture, damaged, too small or too large.
     """
-    name = str(part.source.row(k)["file_name"])
+    name = part.source.name(k)
     where, divisor, size = f"{part.source.where}/{name}", 1, None
     if target is not None and config.decode == "fast":
         size = upright_size(data, name=where)
@@ -151,7 +151,7 @@ def _decoded(part: Part, config: DataConfig, target: Target, found: "_Found") ->
             raise
         except DataError as error:
             return error
-        facts = look(str(part.source.row(k)["file_name"]), data, picture)
+        facts = look(part.source.name(k), data, picture)
         if not found.keep:
             return Good(own, facts, None)
         size, pad = target(part, own), part.config.fit == "pad"

@@ -156,7 +156,7 @@ def _captions(findings: Findings, part: Part, found: Examined) -> list[str]:
 def _examined(config: DataConfig, number: int, part: Part, k: int) -> Examined:
     where = part.source.where
     try:
-        name = str(part.source.row(k)["file_name"])
+        name = part.source.name(k)
     except DataError as error:
         return Examined(where, f"row {k}", number, k, fault=str(error))
     try:

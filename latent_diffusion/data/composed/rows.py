@@ -79,16 +79,20 @@ class ComposedSource(Source):
         """Return the caption as `text`, the `kind`, and captions of other pictures that are `false` of this one."""
         return self._written(k)
 
+    def name(self, k: int) -> str:
+        """Return `file_name` of row k; no caption is written for it."""
+        return f"{k}: {self.base.name(self._plain(k))}" if self.scene(k) is None else f"{k}.png"
+
     def _write(self, k: int) -> Row:
         scene = self.scene(k)
         if scene is None:
             plain = self.base.row(self._plain(k))
             kept = {field: value for field, value in plain.items() if field != "mask_file"}
-            return {**kept, "file_name": f"{k}: {plain['file_name']}", "kind": "plain"}
+            return {**kept, "file_name": self.name(k), "kind": "plain"}
         draw = self._draw("false", k)
         false = false_scenes(scene, self.stock.names, [*TARGETS], draw)
         return {
-            "file_name": f"{k}.png",
+            "file_name": self.name(k),
             "text": caption(scene, self._names, self._draw("caption", k)),
             "kind": scene.kind,
             # the same choices of words, so that the two captions differ in what is false alone

@@ -50,6 +50,10 @@ class Source(ABC):
     def row(self, k: int) -> Row:
         """Return the metadata of row k: `file_name` (what errors call the picture) and every other field."""
 
+    def name(self, k: int) -> str:
+        """Return `file_name` of row k, without the other fields where these take time to make."""
+        return str(self.row(k)["file_name"])
+
     @abstractmethod
     def read(self, k: int) -> bytes:
         """Return the picture of row k as its file has it.

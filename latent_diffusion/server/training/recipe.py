@@ -139,7 +139,7 @@ def _model(service: Service, fields: TrainFields) -> tuple[str, int]:
 def _held_out(data: dict[str, Any], fields: TrainFields) -> list[str]:
     """Return the names of pictures evenly spread over the data; at least half of them stay for training."""
     parts = open_parts(parse_section(DataConfig, data, "data"), fields.seed)
-    names = [str(part.source.row(int(k))["file_name"]) for part in parts for k in part.kept]
+    names = [part.source.name(int(k)) for part in parts for k in part.kept]
     count = min(len(names) // 10, 8) if fields.held_out is None else fields.held_out
     if count > len(names) // 2:
         raise Refusal(400, f"held_out: {count} of {len(names)} pictures; leave at least half for training", "held_out")
