@@ -21,9 +21,12 @@ def forms_for_captions(forms: PromptForms | None, captions: Iterable[str]) -> Pr
     """
     if forms is None:
         return None
-    distinct = {caption for caption in captions if caption}
+    distinct: dict[str, None] = {}
     names = dict(forms.names)
-    for caption in distinct:
+    for caption in captions:  # one by one: the first without a form ends it, and listing all can take a minute
+        if not caption or caption in distinct:
+            continue
+        distinct[caption] = None
         opening = next((words for words in forms.styles if caption.startswith(f"{words} ")), None)
         if opening is None:
             return None

@@ -57,6 +57,9 @@ def test_which_captions_are_in_the_forms():
         "a 3d render of an apple with " + "many words " * 9,
     ):
         assert forms_for_captions(FORMS, ["a 3d render of an apple", words]) is None, words
+    rest = iter(["a red disc", "a 3d render of a disc"])
+    assert forms_for_captions(FORMS, rest) is None
+    assert [*rest] == ["a 3d render of a disc"], "captions cost time to list: none is read once one has no form"
 
 
 @pytest.mark.filterwarnings("ignore:prompt 'many words")
