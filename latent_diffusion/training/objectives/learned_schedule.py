@@ -46,7 +46,7 @@ class LearnedScheduleSettings(ModelSettings):
     latent_cache_bytes: int = Field(default=4 * 2**30, ge=0)
     """Keep latents of all pictures in memory if they take at most this."""
     text_cache_bytes: int = Field(default=2 * 2**30, ge=0)
-    """Keep text states of all captions in memory if they take at most this."""
+    """Keep text states of all captions in memory if they take at most this; 0: keep none, list no captions."""
     caption_chunks: int = Field(default=3, ge=1)
     """Chunks of 75 tokens that are read of a caption, as in drawing; what is longer is cut and counted."""
     workers: int = Field(default=1, ge=0)

@@ -72,7 +72,7 @@ class DenoisingSettings(ModelSettings, LossSettings):
     latent_cache_bytes: int = Field(default=4 * 2**30, ge=0)
     """Keep latents of all pictures in memory if they take at most this."""
     text_cache_bytes: int = Field(default=2 * 2**30, ge=0)
-    """Keep text states of all captions in memory if they take at most this."""
+    """Keep text states of all captions in memory if they take at most this; 0: keep none, list no captions."""
     caption_chunks: int = Field(default=3, ge=1)
     """Chunks of 75 tokens that are read of a caption, as in drawing; what is longer is cut and counted."""
     export_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
@@ -248,6 +248,9 @@ class UNetObjective(Objective):
         """Return what encodes captions by a frozen encoder, all of them kept if they fit."""
         settings = self.settings
         texts = TextStates(encoder, state_dtype(self.run.precision), settings.caption_chunks, stored)
+        if not settings.text_cache_bytes:
+            logger.info("text states are computed in every step: objective.text_cache_bytes is 0")
+            return texts
         captions = self.data.all_captions()
         if captions is None:
             logger.info("text states are computed in every step: captions are drawn without end")

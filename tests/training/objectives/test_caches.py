@@ -11,6 +11,7 @@ from safetensors import safe_open
 
 from latent_diffusion.checkpoint.files.safetensors_file import read_tensors, write_tensors
 from latent_diffusion.data import tensor_cache
+from latent_diffusion.data.batches.folder import ImageFolder
 from latent_diffusion.data.checks import checking
 from latent_diffusion.data.opening import Part
 from latent_diffusion.data.tensor_cache import TensorCache, key_of
@@ -272,3 +273,8 @@ def test_long_captions_are_read_in_chunks_as_in_drawing(tiny_pipeline):
         assert made.shape[1] == min(wanted.context.shape[1], 3 * 77)
         torch.testing.assert_close(made, wanted.context[:, : made.shape[1]], rtol=1e-5, atol=1e-5)
     assert states.rows.groups([captions[1], captions[0], captions[2], captions[0]]) == [[1, 3], [0], [2]]
+
+
+def test_captions_are_not_listed_where_no_states_are_kept(trained, monkeypatch):
+    monkeypatch.setattr(ImageFolder, "all_captions", lambda self: pytest.fail("the captions were listed"))
+    trained(1, text_cache_bytes=0)
