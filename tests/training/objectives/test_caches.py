@@ -10,11 +10,14 @@ import torch
 from safetensors import safe_open
 
 from latent_diffusion.checkpoint.files.safetensors_file import read_tensors, write_tensors
+from latent_diffusion.checkpoint.folder.diffusers_folder import load_folder
+from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.data import tensor_cache
 from latent_diffusion.data.batches.folder import ImageFolder
 from latent_diffusion.data.checks import checking
 from latent_diffusion.data.opening import Part
 from latent_diffusion.data.tensor_cache import TensorCache, key_of
+from latent_diffusion.models.text_encoder import Encoded, TextEncoder
 from latent_diffusion.training.networks.encoding_progress import with_progress
 from latent_diffusion.training.networks.frozen_states import Latents, TextStates
 from latent_diffusion.training.run import build_objective
@@ -273,6 +276,63 @@ def test_long_captions_are_read_in_chunks_as_in_drawing(tiny_pipeline):
         assert made.shape[1] == min(wanted.context.shape[1], 3 * 77)
         torch.testing.assert_close(made, wanted.context[:, : made.shape[1]], rtol=1e-5, atol=1e-5)
     assert states.rows.groups([captions[1], captions[0], captions[2], captions[0]]) == [[1, 3], [0], [2]]
+
+
+WORDS = [f"a {colour} {thing}" for colour in ("red", "blue", "green") for thing in ("cat", "car", "house")]
+
+
+@pytest.mark.parametrize("family", ["tiny", "sdxl"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_states_have_the_same_bits_in_any_batch_of_any_process_and_after_a_restart(
+    tiny_folder, tiny_family, tmp_path, family, dtype
+):
+    encoder = load_folder(tiny_folder if family == "tiny" else tiny_family(family)).text_encoder
+    batch = ["", *WORDS, "", WORDS[0]]
+
+    def started(stored=None):
+        return TextStates(encoder, dtype, chunks=3, stored=stored)
+
+    def assert_same(made, wanted):
+        assert made.context.dtype == dtype and torch.equal(made.context, wanted.context)
+        assert (made.pooled is None) == (wanted.pooled is None) == (family == "tiny")
+        assert made.pooled is None or torch.equal(made.pooled, wanted.pooled)
+
+    one = started()
+    alone = Conditioning.cat([one([caption]) for caption in batch])
+    first = started()
+    assert_same(first(batch), alone)
+    assert_same(first(batch), alone)  # in a later update
+    assert_same(started()(batch[5:]), alone[5:])  # after a restart, or the second process's share
+    assert_same(started()(batch[:5]), alone[:5])
+    assert_same(started()(batch[::-1]), Conditioning.cat([one([caption]) for caption in batch[::-1]]))
+    for stored in (None, TensorCache(tmp_path / "cache", 10**9)):
+        kept = started(stored)
+        kept.fill(batch, 10**9)
+        assert kept.cached
+        assert_same(kept(batch), alone)
+    long = ["red, " * 60 + word for word in WORDS]
+    assert_same(started()(long), Conditioning.cat([one([caption]) for caption in long]))
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_captions_are_encoded_together_where_that_gives_the_bits_of_each_alone(tiny_pipeline, monkeypatch, same):
+    encoder, calls = tiny_pipeline.components.text_encoder, []
+
+    def run(self, ids):
+        calls.append(len(ids))
+        states = ids.float()[..., None].expand(-1, -1, self.width) / 3
+        return Encoded(states if same else states + len(ids) * 1e-3, None)
+
+    monkeypatch.setattr(TextEncoder, "run", run)
+    states = TextStates(encoder, torch.float32)
+    alone = torch.cat([states([caption]).context for caption in [*WORDS, WORDS[0]]])
+    calls.clear()
+    assert torch.equal(states([*WORDS, WORDS[0]]).context, alone)
+    assert calls == [4, 1, 1, 1, 1, *([4, 1] if same else [1] * 5)]  # nine captions: the first four are the trial
+    calls.clear()
+    states.fill(WORDS, 10**9)
+    assert calls == ([4, 4, 1] if same else [1] * 9)
+    assert torch.equal(states([*WORDS, WORDS[0]]).context, alone)
 
 
 def test_captions_are_not_listed_where_no_states_are_kept(trained, monkeypatch):
