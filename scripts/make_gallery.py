@@ -35,14 +35,7 @@ THINGS = (
     *("grinning face", "castle", "soccer ball", "key", "tulip", "umbrella"),
 )
 SWEPT = ("a 3d render of a red apple", "a flat vector illustration of a penguin", "a black and white icon of a rocket")
-TYPED = (  # a new user's: the first ten written before anything was drawn, the others before rewriting was tried on any
-    *("a sleepy cat", "Birthday cake with three candles", "a black and white icon of a bicycle", "green dragon, 3d"),
-    *("a cup of coffee, flat illustration", "angry face with sunglasses", "a blue fish", "pirate ship on the sea"),
-    *("a robot holding a flower", "house in the snow"),
-    *("a happy dog", "red sports car", "ICE CREAM CONE WITH SPRINKLES", "an owl, black and white"),
-    *("mountain at sunset", "cute penguin emoji", "slice of pizza, flat design", "a purple dinosaur"),
-    *("laughing face", "a guitar on fire"),
-)
+TYPED = ROOT / "experiments" / "typed_prompts.txt"
 Rows = Sequence[tuple[str, Sequence[Image.Image]]]
 
 
@@ -78,10 +71,10 @@ def prompts(pipe: LatentDiffusionPipeline) -> Image.Image:
 
 
 def typed(pipe: LatentDiffusionPipeline) -> Image.Image:
-    """Draw each prompt as it is typed (--no-rewrite), and below it rewritten."""
-    numbers = [1 + k % 10 for k in range(len(TYPED))]  # seeds, as `generate --prompts-file FILE --seed 1` counts them
-    above, below = (pictures_of(pipe(TYPED, seed=numbers, rewrite=rewrite)) for rewrite in (False, None))
-    columns = [Column(*parts) for parts in zip(TYPED, above, [[picture] for picture in below], strict=True)]
+    """Draw lists of ten prompts as a person types them, each list with the seeds of `--prompts-file FILE --seed 1`."""
+    lines = [line for line in TYPED.read_text().splitlines() if line and not line.startswith("#")]
+    drawn = pictures_of(pipe(lines, seed=[SEED + k % 10 for k in range(len(lines))], rewrite=False))
+    columns = [Column(line, picture, []) for line, picture in zip(lines, drawn, strict=True)]
     return draw_grid(columns, per_row=10, cell=CELL)
 
 

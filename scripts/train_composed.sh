@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Trains the bundled model on with composed pictures: CLIP and the decoder first, then the U-Net.
+# Trains the bundled model on with composed pictures: CLIP and the decoder first, then the U-Net, then U-Net and text encoder.
 # Interrupt it when you like; the same command continues from the last checkpoint.
 #   bash scripts/train_composed.sh FOLDER [key=value ...]      overrides go to all runs, for example threads=1
-# To go on from the weights of an unfinished training that the repository has, make FOLDER/start of them first:
-#   python scripts/unpack_changes.py assets/emoji-unfinished.safetensors.z FOLDER/start
+# To go on from the bundled model, make FOLDER/start of its weights first:
+#   python scripts/unpack_changes.py assets/emoji-changes.safetensors.z FOLDER/start
 set -euo pipefail
 cd "$(dirname "$0")/.."
 runs=${1:?a folder for the runs}
@@ -17,3 +17,5 @@ if [ ! -d "$runs/start" ]; then  # the first version with the new decoder and te
     mv "$runs/start.partial" "$runs/start"
 fi
 python -m latent_diffusion.train configs/emoji/composed/unet.yaml output="$runs/unet" objective.init="$runs/start" "$@"
+python -m latent_diffusion.train configs/emoji/composed/unet.yaml output="$runs/joint" objective.init="$runs/unet/model" steps=5200 \
+    'objective.train={parts: [unet, text_encoder], rules: [{match: "^text_encoder", learning_rate: 1.0e-4}]}' "$@"

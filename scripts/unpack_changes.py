@@ -1,6 +1,6 @@
 """Write the model folder that a file of changes makes of the first version of the bundled model.
 
-    python scripts/unpack_changes.py assets/emoji-unfinished.safetensors.z OUTPUT
+    python scripts/unpack_changes.py assets/emoji-changes.safetensors.z OUTPUT
 
 `pack_changes.py --only FILE` writes such a file: weights of a training that is not finished, which goes on from them.
 """
