@@ -4,9 +4,11 @@ A fork server has torch and accelerate imported and nothing computed; each train
 """
 
 import contextlib
+import faulthandler
 import json
 import multiprocessing
 import os
+import random
 import signal
 import socket
 import sys
@@ -33,6 +35,7 @@ _context.set_forkserver_preload(
     + ["diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion"]  # with it finished adapters are opened again
     + [f"latent_diffusion.training.objectives.{name}" for name in names("latent_diffusion.training.objectives")]
 )
+_STREAMS: dict[BaseProcess, list[Path]] = {}  # where each process and those that share its run write their errors
 
 
 def start(
@@ -47,6 +50,7 @@ def start(
     """Start one training process; `fault` is the name of a point of `FAULTS` and how often it is passed unharmed."""
     process = _context.Process(target=_child, args=(output, overrides, run, fault, rank, processes, port))
     process.start()
+    _STREAMS[process] = [Path(f"{output}.err{other}") for other in range(processes)]
     return process
 
 
@@ -54,9 +58,12 @@ def finish(process: BaseProcess, seconds: float = 120) -> int:
     """Wait for a process; return its exit code, negative for a signal."""
     process.join(seconds)
     if process.exitcode is None:
+        os.kill(process.pid, signal.SIGUSR1)  # prints where each thread is
+        process.join(1)
         process.kill()
         process.join()
-        raise AssertionError(f"the training did not end in {seconds} s")
+        told = [f"{stream}:\n{stream.read_text()[-4000:]}" for stream in _STREAMS[process] if stream.exists()]
+        raise AssertionError("\n".join([f"the training did not end in {seconds} s", *told]))
     return process.exitcode
 
 
@@ -73,10 +80,15 @@ def train_together(output: Path, *overrides: str, processes: int = 2, run: Calla
 
 
 def free_port() -> int:
-    """Return a port of loopback that nobody listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+    """Return a port of loopback that nobody listens on, below those that connections are given.
+
+    Among those a process that waits for the port may be given it as its own end and so be connected to itself, and
+    another test's connection may take it first.
+    """
+    while True:
+        with contextlib.suppress(OSError), socket.socket() as free:
+            free.bind(("127.0.0.1", random.SystemRandom().randrange(12_000, 32_000)))
+            return free.getsockname()[1]
 
 
 def state_of(output: Path) -> dict[str, torch.Tensor]:
@@ -118,6 +130,7 @@ def _child(output, overrides, run, fault, rank, processes, port) -> None:
         }  # fmt: skip
     stream = os.open(f"{output}.err{rank or 0}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(stream, 2)
+    faulthandler.register(signal.SIGUSR1)
     if fault is not None:
         name, after = fault
         FAULTS[name](after)
