@@ -33,9 +33,9 @@ LEVELS = {  # of the names in `Level` of native/library.py
     "avx512": AVX512,
     "avx512_vnni": [*AVX512, "-mavx512vnni"],
     "avx512_bf16": [*AVX512, "-mavx512vnni", "-mavx512bf16"],
-    "amx": [*AVX512, "-mavx512vnni", "-mavx512bf16", "-mamx-tile", "-mamx-int8"],
+    "amx": [*AVX512, "-mavx512vnni", "-mavx512bf16", "-mamx-tile", "-mamx-int8", "-mamx-bf16"],
 }
-ALONE = {"avx512_vnni": "eight_bits.c", "amx": "eight_bits.c"}  # alone gains; the others are those of a lower level
+ALONE = {"avx512_vnni": ["eight_bits.c"], "amx": ["eight_bits.c", "attention.c"]}  # gain; the rest is of a lower level
 LEVELS_OF = {"x86_64": list(LEVELS), "aarch64": ["plain"]}
 RECIPES = ("lora.yaml", "finetune.yaml", "inpaint.yaml")  # of configs/, those of `server/training/recipe.py`
 BASE = "abilities.c"  # finds the level: any processor must be able to run it
@@ -67,7 +67,7 @@ def _compile(compiler: str, folder: Path) -> Path:
     objects = [folder / "abilities.o"]
     _run([compiler, *FLAGS, "-c", str(FOLDER / BASE), "-o", str(objects[0])])
     for level in LEVELS_OF[platform.machine()]:
-        used = [file for file in sources if file.name == ALONE.get(level, file.name)]
+        used = [file for file in sources if file.name in ALONE.get(level, [file.name])]
         made = [folder / f"{file.stem}_{level}.o" for file in used]
         flags = [*FLAGS, *LEVELS[level], f"-DLEVEL={level}"]
         try:

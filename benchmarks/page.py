@@ -61,11 +61,12 @@ def lines(files: Sequence[dict[str, Any]]) -> Iterator[str]:
 def _machine(machine: dict[str, Any]) -> str:
     gpu = f"{machine['gpu']} ({machine['gpu_memory_gib']} GiB, CUDA {machine['cuda']}), " if "gpu" in machine else ""
     bf16 = ", bfloat16 instructions" if machine["bfloat16_instructions"] else ""
+    amx = ", AMX" if machine.get("amx") else ""  # rows of earlier versions lack it
     versions = ", ".join(
         f"{name} {machine[name]}" for name in ("torch", "diffusers", "transformers", "openvino") if machine[name]
     )
     return (
-        f"{gpu}{machine['processor']}, {machine['instructions']}{bf16}, {machine['threads']} threads, "
+        f"{gpu}{machine['processor']}, {machine['instructions']}{bf16}{amx}, {machine['threads']} threads, "
         f"{machine['memory_gib']} GiB; {versions}, oneDNN {machine['onednn']}, Python {machine['python']}."
     )
 

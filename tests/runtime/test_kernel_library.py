@@ -27,7 +27,7 @@ NEEDS = {  # what the system names of a processor at each level, beside what the
     Level.AVX512: {"avx512f", "avx512bw", "avx512dq", "avx512vl"},
     Level.AVX512_VNNI: {"avx512_vnni"},
     Level.AVX512_BF16: {"avx512_bf16"},
-    Level.AMX: {"amx_tile", "amx_int8"},
+    Level.AMX: {"amx_tile", "amx_int8", "amx_bf16"},
 }
 
 

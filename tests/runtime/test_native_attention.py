@@ -31,6 +31,8 @@ def error(found, wanted):
         (1, 1, 50, 65, 512),
         (3, 2, 17, 5, 6),
         (1, 2, 200, 129, 2),
+        (2, 8, 8, 2048, 160),
+        (1, 1, 130, 300, 512),
     ],
 )
 def test_as_exact_as_the_fused_kernel_of_torch(dtype, batch, count, queries, keys, width):

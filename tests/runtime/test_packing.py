@@ -215,11 +215,16 @@ def test_a_weight_that_is_kept_gives_the_same_bits(dtype, index):
 
 
 @torch.no_grad()
-def test_a_tiny_picture_leaves_weights_as_they_are_and_a_large_one_does_not():
-    small, large = (shared_copy(nn.Sequential(layers()[2][0])) for _ in range(2))
-    pack(small), pack(large)
-    small(torch.randn(1, 16, 4, 4)), large(torch.randn(2, 16, 16, 8))
-    assert not small[0].packed.kept and large[0].packed.kept
+def test_a_convolution_orders_its_weight_at_once_and_a_linear_layer_for_many_rows():
+    layer = nn.Sequential(nn.Conv2d(16, 32, 3, padding=1, stride=2))
+    pack(layer)
+    layer(torch.randn(1, 16, 4, 4))
+    assert layer[0].packed.kept
+    weight = torch.randn(32, 16)
+    packed = Reordered(weight, lambda w: torch.ops.mkldnn._reorder_linear_weight(w, 512), either=True)
+    assert torch.equal(packed.used(77), weight) and not packed.kept
+    packed.used(256)
+    assert packed.kept and torch.equal(packed.plain(), weight)
 
 
 @torch.no_grad()
@@ -277,21 +282,6 @@ def test_a_map_of_one_pixel_sees_the_middle_alone(dtype):
     assert all(torch.equal(layer(x), first) for _ in range(10)) and not layer.packed.kept
     layer.packed.keep()
     assert torch.equal(layer(x), first)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("stride", [1, 2])
-def test_small_maps_have_the_same_bits_before_and_after(dtype, stride):
-    torch.manual_seed(0)
-    layer = nn.Conv2d(320, 64, 3, padding=1, stride=stride).to(dtype)
-    plain, kept = shared_copy(layer), shared_copy(layer)
-    pack(plain), pack(kept)
-    kept.packed.keep()
-    for side in (1, 2, 3, 4):
-        x = torch.randn(1, 320, side, side).to(dtype).contiguous(memory_format=torch.channels_last)
-        assert torch.equal(plain(x), kept(x)), side
-        assert not plain.packed.kept
 
 
 def test_where_the_order_depends_on_the_map_it_follows_the_map(monkeypatch):

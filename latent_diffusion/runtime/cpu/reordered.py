@@ -1,9 +1,10 @@
-"""A weight that lies in oneDNN's own order once so much is multiplied by it that this earns its memory.
+"""A weight that lies in oneDNN's own order: a convolution's from its first use, a linear layer's once that pays.
 
-Until then it is reordered at each use, in memory that the use before gave back. That costs little; filling memory that
-was never used before costs several times as much, for the system hands it over page by page. So the weights of a large
-network take as long to reorder once as several passes over a tiny picture take, and as a fraction of one over a
-large picture. The products are the same bit for bit in both orders.
+Putting it in order costs little; filling memory that was never used before costs several times as much, for the system
+hands it over page by page. A convolution reorders its weight at each use that finds it in another order, which is a
+quarter of a pass over 256 px where bfloat16 is multiplied in tiles (AMX), and the new memory costs as much as three of
+these. Linear layers multiply as fast in either order, bit for bit the same where `either` is set, and a text encoder is
+used for few rows: there a weight is put in order when so much is multiplied by it that this earns its memory.
 
 With AVX2 the order of a convolution's weight depends on the size of the map. Brought from one order into another
 at each call, by a routine that is written for any two orders, a weight of 2560 x 1280 channels took 1.8 s where the
@@ -21,7 +22,7 @@ from latent_diffusion.runtime.cpu.allocator import large_blocks_apart
 
 __all__ = ["Reordered"]
 
-ENOUGH = 256  # rows multiplied by a weight: two steps of a guided picture of 512 px on its smallest map
+ENOUGH = 256  # rows multiplied by a linear layer's weight: two steps of a guided picture of 512 px on its smallest map
 LEAST = 32  # rows that a use counts for, as it reads all of the weight for however few
 
 
@@ -66,7 +67,7 @@ class Reordered:
             size = None
         if self.kept and size != self._size:
             self._weight = self.plain()
-        if not self.kept and self._earned(rows):
+        if not self.kept and (self._earned(rows) or not self._either):
             self.keep(size)
         weight = self._weight  # threads that come here together make the same, or each its own size's
         if weight is None:

@@ -26,8 +26,8 @@ typedef struct {
 
 typedef struct {
     float q[WIDEST * 2 * LANES] __attribute__((aligned(64)));        /* queries, channel by channel */
-    float scores[KEYS * 4 * LANES] __attribute__((aligned(64)));
-    float out[WIDEST * 2 * LANES] __attribute__((aligned(64)));      /* results, channel by channel */
+    float scores[2 * KEYS * 4 * LANES] __attribute__((aligned(64)));
+    float out[WIDEST * 4 * LANES] __attribute__((aligned(64)));      /* results, channel by channel */
     uint32_t values[KEYS / 2 * WIDEST] __attribute__((aligned(64)));
 } Scratch;
 
@@ -87,30 +87,45 @@ INLINE Vector fma_number(float one, Vector lane, Vector sum) { return vfma(vall(
 PRODUCT(product, float, fma_number)
 
 /* softmax over a block of scores (n keys, V vectors): probabilities in place, running maxima, sums and results right.
+ * With `paired` the probabilities of two keys are a pair of bfloat16 numbers: (n / 2 rounded up) rows.
  * A score that is NaN or infinite makes its probability NaN, and with it the sum and all results of its query. */
 INLINE void softmax(int V, float *scores, int64_t n, float scale, Vector *top, Vector *total, float *out, int64_t width,
-                    const float *series, int terms) {
+                    const float *series, int terms, int paired) {
+    const int T = TILE_VECTORS(V); /* vectors at a time: each maximum and sum waits for the one before */
     Vector factor = vall(scale * (float)M_LOG2E);
-    for (int l = 0; l < V; l++) {
-        Vector high = top[l];
-        for (int64_t s = 0; s < n; s++) high = vmax(vload(scores + (s * V + l) * LANES), high);
-        if (vdiffer(high, top[l])) {
-            Vector shrink = exp2_of_normal(vmul(vsub(top[l], high), factor), series, terms);
-            total[l] = vmul(total[l], shrink);
-            for (int64_t c = 0; c < width; c++) {
-                float *at = out + (c * V + l) * LANES;
-                vstore(at, vmul(vload(at), shrink));
+    for (int first = 0; first < V; first += T) {
+        Vector high[4], zero[4];
+        UNROLL for (int l = 0; l < T; l++) high[l] = top[first + l];
+        for (int64_t s = 0; s < n; s++)
+            UNROLL for (int l = 0; l < T; l++) high[l] = vmax(vload(scores + (s * V + first + l) * LANES), high[l]);
+        UNROLL for (int l = 0; l < T; l++) {
+            Vector *before = top + first + l;
+            if (vdiffer(high[l], *before)) {
+                Vector shrink = exp2_of_normal(vmul(vsub(*before, high[l]), factor), series, terms);
+                total[first + l] = vmul(total[first + l], shrink);
+                for (int64_t c = 0; c < width; c++) {
+                    float *at = out + (c * V + first + l) * LANES;
+                    vstore(at, vmul(vload(at), shrink));
+                }
+                *before = high[l];
             }
-            top[l] = high;
+            zero[l] = vmul(high[l], factor);
         }
-        Vector zero = vmul(high, factor), sum = total[l];
-        for (int64_t s = 0; s < n; s++) {
-            float *at = scores + (s * V + l) * LANES;
-            Vector p = exp2_of_normal(vfms(vload(at), factor, zero), series, terms);
-            sum = vadd(sum, p);
-            vstore(at, p);
-        }
-        total[l] = sum;
+        for (int64_t s = 0; s < n; s += 1 + paired)
+            UNROLL for (int l = 0; l < T; l++) {
+                const float *at = scores + (s * V + first + l) * LANES;
+                Vector p = exp2_of_normal(vfms(vload(at), factor, zero[l]), series, terms);
+                total[first + l] = vadd(total[first + l], p);
+#ifdef __AVX512BF16__
+                if (paired) {
+                    Vector next = vall(0.0f);
+                    if (s + 1 < n) next = exp2_of_normal(vfms(vload(at + V * LANES), factor, zero[l]), series, terms);
+                    total[first + l] = vadd(total[first + l], next);
+                    p = vpair(p, next);
+                }
+#endif
+                vstore(scores + (s / (1 + paired) * V + first + l) * LANES, p);
+            }
     }
 }
 
@@ -126,7 +141,7 @@ INLINE void block_f32(int V, const float *q, const float *k, const float *v, flo
     for (int64_t s = 0; s < z->keys; s += KEYS) {
         int64_t n = z->keys - s < KEYS ? z->keys - s : KEYS;
         product(V, k + s * z->k.row, z->k.row, 1, w->q, d, w->scores, n, 0);
-        softmax(V, w->scores, n, z->scale, top, total, w->out, d, EXP2, 6);
+        softmax(V, w->scores, n, z->scale, top, total, w->out, d, EXP2, 6, 0);
         product(V, v + s * z->v.row, 1, z->v.row, w->scores, n, w->out, d, 1);
     }
     float sums[4 * LANES] __attribute__((aligned(64)));
@@ -141,16 +156,6 @@ PRODUCT(product_pairs, uint32_t, vfma_pairs)
 /* 2^f with a relative error of 8e-5, before a rounding to bfloat16 of 2e-3 */
 static const float EXP2_ROUGH[] = {9.9992807263e-1f, 6.9326098859e-1f, 2.4261113847e-1f, 5.5171660085e-2f};
 
-/* probabilities of two keys as bfloat16 pairs, in place: (n / 2 rounded up) rows */
-INLINE void pair_probabilities(int V, float *p, int64_t n) {
-    for (int64_t s = 0; s < n; s += 2)
-        for (int l = 0; l < V; l++) {
-            Vector first = vload(p + (s * V + l) * LANES);
-            Vector second = s + 1 < n ? vload(p + ((s + 1) * V + l) * LANES) : vall(0.0f);
-            vstore(p + (s / 2 * V + l) * LANES, vpair(first, second));
-        }
-}
-
 /* values of two keys side by side: out[s / 2][c] = (v[s][c], v[s + 1][c]) */
 INLINE void pair_values(const uint16_t *v, int64_t row, int64_t n, int64_t width, uint32_t *out) {
     for (int64_t s = 0; s < n; s += 2) {
@@ -163,37 +168,54 @@ INLINE void pair_values(const uint16_t *v, int64_t row, int64_t n, int64_t width
     }
 }
 
+/* pairs of channels of `here` queries, each pair of V vectors; the rest of `pairs` pairs, and of the vectors, is zero */
+INLINE void turn_queries(int V, const uint16_t *q, const Shape *z, int64_t here, int64_t pairs, float *turned) {
+    for (int64_t p = 0; p < pairs; p += LANES)
+        for (int l = 0; l < V; l++) {
+            Vector rows[LANES];
+            for (int r = 0; r < LANES; r++) {
+                const float *at = (const float *)(q + (l * LANES + r) * z->q.row) + p;
+                rows[r] = l * LANES + r < here && z->width / 2 > p ? vload_some(at, z->width / 2 - p) : vall(0.0f);
+            }
+            vturn(rows);
+            for (int64_t c = 0; c < LANES && p + c < pairs; c++) vstore(turned + ((p + c) * V + l) * LANES, rows[c]);
+        }
+}
+
+/* the sums of `here` queries by their totals, a row each */
+INLINE void write_results(int V, const float *sums, const Vector *total, uint16_t *out, const Shape *z, int64_t here) {
+    for (int l = 0; l < V; l++) {
+        Vector part = vdiv(vall(1.0f), total[l]);
+        for (int64_t p = 0; p < z->width / 2; p += LANES) {
+            Vector rows[LANES];
+            int64_t left = z->width / 2 - p;
+            for (int64_t c = 0; c < LANES; c++) {
+                const float *at = sums + (2 * (p + c) * V + l) * LANES;
+                rows[c] = c < left ? vpair(vmul(vload(at), part), vmul(vload(at + V * LANES), part)) : vall(0.0f);
+            }
+            vturn(rows);
+            for (int64_t r = 0; r < LANES && l * LANES + r < here; r++)
+                vstore_some((float *)(out + (l * LANES + r) * z->out.row) + p, left, rows[r]);
+        }
+    }
+}
+
 /* results of one block of `here` queries, at most V vectors of them */
 INLINE void block_bf16(int V, const uint16_t *q, const uint16_t *k, const uint16_t *v, uint16_t *out, const Shape *z,
                        int64_t here, Scratch *w) {
     int64_t d = z->width, pairs = d / 2;
-    uint32_t *turned = (uint32_t *)w->q;
-    for (int64_t r = 0; r < V * LANES; r++)
-        for (int64_t c = 0; c < pairs; c++) {
-            uint32_t two = 0;
-            if (r < here) memcpy(&two, q + r * z->q.row + 2 * c, 4);
-            turned[c * V * LANES + r] = two;
-        }
+    turn_queries(V, q, z, here, pairs, w->q);
     memset(w->out, 0, sizeof(float) * d * V * LANES);
     Vector top[4], total[4];
     for (int l = 0; l < V; l++) top[l] = vall(-INFINITY), total[l] = vall(0.0f);
     for (int64_t s = 0; s < z->keys; s += KEYS) {
         int64_t n = z->keys - s < KEYS ? z->keys - s : KEYS;
         product_pairs(V, (const uint32_t *)(k + s * z->k.row), z->k.row / 2, 1, w->q, pairs, w->scores, n, 0);
-        softmax(V, w->scores, n, z->scale, top, total, w->out, d, EXP2_ROUGH, 4);
-        pair_probabilities(V, w->scores, n);
+        softmax(V, w->scores, n, z->scale, top, total, w->out, d, EXP2_ROUGH, 4, 1);
         pair_values(v + s * z->v.row, z->v.row, n, d, w->values);
         product_pairs(V, w->values, 1, d, w->scores, (n + 1) / 2, w->out, d, 1);
     }
-    float sums[4 * LANES] __attribute__((aligned(64)));
-    for (int l = 0; l < V; l++) vstore(sums + l * LANES, total[l]);
-    for (int64_t r = 0; r < here; r++)
-        for (int64_t c = 0; c < d; c++) {
-            float x = w->out[c * V * LANES + r] / sums[r];
-            uint32_t bits;
-            memcpy(&bits, &x, 4);
-            out[r * z->out.row + c] = (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-        }
+    write_results(V, w->out, total, out, z, here);
 }
 #endif
 
@@ -226,7 +248,11 @@ INLINE void block_bf16(int V, const uint16_t *q, const uint16_t *k, const uint16
         return 0;                                                                                                 \
     }
 
-ATTENTION(attention_f32, float, block_f32)
-#ifdef __AVX512BF16__
+#if defined(__AMX_BF16__)
+#include "attention_amx.h"
+#elif defined(__AVX512BF16__)
 ATTENTION(attention_bf16, uint16_t, block_bf16)
+#endif
+#if !defined(__AMX_BF16__) /* there it is that of the level below */
+ATTENTION(attention_f32, float, block_f32)
 #endif

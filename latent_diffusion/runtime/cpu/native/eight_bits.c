@@ -273,7 +273,7 @@ int KERNEL(multiply_bytes)(const uint8_t *numbers, const float *row_scales, cons
     _Pragma("omp parallel num_threads(z->threads)") {
         int32_t *sums = (int32_t *)(scratch + omp_get_thread_num() * space);
         Number *laid = (Number *)(sums + block * PANEL);
-        begin_products();
+        begin_tiles();
         _Pragma("omp for schedule(dynamic, 1)") for (int64_t i = 0; i < blocks * shares; i++) {
             int64_t first = i / shares * block, share = i % shares;
             int64_t here = rows - first < block ? rows - first : block;
@@ -294,7 +294,7 @@ int KERNEL(multiply_bytes)(const uint8_t *numbers, const float *row_scales, cons
                 }
             }
         }
-        end_products();
+        end_tiles();
     }
     free(scratch);
     return 0;

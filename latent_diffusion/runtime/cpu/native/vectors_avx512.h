@@ -92,4 +92,28 @@ INLINE Vector vpair(Vector first, Vector second) {
                                            5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     return (Vector)_mm512_permutexvar_epi16(merge, (__m512i)_mm512_cvtne2ps_pbh(second, first));
 }
+
+/* turns 16 rows of 16 numbers of 32 bits into columns */
+INLINE void vturn(Vector rows[16]) {
+    __m512i a[16], *r = (__m512i *)rows;
+    UNROLL for (int i = 0; i < 16; i += 2) {
+        a[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+        a[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+    }
+    UNROLL for (int i = 0; i < 16; i += 4) { /* r[i + c] has columns c, 4 + c, 8 + c, 12 + c of rows i .. i + 3 */
+        r[i] = _mm512_unpacklo_epi64(a[i], a[i + 2]);
+        r[i + 1] = _mm512_unpackhi_epi64(a[i], a[i + 2]);
+        r[i + 2] = _mm512_unpacklo_epi64(a[i + 1], a[i + 3]);
+        r[i + 3] = _mm512_unpackhi_epi64(a[i + 1], a[i + 3]);
+    }
+    UNROLL for (int c = 0; c < 4; c++) {
+        __m512i even = _mm512_shuffle_i32x4(r[c], r[4 + c], 0x88), odd = _mm512_shuffle_i32x4(r[c], r[4 + c], 0xdd);
+        __m512i later = _mm512_shuffle_i32x4(r[8 + c], r[12 + c], 0x88), last = _mm512_shuffle_i32x4(r[8 + c], r[12 + c], 0xdd);
+        a[c] = _mm512_shuffle_i32x4(even, later, 0x88);
+        a[4 + c] = _mm512_shuffle_i32x4(odd, last, 0x88);
+        a[8 + c] = _mm512_shuffle_i32x4(even, later, 0xdd);
+        a[12 + c] = _mm512_shuffle_i32x4(odd, last, 0xdd);
+    }
+    UNROLL for (int i = 0; i < 16; i++) r[i] = a[i];
+}
 #endif

@@ -104,6 +104,6 @@ INLINE void two_sums(int32_t *out, Sums a, Sums b, int add) {
 #if !defined(TILES)
 #define SIDE_BY_SIDE CHUNK /* numbers of a row that lie together when it is multiplied */
 #define DEPTH 256          /* inputs multiplied at a time */
-INLINE void begin_products(void) {}
-INLINE void end_products(void) {}
+INLINE void begin_tiles(void) {}
+INLINE void end_tiles(void) {}
 #endif

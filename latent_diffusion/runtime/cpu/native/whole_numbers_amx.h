@@ -6,21 +6,14 @@
 
 #pragma once
 
+#include "tiles.h"
+
 typedef uint8_t Number;
 #define TILES
 #define SIDE_BY_SIDE 64
 #define TILE_ROWS 32
 #define DEPTH 512
 #define ROW (4 * PANEL) /* bytes of weights of 4 inputs */
-
-/* each thread, before its first product and after its last one */
-INLINE void begin_products(void) {
-    struct { uint8_t palette, start, none[14]; uint16_t bytes[16]; uint8_t rows[16]; } form = {.palette = 1};
-    for (int i = 0; i < 8; i++) form.bytes[i] = 64, form.rows[i] = 16;
-    __asm__ volatile("" : : "r"(&form) : "memory"); /* the compiler does not see what tile instructions read */
-    _tile_loadconfig(&form);
-}
-INLINE void end_products(void) { _tile_release(); }
 
 /* the sums (+)= the products of one row of tiles, or two, with two tiles of weights */
 INLINE void add_tiles(const Number *x, const int8_t *w, int two) {
