@@ -174,7 +174,8 @@ def _packed_and_plain_conv(dtype: torch.dtype) -> Ways:
 
 
 def _phases_and_doubled(dtype: torch.dtype) -> Ways:
-    x, layer = _map_and_convolution(dtype)
+    """Return both ways for a map of the size of those that are doubled: with AMX they gain nothing on smaller ones."""
+    x, layer = _map_and_convolution(dtype, 320, (1, 32, 32))
     plain = Upsample.__new__(Upsample)
     nn.Module.__init__(plain)
     plain.conv = layer
@@ -184,11 +185,13 @@ def _phases_and_doubled(dtype: torch.dtype) -> Ways:
     return lambda: twin.multiplied(x), lambda: plain.forward(x)
 
 
-def _map_and_convolution(dtype: torch.dtype) -> tuple[Tensor, nn.Conv2d]:
+def _map_and_convolution(
+    dtype: torch.dtype, channels: int = 128, image: tuple[int, int, int] = IMAGE
+) -> tuple[Tensor, nn.Conv2d]:
     """Return a map and a layer to try, without touching the random state of the process."""
-    batch, height, width = IMAGE
-    x = _drawn(batch, 128, height, width, dtype=dtype).contiguous(memory_format=torch.channels_last)
-    layer = nn.Conv2d(128, 128, 3, padding=1, device="meta", dtype=dtype)  # `to_empty` would import sympy (0.3 s)
+    batch, height, width = image
+    x = _drawn(batch, channels, height, width, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    layer = nn.Conv2d(channels, channels, 3, padding=1, device="meta", dtype=dtype)  # `to_empty` would import sympy (0.3 s)
     state = {name: _drawn(*weight.shape, dtype=dtype) for name, weight in layer.state_dict().items()}
     layer.load_state_dict(state, assign=True)
     return x, layer.requires_grad_(False)
