@@ -191,7 +191,8 @@ def _map_and_convolution(
     """Return a map and a layer to try, without touching the random state of the process."""
     batch, height, width = image
     x = _drawn(batch, channels, height, width, dtype=dtype).contiguous(memory_format=torch.channels_last)
-    layer = nn.Conv2d(channels, channels, 3, padding=1, device="meta", dtype=dtype)  # `to_empty` would import sympy (0.3 s)
+    # `to_empty` would import sympy (0.3 s)
+    layer = nn.Conv2d(channels, channels, 3, padding=1, device="meta", dtype=dtype)
     state = {name: _drawn(*weight.shape, dtype=dtype) for name, weight in layer.state_dict().items()}
     layer.load_state_dict(state, assign=True)
     return x, layer.requires_grad_(False)

@@ -2,7 +2,8 @@
 
 Torch's fused attention multiplies at a fifth of what the processor can do in bfloat16, and at a third in float32. Ours
 takes a block of queries at a time, keeps scores and sums in float32, and writes the heads side by side, where the next
-layer wants them. bfloat16 needs a processor that multiplies it in pairs (AVX512-BF16), or in tiles (AMX: attention_amx.h).
+layer wants them. bfloat16 needs a processor that multiplies it in pairs (AVX512-BF16) or in tiles (AMX:
+attention_amx.h).
 """
 
 import ctypes
