@@ -52,7 +52,7 @@ HALF_PAYS = 0.75  # of the time in float32; where the processor has bfloat16 it 
 def pack(module: nn.Module) -> None:
     """Pack the linear layers and convolutions of `module` on a CPU, in place, where that is right and no slower.
 
-    Weights change their order when they were used enough, see `Reordered`. Layers that are packed already stay as they
+    Weights change their order with their use, see `Reordered`. Layers that are packed already stay as they
     are. Nothing else may compute with `module` meanwhile.
     """
     doubling = {layer.conv for layer in module.modules() if isinstance(layer, Upsample)}
