@@ -1,10 +1,11 @@
 """Does a distilled student draw better in few steps than its teacher with any sampler? docs/science/consistency.md.
 
-    python -m experiments.science.few_steps STUDENT [--lora FILE] [--prompts 150] [--seeds 3] [--output FILE]
+    python -m experiments.science.few_steps [STUDENT ...] [--lora FILE] [--prompts 150] [--seeds 3] [--output FILE]
 
 One picture for each of the same prompts that the bundled model was trained on, with seeds 0, 1000, 2000: Name@1 and
-Style by a network that no part was trained with, and EffLite-KID. The result file is filled case by case; a run goes
-on where it was stopped. Then it prints the table. A sheet has a row for each case, a column for each of eight prompts.
+Style by a network that no part was trained with, and EffLite-KID. Students are folders; each draws with its own
+sampler, the teacher with several. The result file is filled case by case; a run goes on where it was stopped. Then it
+prints the table. A sheet has a row for each case, a column for each of eight prompts.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from latent_diffusion.randomness import permutation
 
 DATA, TEACHER = "assets/emoji-128.zip", "emoji"
 FEW, MANY = (2, 4), 15
+OWN = "its own"
 TEACHERS = (
     ("dpmpp_2m", "karras"), ("dpmpp_2m", "trailing"), ("unipc", "karras"), ("unipc", "trailing"), ("ddpm", "trailing"),
     ("lcm", "lcm"),
@@ -44,35 +46,39 @@ SHOWN = (
 class Case:
     """One way to draw."""
 
-    model: str  # "teacher", "student" or "adapter"
-    sampler: str
+    model: str  # "teacher", "adapter" or a student's name
+    sampler: str  # OWN: sampler, spacing and guidance scale of the model's folder
     spacing: str
     steps: int
 
     @property
     def name(self) -> str:
         """Key in the result file, and the row's title."""
-        return f"{self.model}, {self.sampler} {self.spacing}, {self.steps} steps"
+        return f"{self.model}, {' '.join(filter(None, (self.sampler, self.spacing)))}, {self.steps} steps"
 
     @property
     def options(self) -> dict[str, Any]:
-        """The pipeline's options; guidance is part of a student."""
+        """The pipeline's options; guidance is part of an adapter."""
+        if self.sampler == OWN:
+            return {"num_inference_steps": self.steps}
         scale = {} if self.model == "teacher" else {"guidance_scale": 1.0}
         return {"sampler": self.sampler, "spacing": self.spacing, "num_inference_steps": self.steps, **scale}
 
 
 def cases(*students: str) -> list[Case]:
     """Return what is compared, the students first."""
-    made = [Case(name, sampler, "lcm", steps) for steps in FEW for name in students for sampler in ("lcm", "tcd")]
+    own = {"adapter": ("lcm", "lcm")}
+    made = [Case(name, *own.get(name, (OWN, "")), steps) for steps in FEW for name in students]
     made += [Case("teacher", sampler, spacing, steps) for steps in FEW for sampler, spacing in TEACHERS]
     return [*made, Case("teacher", "ddpm", "trailing", MANY)]
 
 
-def open_pipes(student: str | None, lora: str | None) -> dict[str, LatentDiffusionPipeline]:
-    """Return the models by name."""
+def open_pipes(students: list[Path], lora: str | None) -> dict[str, LatentDiffusionPipeline]:
+    """Return the models by name: "teacher", "adapter", and a student's run."""
     pipes = {"teacher": LatentDiffusionPipeline.from_pretrained(TEACHER)}
-    if student is not None:
-        pipes["student"] = LatentDiffusionPipeline.from_pretrained(student)
+    for student in students:
+        name = student.parent.name if student.name == "model" else student.name
+        pipes[name] = LatentDiffusionPipeline.from_pretrained(student)
     if lora is not None:
         pipes["adapter"] = LatentDiffusionPipeline.from_pretrained(TEACHER)
         pipes["adapter"].load_lora_weights(lora)
@@ -123,7 +129,8 @@ def table(found: dict[str, Any], wanted: list[Case], seeds: int) -> list[str]:
             values = [row[name] for row in rows]
             spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
             cells.append(f"{statistics.mean(values):.{digits}f}{spread}")
-        lines.append(f"| {case.model} | {case.sampler}, {case.spacing} | {case.steps} | {' | '.join(cells)} |")
+        sampler = ", ".join(filter(None, (case.sampler, case.spacing)))
+        lines.append(f"| {case.model} | {sampler} | {case.steps} | {' | '.join(cells)} |")
     return lines
 
 
@@ -139,14 +146,14 @@ def sheet(pipes: dict[str, LatentDiffusionPipeline], wanted: list[Case], size: i
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("student", nargs="?")
+    parser.add_argument("students", nargs="*", type=Path, metavar="STUDENT")
     parser.add_argument("--lora")
     parser.add_argument("--prompts", type=int, default=150)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--output", type=Path, default=Path("runs/science/few_steps.json"))
     parser.add_argument("--sheet", type=Path)
     arguments = parser.parse_args()
-    pipes = open_pipes(arguments.student, arguments.lora)
+    pipes = open_pipes(arguments.students, arguments.lora)
     wanted = cases(*(name for name in pipes if name != "teacher"))
     if arguments.sheet is not None:
         sheet(pipes, wanted).save(arguments.sheet, quality=80, method=6)

@@ -16,8 +16,9 @@ def examine_pipeline(
     pipe: LatentDiffusionPipeline,
     name: str,
     *,
-    steps: int | None = None,
+    num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
+    guidance_interval: tuple[float, float] | None = None,
     sampler: str | None = None,
     clip: ImageTextModel | None = None,
 ) -> Examined:
@@ -33,8 +34,9 @@ def examine_pipeline(
     def generate(prompts: list[str], seeds: list[int]) -> Tensor:
         out = pipe(
             prompts,
-            num_inference_steps=steps,
+            num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
+            guidance_interval=guidance_interval,
             sampler=sampler,
             emphasis="none",  # captions are text, brackets and all, and are read as training reads them
             rewrite=False,

@@ -65,6 +65,15 @@ def test_asks_what_the_model_was_trained_on_and_checks_floors(run, tiny_folder, 
     assert json.loads((tmp_path / "result/evaluation.json").read_text())["settings"]["where"] == {"style": ["outline"]}
 
 
+def test_guidance_in_an_interval_of_the_steps(run, tmp_path):
+    asked = ["--steps", "2", "--guidance-scale", "30"]
+    for name, interval in (("whole", []), ("half", ["--guidance-interval", "0", "0.5"])):
+        assert run(*asked, *interval, "-o", str(tmp_path / name)) == 0
+    assert (tmp_path / "whole/seen.png").read_bytes() != (tmp_path / "half/seen.png").read_bytes()
+    report = json.loads((tmp_path / "half/evaluation.json").read_text())
+    assert report["settings"]["guidance_interval"] == [0, 0.5] and report["settings"]["guidance_scale"] == 30
+
+
 def test_the_figures_of_a_clip_from_elsewhere(run, capsys, tmp_path):
     clip = Path(__file__).parents[2] / "assets" / "emoji-first"
     assert run("--clip", str(clip), "--at-least", "seen.clip=100.1", "-o", str(tmp_path / "result")) == 1
@@ -89,6 +98,7 @@ def test_composition_measures_its_prompts_alone_and_checks_floors(run, folder, c
     assert "colour" in printed.out and "pair" in printed.out
     assert "check failed: colour.right is 0, below 1.1" in printed.err
     report = json.loads((result / "composition.json").read_text())
+    assert report["settings"]["num_inference_steps"] == 1
     assert [(score["kind"], score["pictures"]) for score in report["drawn"]] == [("colour", 1), ("pair", 1)]
     assert {path.name for path in result.iterdir()} == {"composition.json", "composition.png"}
 

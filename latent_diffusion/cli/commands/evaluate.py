@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,7 +22,10 @@ __all__ = ["evaluate"]
 ASKED, RESULT = "What is asked", "Result"
 
 
-@takes(only(Options, "num_inference_steps", "guidance_scale", "sampler"), only(MachineOptions, "device", "dtype"))
+@takes(
+    only(Options, "num_inference_steps", "guidance_scale", "guidance_interval", "sampler"),
+    only(MachineOptions, "device", "dtype"),
+)
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="NAME|PATH", help="Bundled model's name, or a folder.")] = "emoji",
     data: Annotated[
@@ -121,6 +124,7 @@ def evaluate(
     *,
     num_inference_steps: int | None,
     guidance_scale: float | None,
+    guidance_interval: tuple[float, float] | None,
     sampler: str | None,
     device: str | None,
     dtype: str,
@@ -172,10 +176,14 @@ def evaluate(
     folder = _result_folder(output)
     pipe = load_pipeline(model, {"device": device, "dtype": dtype})
     towers = None if towers is None else towers.to(pipe.device)
-    steps = pipe.defaults.num_inference_steps if num_inference_steps is None else num_inference_steps
-    scale = pipe.defaults.guidance_scale if guidance_scale is None else guidance_scale
-    sampler = sampler or pipe.defaults.sampler
-    examined = examine_pipeline(pipe, place.name, steps=steps, guidance_scale=scale, sampler=sampler, clip=towers)
+    own = pipe.defaults
+    drawing: dict[str, Any] = {
+        "num_inference_steps": own.num_inference_steps if num_inference_steps is None else num_inference_steps,
+        "guidance_scale": own.guidance_scale if guidance_scale is None else guidance_scale,
+        "guidance_interval": guidance_interval,
+        "sampler": sampler or own.sampler,
+    }
+    examined = examine_pipeline(pipe, place.name, clip=towers, **drawing)
     asked = examination.Settings(
         prompts=prompts,
         images_per_prompt=images_per_prompt,
@@ -187,7 +195,9 @@ def evaluate(
         likelihood=likelihood,
     )
     if composition is not None:
-        return _compose(composition, examined, pictures, network.to(pipe.device), asked, str(data), folder, floors)
+        return _compose(
+            composition, examined, pictures, network.to(pipe.device), asked, str(data), drawing, folder, floors
+        )
     with parts_progress() as progress:
         report = examination.evaluate(examined, pictures, network.to(pipe.device), asked, progress)
     settings = {
@@ -200,9 +210,7 @@ def evaluate(
         "likelihood": likelihood,
         "clip": None if clip is None else str(clip),
         "seed": seed,
-        "num_inference_steps": steps,
-        "guidance_scale": scale,
-        "sampler": sampler,
+        **drawing,
     }
     files = write_report(report, settings, folder)
     print_tables(report)
@@ -244,6 +252,7 @@ def _compose(
     network: "EfficientNetLite0",
     asked: "Settings",
     data: str,
+    drawing: dict[str, Any],
     folder: Path,
     floors: dict[str, float],
 ) -> int:
@@ -262,7 +271,7 @@ def _compose(
         report = score_composition(
             examined, prompts, judge, data, seed=asked.seed, batch_size=asked.batch_size, progress=progress
         )
-    files = write_composition(report, {"prompts": str(file), "data": data, "seed": asked.seed}, folder)
+    files = write_composition(report, {"prompts": str(file), "data": data, "seed": asked.seed, **drawing}, folder)
     print_composition(report)
     for path in files:
         typer.echo(path)
