@@ -9,7 +9,7 @@ runs=runs/science
 
 classifier() {
   python -m latent_diffusion.train configs/science/classifier.yaml
-  python -m latent_diffusion.train configs/science/classifier.yaml objective.times.high=0.001 steps=80 warmup=20 output=$runs/classifier-clean
+  python -m latent_diffusion.train configs/science/classifier.yaml objective.times.high=0.001 output=$runs/classifier-clean
   python -m experiments.science.classifier --output $runs/classifier-figures
 }
 clip() {

@@ -157,11 +157,13 @@ def write(found: Found, asked: Sequence[Asked], output: Path) -> None:
     lines.append(f"| real pictures | | | | {found['real diversity']:.2f} |")
     fill(PAGE, "empty prompt", lines)
     if asked:
-        lines = ["| names without a style, guidance 1.5 | Style | Name@1 |", "|---|---|---|"]
+        lines = ["| names without a style, guidance 1.5 | Style | by style | Name@1 |", "|---|---|---|---|"]
         for scale, name in (("0", "alone"), (f"{CONTROL:g}", f"and the classifier, scale {CONTROL:g}")):
             each = [found[f"named, {style}, {scale}"] for style in STYLES]
-            shares = [np.mean([np.mean(one[kind]) for one in each]) for kind in ("style", "name1")]
-            lines.append(f"| {name} | " + " | ".join(f"{share:.2f}" for share in shares) + " |")
+            styles = [float(np.mean(one["style"])) for one in each]
+            named = np.mean([np.mean(one["name1"]) for one in each])
+            by_style = ", ".join(f"{share:.2f}" for share in styles)
+            lines.append(f"| {name} | {np.mean(styles):.2f} | {by_style} | {named:.2f} |")
         fill(PAGE, "named", lines)
     rows = (*(f"{scale:g}" for scale in SCALES), "clean")
     columns = list[Column]()
