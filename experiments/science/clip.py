@@ -35,6 +35,7 @@ from latent_diffusion.evaluation.pictures import Picture, RealPictures
 from latent_diffusion.randomness import normal
 
 PAGE = PAGES / "clip.md"
+SHOWN = 12  # prompts on the sheet
 JUDGE = "assets/emoji-first"  # its CLIP of clean pictures
 AMONG, BATCH = 64, 24
 ALONE = {f"alone, scale {scale:g}": (0.0, scale) for scale in (0.0, 1.0, 4.0, 16.0)}
@@ -107,7 +108,7 @@ def write(found: Found, asked: Sequence[Asked], output: Path) -> None:
     sheets = [np.load(output / f"{case}.npy") for case in CASES]
     columns = [
         Column(one.picture.text, None, [to_pil(torch.from_numpy(s[k : k + 1]).float() / 127.5 - 1)[0] for s in sheets])
-        for k, one in enumerate(asked[:12])
+        for k, one in list(enumerate(asked))[:: max(1, len(asked) // SHOWN)][:SHOWN]
     ]
     save_picture(draw_grid(columns, per_row=12, cell=64), PAGES / "clip.webp")
 
