@@ -22,11 +22,19 @@ families() { python -m experiments.science.five_families --output $runs/families
 score() { python -m experiments.science.score --output $runs/score; }
 
 trained() { [ -e $runs/$1/model/model_index.json ] || python -m latent_diffusion.train configs/science/$1.yaml; }
+halved() {  # STEPS INIT UPDATES: a further round of progressive distillation
+  local output=$runs/progressive_$1
+  [ -e $output/model/model_index.json ] || python -m latent_diffusion.train configs/science/progressive.yaml \
+    output=$output objective.init=$runs/$2/model objective.steps=$1 steps=$3
+}
 consistency() {
   trained consistency
-  python -m experiments.science.few_steps $runs/consistency/model --output $runs/few_steps.json
+  trained progressive
+  halved 4 progressive 800
+  halved 2 progressive_4 500
   trained distribution_matching
-  python -m experiments.science.few_steps $runs/distribution_matching/model --output $runs/distribution_matching.json
+  python -m experiments.science.few_steps $runs/{consistency,progressive_4,progressive_2,distribution_matching}/model \
+    --output $runs/few_steps.json --sheet docs/science/consistency.webp
 }
 flow() {
   trained reflow

@@ -5,7 +5,7 @@
 One picture for each of the same prompts that the bundled model was trained on, with seeds 0, 1000, 2000: Name@1 and
 Style by a network that no part was trained with, and EffLite-KID. Students are folders; each draws with its own
 sampler, the teacher with several. The result file is filled case by case; a run goes on where it was stopped. Then it
-prints the table. A sheet has a row for each case, a column for each of eight prompts.
+prints the table. A sheet has a row for each student and steps and for the best of the teacher's, and eight columns.
 """
 
 import argparse
@@ -135,7 +135,9 @@ def table(found: dict[str, Any], wanted: list[Case], seeds: int) -> list[str]:
 
 
 def sheet(pipes: dict[str, LatentDiffusionPipeline], wanted: list[Case], size: int = 64) -> Image.Image:
-    """Return the pictures of `SHOWN`, a row for each case."""
+    """Return the pictures of `SHOWN`, a row for each case but most of the teacher's."""
+    wanted = [case for case in wanted if case.model != "teacher" or case.sampler == "dpmpp_2m" or case.steps == MANY]
+    wanted = [case for case in wanted if case.spacing != "karras"]
     page = Image.new("RGB", (size * len(SHOWN), size * len(wanted)), "white")
     for row, case in enumerate(wanted):
         images = pipes[case.model](list(SHOWN), seed=0, **case.options).images
