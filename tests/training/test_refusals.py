@@ -180,7 +180,7 @@ COMBINATIONS: dict[str, dict[str, Any]] = {
     "`name: learned_variance`, `scheduler: {_class_name: DDIMScheduler}`": {
         "objective": VARIANCE | {"scheduler": {"_class_name": "DDIMScheduler"}}
     },
-    "`name: learned_variance`, `levels: 700` of 1000": {"objective": VARIANCE | {"levels": 700}},
+    "`name: learned_variance`, `levels: 1001` of 1000": {"objective": VARIANCE | {"levels": 1001}},
     "`name: learned_variance`, a rectified flow": {"objective": VARIANCE | {"init": "FLOW"}},
     "`name: unet`, a model with a learned variance": unet(init="LEARNED"),
     "`name: learned_schedule` without `init`": {"objective": SCHEDULE | {"init": None, "parts": PARTS, "unet": "tiny"}},

@@ -60,7 +60,13 @@ class Denoising(TrainedNetworks):
     held: tuple[Latents, Conditions]  # set when the objective is prepared, before the first batch
 
     def __init__(
-        self, parts: Components, trained: Mapping[str, nn.Module], settings: LossSettings, seed: int, batch_size: int
+        self,
+        parts: Components,
+        trained: Mapping[str, nn.Module],
+        settings: LossSettings,
+        seed: int,
+        batch_size: int,
+        among: Sequence[int] | None = None,
     ) -> None:
         """Take the model that computes and those of its modules (or of their changes) that are trained.
 
@@ -70,6 +76,7 @@ class Denoising(TrainedNetworks):
             settings: the loss.
             seed: of the run.
             batch_size: pictures of an update, over which stratified times are spread.
+            among: the only times that are trained; None = all.
 
         Raises:
             ConfigError: parts of the settings that do not go together.
@@ -80,7 +87,7 @@ class Denoising(TrainedNetworks):
             parts.schedule, parts.prediction, settings.weighting, settings.gamma, settings.k, settings.huber
         )
         weights = self.loss.weight(torch.arange(parts.schedule.num_train_timesteps))
-        self.keyed_times = KeyedTimes(settings.times, weights, seed, batch_size if settings.stratified else 0)
+        self.keyed_times = KeyedTimes(settings.times, weights, seed, batch_size if settings.stratified else 0, among)
         inside = torch.from_numpy(self.keyed_times.probabilities > 0)
         self.mean_weight = float(weights[inside].mean()) if settings.times.law == "importance" else None
         self.areas: PictureAreas | None = None

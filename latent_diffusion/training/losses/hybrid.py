@@ -10,6 +10,7 @@ Reference: Nichol & Dhariwal 2021, arXiv:2102.09672, section 3.1, eq. 16.
 import math
 from collections.abc import Mapping
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -18,6 +19,7 @@ from latent_diffusion.config import Section
 from latent_diffusion.diffusion.bound import level_values
 from latent_diffusion.diffusion.denoiser import at_times
 from latent_diffusion.diffusion.loss import Noised, mean_over
+from latent_diffusion.diffusion.spacing import times as times_of
 from latent_diffusion.diffusion.variance import mean_and_range
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.training.losses.denoising import Denoising, LossSettings
@@ -31,7 +33,7 @@ class VarianceSettings(Section):
     bound_weight: float = Field(default=0.001, gt=0)
     """Weight of the variational bound, in bits per dimension, beside the loss of the mean."""
     levels: int | None = Field(default=None, ge=2)
-    """Steps of the ancestral chain whose bound it is, evenly spaced; null: one for each noise level (the paper)."""
+    """Steps of the chain that is trained, at the times that DDPM visits with trailing spacing; null: all times."""
 
 
 class Hybrid(Denoising):
@@ -49,18 +51,16 @@ class Hybrid(Denoising):
         """Take the model, as `Denoising` does, and how the variance is learned.
 
         Raises:
-            ConfigError: a number of steps that no whole stride over the noise levels gives.
+            ConfigError: more steps than noise levels.
         """
-        super().__init__(parts, trained, settings, seed, batch_size)
-        self.bound_weight = variance.bound_weight
         total = parts.schedule.num_train_timesteps
-        self.stride = 1 if variance.levels is None else math.ceil(total / variance.levels)
-        steps = math.ceil(total / self.stride)
-        if variance.levels not in (None, steps):
-            raise ConfigError(
-                f"objective.levels: {total} noise levels have no chain of {variance.levels} equal steps; the next "
-                f"shorter one has {steps}"
-            )
+        if variance.levels is not None and variance.levels > total:
+            raise ConfigError(f"objective.levels: {variance.levels}, of a model with {total} noise levels")
+        chain = None
+        if variance.levels is not None:
+            chain = sorted(int(t) for t in times_of("trailing", variance.levels, total))
+        super().__init__(parts, trained, settings, seed, batch_size, chain)
+        self.bound_weight, self.chain = variance.bound_weight, torch.tensor(range(total) if chain is None else chain)
 
     def compared(self, x0: Tensor, noised: Noised, t: Tensor, output: Tensor, area: Tensor | None = None) -> Tensor:
         """Return the losses (B,) of outputs (B, 2 C, h, w), L_simple and the weighted bound, both over `area`."""
@@ -78,6 +78,11 @@ class Hybrid(Denoising):
         schedule = self.loss.schedule
         alpha, sigma, earlier = at_times(schedule, t, noised.x)
         estimate = self.loss.prediction.x0(mean.detach(), noised.x, alpha, sigma, earlier)
-        before = (t - self.stride).clamp(min=-1)
+        before = self.before(t)
         nats = mean_over(level_values(schedule, x0.to(estimate), estimate, t, v, before), area)
-        return schedule.num_train_timesteps / self.stride * nats / math.log(2.0)
+        return len(self.chain) * nats / math.log(2.0)
+
+    def before(self, t: Tensor) -> Tensor:
+        """Return the times (B,) of the chain that steps from t (B,) lead to; -1 is the clean latent."""
+        ends = torch.cat([torch.tensor([-1]), self.chain]).to(t)
+        return ends[torch.searchsorted(ends[1:], t)]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 from pydantic import Field
 from torch import Tensor
 
@@ -31,7 +32,9 @@ class TimesSettings(Section):
 class KeyedTimes:
     """Times of training; `probabilities` (T,) has the probability of each."""
 
-    def __init__(self, settings: TimesSettings, weights: Tensor, seed: int, strata: int) -> None:
+    def __init__(
+        self, settings: TimesSettings, weights: Tensor, seed: int, strata: int, among: Sequence[int] | None = None
+    ) -> None:
         """Take the law.
 
         Args:
@@ -39,12 +42,16 @@ class KeyedTimes:
             weights: weight of the loss at each time, (T,); only the law `importance` reads it.
             seed: of the run.
             strata: pictures of an update over which times are spread evenly; 0: each is drawn for itself.
+            among: the only times that are drawn; None = all.
 
         Raises:
             ConfigError: settings that do not go together.
         """
         law = TimeLaw(settings.law, settings.mean, settings.std, settings.low, settings.high)
         self.probabilities = law.probabilities(len(weights), weights)
+        if among is not None:
+            drawn = np.isin(np.arange(len(weights)), among)
+            self.probabilities = np.where(drawn, self.probabilities, 0.0) / self.probabilities[drawn].sum()
         self.seed, self.strata = seed, strata
 
     def __call__(self, samples: Sequence[int]) -> Tensor:

@@ -53,8 +53,11 @@ def test_at_the_start_it_draws_what_the_base_draws(tiny_folder, make_run):
         torch.testing.assert_close(*pictures, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("levels,stride", [(None, 1), (15, 67)])
-def test_the_loss_is_the_simple_one_and_the_weighted_bound(tiny_folder, make_run, levels, stride):
+CHAIN = [66, 132, 199, 266, 332, 399, 466, 532, 599, 666, 732, 799, 866, 932, 999]
+
+
+@pytest.mark.parametrize("levels,visited", [(None, list(range(1000))), (15, CHAIN)])
+def test_the_loss_is_the_simple_one_and_the_weighted_bound(tiny_folder, make_run, levels, visited):
     made, batch = held(tiny_folder, make_run, bound_weight=0.2, levels=levels)
     player = made.player
     with torch.no_grad():
@@ -64,18 +67,31 @@ def test_the_loss_is_the_simple_one_and_the_weighted_bound(tiny_folder, make_run
         t = player.times(batch.sample)
         noised = player.loss.noised(x0, t, player.noise(batch, x0))
         mean, v = player.network(player._wide(player.held[1](batch)))(noised.x, noised.time).chunk(2, dim=1)
-    schedule, before = player.loss.schedule, (t - stride).clamp(min=-1)
+    schedule, before = player.loss.schedule, torch.tensor([visited[visited.index(time) - 1] for time in t.tolist()])
     alpha, sigma, earlier = at_times(schedule, t, x0, before)
     estimate = player.loss.prediction.x0(mean, noised.x, alpha, sigma, at_times(schedule, t, x0)[2])
     step = posterior(alpha, sigma, *earlier)
-    assert (before >= 0).all(), "no picture of this batch is decoded"
+    assert (before < t).all(), "no picture of this batch is decoded"
     share = (1 + v) / 2
     wide = torch.exp(share * (step.variance * (sigma / earlier[1]) ** 2).log() + (1 - share) * step.variance.log())
     exact = Normal(posterior_mean(noised.x, x0, step), step.variance.sqrt())
     kl = kl_divergence(exact, Normal(posterior_mean(noised.x, estimate, step), wide.sqrt())).flatten(1).sum(1)
-    bits = schedule.num_train_timesteps / stride * kl / (x0[0].numel() * math.log(2))
+    bits = len(visited) * kl / (x0[0].numel() * math.log(2))
     simple = (mean - noised.target).square().flatten(1).mean(1)
     torch.testing.assert_close(total, simple + 0.2 * bits, rtol=1e-10, atol=0)
+
+
+def test_a_chain_is_trained_at_the_times_that_are_drawn_with(tiny_folder, make_run):
+    """Each time of the chain alike, and no other, by either law; each step ends where the sampler's ends."""
+    for law in ("uniform", "importance"):
+        made, _ = held(tiny_folder, make_run, levels=15, weighting="min_snr", times={"law": law})
+        player, drawn = made.player, made.player.times(range(3000))
+        assert sorted(set(drawn.tolist())) == CHAIN
+        counts = torch.bincount(drawn)[CHAIN] / 3000
+        weight = torch.ones(15) if law == "uniform" else player.loss.weight(torch.tensor(CHAIN))
+        torch.testing.assert_close(counts, (weight / weight.sum()).float(), rtol=0, atol=0.03)
+    assert player.before(torch.tensor(CHAIN)).tolist() == [-1, *CHAIN[:-1]]
+    assert player.before(torch.tensor([0, 66, 67, 150])).tolist() == [-1, -1, 66, 132]
 
 
 def test_the_bound_trains_the_variance_and_not_the_mean(tiny_folder, make_run):
