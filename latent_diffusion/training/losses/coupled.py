@@ -33,6 +33,7 @@ from latent_diffusion.randomness import normal, uniform
 from latent_diffusion.samplers.dpmpp_2m import DPMpp2M
 from latent_diffusion.training.losses.denoising import Denoising
 from latent_diffusion.training.networks.frozen_states import ALONE, Latents, Sharing
+from latent_diffusion.training.networks.preparing import with_progress
 from latent_diffusion.training.networks.weights_digest import weights_digest
 
 __all__ = ["Coupled", "DrawnPairs", "Partners"]
@@ -137,7 +138,8 @@ class DrawnPairs:
         denoiser = parts.denoiser(teacher, like.dtype)
         last = parts.schedule.level(parts.schedule.num_train_timesteps - 1)
         visited = levels(parts.schedule, "karras" if last.alpha > 0 else "trailing", self._steps)
-        for done, chunk in enumerate(sharing.of(missing), 1):
+        mine = sharing.of(missing)
+        for done, chunk in enumerate(with_progress(mine, sum(map(len, mine)), len, "drawing pairs"), 1):
             x = self._noise(chunk).to(like)
             prompt = encode([self._caption(k) for k in chunk]).to(like.device, like.dtype)
             empty = encode([""] * len(chunk)).to(like.device, like.dtype)

@@ -25,7 +25,7 @@ from latent_diffusion.models.autoencoder import AutoencoderKL
 from latent_diffusion.models.text_encoder import TextEncoder, TextEncoders
 from latent_diffusion.randomness import normal
 from latent_diffusion.training.networks.caption_rows import TOGETHER, CaptionRows
-from latent_diffusion.training.networks.encoding_progress import with_progress
+from latent_diffusion.training.networks.preparing import with_progress
 from latent_diffusion.training.networks.weights_digest import weights_digest
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class Latents:
 
     def _encoded(self, places: Sequence[tuple[bool, int]]) -> Iterator[tuple[tuple[bool, int], Tensor]]:
         """Yield the latents (2, C, h, w) of rows and their mirror images, on the CPU."""
-        for chosen in with_progress(_same_size(self._data, places), len(places), len, "pictures"):
+        for chosen in with_progress(_same_size(self._data, places), len(places), len, "encoding pictures"):
             images = [self._data.image(row).flip(-1) if flip else self._data.image(row) for flip, row in chosen]
             made = self._encode(torch.stack(images).float().div_(127.5).sub_(1).to(self._like))
             yield from zip(chosen, made.cpu().clone(), strict=True)
@@ -294,7 +294,7 @@ class TextStates:
         most = TOGETHER if self.encoder.device.type == "cpu" else 1
         groups = [[captions[place] for place in places] for places in self.rows.groups(captions)]
         parts = [group[start : start + most] for group in groups for start in range(0, len(group), most)]
-        for part in with_progress(parts, len(captions), len, "captions"):
+        for part in with_progress(parts, len(captions), len, "encoding captions"):
             made = self._encode(part).to("cpu")
             yield from ((caption, made[k : k + 1].map(Tensor.clone)) for k, caption in enumerate(part))
 
@@ -334,7 +334,7 @@ class MeanStates:
         """Encode each distinct caption once."""
         distinct = list(dict.fromkeys(captions))
         mine = sharing.of(distinct)
-        made = [(text, self._mean(text)) for text in with_progress(mine, len(mine), lambda _: 1, "captions")]
+        made = [(text, self._mean(text)) for text in with_progress(mine, len(mine), lambda _: 1, "encoding captions")]
         self._kept = dict(sharing.gather(made))
 
     def _mean(self, caption: str) -> Tensor:

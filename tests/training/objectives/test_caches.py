@@ -18,8 +18,8 @@ from latent_diffusion.data.checks import checking
 from latent_diffusion.data.opening import Part
 from latent_diffusion.data.tensor_cache import TensorCache, key_of
 from latent_diffusion.models.text_encoder import Encoded, TextEncoder
-from latent_diffusion.training.networks.encoding_progress import with_progress
 from latent_diffusion.training.networks.frozen_states import Latents, TextStates
+from latent_diffusion.training.networks.preparing import with_progress
 from latent_diffusion.training.run import build_objective
 from latent_diffusion.training.state.launch import build_accelerator
 from latent_diffusion.training.trainer import Trainer
@@ -185,7 +185,7 @@ def test_encoding_logs_its_progress_and_the_time_left(monkeypatch, caplog):
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     with caplog.at_level("INFO"):
-        for group in with_progress([range(32)] * 20, 640, len, "pictures"):
+        for group in with_progress([range(32)] * 20, 640, len, "encoding pictures"):
             now[0] += 8.0
             assert len(group) == 32
     assert caplog.messages == [

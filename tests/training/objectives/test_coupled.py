@@ -12,6 +12,7 @@ from latent_diffusion.diffusion.loss import DiffusionLoss
 from latent_diffusion.errors import ConfigError, DataError
 from latent_diffusion.randomness import normal
 from latent_diffusion.training.losses import coupled
+from latent_diffusion.training.networks import preparing
 from latent_diffusion.training.run import build_objective, train
 from latent_diffusion.training.state.launch import build_accelerator
 from latent_diffusion.training.trainer import Trainer
@@ -76,6 +77,15 @@ def test_pairs_are_drawn_once_and_read_again(make_reflow, monkeypatch):
     kept = first.objective.pairs._drawn
     monkeypatch.setattr(coupled.DPMpp2M, "__call__", None)
     assert torch.equal(prepared(make_reflow()).objective.pairs._drawn, kept)
+
+
+def test_drawing_logs_how_many_pairs_are_left(make_reflow, monkeypatch, caplog):
+    monkeypatch.setattr(preparing, "FIRST", 0.0)
+    monkeypatch.setattr(coupled, "CHUNK", 3)
+    with caplog.at_level("INFO"):
+        prepared(make_reflow(pairs={"per_picture": 2}))
+    (line,) = [message for message in caplog.messages if message.startswith("drawing pairs")]
+    assert line.startswith("drawing pairs: 3 of 8, ") and line.endswith(" left")
 
 
 def test_a_damaged_pair_is_drawn_again(make_reflow, tmp_path):

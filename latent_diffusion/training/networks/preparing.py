@@ -1,4 +1,4 @@
-"""Lines of the log while pictures and captions are encoded, which can take longer than a person waits in doubt."""
+"""Lines of the log while data are prepared for the first update, which can take longer than a person waits in doubt."""
 
 import logging
 import time
@@ -26,4 +26,4 @@ def with_progress(groups: Iterable[T], total: int, size: Callable[[T], int], wha
         if now >= due and done < total:
             due = now + INTERVAL
             left = timedelta(seconds=round((now - start) / done * (total - done)))
-            logger.info("encoding %s: %s of %s, %s left", what, f"{done:,}", f"{total:,}", left)
+            logger.info("%s: %s of %s, %s left", what, f"{done:,}", f"{total:,}", left)
