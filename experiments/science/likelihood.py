@@ -172,7 +172,7 @@ def main() -> int:
     """Measure what is not measured yet, and write the page's tables and figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--pictures", type=int, default=64, help="of each kind")
-    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--batch", type=int, default=64, help="pictures whose cost is measured together")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--output", type=Path, default=Path("runs/science/likelihood"))
