@@ -158,7 +158,7 @@ def main() -> None:
     pipes = open_pipes(arguments.students, arguments.lora)
     wanted = cases(*(name for name in pipes if name != "teacher"))
     if arguments.sheet is not None:
-        sheet(pipes, wanted).save(arguments.sheet, quality=80, method=6)
+        sheet(pipes, wanted).save(arguments.sheet, quality=72, method=6)
     print(
         "\n".join(
             table(judge(pipes, wanted, arguments.prompts, arguments.seeds, arguments.output), wanted, arguments.seeds)
