@@ -21,17 +21,16 @@ repaint() { python -m experiments.science.repaint --output $runs/repaint; }
 families() { python -m experiments.science.five_families --output $runs/families; }
 score() { python -m experiments.science.score --output $runs/score; }
 
-trained() { [ -e $runs/$1/model/model_index.json ] || python -m latent_diffusion.train configs/science/$1.yaml; }
-halved() {  # STEPS INIT UPDATES: a further round of progressive distillation
-  local output=$runs/progressive_$1
-  [ -e $output/model/model_index.json ] || python -m latent_diffusion.train configs/science/progressive.yaml \
-    output=$output objective.init=$runs/$2/model objective.steps=$1 steps=$3
+trained() {  # RUN [CONFIG SETTING ...]: train a model, once; CONFIG is the run's name where none is given
+  local run=$1 config=${2:-$1}
+  shift $(($# < 2 ? $# : 2))
+  [ -e $runs/$run/model/model_index.json ] || python -m latent_diffusion.train configs/science/$config.yaml output=$runs/$run "$@"
 }
 consistency() {
   trained consistency
   trained progressive
-  halved 4 progressive 800
-  halved 2 progressive_4 500
+  trained progressive_4 progressive objective.init=$runs/progressive/model objective.steps=4 steps=800
+  trained progressive_2 progressive objective.init=$runs/progressive_4/model objective.steps=2 steps=500
   trained distribution_matching
   python -m experiments.science.few_steps $runs/{consistency,progressive_4,progressive_2,distribution_matching}/model \
     --output $runs/few_steps.json --sheet docs/science/consistency.webp

@@ -12,7 +12,7 @@ without a style under classifier-free guidance, with and without the classifier.
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -149,21 +149,17 @@ def write(found: Found, asked: Sequence[Asked], output: Path) -> None:
     lines = ["| scale | Style | by style | EffLite-KID x1000 | diversity |", "|---|---|---|---|---|"]
     for scale in (*(f"{scale:g}" for scale in SCALES), "clean"):
         each = [found[f"empty, {style}, {scale}"] for style in STYLES]
-        styles = [float(np.mean(one["style"])) for one in each]
         name = f"{CONTROL:g}, by the classifier of clean latents" if scale == "clean" else scale
         kids, apart = (np.mean([one[kind] for one in each]) for kind in ("kid", "diversity"))
-        by_style = ", ".join(f"{share:.2f}" for share in styles)
-        lines.append(f"| {name} | {np.mean(styles):.2f} | {by_style} | {kids:.0f} | {apart:.2f} |")
+        lines.append(f"| {name} | {_styles(each)} | {kids:.0f} | {apart:.2f} |")
     lines.append(f"| real pictures | | | | {found['real diversity']:.2f} |")
     fill(PAGE, "empty prompt", lines)
     if asked:
         lines = ["| names without a style, guidance 1.5 | Style | by style | Name@1 |", "|---|---|---|---|"]
         for scale, name in (("0", "alone"), (f"{CONTROL:g}", f"and the classifier, scale {CONTROL:g}")):
             each = [found[f"named, {style}, {scale}"] for style in STYLES]
-            styles = [float(np.mean(one["style"])) for one in each]
             named = np.mean([np.mean(one["name1"]) for one in each])
-            by_style = ", ".join(f"{share:.2f}" for share in styles)
-            lines.append(f"| {name} | {np.mean(styles):.2f} | {by_style} | {named:.2f} |")
+            lines.append(f"| {name} | {_styles(each)} | {named:.2f} |")
         fill(PAGE, "named", lines)
     rows = (*(f"{scale:g}" for scale in SCALES), "clean")
     columns = list[Column]()
@@ -173,6 +169,12 @@ def write(found: Found, asked: Sequence[Asked], output: Path) -> None:
             shown = [to_pil(torch.from_numpy(sheet[k : k + 1]).float() / 127.5 - 1)[0] for sheet in sheets]
             columns.append(Column(style, None, shown))
     save_picture(draw_grid(columns, per_row=12, cell=64), PAGES / "classifier.webp")
+
+
+def _styles(each: Sequence[Mapping[str, Sequence[float]]]) -> str:
+    """Return two cells: the share of right styles, and the same by style."""
+    shares = [float(np.mean(one["style"])) for one in each]
+    return f"{np.mean(shares):.2f} | {', '.join(f'{share:.2f}' for share in shares)}"
 
 
 def main() -> int:

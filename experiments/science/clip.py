@@ -107,10 +107,12 @@ def write(found: Found, asked: Sequence[Asked], output: Path) -> None:
     fill(PAGE, "drawn", lines)
     sheets = [np.load(output / f"{case}.npy") for case in CASES]
     columns = [
-        Column(one.picture.text, None, [to_pil(torch.from_numpy(s[k : k + 1]).float() / 127.5 - 1)[0] for s in sheets])
-        for k, one in list(enumerate(asked))[:: max(1, len(asked) // SHOWN)][:SHOWN]
+        Column(
+            asked[k].picture.text, None, [to_pil(torch.from_numpy(s[k : k + 1]).float() / 127.5 - 1)[0] for s in sheets]
+        )
+        for k in range(0, len(asked), max(1, len(asked) // SHOWN))[:SHOWN]
     ]
-    save_picture(draw_grid(columns, per_row=12, cell=64), PAGES / "clip.webp")
+    save_picture(draw_grid(columns, per_row=SHOWN, cell=64), PAGES / "clip.webp")
 
 
 def main() -> int:

@@ -65,12 +65,15 @@ class Case:
         return {"sampler": self.sampler, "spacing": self.spacing, "num_inference_steps": self.steps, **scale}
 
 
+LONG = Case("teacher", "ddpm", "trailing", MANY)
+
+
 def cases(*students: str) -> list[Case]:
     """Return what is compared, the students first."""
     own = {"adapter": ("lcm", "lcm")}
     made = [Case(name, *own.get(name, (OWN, "")), steps) for steps in FEW for name in students]
     made += [Case("teacher", sampler, spacing, steps) for steps in FEW for sampler, spacing in TEACHERS]
-    return [*made, Case("teacher", "ddpm", "trailing", MANY)]
+    return [*made, LONG]
 
 
 def open_pipes(students: list[Path], lora: str | None) -> dict[str, LatentDiffusionPipeline]:
@@ -136,8 +139,8 @@ def table(found: dict[str, Any], wanted: list[Case], seeds: int) -> list[str]:
 
 def sheet(pipes: dict[str, LatentDiffusionPipeline], wanted: list[Case], size: int = 64) -> Image.Image:
     """Return the pictures of `SHOWN`, a row for each case but most of the teacher's."""
-    wanted = [case for case in wanted if case.model != "teacher" or case.sampler == "dpmpp_2m" or case.steps == MANY]
-    wanted = [case for case in wanted if case.spacing != "karras"]
+    best = [*(Case("teacher", "dpmpp_2m", "trailing", steps) for steps in FEW), LONG]
+    wanted = [case for case in wanted if case.model != "teacher" or case in best]
     page = Image.new("RGB", (size * len(SHOWN), size * len(wanted)), "white")
     for row, case in enumerate(wanted):
         images = pipes[case.model](list(SHOWN), seed=0, **case.options).images

@@ -279,8 +279,7 @@ def bundled(asked: argparse.Namespace, found: Found) -> int:
             found["shares"] = by_level(trained, pictures)
         _write_variance(found, "variance", [*FIXED, *LEARNED])
     if "drawn" in asked.parts:
-        trained = LatentDiffusionPipeline.from_pretrained(asked.learned)
-        pipes = {"teacher": LatentDiffusionPipeline.from_pretrained("emoji"), "trained": trained}
+        pipes = {"teacher": pipe, "trained": LatentDiffusionPipeline.from_pretrained(asked.learned, dtype="float32")}
         wanted = [Case(name, OWN, "", STEPS) for name in pipes]
         fill(PAGE, "drawn", table(judge(pipes, wanted, 150, 3, asked.output / "drawn.json"), wanted, 3))
     if "schedule" in asked.parts:

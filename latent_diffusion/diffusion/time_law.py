@@ -56,12 +56,15 @@ class TimeLaw:
         if not 0.0 <= self.low < self.high <= 1.0:
             raise ConfigError(f"times from {self.low} to {self.high}: use shares with 0 <= low < high <= 1")
 
-    def probabilities(self, total: int, weights: Tensor | None = None) -> np.ndarray:
+    def probabilities(
+        self, total: int, weights: Tensor | None = None, among: Sequence[int] | None = None
+    ) -> np.ndarray:
         """Return the probability of each time, float64 (T,).
 
         Args:
             total: number T of times.
             weights: weight of the loss at each time (T,), which `importance` needs.
+            among: the only times that are drawn; None = all in the range.
 
         Raises:
             ConfigError: no time lies in the range, or none of them has a weight above 0.
@@ -77,6 +80,8 @@ class TimeLaw:
             made = np.full(total, 1.0 / total)
         times = np.arange(total)
         made[(times < math.floor(self.low * total)) | (times >= math.ceil(self.high * total))] = 0.0
+        if among is not None:
+            made[~np.isin(times, among)] = 0.0
         if not (np.isfinite(made).all() and made.sum() > 0.0):
             raise ConfigError(f"no time from {self.low:g} to {self.high:g} of {total} has a finite weight above 0")
         return made / made.sum()

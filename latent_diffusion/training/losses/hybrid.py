@@ -60,7 +60,8 @@ class Hybrid(Denoising):
         if variance.levels is not None:
             chain = sorted(int(t) for t in times_of("trailing", variance.levels, total))
         super().__init__(parts, trained, settings, seed, batch_size, chain)
-        self.bound_weight, self.chain = variance.bound_weight, torch.tensor(range(total) if chain is None else chain)
+        self.bound_weight = variance.bound_weight
+        self.visited = torch.tensor([-1, *(range(total) if chain is None else chain)])  # -1: the clean latent
 
     def compared(self, x0: Tensor, noised: Noised, t: Tensor, output: Tensor, area: Tensor | None = None) -> Tensor:
         """Return the losses (B,) of outputs (B, 2 C, h, w), L_simple and the weighted bound, both over `area`."""
@@ -80,9 +81,9 @@ class Hybrid(Denoising):
         estimate = self.loss.prediction.x0(mean.detach(), noised.x, alpha, sigma, earlier)
         before = self.before(t)
         nats = mean_over(level_values(schedule, x0.to(estimate), estimate, t, v, before), area)
-        return len(self.chain) * nats / math.log(2.0)
+        return (len(self.visited) - 1) * nats / math.log(2.0)
 
     def before(self, t: Tensor) -> Tensor:
         """Return the times (B,) of the chain that steps from t (B,) lead to; -1 is the clean latent."""
-        ends = torch.cat([torch.tensor([-1]), self.chain]).to(t)
-        return ends[torch.searchsorted(ends[1:], t)]
+        visited = self.visited.to(t)
+        return visited[torch.searchsorted(visited, t) - 1]

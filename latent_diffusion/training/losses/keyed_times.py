@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Literal
 
-import numpy as np
 from pydantic import Field
 from torch import Tensor
 
@@ -48,10 +47,7 @@ class KeyedTimes:
             ConfigError: settings that do not go together.
         """
         law = TimeLaw(settings.law, settings.mean, settings.std, settings.low, settings.high)
-        self.probabilities = law.probabilities(len(weights), weights)
-        if among is not None:
-            drawn = np.isin(np.arange(len(weights)), among)
-            self.probabilities = np.where(drawn, self.probabilities, 0.0) / self.probabilities[drawn].sum()
+        self.probabilities = law.probabilities(len(weights), weights, among)
         self.seed, self.strata = seed, strata
 
     def __call__(self, samples: Sequence[int]) -> Tensor:
