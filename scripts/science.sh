@@ -38,6 +38,7 @@ consistency() {
 flow() {
   trained reflow
   trained bridge
+  trained bridge_channels bridge objective.partner=channels
   python -m experiments.science.flow $runs/reflow/model --output $runs/flow
 }
 variance() {

@@ -1,4 +1,4 @@
-"""A plain U-Net that also reads a mask and the picture around it, and the adapters made for it.
+"""A plain U-Net that also reads other channels, as a mask and the picture around it, and the adapters made for it.
 
 A plain U-Net reads the C channels of the noisy latents; an inpainting U-Net reads 2 C + 1: these, the mask, and the
 latents of the masked picture. Where one is made of the other, the weights of the new channels are zero, so that it
@@ -23,7 +23,15 @@ from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.nn.shared_copy import shared_copy
 from latent_diffusion.runtime.cpu.packing import unpack
 
-__all__ = ["FIRST", "MODEL_ADAPTER", "changes_mask_channels", "model_adapter", "on_latents", "with_mask_channels"]
+__all__ = [
+    "FIRST",
+    "MODEL_ADAPTER",
+    "changes_mask_channels",
+    "model_adapter",
+    "on_latents",
+    "with_mask_channels",
+    "with_more_channels",
+]
 
 FIRST = "conv_in"
 """Path of the first convolution in the U-Net."""
@@ -32,18 +40,24 @@ MODEL_ADAPTER = "inpainting_adapter.safetensors"
 """Name of the inpainting adapter in a model's folder, which `inpaint` uses by itself."""
 
 
-@torch.no_grad()
 def with_mask_channels(components: Components) -> Components:
     """Return a model whose U-Net reads C channels with one that reads 2 C + 1; all other tensors are shared."""
-    unet, channels = shared_copy(components.unet), components.autoencoder.config.latent_channels
+    return with_more_channels(components, components.autoencoder.config.latent_channels + 1)
+
+
+@torch.no_grad()
+def with_more_channels(components: Components, count: int) -> Components:
+    """Return a model with a U-Net that reads `count` channels more, with weights of zero; other tensors are shared."""
+    unet = shared_copy(components.unet)
     old = unet.conv_in
     unpack(old)
-    new = nn.Conv2d(2 * channels + 1, old.out_channels, old.kernel_size, padding=old.padding, device="meta")  # type: ignore[arg-type]
-    added = old.weight.new_zeros(old.out_channels, channels + 1, *old.kernel_size)
+    channels = old.in_channels + count
+    new = nn.Conv2d(channels, old.out_channels, old.kernel_size, padding=old.padding, device="meta")  # type: ignore[arg-type]
+    added = old.weight.new_zeros(old.out_channels, count, *old.kernel_size)
     new.weight = nn.Parameter(torch.cat([old.weight, added], dim=1), requires_grad=old.weight.requires_grad)
     new.bias = old.bias
     unet.conv_in = new
-    unet.config = replace(unet.config, in_channels=2 * channels + 1)
+    unet.config = replace(unet.config, in_channels=channels)
     return replace(components, unet=unet)
 
 

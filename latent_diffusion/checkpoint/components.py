@@ -86,6 +86,11 @@ class Components:
         return self.unet.config.in_channels == 2 * self.autoencoder.config.latent_channels + 1
 
     @property
+    def reads_partner(self) -> bool:
+        """Whether the U-Net reads the latents of another picture beside the noisy latents."""
+        return self.unet.config.in_channels == 2 * self.autoencoder.config.latent_channels
+
+    @property
     def learned_variance(self) -> bool:
         """Whether the U-Net also writes where the variance of each step lies (`diffusion/variance.py`)."""
         return self.unet.config.out_channels == 2 * self.autoencoder.config.latent_channels
@@ -112,7 +117,7 @@ class Components:
                 + (
                     "a picture and a mask; use `inpaint`"
                     if self.for_inpainting
-                    else "a picture, which no method of this package supplies"
+                    else "a picture, which no method of the pipeline supplies; docs/science/flow.md draws with one"
                 )
             )
 

@@ -5,6 +5,7 @@ By the family of the model:
     every family   text states; the states of "" for a dropped caption, or zeros where the model is guided against zeros
     SDXL           the pooled text, and the sizes of each picture (Podell et al. 2023, arXiv:2307.01952, section 2.2)
     inpainting     a drawn mask and the latents of the masked picture (Rombach et al. 2022, arXiv:2112.10752, 4.5)
+    a partner      the latents of another picture; its player supplies them (`coupled.py`)
 
 The masks have keys, as all draws of a run.
 """
@@ -89,7 +90,7 @@ def without_text(cond: Conditioning, rows: Sequence[bool] | None = None) -> Cond
 def whole_picture(parts: Components, cond: Conditioning, size: int, scene: "Scene | None" = None) -> Conditioning:
     """Return `cond` with what the model reads to draw a picture of size x size px that is not cropped.
 
-    An inpainting U-Net repaints the hole of `scene`, or without it the whole picture.
+    An inpainting U-Net repaints the hole of `scene`, or without it the whole picture. A partner is mid-grey.
     """
     like = parts.unet.conv_in.weight
     sizes, concat = None, None
@@ -99,6 +100,9 @@ def whole_picture(parts: Components, cond: Conditioning, size: int, scene: "Scen
         seen = scene or Scene(torch.zeros(3, size, size), torch.ones(1, size, size))
         image = seen.image[None].to(next(parts.autoencoder.parameters()))
         concat = masked_channels(image, seen.hole[None], parts.autoencoder).float()
+    if parts.reads_partner:
+        grey = torch.zeros(1, 3, size, size).to(next(parts.autoencoder.parameters()))
+        concat = parts.autoencoder.to_latents(grey).float()
     return replace(cond, size_ids=sizes, concat=concat)
 
 

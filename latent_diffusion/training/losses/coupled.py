@@ -1,12 +1,15 @@
-"""The player of flows between coupled ends: each picture has its own start, in place of noise drawn at every use.
+"""The players of pictures with partners: flows that start at the partner, and diffusion that reads it.
 
-    x_t = alpha_t x0 + sigma_t noise,  with the noise for which x_T = start
+    x_t = alpha_t x0 + sigma_t noise
 
-    reflow    start is the noise from which the teacher draws x0
-    bridge    start is the latents of another picture: the same thing in another style, the picture in a smaller size
+    Coupled    noise is the one for which x_T = start, in place of noise drawn at every use
+               reflow: start is the noise from which the teacher draws x0
+               bridge: start is the latents of another picture: the same thing in another style, or in a smaller size
+    Beside     noise is drawn; the network reads [x_t, start]
 
 Target and weight of the loss are those of ordinary training.
-Reference: Liu et al. 2023, arXiv:2209.03003, algorithm 1 and section 2.1 (any coupling of two laws).
+Reference: Liu et al. 2023, arXiv:2209.03003, algorithm 1 and section 2.1 (any coupling of two laws); Brooks et al.
+2023, arXiv:2211.09800, section 3.2 (a picture's latents as more input channels).
 """
 
 import logging
@@ -36,7 +39,7 @@ from latent_diffusion.training.networks.frozen_states import ALONE, Latents, Sha
 from latent_diffusion.training.networks.preparing import with_progress
 from latent_diffusion.training.networks.weights_digest import weights_digest
 
-__all__ = ["Coupled", "DrawnPairs", "Partners"]
+__all__ = ["Beside", "Coupled", "DrawnPairs", "Paired", "Partners"]
 
 logger = logging.getLogger(__name__)
 
@@ -47,20 +50,33 @@ WRITTEN = 16  # chunks in a file
 UNBOUNDED = 2**60  # bytes that the folder of pairs may take: none is ever dropped
 
 
-class Coupled(Denoising):
-    """The networks that are trained to follow the lines between coupled ends."""
+class Paired(Denoising):
+    """The networks that are trained on pictures with a start, or partner, each."""
 
     coupling: "Coupling"  # set when the objective is prepared, before the first batch
+
+    def _losses(self, batch: Batch) -> Tensor:
+        """Return the losses (B,); a picture without a start has none."""
+        losses = super()._losses(batch)
+        return losses * self.coupling.weights(batch).to(losses)
+
+
+class Coupled(Paired):
+    """The networks that are trained to follow the lines between coupled ends."""
 
     def noise(self, batch: Batch, x0: Tensor) -> Tensor:
         """Return the noise (B, C, h, w) of each picture's line."""
         last = self.loss.schedule.level(self.loss.schedule.num_train_timesteps - 1)
         return far_end(x0, self.coupling.starts(batch).to(x0), last)
 
-    def _losses(self, batch: Batch) -> Tensor:
-        """Return the losses (B,); a picture without a start has none."""
-        losses = super()._losses(batch)
-        return losses * self.coupling.weights(batch).to(losses)
+
+class Beside(Paired):
+    """The networks that are trained to denoise a picture with its partner's latents beside the noisy ones."""
+
+    def condition(self, batch: Batch) -> Conditioning:
+        """Return what the captions condition on, and the partners' latents as more input channels (B, C, h, w)."""
+        partners = self.coupling.starts(batch).to(self.unet.conv_in.weight)
+        return replace(super().condition(batch), concat=partners)
 
 
 class Coupling(Protocol):

@@ -153,21 +153,24 @@ def _sizes(unet: str | dict[str, Any] | None) -> tuple[UNetConfig, dict[str, Any
         raise ConfigError(f"objective.unet: {error}") from error
 
 
-def check_fit(parts: Components, size: int, *, learned_variance: bool = False) -> None:
+def check_fit(parts: Components, size: int, *, learned_variance: bool = False, partner: bool = False) -> None:
     """Refuse parts that do not belong together, before anything is computed.
 
     Args:
         parts: the model.
         size: of the pictures, px.
         learned_variance: whether the objective trains the second half of an output that also chooses the variance.
+        partner: whether it gives the U-Net the latents of another picture, and no mask.
     """
     unet, latent = parts.unet.config, parts.autoencoder.config.latent_channels
     if parts.learned_variance and not learned_variance:
         raise ConfigError(f"{parts.name} has a learned variance, which only objective.name=learned_variance trains")
-    if unet.out_channels != latent * (1 + parts.learned_variance) or not (parts.plain or parts.for_inpainting):
+    fits = parts.reads_partner if partner else parts.plain or parts.for_inpainting
+    if unet.out_channels != latent * (1 + parts.learned_variance) or not fits:
+        more = f"{2 * latent} with a partner" if partner else f"{2 * latent + 1} with a mask and a masked picture"
         raise ConfigError(
             f"the U-Net reads {unet.in_channels} and writes {unet.out_channels} channels, latents have {latent}; it "
-            f"must read {latent}, or {2 * latent + 1} with a mask and a masked picture, and write {latent}"
+            f"must read {latent}, or {more}, and write {latent}"
         )
     if unet.cross_attention_dim != parts.text_encoder.width:
         raise ConfigError(

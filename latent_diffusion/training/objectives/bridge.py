@@ -1,25 +1,30 @@
 """Train a bridge between two sets of pictures: a flow that starts at one picture and ends at its partner.
 
-Sampling starts at the latents of a picture in place of noise (`latents=`), with any sampler that draws none. The player
-is `training/losses/coupled.py`.
-Reference: Liu et al. 2023, arXiv:2209.03003, section 2.1 and 3.3 (transfer between two sets of pictures).
+Sampling starts at the latents of a picture in place of noise (`latents=`), with any sampler that draws none. What it is
+compared with is ordinary diffusion that reads the partner: `partner: channels` makes a U-Net with twice the input
+channels, the weights of the new ones zero. The players are `training/losses/coupled.py`.
+Reference: Liu et al. 2023, arXiv:2209.03003, section 2.1 and 3.3 (transfer between two sets of pictures); Brooks et al.
+2023, arXiv:2211.09800, section 3.2 (channels).
 """
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import nn
 
+from latent_diffusion.adapters.mask_channels import with_more_channels
+from latent_diffusion.checkpoint.components import Components
 from latent_diffusion.data.batches.folder import DataConfig, ImageFolder
 from latent_diffusion.data.rows.metadata import values_of
 from latent_diffusion.errors import ConfigError, DataError
-from latent_diffusion.training.losses.coupled import Coupled, Partners
+from latent_diffusion.training.losses.coupled import Beside, Coupled, Paired, Partners
 from latent_diffusion.training.losses.denoising import Denoising
 from latent_diffusion.training.networks.frozen_states import Latents, Sharing
+from latent_diffusion.training.networks.parts import build_parts, check_fit
 from latent_diffusion.training.objectives.reflow import CoupledSettings
-from latent_diffusion.training.objectives.unet import UNetObjective
+from latent_diffusion.training.objectives.unet import DenoisingSettings, UNetObjective
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,6 +41,8 @@ class BridgeSettings(CoupledSettings):
 
     start: dict[str, str | list[str]] = Field(min_length=1)
     """Filter of the pictures that are started from, in place of `data.where`, as {style: fluent-mono}."""
+    partner: Literal["start", "channels"] = "start"
+    """Sampling starts at the partner's latents, or at noise with them as more input channels of the U-Net."""
     match: str = "name"
     """Field whose value a picture and its partner share."""
 
@@ -46,13 +53,14 @@ class BridgeObjective(UNetObjective):
     settings_type = BridgeSettings
     shards = False
     settings: BridgeSettings
-    player: Coupled
+    player: Paired
 
     def __init__(self, settings: BridgeSettings, data: DataConfig, run: Any) -> None:
         """Load the model, read both sets of pictures and find the partners.
 
         Raises:
-            ConfigError: pictures that are mirrored, cropped at random or of several sizes.
+            ConfigError: pictures that are mirrored, cropped at random or of several sizes, or sample pictures of a
+                U-Net that reads the partner.
             DataError: no picture has a partner, a picture has several values of `match`, or two starts share one.
         """
         for part in data.parts():
@@ -60,6 +68,11 @@ class BridgeObjective(UNetObjective):
                 raise ConfigError("data: a picture and its partner are shown alike; leave flip and random_crop out")
         if data.buckets is not None:
             raise ConfigError("data.buckets: a bridge is trained on squares of data.size; leave it out")
+        if settings.partner == "channels" and run.sample is not None:
+            raise ConfigError(
+                "sample: sample pictures are drawn of a prompt alone, and with objective.partner channels the U-Net "
+                "reads a picture too; leave it out"
+            )
         super().__init__(settings, data, run)
         self.started = ImageFolder(data.held_out(settings.start), run.seed)
         starts: dict[str, int] = {}
@@ -80,9 +93,21 @@ class BridgeObjective(UNetObjective):
         told = "%d of %d pictures have a partner; the others are not trained on"
         logger.info(told, len(self.rows), len(self.data))
 
+    def build(self, settings: DenoisingSettings, size: int) -> Components:
+        """Return the model, with a U-Net that reads a partner where one is read."""
+        assert isinstance(settings, BridgeSettings), "the objective's own"
+        if settings.partner == "start":
+            return super().build(settings, size)
+        parts = build_parts(settings)
+        if parts.plain:
+            parts = with_more_channels(parts, parts.autoencoder.config.latent_channels)
+        check_fit(parts, size, partner=True)
+        return parts
+
     def denoising(self, trained: "Mapping[str, nn.Module]") -> Denoising:
         """Return the player."""
-        return Coupled(self.components, trained, self.settings, self.run.seed, self.run.batch_size)
+        player = Coupled if self.settings.partner == "start" else Beside
+        return player(self.components, trained, self.settings, self.run.seed, self.run.batch_size)
 
     def prepare(self, accelerator: "Accelerator", dtype: torch.dtype) -> None:
         """Move the parts and encode both sets of pictures."""

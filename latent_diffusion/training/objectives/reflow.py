@@ -44,13 +44,13 @@ class PairSettings(Section):
 
 
 class CoupledSettings(UNetSettings):
-    """The keys of objectives whose pictures have starts in place of noise."""
+    """The keys of objectives whose pictures have a start in place of noise, or a partner."""
 
     @model_validator(mode="after")
-    def _without_noise(self) -> "CoupledSettings":
+    def _with_partners(self) -> "CoupledSettings":
         for name in ("offset_noise", "validation", "masked", "inpainting"):
             if getattr(self, name):
-                raise ValueError(f"{name} is for training on noise that is drawn at every use; leave it out")
+                raise ValueError(f"{name} is for training on pictures without a start or partner; leave it out")
         return self
 
 

@@ -337,7 +337,13 @@ def sections(tiny: Path, other: Path, places: dict[str, str]) -> dict[str, Secti
             },
         ),
         "BridgeSettings": Section(
-            "bridge", "objective.", {"start": {"text": "a purple disc"}, "match": Change("text", refused="shares its")}
+            "bridge",
+            "objective.",
+            {
+                "start": {"text": "a purple disc"},
+                "partner": "channels",
+                "match": Change("text", refused="shares its"),
+            },
         ),
         "PlaneSettings": Section(
             "plane",

@@ -119,7 +119,7 @@ def test_captions_that_are_drawn_are_refused(make_reflow, data, message):
 
 def test_settings_of_drawn_noise_are_refused(tiny_folder, make_run):
     for changes in ({"offset_noise": 0.1}, {"validation": {"split": "val"}}, {"masked": {}}):
-        with pytest.raises(ConfigError, match="is for training on noise that is drawn"):
+        with pytest.raises(ConfigError, match="is for training on pictures without a start"):
             build_objective(make_run({"name": "reflow", "init": str(tiny_folder), **changes}, TEXT))
 
 
