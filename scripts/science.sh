@@ -40,6 +40,7 @@ flow() {
   trained bridge
   trained bridge_channels bridge objective.partner=channels
   python -m experiments.science.flow $runs/reflow/model --output $runs/flow
+  python -m experiments.science.bridge $runs/{bridge,bridge_channels}/model --output $runs/bridge.json --sheet docs/science/bridge.webp
 }
 variance() {
   trained learned_variance

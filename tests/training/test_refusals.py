@@ -200,6 +200,10 @@ COMBINATIONS: dict[str, dict[str, Any]] = {
     },
     "`name: bridge`, `data.flip: true`": bridge(data={"flip": True}),
     "`name: bridge`, `data.buckets`": bridge(data={"buckets": {"step": 16, "min_side": 16}}),
+    "`name: bridge`, `partner: channels`, `sample`": {
+        **bridge(partner="channels"),
+        "sample": {"prompts": ["a red disc"]},
+    },
     "`name: bridge`, `latent_cache_bytes: 0`": bridge(latent_cache_bytes=0),
     "`name: plane`, `gan` with another process": {"objective": {"name": "plane", "gan": {}}, "data": POINTS},
     "`name: plane`, `latent.stage: joint` without `latent.init`": {

@@ -1,4 +1,4 @@
-"""Reflow and bridge: what is drawn and kept, the ends of the lines, and the settings that have no meaning there."""
+"""Reflow, bridge and diffusion beside a partner: what is drawn and kept, what the network reads, what is refused."""
 
 import json
 from typing import Any
@@ -15,6 +15,7 @@ from latent_diffusion.training.losses import coupled
 from latent_diffusion.training.networks import preparing
 from latent_diffusion.training.run import build_objective, train
 from latent_diffusion.training.state.launch import build_accelerator
+from latent_diffusion.training.state.training_state import newest_state
 from latent_diffusion.training.trainer import Trainer
 
 TEXT = {"captions": ["text"]}
@@ -175,6 +176,75 @@ def test_a_bridge_without_partners_or_with_mirrored_pictures_is_refused(tiny_fol
         build_objective(make_run({**objective, "match": "tags"}, data))
     with pytest.raises(ConfigError, match="leave flip and random_crop out"):
         build_objective(make_run(objective, {**data, "flip": True}))
+
+
+@pytest.fixture
+def make_beside(tiny_folder, make_run, two_styles):
+    """Return a function that makes a run of diffusion that reads the outlines; `partner=None`: that reads nothing."""
+
+    def make(partner="channels", settings=None, **values):
+        own = {"name": "unet"} if partner is None else {"name": "bridge", "start": {"style": "outline"}}
+        chosen = {} if partner is None else {"partner": partner}
+        data = {**TEXT, "path": str(two_styles), "where": {"style": "filled"}}
+        return make_run({"init": str(tiny_folder), **own, **chosen, **(settings or {})}, data, **values)
+
+    return make
+
+
+def test_the_network_reads_the_noisy_latents_and_then_the_partners(make_beside):
+    trainer = prepared(make_beside())
+    player, batch = trainer.objective.player, first_batch(trainer)
+    read = []
+    player.unet.conv_in.register_forward_pre_hook(lambda layer, inputs: read.append(inputs[0]))
+    x0 = player.held[0](batch)
+    player(batch, 0)
+    (seen,) = read
+    alpha, sigma = (v.view(-1, 1, 1, 1) for v in player.loss.schedule.alpha_sigma(player.times(batch.sample)))
+    noisy = (alpha * x0 + sigma * normal(0, "noise", batch.sample, x0.shape[1:])).float()
+    torch.testing.assert_close(seen[:, : x0.shape[1]], noisy)
+    assert torch.equal(seen[:, x0.shape[1] :], player.coupling.starts(batch))
+
+
+def test_the_first_loss_is_that_of_ordinary_diffusion_where_there_is_a_partner(make_beside):
+    beside, ordinary = (prepared(make_beside(partner, precision="float64")) for partner in ("channels", None))
+    batch = first_batch(beside)
+    wanted, found = (trainer.objective.player(batch, 0).total for trainer in (ordinary, beside))
+    paired = torch.tensor([beside.objective.data.rows[row]["name"] != "thing 0" for row in batch.row])
+    assert paired.sum() == 3
+    torch.testing.assert_close(found, torch.where(paired, wanted, 0.0), rtol=1e-12, atol=0)
+
+
+def test_a_model_that_reads_a_partner_is_written_whole_and_draws_no_text_alone(make_beside, tiny_folder):
+    run = make_beside(optimizer={"learning_rate": 1e-3})
+    assert train(run) == 0
+    pipe = LatentDiffusionPipeline.from_pretrained(run.output / "model", device="cpu")
+    weight = pipe.components.unet.conv_in.weight
+    assert pipe.components.reads_partner and weight.shape[1] == 8 and weight[:, 4:].abs().min() > 0
+    with pytest.raises(ConfigError, match="its U-Net reads 8 channels, the latents have 4: it also needs a picture"):
+        pipe("a red disc")
+    again = prepared(make_beside(settings={"init": str(run.output / "model")}))
+    assert torch.equal(again.objective.components.unet.conv_in.weight, weight)
+    with pytest.raises(ConfigError, match="reads 8 and writes 4 channels"):
+        build_objective(make_beside("start", {"init": str(run.output / "model")}))
+
+
+def test_diffusion_beside_a_partner_continues_bit_for_bit(make_beside, tmp_path):
+    straight, halves = str(tmp_path / "straight"), str(tmp_path / "halves")
+    for steps, output in ((4, straight), (2, halves), (4, halves)):
+        assert train(make_beside(steps=steps, output=output, batch_size=2, ema={"decay": 0.9})) == 0
+    wanted, found = (newest_state(tmp_path / name / "checkpoints") for name in ("straight", "halves"))
+    assert wanted is not None and found is not None
+    wanted, found = wanted.tensors("unet"), found.tensors("unet")
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_what_a_partner_in_channels_excludes_is_refused(make_beside, tiny_family):
+    with pytest.raises(ConfigError, match="sample: sample pictures are drawn of a prompt alone"):
+        build_objective(make_beside(sample={"prompts": ["a red disc"]}))
+    with pytest.raises(ConfigError, match="validation is for training on pictures without a start"):
+        build_objective(make_beside(settings={"validation": 0.5}))
+    with pytest.raises(ConfigError, match="must read 4, or 8 with a partner"):
+        build_objective(make_beside(settings={"init": str(tiny_family("sd1_inpaint"))}))
 
 
 def test_a_reflowed_model_is_written_whole(make_reflow):
