@@ -50,9 +50,11 @@ variance() {
 processes() {
   local latent="configs/science/plane_latent.yaml objective.latent.init=$runs/plane_latent/model"
   for process in damped gan diffusion latent; do python -m latent_diffusion.train configs/science/plane_$process.yaml; done
+  python -m latent_diffusion.train configs/science/plane_latent.yaml steps=3000 output=$runs/plane_latent_longer
   python -m latent_diffusion.train $latent objective.latent.stage=prior output=$runs/plane_latent_prior
   python -m latent_diffusion.train $latent objective.latent.stage=joint output=$runs/plane_latent_joint
   python -m experiments.science.processes --output $runs/processes
+  python -m experiments.science.latent_processes --output $runs/latent_processes
 }
 
 pages=(classifier clip likelihood repaint score consistency flow variance families processes)

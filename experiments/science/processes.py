@@ -34,7 +34,7 @@ from latent_diffusion.samplers.ddim import DDIM
 from latent_diffusion.samplers.ddpm import DDPM
 from latent_diffusion.samplers.dpmpp_2m import DPMpp2M
 from latent_diffusion.schedules.linear import LinearSchedule
-from latent_diffusion.training.losses.points.latent_score import BoundTimes, LatentModel
+from latent_diffusion.training.losses.points.latent_score import LatentModel
 from latent_diffusion.training.objectives.plane import PlanePoints, load_plane
 
 PAGE = PAGES / "processes.md"
@@ -45,6 +45,7 @@ DAMPED = {"euler": (EulerMaruyama(), 1), "splitting": (Splitting(), 1), "splitti
 DIFFUSION = {"ddim": DDIM(), "ddpm": DDPM(), "dpmpp_2m": DPMpp2M()}
 LATENT = {
     "autoencoder": "plane_latent",
+    "autoencoder, twice as many updates": "plane_latent_longer",
     "prior of its frozen latents": "plane_latent_prior",
     "both together": "plane_latent_joint",
 }
@@ -156,7 +157,6 @@ def latent(found: Found, runs: Path, output: Path) -> None:
     """Measure the negative bound of the three stages of a latent score model, on points that no run has seen."""
     of_one = math.log(2 * math.pi * math.e * PlanePoints().spread ** 2)
     found["latent, entropy"] = math.log(PlanePoints().side ** 2) + of_one
-    times = BoundTimes(LinearSchedule(), 7, 0)
     for stage, folder in LATENT.items():
         if f"latent, {stage}" in found:
             continue
@@ -165,10 +165,9 @@ def latent(found: Found, runs: Path, output: Path) -> None:
         bounds = list[Tensor]()
         for part in range(10):
             x = true_points(data, 200 + part).float()
-            noise = ManyPoints([part]).draw((4,))
-            t, probability = times(tuple(range(part * COUNT, (part + 1) * COUNT)))
-            given = (None, None) if stage == "autoencoder" else (t, probability)
-            bounds.append(model.negative_bound(x, noise, *given).double())
+            *noise, u = ManyPoints([part]).draw((5,)).split([4, 1], 1)
+            place = torch.special.ndtr(u[:, 0])  # uniform
+            bounds.append(model.negative_bound(x, *noise, None if stage.startswith("autoencoder") else place).double())
         values = torch.cat(bounds)
         found[f"latent, {stage}"] = [float(values.mean()), float(values.std() / len(values) ** 0.5)]
         print(stage, found[f"latent, {stage}"], file=sys.stderr, flush=True)

@@ -28,6 +28,7 @@ from latent_diffusion.models.plane_network import PlaneNetwork
 from latent_diffusion.randomness import generator, normal
 from latent_diffusion.runtime.precision import place
 from latent_diffusion.schedules.linear import LinearSchedule
+from latent_diffusion.training.losses.keyed_times import KeyedTimes, TimesSettings
 from latent_diffusion.training.losses.points.denoising_gan import (
     DenoisingDiscriminator,
     DenoisingGenerator,
@@ -36,7 +37,6 @@ from latent_diffusion.training.losses.points.denoising_gan import (
 )
 from latent_diffusion.training.losses.points.diffusions import DampedPlayer, DiffusionPlayer
 from latent_diffusion.training.losses.points.latent_score import (
-    BoundTimes,
     LatentModel,
     LatentPlayer,
     LatentSettings,
@@ -119,7 +119,7 @@ def drawing_network(settings: PlaneSettings) -> PlaneNetwork | LatentModel:
     """Return what draws, with weights that are not trained."""
     width, layers = settings.width, settings.layers
     if settings.process == "latent":
-        return LatentModel(LinearSchedule(), DIMENSIONS, width, layers, settings.latent_settings.mix)
+        return LatentModel(DIMENSIONS, width, layers, settings.latent_settings.mix)
     if settings.process == "damped":
         return PlaneNetwork(2 * DIMENSIONS, DIMENSIONS, width, layers, END)
     if settings.process == "gan":
@@ -170,9 +170,9 @@ class PlaneObjective(Objective):
     def _players(self, seed: int, batch_size: int) -> dict[str, Player]:
         settings = self.settings
         if isinstance(self.network, LatentModel):
-            stage, schedule = settings.latent_settings.stage, self.network.schedule
-            times = BoundTimes(schedule, seed, batch_size) if stage == "joint" else None
-            coder, prior = LatentPlayer(self.network, times, seed), PriorPlayer(self.network, seed, batch_size)
+            stage, times = settings.latent_settings.stage, KeyedTimes(TimesSettings(), torch.ones(1), seed, batch_size)
+            coder = LatentPlayer(self.network, times if stage == "joint" else None, seed)
+            prior = PriorPlayer(self.network, times, seed)
             return {"vae": {"coder": coder}, "prior": {"prior": prior}, "joint": {"coder": coder, "prior": prior}}[
                 stage
             ]

@@ -1,5 +1,6 @@
 """Processes on points in the plane: one update against the formula, and runs that go on bit for bit."""
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,14 +13,21 @@ from torch import nn
 from latent_diffusion.checkpoint.files.safetensors_file import read_tensors
 from latent_diffusion.config import RunConfig
 from latent_diffusion.errors import ConfigError
-from latent_diffusion.schedules.linear import LinearSchedule
+from latent_diffusion.training.losses.keyed_times import KeyedTimes, TimesSettings
 from latent_diffusion.training.losses.points.denoising_gan import (
     DenoisingDiscriminator,
     DenoisingGenerator,
     GanSettings,
     LargeSteps,
 )
-from latent_diffusion.training.losses.points.latent_score import BoundTimes, LatentModel, PriorPlayer
+from latent_diffusion.training.losses.points.latent_score import (
+    END,
+    START,
+    LatentModel,
+    PriorPlayer,
+    alpha_sigma,
+    ends_term,
+)
 from latent_diffusion.training.objectives.plane import PlanePoints, PlaneSettings, load_plane
 from latent_diffusion.training.run import build_objective, train
 
@@ -125,26 +133,40 @@ def test_the_stages_of_a_latent_model_train_what_they_name(make_run):
 
 
 def test_without_its_network_the_prior_is_the_normal_law():
-    """With m = 0 the bound of a latent model is that of its VAE, up to the steps of the chain; here .02 nats."""
+    """With m = 0 the bound of a latent model is that of its VAE, up to the ends of the noise levels."""
     torch.manual_seed(0)
-    model, count = LatentModel(LinearSchedule(), 2, 16, 1, 1e-9).double(), 2000
-    times = BoundTimes(LinearSchedule(), 0, 0)
+    model, count = LatentModel(2, 16, 1, 1e-9).double(), 20_000
     draws = torch.randn(count, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    x, noise = draws[:, :2], draws[:, 2:]
+    x, noise, u = draws[:, :2], draws[:, 2:], (torch.arange(count, dtype=torch.float64) + 0.5) / count
     with torch.no_grad():
-        whole, plain = (
-            model.negative_bound(x, noise, *times(tuple(range(count)))),
-            model.negative_bound(x, noise, None, None),
-        )
-    off = whole - plain
-    assert abs(off.mean()) < 3 * off.std() / count**0.5 + 0.02
+        off = model.negative_bound(x, noise, u) - model.negative_bound(x, noise, None)
+    assert abs(off.mean()) < 3 * off.std() / count**0.5 and off.std() / count**0.5 < 0.15
+
+
+def test_the_bound_of_a_gaussian_prior_is_its_own_log_density():
+    """An exact estimate of the noise in latents N(.3, .5^2) makes L(z) of them their entropy."""
+    mean, deviation, count = 0.3, 0.5, 40_000
+    model = LatentModel(1, 16, 1, 0.5).double()
+
+    def exact(z, u):
+        alpha, sigma = alpha_sigma(u, z)
+        return sigma * (z - alpha * mean) / ((alpha * deviation) ** 2 + sigma**2)
+
+    model.noise = exact
+    draws = torch.randn(count, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    z, noise = mean + deviation * draws[:, :1], draws[:, 1:]
+    u = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    bound = ends_term(z) + (END - START) / 2 * model.noise_error(z, noise, u)
+    entropy = 0.5 * math.log(2 * math.pi * math.e * deviation**2)
+    spread = (bound - 0.5 * ((z - mean) / deviation).square()[:, 0]).std() / count**0.5
+    assert abs(bound.mean() - entropy) < 3 * spread + 1e-3 and spread < 0.05
 
 
 def test_the_prior_leaves_the_encoder_alone():
     torch.manual_seed(0)
-    model = LatentModel(LinearSchedule(), 2, 16, 1, 0.5)
+    model = LatentModel(2, 16, 1, 0.5)
     batch = SimpleNamespace(sample=tuple(range(8)), values=torch.randn(8, 2))
-    PriorPlayer(model, 0, 8)(batch, 0).total.sum().backward()
+    PriorPlayer(model, KeyedTimes(TimesSettings(), torch.ones(1), 0, 8), 0)(batch, 0).total.sum().backward()
     assert {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None} == {"prior", "mix"}
 
 
