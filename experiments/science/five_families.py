@@ -37,7 +37,6 @@ from experiments.science.families.run import (
     real_key,
 )
 from experiments.science.families.training import Training
-from latent_diffusion.checkpoint.files.safetensors_file import write_tensors
 from latent_diffusion.evaluation.kid import kid
 from latent_diffusion.evaluation.recall import precision_and_recall
 
@@ -47,24 +46,10 @@ EARLY = 100  # drawings for KID before the end
 
 def train(run: Run, name: str, seed: int) -> Training:
     """Train a family until its minutes are over, from its checkpoint if there is one."""
-    folder, budget = place(run, name, seed), 60 * run.asked.minutes
     training = Training(FAMILIES[name], run.train, seed)
-    checkpoint = folder / "checkpoint.safetensors"
-    if checkpoint.exists():
-        training.load(checkpoint)
-    saved = training.spent
-    while training.spent < budget:
-        before = training.spent
-        training.update()
-        passed = [minutes for minutes in marks(run) if before < 60 * minutes <= training.spent]
-        for minutes in passed:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_tensors(folder / f"average-{minutes:g}.safetensors", training.average)
-        if passed or training.spent - saved > 15:
-            training.save(checkpoint)
-            saved = training.spent
-            print(f"{name} {seed}: {saved / 60:.1f} min, {training.updates}", file=sys.stderr, flush=True)
-            run.check_turn()
+    for _ in training.go_on(place(run, name, seed), run.asked.minutes, marks(run)[:-1]):
+        print(f"{name} {seed}: {training.spent / 60:.1f} min, {training.updates}", file=sys.stderr, flush=True)
+        run.check_turn()
     return training
 
 

@@ -28,7 +28,7 @@ from latent_diffusion.models.unet import UNet, UNetConfig
 from latent_diffusion.samplers.dpmpp_2m import DPMpp2M
 from latent_diffusion.schedules.cosine import CosineSchedule
 
-__all__ = ["Diffusion", "empty"]
+__all__ = ["CONTEXT", "Diffusion", "empty", "even_times"]
 
 WIDTHS = (32, 48, 72)
 CONTEXT = 8  # channels of the one empty text state
@@ -59,14 +59,8 @@ class Diffusion(Family):
         """Return the mean square error of v; the times of a batch are spread evenly."""
         x0 = fold(x)
         projected = self.unet.project(empty(len(x0)))
-        t = self.times(x0, draws)
+        t = even_times(x0, draws, self.schedule.num_train_timesteps)
         return self.objective(lambda x, t: self.unet(x, t, projected), x0, t, draws.normal("noise", x0)).mean()
-
-    def times(self, x: Tensor, draws: Draws) -> Tensor:
-        """Return times (B,), one in each of B equal parts of 0 .. T - 1, each uniform over all over the updates."""
-        offset = draws.uniform("time", x.new_zeros(1))
-        places = (torch.arange(len(x)) / len(x) + offset) % 1
-        return (places * self.schedule.num_train_timesteps).long()
 
     def sample(self, count: int, seed: int, steps: int = STEPS) -> Tensor:
         """Return pictures by DPM-Solver++(2M) in `steps` network evaluations."""
@@ -101,6 +95,13 @@ class Diffusion(Family):
         denoise, noise = self.denoiser().bind(empty(len(x0))), draws.normal("ode noise", x0)
         probe = hutchinson([draws.normal("probe", x0).sign()])
         return bits(negative_log_likelihood(denoise, path_to_noise(self.schedule, steps), x0, noise, probe))
+
+
+def even_times(x: Tensor, draws: Draws, steps: int) -> Tensor:
+    """Return times (B,), one in each of B equal parts of 0 .. steps - 1, each uniform over all over the updates."""
+    offset = draws.uniform("time", x.new_zeros(1))
+    places = (torch.arange(len(x)) / len(x) + offset) % 1
+    return (places * steps).long()
 
 
 def empty(count: int) -> Conditioning:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from latent_diffusion.randomness import generator, normal
 
-__all__ = ["SHAPE", "VALUES", "Draws", "Family", "bits", "in_batches", "spread", "to_values"]
+__all__ = ["SHAPE", "VALUES", "Draws", "Family", "bits", "in_batches", "spread", "spread_values", "to_values"]
 
 SHAPE = (3, 32, 32)
 VALUES = 32  # of a channel
@@ -73,6 +73,11 @@ def bits(nats: Tensor) -> Tensor:
 def spread(values: Tensor, noise: Tensor) -> Tensor:
     """Return x in [-1, 1): values (B, 3, 32, 32), 0..31, with noise in [0, 1) within each."""
     return (values + noise) * (2 / VALUES) - 1
+
+
+def spread_values(values: Tensor, draws: Draws) -> Tensor:
+    """Return values (B, 3, 32, 32), uint8, in [-1, 1), with the noise of a batch's draws."""
+    return spread(values.float(), draws.uniform("spread", values.float()))
 
 
 def to_values(images: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ minutes depends on the machine. Processor time is counted, not the clock's, so a
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,13 +15,15 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from experiments.science.families.family import Draws, Family, spread
+from experiments.science.families.family import Draws, Family, spread_values
 from latent_diffusion.checkpoint.files.safetensors_file import read_tensors, write_tensors
 from latent_diffusion.randomness import generator, permutation
+from latent_diffusion.runtime.precision import autocast
 
 __all__ = ["BATCH", "Progress", "Training"]
 
 BATCH = 16
+BETWEEN = 15.0  # seconds of processor time from one checkpoint to the next
 WARM_UP = 20  # updates in which the learning rate rises
 AVERAGE = 0.995  # decay of the moving average of the weights, at its slowest
 
@@ -38,14 +40,24 @@ class Progress:
 class Training:
     """A family, its optimizers and its moving average, at some update."""
 
-    def __init__(self, make: Callable[[], Family], values: Tensor, seed: int = 0, batch: int = BATCH) -> None:
+    def __init__(
+        self,
+        make: Callable[[], Family],
+        values: Tensor,
+        seed: int = 0,
+        batch: int = BATCH,
+        read: Callable[[Tensor, Draws], Tensor] = spread_values,
+        precision: str = "float32",
+    ) -> None:
         """Begin at update 0, with initial weights that depend on the seed.
 
         Args:
             make: builds the family.
-            values: training pictures (N, 3, 32, 32), uint8 0..31.
+            values: training pictures (N, ...), by default (N, 3, 32, 32), uint8 0..31.
             seed: of weights and draws.
             batch: pictures an update.
+            read: (some of the values, draws) -> what the family reads.
+            precision: in which losses are computed; the weights are float32.
         """
         with torch.random.fork_rng():
             torch.manual_seed(int(generator(seed, "weights", 0).integers(2**32)))
@@ -55,7 +67,8 @@ class Training:
             player: torch.optim.Adam(weights, self.family.learning_rate, self.family.betas)
             for player, weights in self.family.players().items()
         }
-        self.values, self.seed, self.batch = values, seed, batch
+        self.values, self.seed, self.batch, self.read = values, seed, batch, read
+        self.precision = precision
         self.updates, self.spent, self.progress = 0, 0.0, Progress()
 
     def update(self) -> None:
@@ -64,7 +77,8 @@ class Training:
         x, draws = self._next()
         for player, optimizer in self.optimizers.items():
             weights = self.family.players()[player]
-            loss = self.family.loss(player, x, draws)
+            with autocast(self.precision, x.device):
+                loss = self.family.loss(player, x, draws)
             gradients = torch.autograd.grad(loss, weights, allow_unused=True)
             for weight, gradient in zip(weights, gradients, strict=True):
                 weight.grad = gradient
@@ -90,13 +104,33 @@ class Training:
         orders = {epoch: permutation(self.seed, "order", epoch, count) for epoch in {k // count for k in places}}
         rows = [int(orders[k // count][k % count]) for k in places]
         draws = Draws(self.seed, self.updates, first)
-        values = self.values[rows].float()
-        return spread(values, draws.uniform("spread", values)), draws
+        return self.read(self.values[rows], draws), draws
 
     def _longest(self, player: str) -> float:
         """Return the longest gradient that is not shortened: three times the usual length of the last updates."""
         lengths = self.progress.gradients.get(player, [])[-50:]
         return 3 * sorted(lengths)[len(lengths) // 2] if len(lengths) >= 10 else float("inf")
+
+    def go_on(self, folder: Path, minutes: float, marks: Sequence[float] = ()) -> Iterator[None]:
+        """Train from the checkpoint in `folder`, if there is one, until `minutes` are spent; yield after each saving.
+
+        The average of the weights after so many of `marks` minutes is kept as average-MINUTES.safetensors.
+        """
+        checkpoint = folder / "checkpoint.safetensors"
+        if checkpoint.exists():
+            self.load(checkpoint)
+        saved = self.spent
+        while self.spent < 60 * minutes:
+            before = self.spent
+            self.update()
+            passed = [mark for mark in (*marks, minutes) if before < 60 * mark <= self.spent]
+            for mark in passed:
+                folder.mkdir(parents=True, exist_ok=True)
+                write_tensors(folder / f"average-{mark:g}.safetensors", self.average)
+            if passed or self.spent - saved > BETWEEN:
+                self.save(checkpoint)
+                saved = self.spent
+                yield
 
     def save(self, path: Path) -> None:
         """Write a checkpoint; the file is the old or the whole new one at every moment."""
