@@ -31,9 +31,13 @@ class Interval(Guidance):
             ConfigError: ends outside their range, or the first not before the last.
         """
         if not 0.0 <= self.start < self.stop <= 1.0:
-            raise ConfigError(f"interval from {self.start} to {self.stop} of the steps; use 0 <= start < stop <= 1")
+            raise ConfigError(
+                f"interval of guidance from {self.start} to {self.stop} of the steps; use 0 <= start < stop <= 1"
+            )
         if not 0.0 <= self.sigma_low < self.sigma_high:
-            raise ConfigError(f"interval from sigma {self.sigma_low} to {self.sigma_high}; use 0 <= low < high")
+            raise ConfigError(
+                f"interval of guidance from sigma {self.sigma_low} to {self.sigma_high}; use 0 <= low < high"
+            )
 
     @property
     def needs_negative(self) -> bool:

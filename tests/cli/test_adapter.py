@@ -6,6 +6,7 @@ import torch
 from latent_diffusion.adapters.lora_file import read_lora
 from latent_diffusion.adapters.merge import adapted
 from latent_diffusion.adapters.model_parts import parts_of, with_parts
+from latent_diffusion.checkpoint.files.safetensors_file import read_tensors
 from latent_diffusion.checkpoint.folder.diffusers_folder import load_folder, save_folder
 from latent_diffusion.cli.main import main
 
@@ -48,6 +49,19 @@ def test_extract_resize_and_merge(tiny_folder, tuned, tmp_path, capsys):
     assert main(["generate", "a cat", *model, "--lora", str(both), "--steps", "1", "--output", str(drawn)]) == 0
 
 
+@pytest.mark.parametrize("layout", ["kohya", "peft"])
+def test_half_numbers_make_half_a_file(layout, tiny_folder, tuned, tmp_path):
+    files = {dtype: tmp_path / f"{dtype}.safetensors" for dtype in ("float32", "float16")}
+    for dtype, file in files.items():
+        told = ["--rank", "2", "--layout", layout, "--dtype", dtype, "--output", str(file)]
+        assert main(["adapter", "extract", str(tiny_folder), str(tuned), *told]) == 0
+    whole, half = (read_tensors(file) for file in files.values())
+    assert {tensor.dtype for tensor in half.values()} == {torch.float16}
+    assert whole.keys() == half.keys()
+    for name, tensor in whole.items():
+        torch.testing.assert_close(half[name].float(), tensor, rtol=1e-3, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -55,6 +69,7 @@ def test_extract_resize_and_merge(tiny_folder, tuned, tmp_path, capsys):
         (["resize", "gone.safetensors", "--output", "a.safetensors"], 4, "no such file"),
         (["resize", "gone.safetensors", "--output", "no/a.safetensors"], 6, "no such folder"),
         (["merge", "gone.safetensors", "--output", "a.safetensors", "--rank", "0"], 2, "--rank"),
+        (["merge", "gone.safetensors", "--output", "a.safetensors", "--dtype", "half"], 2, "--dtype"),
     ],
 )
 def test_mistakes(arguments, code, words, tmp_path, monkeypatch, capsys):

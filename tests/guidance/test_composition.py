@@ -127,7 +127,7 @@ def test_steps_need_levels_and_ends_need_order():
     with pytest.raises(ConfigError, match="needs the levels"):
         Interval(CFG(5.0), start=0.5).bind(denoiser(), prompt, negative)
     for ends in ({"start": 0.5, "stop": 0.5}, {"start": -0.1}, {"stop": 1.1}, {"sigma_low": 3.0, "sigma_high": 2.0}):
-        with pytest.raises(ConfigError, match="interval from"):
+        with pytest.raises(ConfigError, match="interval of guidance from"):
             Interval(CFG(5.0), **ends)
 
 

@@ -92,7 +92,7 @@ def test_an_object_is_written_as_words_where_words_can_say_it():
         ("pag:scale=nan", r"pag: scale 'nan' is not a number"),
         ("pag:scale=1e9", r"pag: scale 1000000000.0 is not a number from 0 to 100"),
         ("cfg_zero:zero_steps=1.5", r"zero_steps '1.5' is not an integer"),
-        ("pag:start=0.9,stop=0.1", r"interval from 0.9 to 0.1 of the steps"),
+        ("pag:start=0.9,stop=0.1", r"interval of guidance from 0.9 to 0.1 of the steps"),
         ("autoguidance", r"needs model=NAME\|PATH"),
         (["cfg"] * 17, r"17 guidances; at most 16"),
         (3, r"guidance 3; give a name"),

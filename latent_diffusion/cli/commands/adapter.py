@@ -34,6 +34,8 @@ Output = Annotated[
 ]
 Keys = Literal["kohya", "peft"]
 Layout = Annotated[Keys, typer.Option("--layout", help="Names of the tensors.")]
+Format = Literal["float32", "float16", "bfloat16"]
+Numbers = Annotated[Format, typer.Option("--dtype", help="Number format; the halves make half as large a file.")]
 
 
 @adapter.command()
@@ -44,6 +46,7 @@ def extract(
     rank: Rank = 16,
     energy: Energy = 1.0,
     layout: Layout = "kohya",
+    dtype: Numbers = "float32",
 ) -> None:
     """Write the difference of two models as a LoRA.
 
@@ -56,7 +59,7 @@ def extract(
     from latent_diffusion.checkpoint.load import load_model
 
     components = load_model(base)
-    _write(output, decompose.extract(components, load_model(tuned), rank, energy), layout, components)
+    _write(output, decompose.extract(components, load_model(tuned), rank, energy), layout, dtype, components)
 
 
 @adapter.command()
@@ -67,6 +70,7 @@ def resize(
     energy: Energy = 1.0,
     model: Base = "emoji",
     layout: Layout = "kohya",
+    dtype: Numbers = "float32",
 ) -> None:
     """Write an adapter as a LoRA of another rank.
 
@@ -74,7 +78,7 @@ def resize(
 
     `latent-diffusion adapter resize ink.safetensors --model model.safetensors --rank 8 --output small.safetensors`
     """
-    _merge([split_weight(file)], output, rank, energy, model, layout)
+    _merge([split_weight(file)], output, rank, energy, model, layout, dtype)
 
 
 @adapter.command()
@@ -87,6 +91,7 @@ def merge(
     energy: Energy = 1.0,
     model: Base = "emoji",
     layout: Layout = "kohya",
+    dtype: Numbers = "float32",
 ) -> None:
     """Write several adapters as one LoRA.
 
@@ -94,7 +99,7 @@ def merge(
 
     `latent-diffusion adapter merge ink.safetensors:0.8 paper.safetensors -m model.safetensors -o both.safetensors`
     """
-    _merge([split_weight(file) for file in files], output, rank, energy, model, layout)
+    _merge([split_weight(file) for file in files], output, rank, energy, model, layout, dtype)
 
 
 @adapter.command()
@@ -107,6 +112,7 @@ def average(
     energy: Energy = 1.0,
     model: Base = "emoji",
     layout: Layout = "kohya",
+    dtype: Numbers = "float32",
 ) -> None:
     """Write the average of several adapters as one LoRA; weights are relative to each other (default 1).
 
@@ -120,10 +126,12 @@ def average(
     total = sum(weight for _, weight in pairs)
     if min(weight for _, weight in pairs) < 0 or not total > 0:
         raise ConfigError(f"weights {[weight for _, weight in pairs]} of an average; none may be below 0, one is above")
-    _merge([(file, weight / total) for file, weight in pairs], output, rank, energy, model, layout)
+    _merge([(file, weight / total) for file, weight in pairs], output, rank, energy, model, layout, dtype)
 
 
-def _merge(pairs: list[tuple[Path, float]], output: Path, rank: int, energy: float, model: str, layout: Keys) -> None:
+def _merge(
+    pairs: list[tuple[Path, float]], output: Path, rank: int, energy: float, model: str, layout: Keys, dtype: Format
+) -> None:
     _check_output(output)
     from latent_diffusion.adapters import decompose
     from latent_diffusion.adapters.lora_file import read_lora
@@ -133,7 +141,7 @@ def _merge(pairs: list[tuple[Path, float]], output: Path, rank: int, energy: flo
     adapters = [(read_lora(file, components), weight) for file, weight in pairs]
     students = [found.report.trained for found, weight in adapters if found.report.trained and weight]
     header = students[-1].in_header() if students else {}
-    _write(output, decompose.merge(components, adapters, rank, energy), layout, components, header)
+    _write(output, decompose.merge(components, adapters, rank, energy), layout, dtype, components, header)
 
 
 def _check_output(output: Path) -> None:
@@ -147,11 +155,23 @@ def _check_output(output: Path) -> None:
 
 
 def _write(
-    output: Path, made: "Decomposition", layout: Keys, model: "Components", header: "Mapping[str, str] | None" = None
+    output: Path,
+    made: "Decomposition",
+    layout: Keys,
+    dtype: Format,
+    model: "Components",
+    header: "Mapping[str, str] | None" = None,
 ) -> None:
+    import torch
+
     from latent_diffusion.adapters.writing import write_factors
 
-    write_factors(output, made.factors, layout, header, towers=len(model.text_encoder.towers))
+    kind = getattr(torch, dtype)
+    factors = {
+        part: {layer: {name: factor.to(kind) for name, factor in fields.items()} for layer, fields in layers.items()}
+        for part, layers in made.factors.items()
+    }
+    write_factors(output, factors, layout, header, towers=len(model.text_encoder.towers))
     ranks = made.ranks.values()
     typer.echo(
         f"{len(ranks)} layers, rank {min(ranks)} to {max(ranks)}, {100 * made.error:.2g} % of the change is lost"

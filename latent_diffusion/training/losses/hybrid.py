@@ -55,7 +55,9 @@ class Hybrid(Denoising):
         """
         total = parts.schedule.num_train_timesteps
         if variance.levels is not None and variance.levels > total:
-            raise ConfigError(f"objective.levels: {variance.levels}, of a model with {total} noise levels")
+            raise ConfigError(
+                f"objective.levels: {variance.levels}, of a model with {total} noise levels; use 1 to {total}"
+            )
         chain = None
         if variance.levels is not None:
             chain = sorted(int(t) for t in times_of("trailing", variance.levels, total))
