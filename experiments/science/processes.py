@@ -165,9 +165,9 @@ def latent(found: Found, runs: Path, output: Path) -> None:
         bounds = list[Tensor]()
         for part in range(10):
             x = true_points(data, 200 + part).float()
-            *noise, u = ManyPoints([part]).draw((5,)).split([4, 1], 1)
-            place = torch.special.ndtr(u[:, 0])  # uniform
-            bounds.append(model.negative_bound(x, *noise, None if stage.startswith("autoencoder") else place).double())
+            drawn = ManyPoints([part]).draw((5,))
+            noise, u = drawn[:, :4], torch.special.ndtr(drawn[:, 4])  # u is uniform
+            bounds.append(model.negative_bound(x, noise, None if stage.startswith("autoencoder") else u).double())
         values = torch.cat(bounds)
         found[f"latent, {stage}"] = [float(values.mean()), float(values.std() / len(values) ** 0.5)]
         print(stage, found[f"latent, {stage}"], file=sys.stderr, flush=True)

@@ -1,6 +1,7 @@
 """`latent-diffusion evaluate`: how good a model is, in figures and in pictures to look at."""
 
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ from latent_diffusion.options.call import Options
 from latent_diffusion.options.model import MachineOptions
 
 if TYPE_CHECKING:
+    from latent_diffusion.evaluation.composition.score import CompositionReport
     from latent_diffusion.evaluation.evaluate import Examined, Settings
     from latent_diffusion.evaluation.pictures import RealPictures
     from latent_diffusion.models.clip import CLIP
@@ -154,7 +156,7 @@ def evaluate(
     given = parse_filters(where or []), parse_filters(where_not or [])
     import latent_diffusion.evaluation.evaluate as examination
     from latent_diffusion.checkpoint.locate import locate_model
-    from latent_diffusion.cli.commands.evaluation_table import print_tables
+    from latent_diffusion.cli.commands.evaluation_table import print_composition, print_tables
     from latent_diffusion.cli.picture_files import load_pipeline
     from latent_diffusion.cli.progress import parts_progress
     from latent_diffusion.evaluation.pictures import read_pictures
@@ -162,9 +164,10 @@ def evaluate(
     from latent_diffusion.evaluation.report_file import (
         COMPOSITION_FIGURES,
         FIGURES,
-        check,
+        composition_figures,
         figures,
         require_names,
+        write_composition,
         write_report,
     )
     from latent_diffusion.models.efficientnet_lite import load_efficientnet_lite0
@@ -195,9 +198,11 @@ def evaluate(
         likelihood=likelihood,
     )
     if composition is not None:
-        return _compose(
-            composition, examined, pictures, network.to(pipe.device), asked, str(data), drawing, folder, floors
-        )
+        composed = _compose(composition, examined, pictures, network.to(pipe.device), asked, str(data))
+        told = {"prompts": str(composition), "data": str(data), "seed": seed, **drawing}
+        files = write_composition(composed, told, folder)
+        print_composition(composed)
+        return _end(files, composition_figures(composed), floors)
     with parts_progress() as progress:
         report = examination.evaluate(examined, pictures, network.to(pipe.device), asked, progress)
     settings = {
@@ -214,9 +219,16 @@ def evaluate(
     }
     files = write_report(report, settings, folder)
     print_tables(report)
+    return _end(files, figures(report), floors)
+
+
+def _end(files: Sequence[Path], found: Mapping[str, float], floors: Mapping[str, float]) -> int:
+    """Name the files and the figures below their floors; return 1 if there is one, else 0."""
+    from latent_diffusion.evaluation.report_file import check
+
     for file in files:
         typer.echo(file)
-    failed = check(figures(report), floors)
+    failed = check(found, floors)
     for line in failed:
         typer.echo(f"check failed: {line}", err=True)
     return 1 if failed else 0
@@ -252,33 +264,20 @@ def _compose(
     network: "EfficientNetLite0",
     asked: "Settings",
     data: str,
-    drawing: dict[str, Any],
-    folder: Path,
-    floors: dict[str, float],
-) -> int:
-    """Run the composition test and print it; return 1 if a figure is below its floor."""
-    from latent_diffusion.cli.commands.evaluation_table import print_composition
+) -> "CompositionReport":
+    """Return what the composition test of the prompts in `file` finds."""
     from latent_diffusion.cli.progress import parts_progress
     from latent_diffusion.evaluation.composition.prompts import KINDS, read_asked
     from latent_diffusion.evaluation.composition.score import make_judge, score_composition
     from latent_diffusion.evaluation.pictures import select
-    from latent_diffusion.evaluation.report_file import check, composition_figures, write_composition
 
     prompts = read_asked(file)
     prompts = [one for kind in KINDS for one in [one for one in prompts if one.kind == kind][: asked.limit]]
     with parts_progress() as progress:
         judge = make_judge(network, pictures, select(pictures.rows, {**asked.where, "split": ["train"]}), progress)
-        report = score_composition(
+        return score_composition(
             examined, prompts, judge, data, seed=asked.seed, batch_size=asked.batch_size, progress=progress
         )
-    files = write_composition(report, {"prompts": str(file), "data": data, "seed": asked.seed, **drawing}, folder)
-    print_composition(report)
-    for path in files:
-        typer.echo(path)
-    failed = check(composition_figures(report), floors)
-    for line in failed:
-        typer.echo(f"check failed: {line}", err=True)
-    return 1 if failed else 0
 
 
 def _floors(texts: list[str]) -> dict[str, float]:
