@@ -52,6 +52,10 @@ class Family(nn.Module, ABC):
         """Return the weights of each player; each has a loss of its own, and they take turns."""
         return {"model": list(self.parameters())}
 
+    def rate(self, player: str) -> float:
+        """Return the learning rate of a player."""
+        return self.learning_rate
+
     @abstractmethod
     def loss(self, player: str, x: Tensor, draws: Draws) -> Tensor:
         """Return what the player minimises over the pictures x (B, 3, 32, 32): a scalar."""

@@ -64,7 +64,7 @@ class Training:
             self.family = make()
         self.average = {name: weight.detach().clone() for name, weight in self.family.named_parameters()}
         self.optimizers = {
-            player: torch.optim.Adam(weights, self.family.learning_rate, self.family.betas)
+            player: torch.optim.Adam(weights, self.family.rate(player), self.family.betas)
             for player, weights in self.family.players().items()
         }
         self.values, self.seed, self.batch, self.read = values, seed, batch, read
@@ -84,7 +84,7 @@ class Training:
                 weight.grad = gradient
             length = torch.nn.utils.clip_grad_norm_(weights, self._longest(player))
             for group in optimizer.param_groups:
-                group["lr"] = self.family.learning_rate * min(1.0, (self.updates + 1) / WARM_UP)
+                group["lr"] = self.family.rate(player) * min(1.0, (self.updates + 1) / WARM_UP)
             optimizer.step()
             optimizer.zero_grad()
             self.progress.losses.setdefault(player, []).append(loss.item())
