@@ -237,7 +237,7 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path)
     arguments = parser.parse_args()
     models = {"bridge": arguments.bridge, "channels": arguments.channels, "bundled": "emoji"}
-    parts = {name: LatentDiffusionPipeline.from_pretrained(model, dtype="float32").components
+    parts = {name: LatentDiffusionPipeline.from_pretrained(model, device="cpu", dtype="float32").components
              for name, model in models.items()}  # fmt: skip
     pictures = pictures_of_the_model()
     sets = pairs_of(pictures.rows, arguments.pictures)

@@ -75,11 +75,13 @@ class TurnIsOver(Exception):
 
 
 class Latents:
-    """The latents of all flat icons, and the judge's features of what the autoencoder makes of them."""
+    """The latents of all flat icons, and the judge's features of the icons, which no autoencoder has changed."""
 
     def __init__(self, folder: Path) -> None:
         """Encode the pictures, or read what was kept in `folder`."""
-        self.autoencoder = LatentDiffusionPipeline.from_pretrained("emoji", dtype="float32").components.autoencoder
+        self.autoencoder = LatentDiffusionPipeline.from_pretrained(
+            "emoji", device="cpu", dtype="float32"
+        ).components.autoencoder
         network = load_efficientnet_lite0()
         self.features: Callable[[Tensor], Tensor] = lambda images: extract(network, images).head
         kept = folder / "latents.safetensors"
@@ -96,13 +98,17 @@ class Latents:
         """Return the pictures (B, 3, 64, 64) of latents, in [-1, 1]."""
         return torch.cat([self.autoencoder.to_images(part).clamp(-1, 1) for part in latents.split(32)])
 
-    def compared(self, pictures: Tensor) -> dict[str, float]:
-        """Return KID to all real pictures, precision and recall beside as many, and how many are nearest to some."""
-        drawn = self.features(pictures)
-        among = precision_and_recall(spread_rows(self.real, len(drawn)), drawn)
-        nearest = torch.cdist(drawn.double(), self.real.double()).argmin(1)
+    def compared(self, pictures: Tensor, rows: Tensor | None = None) -> dict[str, float]:
+        """Return KID to all real pictures, precision and recall beside as many, and how many are nearest to some.
+
+        `rows` are the numbers of the real pictures that `pictures` were made of, which are left out.
+        """
+        drawn, numbers = self.features(pictures), torch.arange(len(self.real))
+        real = self.real if rows is None else self.real[~torch.isin(numbers, rows)]
+        among = precision_and_recall(spread_rows(real, min(len(drawn), len(real))), drawn)
+        nearest = torch.cdist(drawn.double(), real.double()).argmin(1)
         return {
-            "kid": kid(drawn, self.real),
+            "kid": kid(drawn, real),
             "precision": among.precision,
             "recall": among.recall,
             "nearest": len(nearest.unique()) / len(nearest),
@@ -132,7 +138,11 @@ def train(asked: argparse.Namespace, data: Latents, name: str, seed: int, check:
     for _ in training.go_on(folder, asked.minutes):
         print(f"{name} {seed}: {training.spent / 60:.1f} min, {training.updates}", file=sys.stderr, flush=True)
         check()
-    training.family.load_state_dict(read_tensors(folder / f"average-{asked.minutes:g}.safetensors"))
+    average = folder / f"average-{asked.minutes:g}.safetensors"
+    if not average.exists():
+        has = f"{folder} has {training.spent / 60:.1f} minutes of training, and no weights of {asked.minutes:g}"
+        raise SystemExit(f"--minutes {asked.minutes:g}: {has}; give more, or another --output")
+    training.family.load_state_dict(read_tensors(average))
     training.family.eval()
     return training
 
@@ -198,7 +208,8 @@ def main() -> int:
     with torch.no_grad():
         data = Latents(asked.output)
         if f"real, {asked.pictures}" not in found:
-            found[f"real, {asked.pictures}"] = data.compared(data.pictures(spread_rows(data.train, asked.pictures)))
+            rows = spread_rows(torch.arange(len(data.train)), asked.pictures)
+            found[f"real, {asked.pictures}"] = data.compared(data.pictures(data.train[rows]), rows)
     try:
         for seed in asked.seeds:
             for name in FAMILIES:

@@ -204,6 +204,9 @@ COMBINATIONS: dict[str, dict[str, Any]] = {
         **bridge(partner="channels"),
         "sample": {"prompts": ["a red disc"]},
     },
+    "`name: bridge`, `partner: channels`, `train: {layers: cross_attention}`": bridge(
+        partner="channels", train={"layers": "cross_attention"}
+    ),
     "`name: bridge`, `latent_cache_bytes: 0`": bridge(latent_cache_bytes=0),
     "`name: plane`, `gan` with another process": {"objective": {"name": "plane", "gan": {}}, "data": POINTS},
     "`name: plane`, `latent.stage: joint` without `latent.init`": {
@@ -240,6 +243,9 @@ COMBINATIONS: dict[str, dict[str, Any]] = {
         init=None, parts=PARTS, unet="sd1", scheduler=ZERO_SNR
     ),
     "epsilon, zero terminal SNR": unet(scheduler=ZERO_SNR),
+    "`inpainting`, `train: {layers: cross_attention}`, a model that reads no mask": unet(
+        inpainting={}, train={"layers": "cross_attention"}
+    ),
     "`weighting: simple`, `gamma: 5`": unet(gamma=5.0),
     "`weighting: min_snr`, `k: 1`": unet(weighting="min_snr", k=1.0),
     "`weighting: bound`, `huber: 0.1`": unet(weighting="bound", huber=0.1),

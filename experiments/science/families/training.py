@@ -139,22 +139,26 @@ class Training:
         for player, optimizer in self.optimizers.items():
             for number, state in optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer.{player}.{number}.{name}": value for name, value in state.items()}
-        facts = {"updates": self.updates, "spent": self.spent, "seed": self.seed, "batch": self.batch}
+        facts = {"updates": self.updates, "spent": self.spent, **self._kind()}
         path.parent.mkdir(parents=True, exist_ok=True)
         write_tensors(path, tensors, {"facts": json.dumps(facts), "progress": json.dumps(vars(self.progress))})
+
+    def _kind(self) -> dict[str, int | str]:
+        return {"seed": self.seed, "batch": self.batch, "precision": self.precision}
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint.
 
         Raises:
-            ValueError: it is of another seed or batch.
+            ValueError: it is of another seed, batch or precision.
         """
         tensors = read_tensors(path)
         with safe_open(path, "pt") as file:
             metadata = file.metadata()
         facts = json.loads(metadata["facts"])
-        if (facts["seed"], facts["batch"]) != (self.seed, self.batch):
-            raise ValueError(f"{path}: has seed {facts['seed']} and batch {facts['batch']}; remove it or use these")
+        if any(facts[name] != value for name, value in self._kind().items()):
+            has = {name: facts[name] for name in self._kind()}
+            raise ValueError(f"{path}: has {has}, and this training {self._kind()}; remove it or use the same")
         self.updates, self.spent = facts["updates"], facts["spent"]
         self.progress = Progress(**json.loads(metadata["progress"]))
         self.average = {name: tensors[f"average.{name}"] for name in self.average}

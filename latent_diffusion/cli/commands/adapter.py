@@ -168,7 +168,10 @@ def _write(
 
     kind = getattr(torch, dtype)
     factors = {
-        part: {layer: {name: factor.to(kind) for name, factor in fields.items()} for layer, fields in layers.items()}
+        part: {
+            layer: {name: factor.to(kind) if factor.ndim else factor for name, factor in fields.items()}  # alpha: exact
+            for layer, fields in layers.items()
+        }
         for part, layers in made.factors.items()
     }
     write_factors(output, factors, layout, header, towers=len(model.text_encoder.towers))

@@ -168,9 +168,10 @@ def check_fit(parts: Components, size: int, *, learned_variance: bool = False, p
     fits = parts.reads_partner if partner else parts.plain or parts.for_inpainting
     if unet.out_channels != latent * (1 + parts.learned_variance) or not fits:
         more = f"{2 * latent} with a partner" if partner else f"{2 * latent + 1} with a mask and a masked picture"
+        advice = "; one that reads a partner is trained with objective.partner=channels" if parts.reads_partner else ""
         raise ConfigError(
             f"the U-Net reads {unet.in_channels} and writes {unet.out_channels} channels, latents have {latent}; it "
-            f"must read {latent}, or {more}, and write {latent}"
+            f"must read {latent}, or {more}, and write {latent}{advice}"
         )
     if unet.cross_attention_dim != parts.text_encoder.width:
         raise ConfigError(

@@ -40,7 +40,7 @@ class BridgeSettings(CoupledSettings):
     """The `objective:` section."""
 
     start: dict[str, str | list[str]] = Field(min_length=1)
-    """Filter of the pictures that are started from, in place of `data.where`, as {style: fluent-mono}."""
+    """Filter of the partners, in place of `data.where`, as {style: fluent-mono}."""
     partner: Literal["start", "channels"] = "start"
     """Sampling starts at the partner's latents, or at noise with them as more input channels of the U-Net."""
     match: str = "name"

@@ -170,9 +170,21 @@ class UNetObjective(Objective):
         return scenes
 
     def choose(self, parts: Components) -> tuple[Components, dict[str, nn.Module]]:
-        """Return the model that computes, and its networks that are trained, by name."""
+        """Return the model that computes, and its networks that are trained, by name.
+
+        Raises:
+            ConfigError: input channels beyond the latents', of a mask or a partner, would stay at zero.
+        """
         assert isinstance(self.settings, UNetSettings), "other objectives have a choice of their own"
-        return parts, choose_weights(parts, self.settings.train)
+        trained = choose_weights(parts, self.settings.train)
+        weight = parts.unet.conv_in.weight
+        more = weight[:, parts.autoencoder.config.latent_channels :]
+        if more.numel() and not weight.requires_grad and not more.any():
+            raise ConfigError(
+                f"objective.train: the weights of {more.shape[1]} new input channels, unet.conv_in, start at zero and "
+                f"are not trained; add '^unet\\.conv_in' to layers, or use all"
+            )
+        return parts, trained
 
     def denoising(self, trained: Mapping[str, nn.Module]) -> Denoising:
         """Return the player that trains these networks."""

@@ -162,6 +162,17 @@ def test_the_bound_of_a_gaussian_prior_is_its_own_log_density():
     assert abs(bound.mean() - entropy) < 3 * spread + 1e-3 and spread < 0.05
 
 
+def test_the_ends_are_a_kl_and_the_density_at_the_least_noisy_level():
+    """At latents so far out that the noisiest level still shows them."""
+    z = torch.tensor([[300.0, -200.0]], dtype=torch.float64)
+    variance, normal = 1 / (1 + math.exp(-END)), torch.distributions.Normal
+    noisiest = normal(z * (1 - variance) ** 0.5, torch.full_like(z, variance**0.5))
+    kl = torch.distributions.kl_divergence(noisiest, normal(torch.zeros_like(z), torch.ones_like(z))).sum(1)
+    least = normal(z, torch.full_like(z, math.exp(START / 2))).entropy().sum(1)
+    assert kl > 1
+    torch.testing.assert_close(ends_term(z), kl + least)
+
+
 def test_the_prior_leaves_the_encoder_alone():
     torch.manual_seed(0)
     model = LatentModel(2, 16, 1, 0.5)
