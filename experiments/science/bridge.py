@@ -28,7 +28,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from experiments.science.figures import Found, save_picture
+from experiments.science.figures import Found, mean_and_error, save_picture
 from experiments.science.pictures import judge, pictures_of_the_model
 from latent_diffusion import LatentDiffusionPipeline
 from latent_diffusion.checkpoint.components import Components
@@ -188,21 +188,15 @@ def measured(
     }
 
 
-def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """Return the mean and its standard error."""
-    return statistics.mean(values), statistics.stdev(values) / math.sqrt(len(values))
-
-
 def table(found: Found, keys: dict[tuple[str, Case], str]) -> list[str]:
     """Return the lines of the table; `keys` has the key of each set and case."""
     lines = ["| pictures | model | sampler | evaluations | PSNR, dB | KID | Name@1 |", "|---|---|---|---|---|---|---|"]
     for (name, case), key in keys.items():
         values = found[key]
-        ratio, spread = mean_and_error(values["psnr"])
         how = f"{case.sampler}, {case.spacing} | {case.evaluations}" if case.steps else "|"
         model = case.model if case.scale == 1 else f"{case.model}, guidance {case.scale:g}"
         lines.append(
-            f"| {name} ({len(values['psnr'])}) | {model} | {how} | {ratio:.2f} ± {spread:.2f} | "
+            f"| {name} ({len(values['psnr'])}) | {model} | {how} | {mean_and_error(values['psnr'], 2)} | "
             f"{values['kid']:.1f} ± {error_of(values['kid_left_out']):.1f} | {values['name1']:.3f} |"
         )
     return lines
@@ -210,9 +204,9 @@ def table(found: Found, keys: dict[tuple[str, Case], str]) -> list[str]:
 
 def versus(one: dict[str, Any], other: dict[str, Any]) -> str:
     """Return how much higher the figures of one case are than those of another on the same pictures, with errors."""
-    ratio, spread = mean_and_error([a - b for a, b in zip(one["psnr"], other["psnr"], strict=True)])
+    ratios = [a - b for a, b in zip(one["psnr"], other["psnr"], strict=True)]
     apart = [a - b for a, b in zip(one["kid_left_out"], other["kid_left_out"], strict=True)]
-    return f"PSNR {ratio:+.2f} ± {spread:.2f} dB, KID {one['kid'] - other['kid']:+.1f} ± {error_of(apart):.1f}"
+    return f"PSNR {mean_and_error(ratios, 2, '+')} dB, KID {one['kid'] - other['kid']:+.1f} ± {error_of(apart):.1f}"
 
 
 def sheet(parts: dict[str, Components], icons: Tensor, renders: Tensor, captions: list[str]) -> Image.Image:

@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from experiments.compare_samplers import round_numbers
 
-__all__ = ["PAGES", "Found", "chart", "fill", "save_picture"]
+__all__ = ["PAGES", "Found", "chart", "fill", "mean_and_error", "save_picture"]
 
 PAGES = Path(__file__).parents[2] / "docs" / "science"
 MOST_BYTES = 60_000  # of a picture on a page
@@ -39,6 +40,11 @@ class Found:
         new = self.path.with_suffix(".new")
         new.write_text(json.dumps(self.values, indent=1) + "\n")
         new.replace(self.path)
+
+
+def mean_and_error(values: Sequence[float] | np.ndarray, digits: int, sign: str = "") -> str:
+    """Return "mean ± standard error"; with the sign "+" a mean above 0 has one."""
+    return f"{np.mean(values):{sign}.{digits}f} ± {np.std(values, ddof=1) / len(values) ** 0.5:.{digits}f}"
 
 
 def fill(page: Path, mark: str, lines: Sequence[str]) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor
 from experiments.science.families.family import Family
 from experiments.science.families.on_latents import DampedLatents, DenoisingGAN, LatentDiffusion
 from experiments.science.families.page import figure
-from experiments.science.families.run import STYLE
+from experiments.science.families.run import STYLE, TurnIsOver
 from experiments.science.families.training import Training
 from experiments.science.figures import PAGES, Found, fill, save_picture
 from latent_diffusion import LatentDiffusionPipeline
@@ -68,10 +68,6 @@ DAMPED = [
     for name, sampler, each in (("euler", EulerMaruyama(), 1), ("splitting", Splitting(), 1))
 ]
 ON_SHEET = (FEW[0], FEW[3], FEW[4], DAMPED[2], DAMPED[3])
-
-
-class TurnIsOver(Exception):
-    """The run has had its minutes and goes on when it is started again."""
 
 
 class Latents:

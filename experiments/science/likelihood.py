@@ -11,14 +11,13 @@ import argparse
 import math
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from experiments.measure_samplers import load
-from experiments.science.figures import PAGES, Found, chart, fill
+from experiments.science.figures import PAGES, Found, chart, fill, mean_and_error
 from experiments.science.pictures import pictures_of_the_model
 from latent_diffusion import LatentDiffusionPipeline
 from latent_diffusion.diffusion.bound import bound_one_sample
@@ -161,11 +160,6 @@ def write_cost(found: Found) -> None:
         "cost",
         [f"Processor time in that of as many evaluations alone, batch of {found['batch']}, two runs: {ratios}."],
     )
-
-
-def mean_and_error(values: Sequence[float] | np.ndarray, digits: int) -> str:
-    """Return "mean ± standard error"."""
-    return f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=1) / len(values) ** 0.5:.{digits}f}"
 
 
 def main() -> int:

@@ -28,7 +28,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from experiments.science.figures import PAGES, Found, chart, fill, save_picture
+from experiments.science.figures import PAGES, Found, chart, fill, mean_and_error, save_picture
 from experiments.science.pictures import held_out, judge, pictures_of_the_model
 from latent_diffusion import LatentDiffusionPipeline
 from latent_diffusion.checkpoint.files.atomic import replacing
@@ -153,11 +153,6 @@ def arms(steps: int, repeats: Sequence[int] = REPEATS) -> dict[str, Arm | None]:
     return {"autoencoder": None} | resampled | longer
 
 
-def mean_and_error(values: Sequence[float]) -> str:
-    """Return "mean ± standard error"."""
-    return f"{np.mean(values):.2f} ± {np.std(values, ddof=1) / len(values) ** 0.5:.2f}"
-
-
 def measured(found: Found, name: str) -> list[int]:
     """Return the numbers of repeats with which a hole was painted."""
     return [n for n in REPEATS if f"{name}, {n} repeats" in found]
@@ -179,7 +174,9 @@ def table(found: Found, steps: int) -> list[str]:
         ):
             pair = (one, other)
             cells = [
-                "" if each is None else mean_and_error(each[kind]) for kind in ("colour", "gradient") for each in pair
+                "" if each is None else mean_and_error(each[kind], 2)
+                for kind in ("colour", "gradient")
+                for each in pair
             ]
             if judged:
                 cells += ["" if each is None else f"{np.mean(each['name1']):.2f}" for each in pair]
@@ -205,7 +202,7 @@ def differences(found: Found, steps: int) -> list[str]:
             one, other = (
                 np.array(found[f"{name}, {arm}"]["colour"]) for arm in (f"{n} repeats", f"{n + 1} x {steps} steps")
             )
-            cells = [mean_and_error(each) for each in (one - other, one - plain, other - plain)]
+            cells = [mean_and_error(each, 2) for each in (one - other, one - plain, other - plain)]
             lines.append(f"| {name} | {n} | " + " | ".join(cells) + " |")
     return lines
 
@@ -261,7 +258,7 @@ def write(found: Found, rows: Sequence[Picture], real: Tensor, steps: int, outpu
     trial = ["| jump length | half: colour | gradient | box: colour | gradient |", "|---|---|---|---|---|"]
     for jump in JUMPS:
         scores = [found[f"trial, {name}, jump {jump}"] for name in MASKS[:2]]
-        cells = [mean_and_error(each[kind]) for each in scores for kind in ("colour", "gradient")]
+        cells = [mean_and_error(each[kind], 2) for each in scores for kind in ("colour", "gradient")]
         trial.append(f"| {jump} | " + " | ".join(cells) + " |")
     fill(page, "jump lengths", trial)
     fill(page, "repaint", table(found, steps))

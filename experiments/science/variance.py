@@ -22,7 +22,7 @@ from torch import Tensor
 
 from experiments.measure_samplers import load
 from experiments.science.few_steps import OWN, Case, judge, table
-from experiments.science.figures import PAGES, Found, chart, fill
+from experiments.science.figures import PAGES, Found, chart, fill, mean_and_error
 from experiments.science.pictures import held_out, pictures_of_the_model
 from latent_diffusion import LatentDiffusionPipeline
 from latent_diffusion.diffusion.bound import bound_all_levels
@@ -219,8 +219,8 @@ def _write_variance(found: Found, mark: str, names: Sequence[str]) -> None:
     lines = ["| variance | bits per dimension | difference to the first row, by picture |", "|---|---|---|"]
     for name in names:
         values = np.array(found[name])
-        apart = "" if name == names[0] else mean_and_error(values - base)
-        lines.append(f"| {name} | {mean_and_error(values)} | {apart} |")
+        apart = "" if name == names[0] else mean_and_error(values - base, 3)
+        lines.append(f"| {name} | {mean_and_error(values, 3)} | {apart} |")
     fill(PAGE, mark, lines)
 
 
@@ -231,13 +231,8 @@ def _write_schedule(found: Found, mark: str, stem: str) -> None:
     for name, title in (("own", "uniform times of the law"), ("learned", "learned schedule")):
         values = np.array(found[f"{stem}, {name}"])
         ratio = values.var(ddof=1) / own.var(ddof=1)
-        lines.append(f"| {title} | {mean_and_error(values)} | {values.var(ddof=1):.3f} | {ratio:.4f} |")
+        lines.append(f"| {title} | {mean_and_error(values, 3)} | {values.var(ddof=1):.3f} | {ratio:.4f} |")
     fill(PAGE, mark, lines)
-
-
-def mean_and_error(values: np.ndarray) -> str:
-    """Return "mean ± standard error"."""
-    return f"{values.mean():.3f} ± {values.std(ddof=1) / len(values) ** 0.5:.3f}"
 
 
 def main() -> int:

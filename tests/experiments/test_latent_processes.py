@@ -3,14 +3,13 @@
 import pytest
 import torch
 
-from experiments.science.families.family import Draws
+from experiments.science.families.family import Draws, drawn_in_batches
 from experiments.science.families.on_latents import (
     CHANNELS,
     SIDE,
     DampedLatents,
     DenoisingGAN,
     LatentDiffusion,
-    drawn_in_batches,
 )
 from experiments.science.families.training import Training
 from experiments.science.latent_processes import spread_rows

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from experiments.science.families.blocks import GROUPS, fold, unfold
-from experiments.science.families.family import Draws, Family, bits, in_batches
+from experiments.science.families.family import Draws, Family, bits, drawn_in_batches
 from latent_diffusion.conditioning import Conditioning
 from latent_diffusion.diffusion.bound import bound_one_sample
 from latent_diffusion.diffusion.denoiser import Denoiser
@@ -65,14 +65,13 @@ class Diffusion(Family):
     def sample(self, count: int, seed: int, steps: int = STEPS) -> Tensor:
         """Return pictures by DPM-Solver++(2M) in `steps` network evaluations."""
         visited = levels(self.schedule, "trailing", steps, intervals=True)
-        done, drawn = 0, list[Tensor]()
-        for size in in_batches(count):
-            noise = NoiseSource([seed * 100_000 + k for k in range(done, done + size)])
-            denoise = self.denoiser().bind(empty(size))
+
+        def draw(noise: NoiseSource) -> Tensor:
+            denoise = self.denoiser().bind(empty(len(noise)))
             *_, last = DPMpp2M()(denoise, noise.draw((12, 16, 16)), visited, noise)
-            drawn.append(unfold(last.x))
-            done += size
-        return torch.cat(drawn)
+            return unfold(last.x)
+
+        return drawn_in_batches(count, seed, draw)
 
     def bits_per_dimension(self, x: Tensor, draws: Draws) -> Tensor:
         """Return the variational bound: its first terms, which weigh most, one by one, the others by random times."""

@@ -7,16 +7,28 @@ arXiv:1511.01844, section 3.1): every family models that density, and their bits
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from latent_diffusion.diffusion.noise import NoiseSource
 from latent_diffusion.randomness import generator, normal
 
-__all__ = ["SHAPE", "VALUES", "Draws", "Family", "bits", "in_batches", "spread", "spread_values", "to_values"]
+__all__ = [
+    "SHAPE",
+    "VALUES",
+    "Draws",
+    "Family",
+    "bits",
+    "drawn_in_batches",
+    "in_batches",
+    "spread",
+    "spread_values",
+    "to_values",
+]
 
 SHAPE = (3, 32, 32)
 VALUES = 32  # of a channel
@@ -93,3 +105,12 @@ def in_batches(count: int, size: int = 64) -> Iterator[int]:
     """Yield the sizes of the batches of `count` pictures."""
     for start in range(0, count, size):
         yield min(size, count - start)
+
+
+def drawn_in_batches(count: int, seed: int, draw: Callable[[NoiseSource], Tensor]) -> Tensor:
+    """Return `count` drawings, of which `draw` makes a batch from its noise; the seeds are those of any batch size."""
+    parts, done = list[Tensor](), 0
+    for size in in_batches(count):
+        parts.append(draw(NoiseSource([seed * 100_000 + k for k in range(done, done + size)])))
+        done += size
+    return torch.cat(parts)

@@ -9,7 +9,7 @@ normalisation.
 References: Dockhorn et al. 2022, arXiv:2112.07068; Xiao et al. 2022, arXiv:2112.07804.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from experiments.science.families.blocks import GROUPS
 from experiments.science.families.diffusion import CONTEXT, empty, even_times
-from experiments.science.families.family import Draws, Family, in_batches
+from experiments.science.families.family import Draws, Family, drawn_in_batches
 from latent_diffusion.diffusion.critically_damped import END, Damped
 from latent_diffusion.diffusion.damped_steps import EulerMaruyama, Splitting, falling_times
 from latent_diffusion.diffusion.denoising_gan import draw_pictures, large_steps
@@ -114,15 +114,6 @@ class LatentCritic(nn.Module):
         for block in self.blocks:
             x = block(x, embedded)
         return self.head(F.leaky_relu(x, SLOPE).flatten(1))
-
-
-def drawn_in_batches(count: int, seed: int, draw: Callable[[NoiseSource], Tensor]) -> Tensor:
-    """Return `count` latents, of which `draw` makes a batch from its noise; the seeds are those of any batch size."""
-    parts, done = list[Tensor](), 0
-    for size in in_batches(count):
-        parts.append(draw(NoiseSource([seed * 100_000 + k for k in range(done, done + size)])))
-        done += size
-    return torch.cat(parts)
 
 
 class LatentDiffusion(Family):

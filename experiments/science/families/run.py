@@ -23,8 +23,8 @@ from latent_diffusion.evaluation.pictures import read_pictures
 from latent_diffusion.models.efficientnet_lite import load_efficientnet_lite0
 
 __all__ = [
-    "FAMILIES", "OTHER_WAYS", "SHOWN", "Run", "TurnIsOver", "as_images", "averaged", "drawings_key", "key", "marks",
-    "place", "real_key",
+    "FAMILIES", "OTHER_WAYS", "SHOWN", "STYLE", "Run", "TurnIsOver", "as_images", "averaged", "drawings_key", "key",
+    "marks", "place", "real_key",
 ]  # fmt: skip
 
 STYLE = "fluent-flat"

@@ -156,8 +156,8 @@ class Training:
         with safe_open(path, "pt") as file:
             metadata = file.metadata()
         facts = json.loads(metadata["facts"])
-        if any(facts[name] != value for name, value in self._kind().items()):
-            has = {name: facts[name] for name in self._kind()}
+        if any(facts.get(name) != value for name, value in self._kind().items()):
+            has = {name: facts.get(name) for name in self._kind()}
             raise ValueError(f"{path}: has {has}, and this training {self._kind()}; remove it or use the same")
         self.updates, self.spent = facts["updates"], facts["spent"]
         self.progress = Progress(**json.loads(metadata["progress"]))
